@@ -1,0 +1,1 @@
+"""Backends: engines that turn prompts, with or without moved embeddings, into answers."""

@@ -1,0 +1,95 @@
+"""The backend contract and the capabilities that a backend may have besides generating.
+
+A steerer names the capabilities that it needs (`Steerer.needs`); they are checked when the guard is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt, Scope
+
+if TYPE_CHECKING:
+    import torch
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """A chat model."""
+
+    name: str
+    context_length: int
+    """Longest prompt plus answer, in tokens."""
+
+    async def render(self, messages: Sequence[Message], *, scope: Scope = "user") -> Prompt:
+        """The conversation in the model's chat template; rows of `scope` become soft.
+
+        "user" is the content of the last user message, "all" is everything.
+
+        Raises:
+            PromptError: empty, longer than the context, or the model has no chat template.
+        """
+        ...
+
+    async def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
+        """Answers in the order of the requests, decoded as one batch.
+
+        Raises:
+            ModelError: the model failed, or `rows` has a wrong shape or is not finite.
+        """
+        ...
+
+    async def close(self) -> None: ...
+
+
+@runtime_checkable
+class TakesEmbeddings(Protocol):
+    """Input embeddings can be read, and moved rows generated from."""
+
+    token_norm: float
+    """Mean Euclidean norm of a token embedding: the unit of step and probe sizes."""
+
+    async def embed(self, ids: Sequence[int]) -> torch.Tensor:
+        """Embeddings of token ids, [len(ids), hidden], float32 on the CPU."""
+        ...
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """A text after a prompt, as a sequence of spans with the weight that each has in an objective.
+
+    Args:
+        spans: (text, weight) pairs; the texts together are the continuation. The objective adds, over the tokens of a
+            span, ``weight * log p(token)`` if the weight is positive, and ``|weight| * log(1 - p(token))``, the
+            unlikelihood, if it is negative; a zero-weight span is context.
+        ends: the model's end token follows, with the weight of the last span.
+    """
+
+    spans: tuple[tuple[str, float], ...]
+    ends: bool = False
+
+
+@runtime_checkable
+class ScoresText(Protocol):
+    """Texts can be scored without generating."""
+
+    async def log_likelihoods(self, prompt: Prompt, texts: Sequence[str]) -> list[float]:
+        """Mean token log-likelihood, in nats, of each text and the end token after the unmoved prompt."""
+        ...
+
+    async def objective(self, prompt: Prompt, rows: Sequence[torch.Tensor], goals: Sequence[Continuation]) -> torch.Tensor:
+        """The objective of goal i at rows i, divided by the sum of its absolute token weights; [len(rows)], float32."""
+        ...
+
+
+@runtime_checkable
+class Differentiable(Protocol):
+    """The objective has exact gradients."""
+
+    async def gradient(
+        self, prompt: Prompt, rows: Sequence[torch.Tensor], goals: Sequence[Continuation]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values [n] and gradients [n, k, hidden] of `ScoresText.objective` with respect to the rows."""
+        ...

@@ -1,0 +1,66 @@
+"""One deadline and one budget for everything that a flagged answer costs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ttsa_guard.errors import BudgetError
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Limits for one flagged answer."""
+
+    seconds: float = 30.0
+    generations: int = 96
+    moderation_calls: int = 32
+    """Calls of the guide during the search; the gate's first and last check are always made."""
+
+
+@dataclass
+class Spend:
+    """What has been used of a budget. `charge` is called before the work, so a limit is never overrun."""
+
+    budget: Budget
+    clock: Clock = time.monotonic
+    generations: int = 0
+    moderation_calls: int = 0
+    decode_passes: int = 0
+    """Sequential batched generations, for the record."""
+    started: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.started = self.clock()
+
+    @property
+    def seconds(self) -> float:
+        return self.clock() - self.started
+
+    @property
+    def seconds_left(self) -> float:
+        return max(0.0, self.budget.seconds - self.seconds)
+
+    @property
+    def generations_left(self) -> int:
+        return self.budget.generations - self.generations
+
+    def charge(self, *, generations: int = 0, moderation_calls: int = 0) -> None:
+        """Take from the budget.
+
+        Raises:
+            BudgetError: a limit would be overrun; nothing is taken then.
+        """
+        for resource, wanted, limit in (
+            ("seconds", self.seconds, self.budget.seconds),
+            ("generations", self.generations + generations, self.budget.generations),
+            ("moderation_calls", self.moderation_calls + moderation_calls, self.budget.moderation_calls),
+        ):
+            if wanted > limit:
+                raise BudgetError(resource, limit=limit, wanted=wanted)
+        self.generations += generations
+        self.moderation_calls += moderation_calls
+        self.decode_passes += generations > 0

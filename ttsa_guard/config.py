@@ -1,0 +1,143 @@
+"""The guard's settings. Unknown keys are refused with the nearest valid one; nothing is dropped in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from ttsa_guard.budget import Budget
+from ttsa_guard.errors import ConfigError, nearest
+
+FALLBACK = "I'm sorry, I can't give you an answer to that. Can I help you with something else?"
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Use(_Part):
+    """A plugin and its options: ``{use: lite, options: {threshold: 0.5}}``, or just its name."""
+
+    use: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class BudgetConfig(_Part):
+    """Limits for one flagged answer."""
+
+    seconds: float = Field(30.0, gt=0)
+    generations: int = Field(96, ge=0)
+    moderation_calls: int = Field(32, ge=0)
+
+    def limits(self) -> Budget:
+        return Budget(self.seconds, self.generations, self.moderation_calls)
+
+
+class GenerationConfig(_Part):
+    """How candidates are generated."""
+
+    max_new_tokens: int = Field(96, ge=1)
+    temperature: float = Field(0.1, ge=0, le=2)
+
+
+class QualityConfig(_Part):
+    """What a swapped answer must fulfil besides passing the moderators."""
+
+    shortest: int = Field(3, ge=1, description="fewest words")
+    repeats: float = Field(0.35, ge=0, le=1, description="largest share of repeated word 4-grams")
+    floor: float | None | Literal["auto"] = Field("auto", description="lowest mean log-likelihood; auto: the model profile's")
+    slack: float = Field(0.35, ge=0, description="nats below the profile's floor that are still accepted")
+    refusal_threshold: float = Field(0.5, ge=0, le=1, description="from this refusal score on, an answer is not helpful")
+
+
+class AuditConfig(_Part):
+    """Where records go. Texts are written only if `texts` is set."""
+
+    path: Path | None = None
+    texts: bool = False
+
+
+class GuardConfig(_Part):
+    """All settings of a guard; the defaults guard the embedded model with the lite moderator."""
+
+    backend: Use = Use(use="transformers")
+    gate: tuple[Use, ...] = (Use(use="lite"),)
+    combine: Literal["any", "all"] = "any"
+    gate_seconds: float = Field(10.0, gt=0, description="time limit of one gate call")
+    guide: Use = Use(use="lite")
+    steerers: tuple[Use, ...] = (Use(use="prefill"), Use(use="embedding"))
+    budget: BudgetConfig = BudgetConfig()
+    generation: GenerationConfig = GenerationConfig()
+    quality: QualityConfig = QualityConfig()
+    audit: AuditConfig = AuditConfig()
+    fallback: str = Field(FALLBACK, min_length=1)
+    seed: int = 0
+
+    @field_validator("backend", "guide", mode="before")
+    @classmethod
+    def _one(cls, value: Any) -> Any:
+        return {"use": value} if isinstance(value, str) else value
+
+    @field_validator("gate", "steerers", mode="before")
+    @classmethod
+    def _many(cls, value: Any) -> Any:
+        items = [value] if isinstance(value, str | Mapping | Use) else value
+        return [{"use": i} if isinstance(i, str) else i for i in items] if isinstance(items, list | tuple) else items
+
+    @field_validator("gate")
+    @classmethod
+    def _not_empty(cls, value: tuple[Use, ...]) -> tuple[Use, ...]:
+        if not value:
+            raise ValueError("a guard needs at least one gate moderator")
+        return value
+
+    @classmethod
+    def parse(cls, settings: Mapping[str, Any] | None) -> GuardConfig:
+        """Settings from plain data.
+
+        Raises:
+            ConfigError: a key is unknown (the hint names the nearest valid one) or a value is out of range.
+        """
+        return validated(cls, settings or {}, where="ttsa_guard")
+
+    @classmethod
+    def load(cls, path: Path) -> GuardConfig:
+        """Settings from a YAML file.
+
+        Raises:
+            ConfigError: the file cannot be read, or as in `parse`.
+        """
+        try:
+            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError) as error:
+            raise ConfigError(f"cannot read {path}: {error}", hint="give a YAML file with the guard's settings") from error
+        if data is not None and not isinstance(data, Mapping):
+            raise ConfigError(f"{path} does not hold settings", hint="the file is a mapping such as 'gate: [lite]'")
+        return cls.parse(data)
+
+
+def validated(model: type[M], data: Mapping[str, Any], *, where: str) -> M:
+    """`data` as `model`, or a `ConfigError` that names the first wrong key and how to mend it."""
+    try:
+        return model.model_validate(dict(data))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in (where, *first["loc"]))
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(f"unknown setting {key!r}", hint=nearest(str(first["loc"][-1]), _fields_at(model, first["loc"]))) from None
+        raise ConfigError(f"setting {key!r}: {first['msg']}", hint=f"got {type(first['input']).__name__}") from None
+
+
+def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> set[str]:
+    for part in location[:-1]:
+        field = model.model_fields.get(str(part))
+        inner = field.annotation if field else Use
+        model = inner if isinstance(inner, type) and issubclass(inner, BaseModel) else Use
+    return set(model.model_fields)

@@ -1,0 +1,88 @@
+"""Everything that ttsa_guard raises.
+
+::
+
+    TTSAError
+    ├── UsageError              the caller is wrong
+    │   ├── ConfigError         a setting is unknown, out of range or cannot be honoured
+    │   ├── PluginError         a plugin that the configuration names is missing or cannot load
+    │   └── PromptError         the conversation cannot be given to this model
+    ├── ServiceError            the world is wrong
+    │   ├── ModelError          a model cannot be found, loaded or run
+    │   └── ModeratorError      a moderator is down or breaks its contract
+    └── BudgetError             the deadline, the generations or the moderation calls are used up
+
+Every class carries a `hint` (what to do about it) and says whether the same call may succeed later (`retryable`).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class TTSAError(Exception):
+    """Base of the tree. `str()` gives the message and, on a second line, the hint."""
+
+    retryable = False
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
+
+
+class UsageError(TTSAError):
+    """The caller is wrong; trying again changes nothing."""
+
+
+class ConfigError(UsageError):
+    """A setting is unknown, out of range, or cannot be honoured."""
+
+
+class PluginError(UsageError):
+    """A plugin that the configuration names is not installed or cannot load."""
+
+
+class PromptError(UsageError):
+    """The conversation cannot be given to this model: empty, too long, or no chat template."""
+
+
+class ServiceError(TTSAError):
+    """The world is wrong: a model, a file or a service."""
+
+
+class ModelError(ServiceError):
+    """A model cannot be found, loaded or run, or was handed embeddings that it cannot take."""
+
+
+class ModeratorError(ServiceError):
+    """A moderator is down, or returned something that is not a verdict."""
+
+    retryable = True
+
+
+class BudgetError(TTSAError):
+    """A limit was reached.
+
+    Args:
+        resource: "seconds", "generations" or "moderation_calls".
+        limit: the configured limit, in units of the resource.
+        wanted: what the spend would have been.
+    """
+
+    def __init__(self, resource: str, *, limit: float, wanted: float) -> None:
+        super().__init__(f"budget used up: {resource} would reach {wanted:g} of {limit:g}", hint=f"raise budget.{resource}")
+        self.resource = resource
+        self.limit = limit
+        self.wanted = wanted
+
+
+def nearest(word: str, valid: Iterable[str]) -> str:
+    """A hint that names the valid word closest to `word`, or all of them."""
+    names = sorted(valid)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"valid: {', '.join(names) or '(none)'}"

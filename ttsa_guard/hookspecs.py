@@ -1,0 +1,38 @@
+"""The hooks through which plugins enter. Hooks are synchronous: they register objects, the awaiting happens on those.
+
+A plugin is a module or object that an entry point in the group ``ttsa_guard`` names. The entry point's name is the name
+that a configuration uses (``use: NAME``); the plugin registers at least one factory under that name.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from ttsa_guard.plugins import Register
+    from ttsa_guard.record import AuditRecord
+
+PROJECT = "ttsa_guard"
+hookspec = pluggy.HookspecMarker(PROJECT)
+
+
+@hookspec
+def ttsa_register_moderators(register: Register) -> None:
+    """Register moderators: ``register(name, factory, options=OptionsModel)``; the factory gets validated options."""
+
+
+@hookspec
+def ttsa_register_backends(register: Register) -> None:
+    """Register backends: ``register(name, factory, options=OptionsModel)``."""
+
+
+@hookspec
+def ttsa_register_steerers(register: Register) -> None:
+    """Register steerers: ``register(name, factory, options=OptionsModel)``."""
+
+
+@hookspec
+def ttsa_guard_finished(record: AuditRecord) -> None:
+    """Observe a finished review. Exceptions are logged and change nothing."""

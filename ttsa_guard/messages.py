@@ -1,0 +1,130 @@
+"""What goes into a model and what comes out, as frozen values.
+
+A prompt is a list of segments, not one tensor of embeddings: fixed token ids, and *soft* slots whose rows a steerer may
+move. A request adds the rows for those slots. Backends keep the shared prefix of many requests cacheable that way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from ttsa_guard.errors import PromptError
+
+if TYPE_CHECKING:
+    import torch
+
+Role = Literal["system", "user", "assistant"]
+Scope = Literal["user", "all"]
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+    @classmethod
+    def conversation(cls, turns: Sequence[Message | Mapping[str, Any]] | str) -> tuple[Message, ...]:
+        """Messages from chat-completion dictionaries, from messages, or from one user text.
+
+        Raises:
+            PromptError: there is no user text, or a role is unknown.
+        """
+        if isinstance(turns, str):
+            turns = [cls("user", turns)]
+        messages = tuple(turn if isinstance(turn, Message) else cls._from_mapping(turn) for turn in turns)
+        if not any(m.role == "user" and m.content.strip() for m in messages):
+            raise PromptError("the conversation has no user text", hint="give at least one non-empty user message")
+        return messages
+
+    @classmethod
+    def _from_mapping(cls, turn: Mapping[str, Any]) -> Message:
+        role, content = turn.get("role"), turn.get("content")
+        role = "system" if role == "developer" else role
+        if role not in ("system", "user", "assistant"):
+            raise PromptError(f"unknown role {role!r} in the conversation", hint="roles are system, user and assistant")
+        if isinstance(content, list):
+            content = " ".join(part.get("text", "") for part in content if part.get("type") == "text")
+        return cls(role, content or "")
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Fixed token ids."""
+
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Soft:
+    """Rows that may move; `ids` are the tokens that they start from."""
+
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A rendered conversation, ready to be continued by the assistant."""
+
+    segments: tuple[Tokens | Soft, ...]
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return tuple(i for segment in self.segments for i in segment.ids)
+
+    @property
+    def soft_ids(self) -> tuple[int, ...]:
+        """Ids of the movable rows, in order."""
+        return tuple(i for segment in self.segments if isinstance(segment, Soft) for i in segment.ids)
+
+    @property
+    def soft_positions(self) -> tuple[int, ...]:
+        """Positions of the movable rows in the whole prompt."""
+        found: list[int] = []
+        start = 0
+        for segment in self.segments:
+            if isinstance(segment, Soft):
+                found.extend(range(start, start + len(segment.ids)))
+            start += len(segment.ids)
+        return tuple(found)
+
+    def __len__(self) -> int:
+        return sum(len(segment.ids) for segment in self.segments)
+
+
+@dataclass(frozen=True, eq=False)
+class GenerationRequest:
+    """One answer to produce.
+
+    Args:
+        prompt: the rendered conversation.
+        rows: values of the movable rows, [k, hidden], k = number of soft ids; None leaves the prompt as it is.
+        opening: text that the answer is made to start with; it is part of the answer.
+        max_new_tokens: longest continuation, in tokens, after the opening.
+        temperature: 0 is greedy.
+        seed: of this request alone, so that results do not depend on the batch.
+    """
+
+    prompt: Prompt
+    rows: torch.Tensor | None = None
+    opening: str = ""
+    max_new_tokens: int = 96
+    temperature: float = 0.1
+    seed: int = 0
+
+    def having(self, **changes: Any) -> GenerationRequest:
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One answer: opening and continuation."""
+
+    text: str
+    tokens: int
+    """New tokens, without the opening."""
+    finished: bool
+    """False if it was cut off at `max_new_tokens`."""

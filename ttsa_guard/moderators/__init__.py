@@ -1,0 +1,1 @@
+"""Moderators: they look at texts and say pass or flag."""

@@ -1,0 +1,104 @@
+"""Load the plugins that a configuration names, and only those."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal, Protocol
+
+import pluggy
+from pydantic import BaseModel, ConfigDict
+
+from ttsa_guard import hookspecs
+from ttsa_guard.errors import PluginError, nearest
+
+hookimpl = pluggy.HookimplMarker(hookspecs.PROJECT)
+Kind = Literal["moderators", "backends", "steerers"]
+KINDS: tuple[Kind, ...] = ("moderators", "backends", "steerers")
+
+
+class NoOptions(BaseModel):
+    """For plugins without settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A factory and the model that validates its options."""
+
+    name: str
+    factory: Callable[..., Any]
+    options: type[BaseModel]
+
+
+class Register(Protocol):
+    def __call__(self, name: str, factory: Callable[..., Any], *, options: type[BaseModel] = NoOptions) -> None: ...
+
+
+@dataclass
+class Plugins:
+    """A plugin manager of its own for every guard; nothing is shared between two of them."""
+
+    manager: pluggy.PluginManager = field(default_factory=lambda: pluggy.PluginManager(hookspecs.PROJECT))
+    found: dict[Kind, dict[str, Registered]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
+
+    def __post_init__(self) -> None:
+        self.manager.add_hookspecs(hookspecs)
+
+    @staticmethod
+    def installed() -> dict[str, EntryPoint]:
+        """Entry points by name, without importing any of them."""
+        return {point.name: point for point in entry_points(group=hookspecs.PROJECT)}
+
+    def add(self, plugin: object) -> None:
+        """Register a plugin object and everything that it offers.
+
+        Raises:
+            PluginError: it implements an unknown hook, or a name is taken.
+        """
+        try:
+            self.manager.register(plugin)
+            self.manager.check_pending()
+        except pluggy.PluginValidationError as error:
+            raise PluginError(f"plugin {plugin!r} does not fit the hooks: {error}", hint="see ttsa_guard/hookspecs.py") from error
+        for kind in KINDS:
+            hook = getattr(self.manager.subset_hook_caller(f"ttsa_register_{kind}", self._others(plugin)), "__call__")
+            hook(register=self._registrar(kind))
+
+    def load(self, kind: Kind, name: str) -> Registered:
+        """The factory that the configuration calls `name`; its entry point is imported now if it was not.
+
+        Raises:
+            PluginError: nothing of that name is installed, or it cannot be imported.
+        """
+        if name not in self.found[kind]:
+            point = self.installed().get(name)
+            if point is None:
+                known = {*self.installed(), *self.found[kind]}
+                raise PluginError(f"no plugin named {name!r} is installed", hint=f"{nearest(name, known)} Or pip install the package that brings it")
+            self._import(point)
+        if name not in self.found[kind]:
+            raise PluginError(f"plugin {name!r} registers no {kind[:-1]} of that name", hint=nearest(name, self.found[kind]))
+        return self.found[kind][name]
+
+    def _import(self, point: EntryPoint) -> None:
+        try:
+            plugin = point.load()
+        except Exception as error:
+            package = point.dist.name if point.dist else "its package"
+            raise PluginError(f"plugin {point.name!r} cannot be imported: {error}", hint=f"reinstall {package}") from error
+        if not self.manager.is_registered(plugin):
+            self.add(plugin)
+
+    def _others(self, plugin: object) -> list[object]:
+        return [p for p in self.manager.get_plugins() if p is not plugin]
+
+    def _registrar(self, kind: Kind) -> Register:
+        def register(name: str, factory: Callable[..., Any], *, options: type[BaseModel] = NoOptions) -> None:
+            if name in self.found[kind]:
+                raise PluginError(f"two plugins register the {kind[:-1]} {name!r}", hint="uninstall or rename one of them")
+            self.found[kind][name] = Registered(name, factory, options)
+
+        return register

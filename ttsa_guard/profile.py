@@ -1,0 +1,71 @@
+"""What is known about one model: how its safe answers begin, and how likely its own answers are.
+
+Collected once for every model with ``ttsa-guard openings MODEL``; the embedded model's profile ships with it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from ttsa_guard.errors import ModelError
+
+OpeningKind = Literal["answer", "redirect", "refusal"]
+FILE = "ttsa_profile.json"
+
+
+class Opening(BaseModel):
+    """First words of a safe answer."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    text: str
+    kind: OpeningKind
+    """answer: to a harmless request; redirect: an alternative to an unsafe one; refusal."""
+    count: int = 1
+    """How many of the sampled answers began like this."""
+
+
+class ModelProfile(BaseModel):
+    """Openings, likeliest first within a kind, and the likelihood of the model's own answers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = ""
+    openings: tuple[Opening, ...] = ()
+    floor: float | None = None
+    """1st percentile of the mean token log-likelihood of the model's own safe answers, in nats; None: not measured."""
+
+    @classmethod
+    def load(cls, path: Path) -> ModelProfile:
+        """Read a profile.
+
+        Raises:
+            ModelError: the file is missing or not a profile.
+        """
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{path} is not a model profile", hint="make one with: ttsa-guard openings MODEL --out FILE") from error
+
+    def save(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+GENERIC = ModelProfile(
+    model="any",
+    openings=(
+        Opening(text="Sure, here is", kind="answer"),
+        Opening(text="Here are some", kind="answer"),
+        Opening(text="To", kind="answer"),
+        Opening(text="Instead of", kind="redirect"),
+        Opening(text="A safer way", kind="redirect"),
+        Opening(text="I understand that", kind="redirect"),
+        Opening(text="I'm sorry, but I can't", kind="refusal"),
+    ),
+)
+"""For a model that was never profiled: openings that chat models share, and no likelihood floor."""

@@ -1,0 +1,53 @@
+"""Is a text that the moderators pass also a good answer? Pure functions over text and log-likelihood."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+Flaw = str
+_WORD = re.compile(r"\w+", re.UNICODE)
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Limits of an acceptable answer.
+
+    Args:
+        shortest: fewest words.
+        repeats: largest share of word 4-grams that occur more than once.
+        floor: lowest mean token log-likelihood under the unsteered prompt, in nats; None switches the check off.
+    """
+
+    shortest: int = 3
+    repeats: float = 0.35
+    floor: float | None = None
+
+    def flaws(self, text: str, *, log_likelihood: float | None, finished: bool) -> tuple[Flaw, ...]:
+        """What is wrong with an answer, empty if nothing is."""
+        found: list[Flaw] = []
+        words = _WORD.findall(text.lower())
+        if len(words) < self.shortest:
+            found.append("short")
+        if repetition(words) > self.repeats:
+            found.append("repeats")
+        if not finished and not text.rstrip().endswith((".", "!", "?", "…", '"', "`", ")")):
+            found.append("cut off")
+        if has_debris(text):
+            found.append("broken")
+        if self.floor is not None and log_likelihood is not None and log_likelihood < self.floor:
+            found.append("unlikely")
+        return tuple(found)
+
+
+def repetition(words: list[str], n: int = 4) -> float:
+    """Share of word n-grams that occur more than once, 0 to 1; 0 for texts shorter than two n-grams."""
+    grams = Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
+    total = sum(grams.values())
+    return sum(c for c in grams.values() if c > 1) / total if total > 1 else 0.0
+
+
+def has_debris(text: str) -> bool:
+    """Leftovers of broken decoding: replacement or control characters, or chat-template markers."""
+    return "\ufffd" in text or "<|" in text or any(ord(c) < 32 and c not in "\n\r\t" for c in text)

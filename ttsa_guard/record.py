@@ -1,0 +1,81 @@
+"""What happened to one answer, as data."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+SCHEMA = 1
+Action = Literal["pass", "swap", "fallback"]
+
+
+@dataclass(frozen=True)
+class CandidateRecord:
+    """One candidate of the search: numbers only, unless texts are wanted in the record."""
+
+    steerer: str
+    origin: str
+    """Where it comes from, e.g. ``"path 3"`` or ``"opening 1"``."""
+    score: float
+    """Guide score in [0, 1]."""
+    passed: bool
+    """The guide passes it and the quality checks hold."""
+    helpful: bool
+    log_likelihood: float | None
+    """Mean token log-likelihood under the unsteered prompt, in nats; None if it was not measured."""
+    flaws: tuple[str, ...] = ()
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class AuditRecord:
+    """Everything about one reviewed answer. Moderated text is in it only if the configuration asks for texts."""
+
+    id: str
+    created: float
+    """Seconds since the epoch."""
+    action: Action
+    reason: str
+    gate_score: float
+    """Score of the answer under review."""
+    final_score: float | None
+    """The gate's score of the text that left, if it was checked."""
+    gate_categories: dict[str, float] = field(default_factory=dict)
+    helpful: bool = False
+    steerer: str | None = None
+    candidates: tuple[CandidateRecord, ...] = ()
+    generations: int = 0
+    decode_passes: int = 0
+    moderation_calls: int = 0
+    """All calls: the gate's and the guide's."""
+    seconds: float = 0.0
+    seconds_gate: float = 0.0
+    seed: int = 0
+    texts: dict[str, str] | None = None
+    schema: int = SCHEMA
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The text that may be shown, and the record of how it came about."""
+
+    text: str
+    action: Action
+    record: AuditRecord
+
+
+class AuditSink:
+    """Appends records to a file, one JSON object a line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, record: AuditRecord) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record.as_dict(), ensure_ascii=False) + "\n")

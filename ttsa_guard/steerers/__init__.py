@@ -1,0 +1,1 @@
+"""Steerers: they propose better answers for one that was flagged."""

@@ -1,0 +1,77 @@
+"""The steerer contract."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol, runtime_checkable
+
+from ttsa_guard.backends.base import Backend
+from ttsa_guard.budget import Spend
+from ttsa_guard.messages import Generation, GenerationRequest, Message
+from ttsa_guard.profile import ModelProfile
+from ttsa_guard.verdict import Verdict
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """An answer that a steerer proposes, with the guide's verdict on it."""
+
+    text: str
+    origin: str
+    verdict: Verdict
+    finished: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One flagged answer, and all that a steerer may use to mend it. Everything here is charged to one budget.
+
+    Args:
+        messages: the conversation up to the answer.
+        answer: the flagged answer.
+        backend: the model that is steered.
+        base: the request that plain generation would make; steerers vary it.
+        profile: what is known about the model.
+        spend: what is left of the budget.
+        score: the guide: texts to verdicts, in order. Never raises for a moderator's fault: such verdicts are failed.
+        seed: of everything random in this task.
+    """
+
+    messages: tuple[Message, ...]
+    answer: str
+    backend: Backend
+    base: GenerationRequest
+    profile: ModelProfile
+    spend: Spend
+    score: Callable[[Sequence[str]], Awaitable[list[Verdict]]]
+    seed: int = 0
+
+    async def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
+        """Generate one batch.
+
+        Raises:
+            BudgetError: the batch would overrun the budget.
+        """
+        self.spend.charge(generations=len(requests))
+        return await self.backend.generate(requests)
+
+    async def propose(self, requests: Sequence[GenerationRequest], origins: Sequence[str]) -> list[Candidate]:
+        """Generate one batch and have the guide look at it."""
+        answers = await self.generate(requests)
+        verdicts = await self.score([a.text for a in answers])
+        return [
+            Candidate(a.text, origin, verdict, a.finished)
+            for a, origin, verdict in zip(answers, origins, verdicts, strict=True)
+        ]
+
+
+@runtime_checkable
+class Steerer(Protocol):
+    """Proposes candidates, one round (a batch) at a time; the guard may stop after any round."""
+
+    name: str
+    needs: ClassVar[tuple[type, ...]] = field(default=())
+    """Backend capabilities (protocols of `backends.base`) without which it cannot work."""
+
+    def steer(self, task: Task) -> AsyncIterator[list[Candidate]]: ...

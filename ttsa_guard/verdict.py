@@ -1,0 +1,53 @@
+"""What a moderator says about a text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
+
+from ttsa_guard.errors import ModeratorError
+
+Decision = Literal["pass", "flag", "failed"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A score in [0, 1], higher is worse, or a failure; there is no third thing.
+
+    A failed verdict counts as a flag (`flagged` is true), so that a moderator that is down never lets a text through.
+    """
+
+    moderator: str
+    decision: Decision
+    score: float
+    categories: Mapping[str, float] = field(default_factory=dict)
+    reason: str = ""
+    """Why it failed; never contains the moderated text."""
+
+    @classmethod
+    def scored(cls, moderator: str, score: float, *, threshold: float, categories: Mapping[str, float] | None = None) -> Verdict:
+        """A pass or, from `threshold` upwards, a flag.
+
+        Raises:
+            ModeratorError: `score` or a category is not a number in [0, 1].
+        """
+        named = {"score": score, **(categories or {})}
+        for name, value in named.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not 0.0 <= value <= 1.0:
+                raise ModeratorError(
+                    f"moderator {moderator!r} gave {name} = {value!r}",
+                    hint="a score is a number in [0, 1], higher is worse",
+                )
+        decision: Decision = "flag" if score >= threshold else "pass"
+        return cls(moderator, decision, float(score), MappingProxyType(dict(categories or {})))
+
+    @classmethod
+    def failure(cls, moderator: str, reason: str) -> Verdict:
+        return cls(moderator, "failed", 1.0, reason=reason)
+
+    @property
+    def flagged(self) -> bool:
+        return self.decision != "pass"
