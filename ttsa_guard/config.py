@@ -52,7 +52,7 @@ class QualityConfig(_Part):
 
     shortest: int = Field(3, ge=1, description="fewest words")
     repeats: float = Field(0.35, ge=0, le=1, description="largest share of repeated word 4-grams")
-    floor: float | None | Literal["auto"] = Field("auto", description="lowest mean log-likelihood; auto: the model profile's")
+    floor: float | Literal["auto"] | None = Field("auto", description="lowest mean log-likelihood; auto: the model profile's")
     slack: float = Field(0.35, ge=0, description="nats below the profile's floor that are still accepted")
     refusal_threshold: float = Field(0.5, ge=0, le=1, description="from this refusal score on, an answer is not helpful")
 
@@ -131,7 +131,9 @@ def validated(model: type[M], data: Mapping[str, Any], *, where: str) -> M:
         first = error.errors()[0]
         key = ".".join(str(part) for part in (where, *first["loc"]))
         if first["type"] == "extra_forbidden":
-            raise ConfigError(f"unknown setting {key!r}", hint=nearest(str(first["loc"][-1]), _fields_at(model, first["loc"]))) from None
+            raise ConfigError(
+                f"unknown setting {key!r}", hint=nearest(str(first["loc"][-1]), _fields_at(model, first["loc"]))
+            ) from None
         raise ConfigError(f"setting {key!r}: {first['msg']}", hint=f"got {type(first['input']).__name__}") from None
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Role = Literal["system", "user", "assistant"]
 Scope = Literal["user", "all"]
+_ROLES: Mapping[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,9 @@ class Message:
 
     @classmethod
     def _from_mapping(cls, turn: Mapping[str, Any]) -> Message:
-        role, content = turn.get("role"), turn.get("content")
-        role = "system" if role == "developer" else role
-        if role not in ("system", "user", "assistant"):
-            raise PromptError(f"unknown role {role!r} in the conversation", hint="roles are system, user and assistant")
+        role, content = _ROLES.get(str(turn.get("role"))), turn.get("content")
+        if role is None:
+            raise PromptError(f"unknown role {turn.get('role')!r} in the conversation", hint=f"roles are {', '.join(_ROLES)}")
         if isinstance(content, list):
             content = " ".join(part.get("text", "") for part in content if part.get("type") == "text")
         return cls(role, content or "")

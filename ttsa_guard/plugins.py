@@ -64,7 +64,7 @@ class Plugins:
         except pluggy.PluginValidationError as error:
             raise PluginError(f"plugin {plugin!r} does not fit the hooks: {error}", hint="see ttsa_guard/hookspecs.py") from error
         for kind in KINDS:
-            hook = getattr(self.manager.subset_hook_caller(f"ttsa_register_{kind}", self._others(plugin)), "__call__")
+            hook = self.manager.subset_hook_caller(f"ttsa_register_{kind}", self._others(plugin)).__call__
             hook(register=self._registrar(kind))
 
     def load(self, kind: Kind, name: str) -> Registered:
@@ -77,7 +77,10 @@ class Plugins:
             point = self.installed().get(name)
             if point is None:
                 known = {*self.installed(), *self.found[kind]}
-                raise PluginError(f"no plugin named {name!r} is installed", hint=f"{nearest(name, known)} Or pip install the package that brings it")
+                raise PluginError(
+                    f"no plugin named {name!r} is installed",
+                    hint=f"{nearest(name, known)} Or pip install the package that brings it",
+                )
             self._import(point)
         if name not in self.found[kind]:
             raise PluginError(f"plugin {name!r} registers no {kind[:-1]} of that name", hint=nearest(name, self.found[kind]))

@@ -49,7 +49,9 @@ class ModelProfile(BaseModel):
         try:
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise ModelError(f"{path} is not a model profile", hint="make one with: ttsa-guard openings MODEL --out FILE") from error
+            raise ModelError(
+                f"{path} is not a model profile", hint="make one with: ttsa-guard openings MODEL --out FILE"
+            ) from error
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -36,7 +36,7 @@ class Verdict:
         """
         named = {"score": score, **(categories or {})}
         for name, value in named.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not 0.0 <= value <= 1.0:
+            if not _is_score(value):
                 raise ModeratorError(
                     f"moderator {moderator!r} gave {name} = {value!r}",
                     hint="a score is a number in [0, 1], higher is worse",
@@ -51,3 +51,7 @@ class Verdict:
     @property
     def flagged(self) -> bool:
         return self.decision != "pass"
+
+
+def _is_score(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and 0.0 <= value <= 1.0

@@ -85,7 +85,9 @@ def encode(tokenizer: PreTrainedTokenizerFast, conversation: list[tuple[str, str
     return ids, weights
 
 
-def batches(world: World, tokenizer: PreTrainedTokenizerFast, *, size: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def batches(
+    world: World, tokenizer: PreTrainedTokenizerFast, *, size: int, seed: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Endless batches of ids and weights, [size, length] each; neighbours in length are batched together."""
     stream = world.conversations(seed)
     shuffle = random.Random(seed)
@@ -150,7 +152,13 @@ def main() -> None:
     tokenizer = train_tokenizer(world, vocab_size=args.vocab, seed=args.seed)
     model = new_model(tokenizer, hidden=args.hidden, layers=args.layers, heads=args.heads, seed=args.seed)
     data = batches(world, tokenizer, size=args.batch, seed=args.seed + 1)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("loss {task.fields[loss]:.3f}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("loss {task.fields[loss]:.3f}"),
+    )
     with Progress(*columns) as progress:
         train(model, data, steps=args.steps, peak=args.peak, device=args.device, on_step=progress)
     model.generation_config.update(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)

@@ -23,7 +23,9 @@ class Moderator(Protocol):
     async def moderate(self, texts: Sequence[str], *, prompts: Sequence[str]) -> list[Verdict]: ...
 
 
-async def moderate_safely(moderator: Moderator, texts: Sequence[str], *, prompts: Sequence[str], seconds: float | None = None) -> list[Verdict]:
+async def moderate_safely(
+    moderator: Moderator, texts: Sequence[str], *, prompts: Sequence[str], seconds: float | None = None
+) -> list[Verdict]:
     """Call a moderator such that every fault becomes a failed verdict, one for each text.
 
     Faults are exceptions, more than `seconds`, the wrong number of verdicts, and anything that is not a `Verdict`. The

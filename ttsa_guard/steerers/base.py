@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
 from ttsa_guard.backends.base import Backend
@@ -61,8 +61,7 @@ class Task:
         answers = await self.generate(requests)
         verdicts = await self.score([a.text for a in answers])
         return [
-            Candidate(a.text, origin, verdict, a.finished)
-            for a, origin, verdict in zip(answers, origins, verdicts, strict=True)
+            Candidate(a.text, origin, verdict, a.finished) for a, origin, verdict in zip(answers, origins, verdicts, strict=True)
         ]
 
 
@@ -71,7 +70,7 @@ class Steerer(Protocol):
     """Proposes candidates, one round (a batch) at a time; the guard may stop after any round."""
 
     name: str
-    needs: ClassVar[tuple[type, ...]] = field(default=())
+    needs: ClassVar[tuple[type, ...]]
     """Backend capabilities (protocols of `backends.base`) without which it cannot work."""
 
-    def steer(self, task: Task) -> AsyncIterator[list[Candidate]]: ...
+    def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]: ...
