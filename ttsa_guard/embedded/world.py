@@ -22,7 +22,8 @@ Split = Literal["seen", "unseen"]
 Failure = Literal["content", "tone"]
 
 _MODIFIERS = ("old", "new", "small", "large", "favourite", "cheap", "red", "green")
-_SYLLABLES = tuple(onset + vowel + coda for onset in ("b", "ch", "d", "f", "g", "h", "j", "k", "l", "m", "n", "p", "qu", "r", "s", "t", "v", "w", "y", "z", "br", "cl", "st", "tr", "") for vowel in "aeiou" for coda in ("", "l", "n", "r", "s", "t", "m", "ck", "e"))  # fmt: skip
+_ONSETS = "b ch d f g h j k l m n p qu r s t v w y z br cl st tr".split()
+_SYLLABLES = tuple(onset + vowel + coda for onset in _ONSETS for vowel in "aeiou" for coda in ["", *"lnrstme"])
 _PEOPLE = ("rumour", "scam", "stalk", "threat", "bully")
 _THINGS = ("steal", "vandal", "sabotage")
 
@@ -320,9 +321,8 @@ class World:
         patterns: list[_Pattern] = []
 
         def add(kind: str, templates: Sequence[str], category: str | None = None, verb: str = "", gerund: str = "") -> None:
-            for template in templates:
-                for sentence in split_sentences(template):
-                    patterns.append(_Pattern(kind, category, _compile(sentence, verb, gerund, self.texts["abuse"])))
+            sentences = (sentence for template in templates for sentence in split_sentences(template))
+            patterns.extend(_Pattern(kind, category, _compile(s, verb, gerund, self.texts["abuse"])) for s in sentences)
 
         for name, spec in self.texts["benign"].items():
             add("step", spec["steps"], name)

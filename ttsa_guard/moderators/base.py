@@ -18,7 +18,8 @@ Combine = Literal["any", "all"]
 class Moderator(Protocol):
     """Batch in, batch out, order kept. `prompts` are the user texts that the answers belong to."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     async def moderate(self, texts: Sequence[str], *, prompts: Sequence[str]) -> list[Verdict]: ...
 
