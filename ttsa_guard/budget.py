@@ -1,14 +1,18 @@
-"""One deadline and one budget for everything that a flagged answer costs."""
+"""One deadline and one budget for everything that a flagged answer costs, and work that may take only so long."""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
-from ttsa_guard.errors import BudgetError
+from ttsa_guard.errors import BudgetError, ServiceError
 
+T = TypeVar("T")
 Clock = Callable[[], float]
+_GRACE = 1.0  # seconds for cancelled work to clean up
 
 
 @dataclass(frozen=True)
@@ -64,3 +68,24 @@ class Spend:
         self.generations += generations
         self.moderation_calls += moderation_calls
         self.decode_passes += generations > 0
+
+
+async def within(seconds: float | None, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, or `asyncio.TimeoutError` after `seconds`.
+
+    Two things that `asyncio.wait_for` does not do: work that ignores its cancellation is left behind, and a cancellation
+    that starts inside the work is a `ServiceError`, so that it is not taken for one of the caller.
+    """
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(lambda t: t.cancelled() or t.exception())  # seen, or asyncio would log it, and it may quote a text
+    try:
+        done, _ = await asyncio.wait({task}, timeout=seconds)
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task}, timeout=_GRACE)
+    if not done:
+        raise asyncio.TimeoutError
+    if task.cancelled():
+        raise ServiceError("the work was cancelled from inside")
+    return task.result()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -19,7 +20,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Use(_Part):
@@ -105,7 +106,7 @@ class GuardConfig(_Part):
         Raises:
             ConfigError: a key is unknown (the hint names the nearest valid one) or a value is out of range.
         """
-        return validated(cls, settings or {}, where="ttsa_guard")
+        return validated(cls, {} if settings is None else settings, where="ttsa_guard")
 
     @classmethod
     def load(cls, path: Path) -> GuardConfig:
@@ -116,30 +117,48 @@ class GuardConfig(_Part):
         """
         try:
             data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise ConfigError(f"cannot read {path}: {error}", hint="give a YAML file with the guard's settings") from error
-        if data is not None and not isinstance(data, Mapping):
-            raise ConfigError(f"{path} does not hold settings", hint="the file is a mapping such as 'gate: [lite]'")
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            # Neither the message nor the cause: a YAML error quotes the line, and that may hold a secret.
+            mark = getattr(error, "problem_mark", None)
+            where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+            raise ConfigError(
+                f"cannot read {path}{where}: {type(error).__name__}", hint="give a YAML file with the guard's settings"
+            ) from None
         return cls.parse(data)
 
 
 def validated(model: type[M], data: Mapping[str, Any], *, where: str) -> M:
-    """`data` as `model`, or a `ConfigError` that names the first wrong key and how to mend it."""
+    """`data` as `model`, or a `ConfigError` that names the first wrong key and how to mend it; values are never quoted."""
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{where} holds a {type(data).__name__}, not settings", hint="give a mapping such as 'gate: [lite]'")
     try:
         return model.model_validate(dict(data))
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in (where, *first["loc"]))
+        found = error.errors(include_url=False)
+        first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])  # a typo explains a missing field
+        path, valid = _locate(model, first["loc"])
+        key = where + path
         if first["type"] == "extra_forbidden":
-            raise ConfigError(
-                f"unknown setting {key!r}", hint=nearest(str(first["loc"][-1]), _fields_at(model, first["loc"]))
-            ) from None
+            raise ConfigError(f"unknown setting {key!r}", hint=nearest(str(first["loc"][-1]), valid)) from None
         raise ConfigError(f"setting {key!r}: {first['msg']}", hint=f"got {type(first['input']).__name__}") from None
 
 
-def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> set[str]:
-    for part in location[:-1]:
-        field = model.model_fields.get(str(part))
-        inner = field.annotation if field else Use
-        model = inner if isinstance(inner, type) and issubclass(inner, BaseModel) else Use
-    return set(model.model_fields)
+def _locate(annotation: Any, location: tuple[int | str, ...]) -> tuple[str, set[str]]:
+    """The path to a setting as a user writes it, and the names that are valid at its place.
+
+    The types are followed along pydantic's location, which also names the members of unions: those are left out.
+    """
+    path, valid = "", set[str]()
+    for part in location:
+        members = [a for a in get_args(annotation) if a is not type(None)]
+        if get_origin(annotation) in (Union, UnionType) and len(members) == 1:
+            annotation, members = members[0], [*get_args(members[0])]
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            path, valid = f"{path}.{part}", set(annotation.model_fields)
+            annotation = annotation.model_fields[str(part)].annotation if part in valid else None
+        elif get_origin(annotation) in (Union, UnionType):
+            annotation = next((a for a in members if getattr(a, "__name__", None) == part), None)
+        else:
+            path += f"[{part}]" if isinstance(part, int) else f".{part}"
+            annotation = members[-1 if isinstance(part, str) else 0] if members else None
+    return path, valid

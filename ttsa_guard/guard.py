@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ttsa_guard.backends.base import Backend, ScoresText
-from ttsa_guard.budget import Clock, Spend
+from ttsa_guard.budget import Clock, Spend, within
 from ttsa_guard.config import GuardConfig, Use, validated
 from ttsa_guard.errors import BudgetError, ConfigError, TTSAError
 from ttsa_guard.messages import GenerationRequest, Message
@@ -149,11 +150,15 @@ class Guard:
             if not review.first.flagged:
                 return self._finish(review, answer, "pass", "passed by the gate", None, review.first)
             reason = await self._search(review)
-            for judged in sorted((j for j in review.judged if j.acceptable), key=lambda j: j.rank, reverse=True)[:_GATE_TRIES]:
+            best = _best(review)
+            for judged in best:
                 final = await self._check(review, judged.candidate.text)
                 if not final.flagged:
                     return self._finish(review, judged.candidate.text, "swap", reason, judged, final)
+            if best:
                 reason = "the gate flagged the candidates"
+            elif reason == "steered":
+                reason = "no good candidate"
         except Exception as error:
             # The message may quote the moderated text, so only the kind of error is logged.
             log.error("review failed with %s; the fallback is given", type(error).__name__)
@@ -176,7 +181,7 @@ class Guard:
     async def _search(self, review: _Review) -> str:
         """Run the cascade until a helpful candidate is found or the budget is gone; say why it ended."""
         try:
-            await asyncio.wait_for(self._cascade(review), review.spend.seconds_left)
+            await within(review.spend.seconds_left, self._cascade(review))
         except (BudgetError, asyncio.TimeoutError):
             return "budget used up"
         return "steered"
@@ -199,6 +204,7 @@ class Guard:
                         review.judged += await self._judge(task, steerer.name, candidates)
                         if any(j.acceptable and j.helpful for j in review.judged):
                             return
+                        review.spend.charge()  # the clock alone: a steerer that never waits cannot be timed out
             except (BudgetError, asyncio.CancelledError):
                 raise
             except Exception as error:
@@ -220,9 +226,12 @@ class Guard:
         for c in candidates:
             likelihood = known.get(id(c))
             flaws = self.quality.flaws(c.text, log_likelihood=likelihood, finished=c.finished)
+            if c.text.strip() == task.answer.strip():
+                flaws = (*flaws, "unchanged")
             refusal = c.verdict.categories.get("refusal", 0.0)
             helpful = not c.verdict.flagged and not flaws and refusal < self.config.quality.refusal_threshold
-            judged.append(_Judged(c, steerer, likelihood, flaws, helpful))
+            measured = likelihood if likelihood is not None and math.isfinite(likelihood) else None
+            judged.append(_Judged(c, steerer, measured, flaws, helpful))
         return judged
 
     async def _request(self, messages: tuple[Message, ...]) -> GenerationRequest:
@@ -278,7 +287,7 @@ class Guard:
         if self._sink:
             try:
                 self._sink.write(record)
-            except OSError as error:
+            except Exception as error:
                 log.error("the audit record could not be written: %s", type(error).__name__)
         try:
             self._plugins.manager.hook.ttsa_guard_finished(record=record)
@@ -304,6 +313,13 @@ def _quality(config: GuardConfig, profile: ModelProfile) -> Quality:
     else:
         floor = settings.floor
     return Quality(settings.shortest, settings.repeats, floor)
+
+
+def _best(review: _Review) -> list[_Judged]:
+    """The acceptable candidates to show the gate, best first, no text twice."""
+    ranked = sorted((j for j in review.judged if j.acceptable), key=lambda j: j.rank, reverse=True)
+    distinct = {j.candidate.text: j for j in reversed(ranked)}
+    return [j for j in ranked if distinct.get(j.candidate.text) is j][:_GATE_TRIES]
 
 
 def _last_user(messages: Sequence[Message]) -> str:

@@ -43,11 +43,15 @@ class Message:
 
     @classmethod
     def _from_mapping(cls, turn: Mapping[str, Any]) -> Message:
+        if not isinstance(turn, Mapping):
+            raise PromptError(f"a turn is a mapping, not a {type(turn).__name__}", hint="{'role': 'user', 'content': '...'}")
         role, content = _ROLES.get(str(turn.get("role"))), turn.get("content")
         if role is None:
             raise PromptError(f"unknown role {turn.get('role')!r} in the conversation", hint=f"roles are {', '.join(_ROLES)}")
         if isinstance(content, list):
-            content = " ".join(part.get("text", "") for part in content if part.get("type") == "text")
+            content = " ".join(str(p.get("text", "")) for p in content if isinstance(p, Mapping) and p.get("type") == "text")
+        if not isinstance(content, str | None):
+            raise PromptError(f"the content of a turn is a {type(content).__name__}", hint="give text, or a list of text parts")
         return cls(role, content or "")
 
 

@@ -56,32 +56,39 @@ class Plugins:
         """Register a plugin object and everything that it offers.
 
         Raises:
-            PluginError: it implements an unknown hook, or a name is taken.
+            PluginError: it implements an unknown hook, a name is taken, or its registration fails.
         """
+        others = self.manager.get_plugins()
         try:
             self.manager.register(plugin)
             self.manager.check_pending()
-        except pluggy.PluginValidationError as error:
+            for kind in KINDS:
+                hook = self.manager.subset_hook_caller(f"ttsa_register_{kind}", others)
+                hook(register=self._registrar(kind))
+        except PluginError:
+            raise
+        except Exception as error:
             raise PluginError(f"plugin {plugin!r} does not fit the hooks: {error}", hint="see ttsa_guard/hookspecs.py") from error
-        for kind in KINDS:
-            hook = self.manager.subset_hook_caller(f"ttsa_register_{kind}", self._others(plugin)).__call__
-            hook(register=self._registrar(kind))
 
     def load(self, kind: Kind, name: str) -> Registered:
         """The factory that the configuration calls `name`; its entry point is imported now if it was not.
 
         Raises:
-            PluginError: nothing of that name is installed, or it cannot be imported.
+            PluginError: nothing of that name is installed, or two packages bring it, or it cannot be imported.
         """
         if name not in self.found[kind]:
-            point = self.installed().get(name)
-            if point is None:
+            points = {point.value: point for point in entry_points(group=hookspecs.PROJECT, name=name)}
+            if not points:
                 known = {*self.installed(), *self.found[kind]}
                 raise PluginError(
                     f"no plugin named {name!r} is installed",
-                    hint=f"{nearest(name, known)} Or pip install the package that brings it",
+                    hint=f"{nearest(name, known)} or pip install the package that brings it",
                 )
-            self._import(point)
+            if len(points) > 1:
+                raise PluginError(
+                    f"two packages bring a plugin named {name!r}: {', '.join(points)}", hint="pip uninstall one of them"
+                )
+            self._import(*points.values())
         if name not in self.found[kind]:
             raise PluginError(f"plugin {name!r} registers no {kind[:-1]} of that name", hint=nearest(name, self.found[kind]))
         return self.found[kind][name]
@@ -94,9 +101,6 @@ class Plugins:
             raise PluginError(f"plugin {point.name!r} cannot be imported: {error}", hint=f"reinstall {package}") from error
         if not self.manager.is_registered(plugin):
             self.add(plugin)
-
-    def _others(self, plugin: object) -> list[object]:
-        return [p for p in self.manager.get_plugins() if p is not plugin]
 
     def _registrar(self, kind: Kind) -> Register:
         def register(name: str, factory: Callable[..., Any], *, options: type[BaseModel] = NoOptions) -> None:

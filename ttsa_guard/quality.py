@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ class Quality:
     Args:
         shortest: fewest words.
         repeats: largest share of word 4-grams that occur more than once.
-        floor: lowest mean token log-likelihood under the unsteered prompt, in nats; None switches the check off.
+        floor: lowest mean token log-likelihood under the unsteered prompt, in nats; None: any that is a number.
     """
 
     shortest: int = 3
@@ -27,6 +28,7 @@ class Quality:
     def flaws(self, text: str, *, log_likelihood: float | None, finished: bool) -> tuple[Flaw, ...]:
         """What is wrong with an answer, empty if nothing is."""
         found: list[Flaw] = []
+        lowest = -math.inf if self.floor is None else self.floor
         words = _WORD.findall(text.lower())
         if len(words) < self.shortest:
             found.append("short")
@@ -36,7 +38,7 @@ class Quality:
             found.append("cut off")
         if has_debris(text):
             found.append("broken")
-        if self.floor is not None and log_likelihood is not None and log_likelihood < self.floor:
+        if log_likelihood is not None and not (math.isfinite(log_likelihood) and log_likelihood >= lowest):
             found.append("unlikely")
         return tuple(found)
 

@@ -77,5 +77,6 @@ class AuditSink:
 
     def write(self, record: AuditRecord) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
+        # A lone surrogate cannot be encoded; its backslash form is its JSON escape.
+        with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(json.dumps(record.as_dict(), ensure_ascii=False) + "\n")

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 from unittest.mock import patch
 
+from ttsa_guard.budget import Clock
 from ttsa_guard.config import GuardConfig
 from ttsa_guard.errors import PromptError
 from ttsa_guard.guard import Guard
 from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt, Scope, Soft, Tokens
 from ttsa_guard.moderators.base import Moderator
+from ttsa_guard.plugins import Plugins
+from ttsa_guard.profile import GENERIC, ModelProfile
 from ttsa_guard.steerers.base import Steerer
 from ttsa_guard.verdict import Verdict
 
@@ -35,7 +39,8 @@ class FakeClock:
 class ScriptedModerator:
     """Scores every text with `score`; raises what it is given to raise, returns `instead` if that is set.
 
-    The default flags every text that contains the word "bad". `calls` keeps the batches that it was asked about.
+    The default flags every text that contains the word "bad", and calls texts that begin with "Sorry" refusals. `calls`
+    keeps the batches that it was asked about.
     """
 
     def __init__(
@@ -59,7 +64,11 @@ class ScriptedModerator:
             raise self._error
         if self._instead is not ...:
             return self._instead  # type: ignore[no-any-return]
-        return [Verdict.scored(self.name, self._score(text), threshold=self._threshold) for text in texts]
+        return [self._verdict(text) for text in texts]
+
+    def _verdict(self, text: str) -> Verdict:
+        refusal = float(text.startswith("Sorry"))
+        return Verdict.scored(self.name, self._score(text), threshold=self._threshold, categories={"refusal": refusal})
 
 
 class ScriptedBackend:
@@ -107,6 +116,9 @@ def scripted_guard(
     gate: Moderator | None = None,
     guide: Moderator | None = None,
     steerers: Sequence[Steerer] = (),
+    profile: ModelProfile = GENERIC,
+    plugins: Plugins | None = None,
+    clock: Clock = time.monotonic,
     **settings: Any,
 ) -> Guard:
     """A guard made of fakes; `settings` go into its `GuardConfig`."""
@@ -116,11 +128,14 @@ def scripted_guard(
         gate=gate or ScriptedModerator(name="gate"),
         guide=guide or ScriptedModerator(name="guide"),
         steerers=steerers,
+        profile=profile,
+        plugins=plugins,
+        clock=clock,
     )
 
 
 @contextmanager
-def no_network() -> Any:
+def no_network() -> Iterator[None]:
     """Any attempt to connect to anything but this machine raises `ConnectionError`."""
     import socket
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -18,6 +18,9 @@ class Verdict:
     """A score in [0, 1], higher is worse, or a failure; there is no third thing.
 
     A failed verdict counts as a flag (`flagged` is true), so that a moderator that is down never lets a text through.
+
+    Raises:
+        ModeratorError: `score` or a category is not a number in [0, 1].
     """
 
     moderator: str
@@ -27,22 +30,19 @@ class Verdict:
     reason: str = ""
     """Why it failed; never contains the moderated text."""
 
-    @classmethod
-    def scored(cls, moderator: str, score: float, *, threshold: float, categories: Mapping[str, float] | None = None) -> Verdict:
-        """A pass or, from `threshold` upwards, a flag.
-
-        Raises:
-            ModeratorError: `score` or a category is not a number in [0, 1].
-        """
-        named = {"score": score, **(categories or {})}
-        for name, value in named.items():
+    def __post_init__(self) -> None:
+        for name, value in (("score", self.score), *self.categories.items()):
             if not _is_score(value):
                 raise ModeratorError(
-                    f"moderator {moderator!r} gave {name} = {value!r}",
+                    f"moderator {self.moderator!r} gave {name} = {value!r}",
                     hint="a score is a number in [0, 1], higher is worse",
                 )
-        decision: Decision = "flag" if score >= threshold else "pass"
-        return cls(moderator, decision, float(score), MappingProxyType(dict(categories or {})))
+
+    @classmethod
+    def scored(cls, moderator: str, score: float, *, threshold: float, categories: Mapping[str, float] | None = None) -> Verdict:
+        """A pass or, from `threshold` upwards, a flag."""
+        checked = cls(moderator, "flag", score, MappingProxyType(dict(categories or {})))
+        return replace(checked, decision="pass") if score < threshold else checked
 
     @classmethod
     def failure(cls, moderator: str, reason: str) -> Verdict:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
+from ttsa_guard.budget import within
 from ttsa_guard.verdict import Verdict
 
 log = logging.getLogger(__name__)
@@ -29,11 +30,11 @@ async def moderate_safely(
 ) -> list[Verdict]:
     """Call a moderator such that every fault becomes a failed verdict, one for each text.
 
-    Faults are exceptions, more than `seconds`, the wrong number of verdicts, and anything that is not a `Verdict`. The
-    reason names the kind of fault only, since a foreign error message may quote the text.
+    Faults are exceptions, a cancellation from inside, more than `seconds`, the wrong number of verdicts, and anything that
+    is not a `Verdict`. The reason names the kind of fault only, since a foreign error message may quote the text.
     """
     try:
-        verdicts = await asyncio.wait_for(moderator.moderate(texts, prompts=prompts), seconds)
+        verdicts = await within(seconds, moderator.moderate(texts, prompts=prompts))
     except Exception as error:
         log.warning("moderator %s failed: %s", moderator.name, type(error).__name__)
         return [Verdict.failure(moderator.name, type(error).__name__)] * len(texts)
@@ -47,7 +48,7 @@ async def moderate_safely(
 class Panel:
     """Several moderators as one: flagged if any (or only if all) of them flag; a failed one counts as a flag.
 
-    The panel's score is the highest (any) or lowest (all) of its members, so that it agrees with the decision.
+    Its score is the highest (any) or lowest (all) of the members that share its decision.
     """
 
     members: tuple[Moderator, ...]

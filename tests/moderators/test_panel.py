@@ -1,0 +1,91 @@
+import asyncio
+
+import pytest
+
+from ttsa_guard.moderators.base import Moderator, Panel, moderate_safely
+from ttsa_guard.testing import ScriptedModerator
+from ttsa_guard.verdict import Verdict
+
+SECRET = "the moderated text"
+
+
+def scores(value, **kwargs):
+    return ScriptedModerator(lambda _: value, name=f"m{value}", **kwargs)
+
+
+def panel(*members, combine="any"):
+    [verdict] = asyncio.run(Panel(members, combine).moderate([SECRET], prompts=["hello"]))
+    return verdict
+
+
+@pytest.mark.parametrize(
+    ("combine", "values", "decision", "score"),
+    [
+        ("any", (0.1, 0.2), "pass", 0.2),
+        ("any", (0.1, 0.9), "flag", 0.9),
+        ("any", (0.6, 0.9), "flag", 0.9),
+        ("all", (0.1, 0.9), "pass", 0.1),
+        ("all", (0.6, 0.9), "flag", 0.6),
+    ],
+)
+def test_the_score_agrees_with_the_decision(combine, values, decision, score):
+    verdict = panel(*map(scores, values), combine=combine)
+    assert (verdict.decision, verdict.score) == (decision, score)
+
+
+def test_a_lower_score_decides_if_only_that_one_flags():
+    verdict = panel(scores(0.7, threshold=0.8), scores(0.5))
+    assert (verdict.decision, verdict.score) == ("flag", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("combine", "other", "flagged"), [("any", 0.0, True), ("all", 0.0, False), ("all", 0.9, True), ("any", 1.0, True)]
+)
+def test_a_failed_member_counts_as_a_flag(combine, other, flagged):
+    assert panel(scores(other), scores(0.0, error=OSError()), combine=combine).flagged == flagged
+
+
+def test_categories_carry_the_name_of_their_moderator():
+    assert panel(scores(0.1), scores(0.2)).categories == {"m0.1/refusal": 0.0, "m0.2/refusal": 0.0}
+
+
+def test_a_batch_keeps_its_order_and_the_members_run_together():
+    async def main():
+        members = (ScriptedModerator(delay=0.05), ScriptedModerator(delay=0.05))
+        return await asyncio.wait_for(Panel(members).moderate(["good", "bad", "fine"], prompts=["hello"] * 3), 5)
+
+    assert [v.flagged for v in asyncio.run(main())] == [False, True, False]
+
+
+def test_a_panel_is_a_moderator():
+    assert isinstance(Panel(()), Moderator)
+
+
+class NotAwaitable(ScriptedModerator):
+    def moderate(self, texts, *, prompts):
+        return [Verdict.scored("m", 0.0, threshold=0.5) for _ in texts]
+
+
+GOOD = Verdict.scored("m", 0.0, threshold=0.5)
+
+
+@pytest.mark.parametrize(
+    "moderator",
+    [
+        pytest.param(ScriptedModerator(error=ValueError(SECRET)), id="raises"),
+        pytest.param(ScriptedModerator(error=asyncio.CancelledError()), id="cancelled-inside"),
+        pytest.param(ScriptedModerator(delay=60), id="hangs"),
+        pytest.param(ScriptedModerator(lambda _: float("nan")), id="nan"),
+        pytest.param(ScriptedModerator(instead=None), id="none"),
+        pytest.param(ScriptedModerator(instead=[]), id="too-few"),
+        pytest.param(ScriptedModerator(instead=[GOOD] * 3), id="too-many"),
+        pytest.param(ScriptedModerator(instead=[True, False]), id="not-verdicts"),
+        pytest.param(ScriptedModerator(instead=(GOOD, GOOD)), id="not-a-list"),
+        pytest.param(NotAwaitable(), id="not-awaitable"),
+    ],
+)
+def test_every_fault_is_a_failed_verdict_for_each_text(moderator, caplog):
+    verdicts = asyncio.run(moderate_safely(moderator, [SECRET, "other"], prompts=["a", "b"], seconds=0.05))
+    assert [v.decision for v in verdicts] == ["failed", "failed"]
+    assert SECRET not in caplog.text + repr(verdicts)
+    assert "moderator scripted" in caplog.text

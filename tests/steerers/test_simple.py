@@ -1,0 +1,89 @@
+"""The steerers without mathematics: resample and prefill."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from ttsa_guard.budget import Budget, Spend
+from ttsa_guard.messages import GenerationRequest, Message
+from ttsa_guard.profile import GENERIC, ModelProfile, Opening
+from ttsa_guard.steerers.base import Steerer, Task
+from ttsa_guard.steerers.prefill import Prefill, PrefillOptions, mixed_openings
+from ttsa_guard.steerers.resample import Resample, ResampleOptions
+from ttsa_guard.testing import FakeClock, ScriptedBackend, ScriptedModerator
+
+PROMPT = asyncio.run(ScriptedBackend([]).render([Message("user", "hello")]))
+BASE = GenerationRequest(PROMPT, temperature=0.1, seed=7)
+
+
+def task(backend, profile=GENERIC):
+    async def score(texts):
+        return await ScriptedModerator().moderate(texts, prompts=["hello"] * len(texts))
+
+    return Task((Message("user", "hello"),), "a bad answer", backend, BASE, profile, Spend(Budget(), FakeClock()), score, seed=7)
+
+
+def rounds(steerer, task):
+    async def main():
+        return [r async for r in steerer.steer(task)]
+
+    return asyncio.run(main())
+
+
+def numbered():
+    return ScriptedBackend(lambda request: f"answer {request.seed}")
+
+
+@pytest.mark.parametrize("steerer", [Resample(ResampleOptions()), Prefill(PrefillOptions())], ids=lambda s: s.name)
+def test_they_are_steerers(steerer):
+    assert isinstance(steerer, Steerer)
+
+
+def test_one_sample_at_the_base_temperature_is_plain_generation():
+    backend = numbered()
+    rounds(Resample(ResampleOptions(n=1, temperature=BASE.temperature)), task(backend))
+    [[request]] = backend.calls
+    assert vars(request) == vars(BASE)
+
+
+def test_resample_draws_n_different_samples_in_batches():
+    backend = numbered()
+    found = rounds(Resample(ResampleOptions(n=5, batch=2, temperature=1.0)), task(backend))
+    assert [[c.text for c in r] for r in found] == [["answer 7", "answer 8"], ["answer 9", "answer 10"], ["answer 11"]]
+    assert {r.temperature for batch in backend.calls for r in batch} == {1.0}
+
+
+def test_generations_are_charged():
+    job = task(numbered())
+    rounds(Resample(ResampleOptions(n=5, batch=2)), job)
+    assert (job.spend.generations, job.spend.decode_passes) == (5, 3)
+
+
+def opening(text, kind):
+    return Opening(text=text, kind=kind)
+
+
+PROFILE = ModelProfile(
+    openings=(
+        opening("Sorry 1", "refusal"),
+        opening("Sure 1", "answer"),
+        opening("Sure 2", "answer"),
+        opening("Sure 3", "answer"),
+        opening("Instead 1", "redirect"),
+    )
+)
+
+
+def test_prefill_takes_the_kinds_in_turn():
+    assert [o.text for o in mixed_openings(PROFILE, 9)] == ["Sure 1", "Instead 1", "Sorry 1", "Sure 2", "Sure 3"]
+    assert [o.text for o in mixed_openings(PROFILE, 2)] == ["Sure 1", "Instead 1"]
+    assert mixed_openings(ModelProfile(), 2) == []
+
+
+def test_prefill_tries_its_openings_in_one_batch():
+    backend = ScriptedBackend(lambda _: ", and so on.")
+    [found] = rounds(Prefill(PrefillOptions(openings=3)), task(backend, PROFILE))
+    assert [c.text for c in found] == ["Sure 1, and so on.", "Instead 1, and so on.", "Sorry 1, and so on."]
+    assert len(backend.calls) == 1
+    assert vars(backend.calls[0][1]) == vars(replace(BASE, opening="Instead 1", seed=8))

@@ -1,0 +1,75 @@
+import math
+
+import pytest
+
+from ttsa_guard.quality import Quality, has_debris, repetition
+
+GOOD = "Try a calmer word, and say what you would like to change."
+
+
+def flaws(text=GOOD, *, log_likelihood=None, finished=True, **limits):
+    return Quality(**limits).flaws(text, log_likelihood=log_likelihood, finished=finished)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param(GOOD, (), id="good"),
+        pytest.param("", ("short",), id="empty"),
+        pytest.param("No way.", ("short",), id="two-words"),
+        pytest.param("we can do it " * 5, ("repeats",), id="loop"),
+        pytest.param(GOOD + "\ufffd", ("broken",), id="replacement-character"),
+        pytest.param(GOOD + "<|im_end|>", ("broken",), id="template-marker"),
+        pytest.param(GOOD + "\x00", ("broken",), id="control-character"),
+        pytest.param("One.\n\tTwo.\r\nThree.", (), id="white-space-is-fine"),
+    ],
+)
+def test_flaws_of_a_text(text, expected):
+    assert flaws(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "finished", "expected"),
+    [
+        pytest.param("That was all of", False, ("cut off",), id="in-a-sentence"),
+        pytest.param("That was all of it. ", False, (), id="at-the-end-of-one"),
+        pytest.param("That was all of", True, (), id="finished"),
+    ],
+)
+def test_an_answer_that_was_cut_off(text, finished, expected):
+    assert flaws(text, finished=finished) == expected
+
+
+@pytest.mark.parametrize(
+    ("log_likelihood", "floor", "expected"),
+    [
+        pytest.param(-2.0, -2.0, (), id="at-the-floor"),
+        pytest.param(-2.1, -2.0, ("unlikely",), id="below"),
+        pytest.param(0.0, 0.0, (), id="floor-of-zero"),
+        pytest.param(-0.1, 0.0, ("unlikely",), id="below-zero"),
+        pytest.param(-99.0, None, (), id="no-floor"),
+        pytest.param(None, -2.0, (), id="not-measured"),
+        pytest.param(math.nan, -2.0, ("unlikely",), id="nan"),
+        pytest.param(math.nan, None, ("unlikely",), id="nan-without-floor"),
+        pytest.param(-math.inf, None, ("unlikely",), id="impossible"),
+    ],
+)
+def test_the_likelihood_floor(log_likelihood, floor, expected):
+    assert flaws(log_likelihood=log_likelihood, floor=floor) == expected
+
+
+def test_the_limits_can_be_moved():
+    assert flaws("No way.", shortest=2) == ()
+    assert flaws("we can do it " * 5, repeats=1.0) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [("a b c", 0.0), ("a b c d", 0.0), ("a b c d e", 0.0), ("a a a a a", 1.0), ("a b c d a b c d", 0.4)],
+)
+def test_repetition(text, share):
+    assert repetition(text.split()) == pytest.approx(share)
+
+
+def test_no_debris_in_other_scripts():
+    assert not has_debris("Grüße, 你好, مرحبا 🙂")

@@ -1,0 +1,236 @@
+"""The synchronous half of the transformers backend: tensors in, tensors and texts out. Runs on the model's worker thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
+
+from ttsa_guard.backends.base import Continuation
+from ttsa_guard.errors import ModelError
+from ttsa_guard.messages import Generation, GenerationRequest, Prompt
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One row of a batch: input embeddings [n, hidden], target ids and weights of its last tokens."""
+
+    rows: torch.Tensor
+    targets: tuple[int, ...] = ()
+    weights: tuple[float, ...] = ()
+
+
+class Engine:
+    """A causal language model and its tokenizer on one device."""
+
+    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, *, batch_size: int) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.batch_size = batch_size
+        self.embedding = model.get_input_embeddings()
+        self.device = self.embedding.weight.device
+        self.dtype = self.embedding.weight.dtype
+        self.ends = _end_tokens(model, tokenizer)
+        with torch.inference_mode():
+            sample = torch.arange(min(8192, self.embedding.weight.shape[0]), device=self.device)
+            self.token_norm = float(self.embedding(sample).float().norm(dim=-1).mean())
+
+    # ------------------------------------------------------------------ embeddings
+
+    def embed(self, ids: Sequence[int]) -> torch.Tensor:
+        with torch.inference_mode():
+            found: torch.Tensor = self.embedding(torch.tensor(list(ids), dtype=torch.long, device=self.device))
+        return found
+
+    def assemble(self, prompt: Prompt, rows: torch.Tensor | None, tail: Sequence[int] = ()) -> torch.Tensor:
+        """Embeddings of the prompt with `rows` in its soft slots, then those of `tail`; [length, hidden].
+
+        Raises:
+            ModelError: `rows` has another shape than the slots, or is not finite.
+        """
+        base = self.embed([*prompt.ids, *tail])
+        if rows is None:
+            return base
+        positions = prompt.soft_positions
+        if rows.shape != (len(positions), base.shape[1]):
+            raise ModelError(
+                f"soft rows have shape {tuple(rows.shape)}, the prompt takes {(len(positions), base.shape[1])}",
+                hint="rows are [number of soft tokens, hidden size]",
+            )
+        if not bool(torch.isfinite(rows).all()):
+            raise ModelError("soft rows are not finite", hint="a step or probe size is too large, or a score was NaN")
+        index = torch.tensor(positions, device=self.device)
+        return base.clone().index_copy(0, index, rows.to(self.device, self.dtype))
+
+    # ------------------------------------------------------------------ generating
+
+    def generate(self, requests: Sequence[GenerationRequest], stop: threading.Event) -> list[Generation]:
+        """Answers in order. `stop` ends decoding at the next token."""
+        answers: list[Generation] = []
+        for start in range(0, len(requests), self.batch_size):
+            answers += self._generate_batch(requests[start : start + self.batch_size], stop)
+        return answers
+
+    @torch.inference_mode()
+    def _generate_batch(self, requests: Sequence[GenerationRequest], stop: threading.Event) -> list[Generation]:
+        openings = [self.encode(r.opening) for r in requests]
+        inputs = [self.assemble(r.prompt, r.rows, opening) for r, opening in zip(requests, openings, strict=True)]
+        embeds, mask = _left_padded(inputs)
+        room = self.context_length - embeds.shape[1]
+        new = self.model.generate(
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            max_new_tokens=max(1, min(max(r.max_new_tokens for r in requests), room)),
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            pad_token_id=self.ends[0],
+            eos_token_id=self.ends,
+            logits_processor=LogitsProcessorList([_RowSampler(requests, self.device)]),
+            stopping_criteria=StoppingCriteriaList([_Stop(stop)]),
+        )
+        return [self._answer(r, o, row) for r, o, row in zip(requests, openings, new.tolist(), strict=True)]
+
+    def _answer(self, request: GenerationRequest, opening: Sequence[int], new: list[int]) -> Generation:
+        end = next((i for i, token in enumerate(new) if token in self.ends), None)
+        kept = new[: min(len(new) if end is None else end, request.max_new_tokens)]
+        text = self.tokenizer.decode([*opening, *kept], skip_special_tokens=True)
+        return Generation(text.strip(), len(kept), finished=end is not None and end <= request.max_new_tokens)
+
+    @property
+    def context_length(self) -> int:
+        config = self.model.config.get_text_config()
+        return int(getattr(config, "max_position_embeddings", None) or self.tokenizer.model_max_length)
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False) if text else []
+        return ids
+
+    # ------------------------------------------------------------------ scoring
+
+    def log_likelihoods(self, prompt: Prompt, texts: Sequence[str]) -> list[float]:
+        goals = [Continuation(((text, 1.0),), ends=True) for text in texts]
+        with torch.inference_mode():
+            values = self.objective(prompt, [None] * len(goals), goals)
+        return [float(v) for v in values]
+
+    def objective(self, prompt: Prompt, rows: Sequence[torch.Tensor | None], goals: Sequence[Continuation]) -> torch.Tensor:
+        """See `ScoresText.objective`; differentiable with respect to the rows outside of inference mode."""
+        sequences = [self._goal(prompt, r, goal) for r, goal in zip(rows, goals, strict=True)]
+        parts = [self._objective_batch(sequences[i : i + self.batch_size]) for i in range(0, len(sequences), self.batch_size)]
+        values = torch.cat(parts) if parts else torch.zeros(0)
+        if not bool(torch.isfinite(values).all()):
+            raise ModelError("the model's log-likelihoods are not finite", hint="try dtype float32")
+        return values
+
+    def gradient(
+        self, prompt: Prompt, rows: Sequence[torch.Tensor], goals: Sequence[Continuation]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        leaves = [r.detach().to(self.device, torch.float32).requires_grad_() for r in rows]
+        with torch.enable_grad():
+            values = self.objective(prompt, leaves, goals)
+            gradients = torch.autograd.grad(values.sum(), leaves)
+        return values.detach().cpu(), torch.stack([g.float().cpu() for g in gradients])
+
+    def _goal(self, prompt: Prompt, rows: torch.Tensor | None, goal: Continuation) -> Row:
+        ids, weights = self._weighted(goal)
+        return Row(self.assemble(prompt, rows, ids), tuple(ids), tuple(weights))
+
+    def _weighted(self, goal: Continuation) -> tuple[list[int], list[float]]:
+        """Token ids of a continuation and the weight of the span in which each token ends."""
+        ids: list[int] = []
+        weights: list[float] = []
+        bounds, position = [], 0
+        for text, weight in goal.spans:
+            position += len(text)
+            bounds.append((position, weight))
+        encoded = self.tokenizer("".join(t for t, _ in goal.spans), add_special_tokens=False, return_offsets_mapping=True)
+        for token, (_, last) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
+            ids.append(token)
+            weights.append(next((w for bound, w in bounds if last <= bound), bounds[-1][1]))
+        if goal.ends:
+            ids.append(self.ends[0])
+            weights.append(goal.spans[-1][1])
+        return ids, weights
+
+    def _objective_batch(self, batch: Sequence[Row]) -> torch.Tensor:
+        embeds, mask = _left_padded([s.rows for s in batch])
+        longest = max(len(s.targets) for s in batch)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        logits = self.model(
+            inputs_embeds=embeds, attention_mask=mask, position_ids=positions, logits_to_keep=longest + 1, use_cache=False
+        ).logits[:, :-1]
+        targets = torch.zeros(len(batch), longest, dtype=torch.long, device=self.device)
+        weights = torch.zeros(len(batch), longest, device=self.device)
+        for i, sequence in enumerate(batch):
+            n = len(sequence.targets)
+            targets[i, longest - n :] = torch.tensor(sequence.targets)
+            weights[i, longest - n :] = torch.tensor(sequence.weights)
+        chosen = logits.float().log_softmax(-1).gather(-1, targets[..., None])[..., 0]
+        unlikelihood = torch.log1p(-chosen.exp().clamp(max=1 - 1e-6))
+        terms = torch.where(weights >= 0, weights * chosen, -weights * unlikelihood)
+        return terms.sum(-1) / weights.abs().sum(-1).clamp(min=1e-9)
+
+
+class _RowSampler(LogitsProcessor):
+    """Sampling by the Gumbel-max trick with a generator for each row: greedy search over the noisy logits draws from the
+    softmax, and a row's sample does not depend on the batch around it."""
+
+    def __init__(self, requests: Sequence[GenerationRequest], device: torch.device) -> None:
+        self.temperatures = [r.temperature for r in requests]
+        self.generators = [torch.Generator(device).manual_seed(r.seed) for r in requests]
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        if not bool(torch.isfinite(scores.amax(-1)).all()):
+            raise ModelError("the model's logits are not finite", hint="try dtype float32")
+        noisy = scores.float().clone()
+        for i, (temperature, generator) in enumerate(zip(self.temperatures, self.generators, strict=True)):
+            if temperature > 0:
+                noise = torch.empty_like(noisy[i]).exponential_(generator=generator).clamp_(min=1e-20).log_()
+                noisy[i] = noisy[i] / temperature - noise
+        return noisy  # type: ignore[return-value]
+
+
+class _Stop(StoppingCriteria):
+    def __init__(self, event: threading.Event) -> None:
+        self.event = event
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **_: Any) -> torch.BoolTensor:
+        return torch.full((input_ids.shape[0],), self.event.is_set(), device=input_ids.device, dtype=torch.bool)  # type: ignore[return-value]
+
+
+@contextmanager
+def mapped_errors() -> Iterator[None]:
+    """Errors of torch become `ModelError`; their messages carry shapes and sizes, never texts."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ModelError("the device is out of memory", hint="lower backend.options.batch_size or max_new_tokens") from error
+    except RuntimeError as error:
+        raise ModelError(f"the model failed: {type(error).__name__}", hint="run ttsa-guard doctor") from error
+
+
+def _left_padded(rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Zero rows in front (never NaN: zero attention times NaN is NaN), and the attention mask; [batch, length, ...]."""
+    longest = max(len(r) for r in rows)
+    padded = torch.stack([torch.nn.functional.pad(r, (0, 0, longest - len(r), 0)) for r in rows])
+    mask = torch.stack([torch.arange(longest, device=r.device) >= longest - len(r) for r in rows]).long()
+    return padded, mask
+
+
+def _end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids that end an answer, the tokenizer's own first."""
+    found = model.generation_config.eos_token_id
+    ends = [found] if isinstance(found, int) else list(found or [])
+    own = tokenizer.eos_token_id
+    if isinstance(own, int):
+        ends = [own, *(e for e in ends if e != own)]
+    if not ends:
+        raise ModelError("the model has no end-of-text token", hint="set eos_token in its tokenizer configuration")
+    return ends

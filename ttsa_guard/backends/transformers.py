@@ -1,0 +1,252 @@
+"""The reference backend: any Hugging Face chat model, in process, through ``generate(inputs_embeds=...)``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+from weakref import WeakValueDictionary
+
+import torch
+from jinja2 import TemplateError
+from pydantic import BaseModel, ConfigDict, Field
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from ttsa_guard.backends.base import Continuation
+from ttsa_guard.backends.engine import Engine, mapped_errors
+from ttsa_guard.errors import ModelError, PromptError
+from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt, Scope, Soft, Tokens
+from ttsa_guard.plugins import Register, hookimpl
+from ttsa_guard.profile import FILE, GENERIC, ModelProfile
+
+T = TypeVar("T")
+EMBEDDED = "embedded"
+
+
+class TransformersOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = Field(EMBEDDED, min_length=1, description="'embedded', a Hugging Face name, or a path")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps, ...")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="auto: bfloat16 on CUDA, else float32")
+    batch_size: int = Field(32, ge=1, description="most answers decoded together")
+    profile: Path | None = Field(None, description="file made by 'ttsa-guard openings'")
+    template_options: dict[str, Any] = Field(default_factory=dict, description="passed to the chat template")
+
+
+class TransformersBackend:
+    """One model on one device. Backends with the same model, device and dtype in one process share weights and thread."""
+
+    def __init__(self, options: TransformersOptions) -> None:
+        path = model_path(options.model)
+        device = resolve_device(options.device)
+        self.name = options.model
+        self.options = options
+        self._loaded = _shared(path, device, resolve_dtype(options.dtype, device), options.batch_size)
+        self._engine = self._loaded.engine
+        self.token_norm = self._engine.token_norm
+        self.context_length = self._engine.context_length
+        self.profile = find_profile(options.profile, options.model)
+
+    @property
+    def device(self) -> str:
+        return str(self._engine.device)
+
+    @property
+    def dtype(self) -> str:
+        return str(self._engine.dtype).removeprefix("torch.")
+
+    async def render(self, messages: Sequence[Message], *, scope: Scope = "user") -> Prompt:
+        prompt = render(self._engine.tokenizer, messages, scope=scope, **self.options.template_options)
+        if len(prompt) >= self.context_length:
+            raise PromptError(
+                f"the prompt has {len(prompt)} tokens, the model takes fewer than {self.context_length}",
+                hint="shorten the conversation",
+            )
+        return prompt
+
+    async def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
+        stop = threading.Event()
+        try:
+            return await self._run(self._engine.generate, requests, stop)
+        finally:
+            # Cancelled while decoding: the thread ends at its next token and is free for other requests.
+            stop.set()
+
+    async def embed(self, ids: Sequence[int]) -> torch.Tensor:
+        return (await self._run(self._engine.embed, ids)).float().cpu()
+
+    async def log_likelihoods(self, prompt: Prompt, texts: Sequence[str]) -> list[float]:
+        return await self._run(self._engine.log_likelihoods, prompt, texts)
+
+    async def objective(self, prompt: Prompt, rows: Sequence[torch.Tensor], goals: Sequence[Continuation]) -> torch.Tensor:
+        def work() -> torch.Tensor:
+            with torch.inference_mode():
+                return self._engine.objective(prompt, rows, goals).cpu()
+
+        return await self._run(work)
+
+    async def gradient(
+        self, prompt: Prompt, rows: Sequence[torch.Tensor], goals: Sequence[Continuation]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return await self._run(self._engine.gradient, prompt, rows, goals)
+
+    async def close(self) -> None:
+        """Nothing to do: the weights may be shared, and go when the last backend that uses them does."""
+
+    async def _run(self, work: Callable[..., T], *args: Any) -> T:
+        def guarded() -> T:
+            with mapped_errors():
+                return work(*args)
+
+        return await asyncio.get_running_loop().run_in_executor(self._loaded.worker, guarded)
+
+
+def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, scope: Scope, **template_options: Any) -> Prompt:
+    """The conversation as the model's template has it, with the rows of `scope` soft.
+
+    Raises:
+        PromptError: empty, no chat template, or the template refuses the conversation.
+    """
+    if not any(m.content.strip() for m in messages):
+        raise PromptError("the conversation is empty", hint="give at least one non-empty user message")
+    if not tokenizer.chat_template:
+        raise PromptError("the model has no chat template", hint="choose an instruction-tuned model, or set tokenizer.chat_template")
+    turns = [{"role": m.role, "content": _without_markers(tokenizer, m.content)} for m in messages]
+    text = _templated(tokenizer, turns, template_options)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    first, last = _movable_span(text, turns, scope)
+    flags = [end > first and start < last for start, end in encoded["offset_mapping"]]
+    return Prompt(_segments(encoded["input_ids"], flags))
+
+
+def _templated(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], options: dict[str, Any]) -> str:
+    for conversation in (turns, _system_folded(turns)):
+        try:
+            return str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True, **options))
+        except TemplateError as error:
+            problem = error
+    raise PromptError(f"the model's chat template refuses the conversation: {problem}", hint="roles must alternate")
+
+
+def _system_folded(turns: list[dict[str, str]]) -> list[dict[str, str]]:
+    """For templates without a system role: the system text in front of the first user text."""
+    system = "\n\n".join(t["content"] for t in turns if t["role"] == "system")
+    rest = [dict(t) for t in turns if t["role"] != "system"]
+    if system and rest and rest[0]["role"] == "user":
+        rest[0]["content"] = f"{system}\n\n{rest[0]['content']}"
+    return rest
+
+
+def _without_markers(tokenizer: PreTrainedTokenizerBase, content: str) -> str:
+    """Text of a conversation must not be able to end a turn or open another one. Lone surrogates cannot be encoded."""
+    for marker in tokenizer.all_special_tokens:
+        content = content.replace(str(marker), "")
+    return content.encode("utf-8", "replace").decode("utf-8")
+
+
+def _movable_span(text: str, turns: list[dict[str, str]], scope: Scope) -> tuple[int, int]:
+    content = next((t["content"].strip() for t in reversed(turns) if t["role"] == "user"), "")
+    start = text.rfind(content) if content else -1
+    if scope == "all" or start < 0:
+        return 0, len(text)
+    return start, start + len(content)
+
+
+def _segments(ids: Sequence[int], flags: Sequence[bool]) -> tuple[Tokens | Soft, ...]:
+    segments: list[Tokens | Soft] = []
+    start = 0
+    for i in range(1, len(ids) + 1):
+        if i == len(ids) or flags[i] != flags[start]:
+            segments.append((Soft if flags[start] else Tokens)(tuple(ids[start:i])))
+            start = i
+    return tuple(segments)
+
+
+# ---------------------------------------------------------------------- loading
+
+
+def model_path(model: str) -> str:
+    return str(resources.files("ttsa_guard") / "embedded" / "chat") if model == EMBEDDED else model
+
+
+def resolve_device(device: str) -> str:
+    """The device that `device` names; "auto" is CUDA if there is one.
+
+    Raises:
+        ModelError: no such device.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"device {device!r} cannot be used", hint="use 'cpu' or 'auto'; see ttsa-guard doctor") from error
+    return device
+
+
+def resolve_dtype(dtype: str, device: str) -> torch.dtype:
+    if dtype == "auto":
+        return torch.bfloat16 if device.startswith("cuda") else torch.float32
+    found: torch.dtype = getattr(torch, dtype)
+    return found
+
+
+def find_profile(path: Path | None, model: str) -> ModelProfile:
+    """The named profile, else the one beside the weights, else the one in the cache, else the generic one."""
+    if path is not None:
+        return ModelProfile.load(path)
+    for candidate in (Path(model_path(model)) / FILE, cached_profile(model)):
+        if candidate.is_file():
+            return ModelProfile.load(candidate)
+    return GENERIC
+
+
+def cached_profile(model: str) -> Path:
+    """Where ``ttsa-guard openings MODEL`` keeps what it found."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return root / "ttsa_guard" / re.sub(r"[^\w.-]+", "_", model) / FILE
+
+
+@dataclass(eq=False)
+class _Loaded:
+    engine: Engine
+    worker: ThreadPoolExecutor
+
+
+_loaded: WeakValueDictionary[tuple[str, str, torch.dtype, int], _Loaded] = WeakValueDictionary()
+_loading = threading.Lock()
+
+
+def _shared(path: str, device: str, dtype: torch.dtype, batch_size: int) -> _Loaded:
+    """The model, loaded at most once at a time; it is freed with the last backend that holds it."""
+    key = (path, device, dtype, batch_size)
+    with _loading:
+        found = _loaded.get(key)
+        if found is None:
+            found = _loaded[key] = _load(path, device, dtype, batch_size)
+        return found
+
+
+def _load(path: str, device: str, dtype: torch.dtype, batch_size: int) -> _Loaded:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+    except Exception as error:
+        hint = "give 'embedded', a local folder, or a name on the Hugging Face hub (offline: only what is in its cache)"
+        raise ModelError(f"model {path!r} cannot be loaded: {type(error).__name__}", hint=hint) from error
+    with mapped_errors():
+        engine = Engine(model.to(device), tokenizer, batch_size=batch_size)
+    return _Loaded(engine, ThreadPoolExecutor(1, thread_name_prefix=f"ttsa-{Path(path).name}"))
+
+
+@hookimpl
+def ttsa_register_backends(register: Register) -> None:
+    register("transformers", TransformersBackend, options=TransformersOptions)

@@ -1,0 +1,55 @@
+"""The command line. Commands import what is heavy when they run, so that help is fast and needs no torch."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from ttsa_guard import __version__
+from ttsa_guard.cli import check, demo, doctor, openings, plugins, talk
+from ttsa_guard.cli.common import fail
+from ttsa_guard.errors import TTSAError
+
+__all__ = ["app", "main"]
+
+
+class _Commands(TyperGroup):
+    """Our own errors become one red line and the hint, with exit status 2, and never a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TTSAError as error:
+            fail(error)
+            raise typer.Exit(2) from None
+
+
+# Tracebacks that show local variables would show the moderated text.
+app = typer.Typer(cls=_Commands, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ttsa-guard {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    """Turn flagged chat answers into good ones."""
+
+
+for _command in (demo.demo, talk.chat, talk.steer, check.check, plugins.plugins, doctor.doctor, openings.openings):
+    app.command()(_command)
+
+
+def main() -> None:
+    """The console script."""
+    # Before torch is imported: spinning threads make it several times slower where other programs are running.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    app()

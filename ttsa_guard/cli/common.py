@@ -1,0 +1,172 @@
+"""What the commands share: options, settings, the guard, quiet libraries, and words for what happened."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+import warnings
+from collections.abc import Awaitable, Coroutine, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from ttsa_guard.config import GuardConfig, Use
+from ttsa_guard.errors import ConfigError, TTSAError
+
+if TYPE_CHECKING:
+    from ttsa_guard.guard import Guard
+    from ttsa_guard.moderators.base import Moderator
+    from ttsa_guard.plugins import Plugins
+    from ttsa_guard.record import AuditRecord
+
+T = TypeVar("T")
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+Model = Annotated[str | None, typer.Option(help="'embedded', a Hugging Face name, or a path.", show_default=False)]
+Config = Annotated[Path | None, typer.Option(help="YAML file with the guard's settings.", show_default=False)]
+SteererName = Annotated[str | None, typer.Option("--steerer", help="Use this steerer alone.", show_default=False)]
+ModeratorName = Annotated[str, typer.Option("--moderator", help="Plugin that judges.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+def settings(model: str | None = None, config: Path | None = None, steerer: str | None = None) -> GuardConfig:
+    """The guard's settings: the file, or the defaults, with what the command line names instead.
+
+    Raises:
+        ConfigError: the file is wrong, or `--model` is given for a backend that takes no model.
+    """
+    found = GuardConfig.load(config) if config else GuardConfig()
+    if model is not None:
+        if not model.strip():
+            raise ConfigError("--model is empty", hint="give 'embedded', a Hugging Face name, or a path")
+        backend = found.backend.model_copy(update={"options": {**found.backend.options, "model": model}})
+        found = found.model_copy(update={"backend": backend})
+    if steerer is not None:
+        found = found.model_copy(update={"steerers": (named(steerer, found.steerers),)})
+    return found
+
+
+def named(plugin: str, uses: Sequence[Use]) -> Use:
+    """The plugin with the options that the settings give it, if they name it."""
+    return next((use for use in uses if use.use == plugin), Use(use=plugin))
+
+
+def model_name(config: GuardConfig) -> str:
+    """What the settings call the chat model."""
+    default = "embedded" if config.backend.use == "transformers" else config.backend.use
+    return str(config.backend.options.get("model", default))
+
+
+def build_guard(config: GuardConfig, plugins: Plugins | None = None) -> Guard:
+    """The guard of every command; tests put a scripted one in its place."""
+    from ttsa_guard.guard import Guard
+
+    with quiet(), waiting("loading the model"):
+        _hide_loading_bars()
+        return Guard.from_config(config, plugins=plugins)
+
+
+def build_moderator(config: GuardConfig, name: str) -> Moderator:
+    """The moderator `name`, with its options from the settings."""
+    from ttsa_guard.guard import _made
+    from ttsa_guard.plugins import Plugins
+
+    moderator: Moderator = _made(Plugins(), "moderators", named(name, (*config.gate, config.guide)))
+    return moderator
+
+
+@contextmanager
+def quiet(*others: str) -> Iterator[None]:
+    """No warnings and logs of other libraries between our lines."""
+    loggers = [logging.getLogger(name) for name in ("nemoguardrails", "transformers", "huggingface_hub", *others)]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _hide_loading_bars() -> None:
+    try:
+        from transformers.utils import logging as transformers_logging
+    except ImportError:  # then loading the backend says what to install
+        return
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def progress(console: Console = err) -> Progress:
+    """A progress bar that leaves nothing behind."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def waiting(what: str) -> AbstractContextManager[Any]:
+    """Says what is being done, to a person who is watching."""
+    return err.status(what) if err.is_terminal else nullcontext()
+
+
+def run(guard: Guard, work: Coroutine[Any, Any, T]) -> T:
+    """Do `work` in an event loop of its own, and close the guard there."""
+
+    async def whole() -> T:
+        try:
+            return await work
+        finally:
+            await guard.close()
+
+    return asyncio.run(whole())
+
+
+async def timed(work: Awaitable[T]) -> tuple[T, float]:
+    """The result, and the seconds it took."""
+    started = time.perf_counter()
+    return await work, time.perf_counter() - started
+
+
+def plain(text: str, style: str = "") -> Text:
+    """Text of users and models for the terminal: no markup, no control sequences, nothing that cannot be encoded."""
+    printable = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "", text).encode("utf-8", "replace").decode("utf-8")
+    return Text(printable, style=style)
+
+
+def counted(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def happened(record: AuditRecord) -> str:
+    """One line about a review."""
+    effort = f"{counted(len(record.candidates), 'candidate')}, {record.seconds:.1f} s"
+    if record.action == "pass":
+        return f"passed by the gate (score {record.gate_score:.2f})"
+    if record.action == "swap":
+        kind = "" if record.helpful else ", a refusal"
+        return f"answer adjusted by {record.steerer}{kind}: {effort}"
+    return f"no answer given ({record.reason}): {effort}"
+
+
+def numbers(record: AuditRecord) -> dict[str, Any]:
+    """A record without texts, whatever the audit settings say: the flagged one is among them."""
+    data = record.as_dict()
+    del data["texts"]
+    data["candidates"] = [{key: value for key, value in c.items() if key != "text"} for c in data["candidates"]]
+    return data
+
+
+def fail(error: TTSAError) -> None:
+    """Print an error as one line, and its hint."""
+    err.print(Text.assemble(("error: ", "bold red"), plain(error.message.replace("\n", " "), "red")), soft_wrap=True)
+    if error.hint:
+        err.print(Text.assemble("hint: ", plain(error.hint)), soft_wrap=True)

@@ -1,0 +1,133 @@
+"""``ttsa-guard demo``: ten conversations through NeMo Guardrails, told as they happen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Group
+from rich.panel import Panel
+from rich.table import Table
+
+from ttsa_guard.cli import common
+from ttsa_guard.cli.common import counted, err, out, plain
+
+if TYPE_CHECKING:
+    from ttsa_guard.cli.showcase import Observer, Scene, Shown
+    from ttsa_guard.guard import Guard
+
+
+def demo(
+    as_json: common.AsJson = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw the searches to this file (PNG, SVG, PDF).", show_default=False)] = None,
+    model: common.Model = None,
+    config: common.Config = None,
+) -> None:
+    """Show the guard at work in ten conversations.
+
+    Benign and unsafe ones go through a NeMo Guardrails app whose output rail is the guard.
+
+    With the embedded model nothing is downloaded, and NeMo Guardrails' usage report is off.
+    """
+    from ttsa_guard.cli import showcase
+    from ttsa_guard.embedded.world import World
+    from ttsa_guard.plugins import Plugins
+
+    if plot:
+        from ttsa_guard.cli.plot import ready
+
+        ready(plot)
+    settings = common.settings(model, config)
+    offline = showcase.stay_offline(settings)
+    observer, plugins, world = showcase.Observer(), Plugins(), World.load()
+    plugins.add(observer)
+    guard = common.build_guard(settings, plugins)
+    if not as_json:
+        out.print(plain(_welcome(common.model_name(settings), offline=offline), "dim"))
+    shown = _played(guard, observer, showcase.scenes(world), live=not as_json)
+    report = {"model": common.model_name(settings), **showcase.report(world, shown)}
+    if as_json:
+        typer.echo(json.dumps(report))
+    else:
+        out.print(_summary(report))
+    if plot:
+        _draw(guard, shown, plot)
+
+
+def _welcome(model: str, *, offline: bool) -> str:
+    note = "; nothing is downloaded, and the usage report of NeMo Guardrails is off" if offline else ""
+    return f"NeMo Guardrails with the output rail 'ttsa steer output'; chat model: {model}{note}."
+
+
+def _played(guard: Guard, observer: Observer, todo: list[Scene], *, live: bool) -> list[Shown]:
+    from ttsa_guard.cli.showcase import play
+
+    console = out if live else err
+    with common.quiet(), common.progress(console) as bar:
+        task = bar.add_task("talking", total=len(todo))
+
+        async def play_all() -> list[Shown]:
+            shown: list[Shown] = []
+            async for one in play(guard, observer, todo):
+                shown.append(one)
+                if live:
+                    console.print(_conversation(len(shown), one))
+                bar.advance(task)
+            return shown
+
+        return common.run(guard, play_all())
+
+
+def _conversation(number: int, shown: Shown) -> Table:
+    """Who said what; never the flagged answer, which nobody is to see."""
+    record = shown.record
+    gate = f"passed, score {record.gate_score:.2f}"
+    if shown.flagged:
+        effort = ", ".join(
+            (
+                counted(len(record.candidates), "candidate"),
+                counted(record.generations, "generation"),
+                counted(record.moderation_calls, "moderation call"),
+                f"{record.seconds:.1f} s",
+            )
+        )
+        gate = f"flagged, score {record.gate_score:.2f}: {effort}"
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(justify="right", no_wrap=True, width=7)
+    grid.add_column()
+    grid.add_row(plain(str(number), "bold"), plain(shown.scene.group, "bold"))
+    grid.add_row(plain("user", "dim"), plain(shown.scene.user))
+    grid.add_row(plain("gate", "dim"), plain(gate, "yellow" if shown.flagged else "green"))
+    grid.add_row(plain({"pass": "answer", "swap": "swapped", "fallback": "instead"}[record.action], "dim"), plain(shown.answer))
+    grid.add_row("", "")
+    return grid
+
+
+def _summary(report: Mapping[str, Any]) -> Panel:
+    flagged = report["flagged"]
+    table = Table.grid(padding=(0, 2))
+    add: Callable[[str, str], None] = lambda name, value: table.add_row(plain(name, "bold"), plain(value))  # noqa: E731
+    add("flagged", f"{flagged} of {counted(report['conversations'], 'answer')}")
+    if flagged:
+        add("neutralised", f"{report['neutralised']} of {flagged}; the fallback text: {report['fallback']}")
+        add("good", f"{report['good']} of {flagged} (safe, fluent and on topic)")
+        add("helpful", f"{report['helpful']} of {flagged} (more than a refusal)")
+        add("effort", f"{report['generations']} generations, {report['moderation_calls']} moderation calls in all")
+        add("time", f"{report['steer_seconds_median']:.2f} s for a flagged answer (median)")
+    add("", f"{report['plain_generation_seconds_median']:.2f} s for the model's plain answer (median)")
+    how = {
+        "world": "good and helpful are exact: every sentence that the embedded model can say is known",
+        "guard": "good and helpful are the guard's own opinion: the truth is known for the embedded model only",
+    }[report["judge"]]
+    return Panel(Group(table, plain(f"\n{how}", "dim")), title="summary", expand=False)
+
+
+def _draw(guard: Guard, shown: list[Shown], path: Path) -> None:
+    from ttsa_guard.cli.plot import draw
+
+    flagged = [(f"{n} {one.scene.group}", one.record) for n, one in enumerate(shown, 1) if one.flagged]
+    draw(flagged, path, threshold=getattr(getattr(guard.guide, "options", None), "threshold", None))
+    err.print(plain(f"plot written to {path}", "dim"), soft_wrap=True)

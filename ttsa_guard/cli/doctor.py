@@ -1,0 +1,133 @@
+"""``ttsa-guard doctor``: is everything there, and does it work?"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Literal
+
+import typer
+from rich.table import Table
+
+from ttsa_guard.cli import common
+from ttsa_guard.cli.common import out, plain
+from ttsa_guard.cli.plugins import imported
+from ttsa_guard.config import GuardConfig
+from ttsa_guard.errors import TTSAError
+from ttsa_guard.plugins import Plugins
+
+if TYPE_CHECKING:
+    from ttsa_guard.guard import Guard
+    from ttsa_guard.verdict import Verdict
+
+Level = Literal["ok", "note", "broken"]
+_MARK: dict[Level, tuple[str, str]] = {"ok": ("ok", "green"), "note": ("note", "yellow"), "broken": ("broken", "bold red")}
+_QUESTION = "How do I clean a wooden table?"
+_ANSWER = "Wipe it with a damp cloth, then dry it with a soft one."
+
+
+@dataclass(frozen=True)
+class Finding:
+    subject: str
+    detail: str
+    level: Level = "ok"
+    hint: str = ""
+
+
+def doctor(model: common.Model = None, config: common.Config = None) -> None:
+    """Check the installation, the plugins and the model. Exit status 1 if something is broken."""
+    settings = common.settings(model, config)
+    table = Table(box=None, pad_edge=False, show_header=False)
+    broken = False
+    with common.quiet("ttsa_guard"):
+        for finding in findings(settings):
+            broken |= finding.level == "broken"
+            table.add_row(_styled(finding.level), finding.subject, plain(finding.detail))
+            if finding.hint:
+                table.add_row("", "", plain(f"→ {finding.hint}", "yellow"))
+    out.print(table)
+    if broken:
+        raise typer.Exit(1)
+
+
+def findings(settings: GuardConfig) -> Iterator[Finding]:
+    """Everything that can be said, cheap things first."""
+    yield Finding("python", platform.python_version())
+    yield from _packages()
+    yield from _plugins(settings)
+    try:
+        guard = common.build_guard(settings)
+    except TTSAError as error:
+        yield Finding("guard", error.message, "broken", error.hint)
+        return
+    yield from _model(guard, common.model_name(settings))
+    yield from _trial(guard)
+
+
+def _packages() -> Iterator[Finding]:
+    for package in ("ttsa-guard", "torch", "transformers", "nemoguardrails"):
+        yield _package(package, "broken", f"pip install {package}")
+    yield _package("matplotlib", "note", "only for plots: pip install 'ttsa-guard[plot]'")
+
+
+def _package(package: str, missing: Level, hint: str) -> Finding:
+    try:
+        return Finding(package, version(package))
+    except PackageNotFoundError:
+        return Finding(package, "not installed", missing, hint)
+
+
+def _plugins(settings: GuardConfig) -> Iterator[Finding]:
+    used = {use.use for use in (settings.backend, settings.guide, *settings.gate, *settings.steerers)}
+    found = [imported(point) for _, point in sorted(Plugins.installed().items())]
+    good = [listed.name for listed in found if not listed.error]
+    yield Finding("plugins", ", ".join(good) or "none", "ok" if good else "broken", "" if good else "reinstall ttsa-guard")
+    for listed in found:
+        if listed.error:
+            level: Level = "broken" if listed.name in used else "note"
+            yield Finding(f"plugin {listed.name}", listed.error, level, f"reinstall or remove {listed.package}")
+
+
+def _model(guard: Guard, name: str) -> Iterator[Finding]:
+    device, dtype = (getattr(guard.backend, key, "unknown") for key in ("device", "dtype"))
+    yield Finding("model", f"{name}, device {device}, {dtype}, context {guard.backend.context_length}")
+    profile = guard.profile
+    floor = "not measured" if profile.floor is None else f"{profile.floor:.2f} nats"
+    what = f"{common.counted(len(profile.openings), 'opening')}, likelihood floor {floor}"
+    if profile.model == "any":
+        yield Finding("profile", f"generic: {what}", "note", f"better answers with: ttsa-guard openings {name}")
+    else:
+        yield Finding("profile", f"of {profile.model}: {what}")
+
+
+def _trial(guard: Guard) -> Iterator[Finding]:
+    """One plain generation and one check by the gate. The generated answer is not shown: nobody may have passed it."""
+    try:
+        words, generation, verdict, check = common.run(guard, _tried(guard))
+    except TTSAError as error:
+        yield Finding("generation", error.message, "broken", error.hint)
+        return
+    yield Finding("generation", f"{common.counted(words, 'word')} in {generation:.2f} s")
+    if verdict.decision == "failed":
+        yield Finding("gate", f"{verdict.moderator} failed: {verdict.reason}", "broken", "check its options and its service")
+    else:
+        yield Finding("gate", f"{verdict.moderator}: {verdict.decision}, score {verdict.score:.3f}, in {check:.3f} s")
+
+
+async def _tried(guard: Guard) -> tuple[int, float, Verdict, float]:
+    from ttsa_guard.messages import GenerationRequest, Message
+    from ttsa_guard.moderators.base import moderate_safely
+
+    prompt = await guard.backend.render(Message.conversation(_QUESTION))
+    request = GenerationRequest(prompt, max_new_tokens=guard.config.generation.max_new_tokens)
+    [answer], generation = await common.timed(guard.backend.generate([request]))
+    judging = moderate_safely(guard.gate, [_ANSWER], prompts=[_QUESTION], seconds=guard.config.gate_seconds)
+    [verdict], check = await common.timed(judging)
+    return len(answer.text.split()), generation, verdict, check
+
+
+def _styled(level: Level) -> str:
+    text, style = _MARK[level]
+    return f"[{style}]{text}[/]"

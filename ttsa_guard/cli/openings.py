@@ -1,0 +1,104 @@
+"""``ttsa-guard openings``: collect what the guard should know about a chat model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+
+from ttsa_guard.cli import common
+from ttsa_guard.cli.common import out, plain
+from ttsa_guard.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ttsa_guard.profile import ModelProfile
+
+_PROBES = ("harmless", "unsafe")
+
+
+def openings(
+    model: Annotated[str, typer.Argument(help="'embedded', a Hugging Face name, or a path.", show_default=False)],
+    file: Annotated[Path | None, typer.Option("--out", help="Write it here, not to the cache.", show_default=False)] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Answers to each question.")] = 8,
+    moderator: common.ModeratorName = "lite",
+    prompts: Annotated[
+        Path | None, typer.Option(help="YAML file with the lists 'harmless' and 'unsafe'.", show_default=False)
+    ] = None,
+    config: common.Config = None,
+) -> None:
+    """Collect a model's profile, once for each model.
+
+    It says how the model's safe answers begin, and how likely its own answers are.
+    """
+    asked = _probes(prompts) if prompts else {}
+    settings = common.settings(model, config)
+    profile = _collected(settings, moderator, samples, asked)
+    path = file or _cached(model)
+    try:
+        profile.save(path)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}", hint="give another file with --out") from error
+    kinds = Counter(opening.kind for opening in profile.openings)
+    floor = "not measured" if profile.floor is None else f"{profile.floor:.2f} nats"
+    found = ", ".join(common.counted(kinds[kind], f"{kind} opening") for kind in ("answer", "redirect", "refusal"))
+    out.print(plain(f"{found}; likelihood floor {floor}"), soft_wrap=True)
+    out.print(plain(f"written to {path}"), soft_wrap=True)
+    _explain_use(model, path, named=file is not None)
+
+
+def _collected(settings: Any, moderator: str, samples: int, asked: dict[str, list[str]]) -> ModelProfile:
+    from ttsa_guard.steerers.openings import collect, default_probes
+
+    judge = common.build_moderator(settings, moderator)
+    guard = common.build_guard(settings)
+    harmless, unsafe = default_probes()
+    with common.quiet(), common.progress() as bar:
+        task = bar.add_task("sampling answers", total=None)
+        work = collect(
+            guard.backend,
+            judge,
+            harmless=asked.get("harmless", harmless),
+            unsafe=asked.get("unsafe", unsafe),
+            samples=samples,
+            on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+        return common.run(guard, work)
+
+
+def _probes(path: Path) -> dict[str, list[str]]:
+    """Questions from a file.
+
+    Raises:
+        ConfigError: it is not a mapping of "harmless" and "unsafe" to lists of texts.
+    """
+    hint = "write two lists of questions: 'harmless:' and 'unsafe:'"
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read {path}: {type(error).__name__}", hint=hint) from error
+    if not isinstance(data, dict) or set(data) != set(_PROBES):
+        raise ConfigError(f"{path} does not hold the two lists", hint=hint)
+    for name in _PROBES:
+        if not isinstance(data[name], list) or not all(isinstance(q, str) and q.strip() for q in data[name]):
+            raise ConfigError(f"{name!r} in {path} is not a list of questions", hint=hint)
+    return data
+
+
+def _cached(model: str) -> Path:
+    from ttsa_guard.backends.transformers import cached_profile
+
+    return cached_profile(model)
+
+
+def _explain_use(model: str, path: Path, *, named: bool) -> None:
+    from ttsa_guard.backends.transformers import model_path
+    from ttsa_guard.profile import FILE
+
+    beside = Path(model_path(model)) / FILE
+    if named and path.resolve() != beside.resolve():
+        out.print("[dim]to use it, set backend.options.profile to this file[/]")
+    elif not named and beside.is_file():
+        out.print(plain(f"it is not used as long as there is {beside}", "yellow"), soft_wrap=True)

@@ -1,0 +1,102 @@
+"""``ttsa-guard plugins``: what is installed, and the options of each plugin."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+from rich.table import Table
+
+from ttsa_guard.cli.common import out, plain, quiet
+from ttsa_guard.errors import PluginError
+from ttsa_guard.plugins import KINDS, Plugins
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One entry point of our group."""
+
+    name: str
+    package: str
+    kinds: tuple[str, ...] = ()
+    error: str = ""
+    options: dict[str, type[BaseModel]] = field(default_factory=dict)
+    """By kind; known only if the plugin was imported."""
+
+
+def plugins(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Import the plugins and show their options.")] = False,
+) -> None:
+    """List the installed plugins."""
+    with quiet():
+        found = [imported(point) if verbose else declared(point) for _, point in sorted(Plugins.installed().items())]
+    table = Table("plugin", "kind", "package", box=None, pad_edge=False, header_style="bold")
+    for listed in found:
+        table.add_row(plain(listed.name), ", ".join(listed.kinds) or "?", plain(listed.package))
+    out.print(table)
+    for listed in found:
+        if listed.error:
+            out.print(plain(f"\n{listed.name} is broken: {listed.error}", "red"), soft_wrap=True)
+        for kind, options in listed.options.items():
+            _show_options(f"{listed.name} ({kind})", options)
+    if not verbose:
+        out.print("\n[dim]--verbose shows their options[/]")
+
+
+def declared(point: EntryPoint) -> Listed:
+    """What the plugin's source says, without importing it: a backend would bring torch."""
+    try:
+        spec = find_spec(point.module)
+    except Exception as error:  # a parent package that does not import
+        return Listed(point.name, _package(point), error=f"{type(error).__name__}: {error}")
+    if spec is None:
+        return Listed(point.name, _package(point), error=f"there is no module {point.module!r}")
+    source = Path(spec.origin).read_text(encoding="utf-8") if spec.origin and spec.origin.endswith(".py") else ""
+    return Listed(point.name, _package(point), tuple(k[:-1] for k in KINDS if re.search(rf"\bdef ttsa_register_{k}\b", source)))
+
+
+def imported(point: EntryPoint) -> Listed:
+    """What the plugin registers."""
+    loader = Plugins()
+    try:
+        plugin = point.load()
+        loader.add(plugin)
+    except Exception as error:
+        reason = error.message if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
+        return Listed(point.name, _package(point), error=reason)
+    options = {kind[:-1]: made[point.name].options for kind, made in loader.found.items() if point.name in made}
+    problem = "" if options else "it registers nothing under this name"
+    return Listed(point.name, _package(point), tuple(options), problem, options)
+
+
+def _package(point: EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist else "?"
+
+
+def _show_options(title: str, options: type[BaseModel]) -> None:
+    out.print(f"\n[bold]{title}[/]" + ("" if options.model_fields else "  no options"))
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name, option in options.model_fields.items():
+        default = "required" if option.is_required() else f"= {_default(option)!r}"
+        table.add_row(f"  {name}", plain(_type(option.annotation), "dim"), plain(default), plain(option.description or ""))
+    if options.model_fields:
+        out.print(table)
+
+
+def _default(option: Any) -> Any:
+    default = option.get_default(call_default_factory=True)
+    return None if default is PydanticUndefined else default
+
+
+def _type(annotation: Any) -> str:
+    """A type as one writes it: ``float``, ``Literal['a', 'b']``, ``Path | None``."""
+    if isinstance(annotation, type) and not get_args(annotation):
+        return annotation.__name__
+    return re.sub(r"\b(typing|pathlib|collections\.abc)\.", "", str(annotation)).replace("NoneType", "None")

@@ -1,0 +1,208 @@
+"""Labelled answers for the lite moderator, from public data sets whose licences allow shipping what is trained on them.
+
+XSTest and JailbreakBench answers are loaded for evaluation only, and answers to prompts that also stand in XSTest,
+AdvBench, HarmBench, StrongREJECT, TDC2023 or JailbreakBench are dropped from everything else.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import random
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ttsa_guard.errors import UsageError
+
+Part = Literal["train", "validation", "test", "unrelated"]
+UNKNOWN = -1
+SOURCES = {
+    "gptfuzz": ("train.csv, evaluate.csv, question_list.csv", "sherdencooper/GPTFuzz @ 1eddeb5657", "MIT"),
+    "DiaSafety": ("train.json, val.json, test.json", "thu-coai/DiaSafety @ 5106a041b1", "Apache-2.0"),
+    "davidson-hate": ("labeled_data.csv", "t-davidson/hate-speech-and-offensive-language @ cb50f7e9eb", "MIT"),
+    "just-eval": ("outputs/*.json, safety_scores/*.json", "Re-Align/just-eval @ 3e1a1265e2, without LIMA", "MIT"),
+    "refusal_direction": ("completions/*/*.json, dataset/raw/*", "andyrdt/refusal_direction @ 9d852fae1a", "Apache-2.0"),
+    "dolly": ("dolly_3k.json, databricks_dolly_15k.csv", "gpt4life/alpagasus @ 95ad3e5251 and others", "CC BY-SA 3.0"),
+    "GPTeacher": ("roleplay-simple-deduped-roleplay-instruct.json", "teknium1/GPTeacher @ 481075123c", "MIT"),
+    "personalitychat": ("qna_chitchat_the_*.tsv", "sempjc/BotBuilder-PersonalityChat", "MIT"),
+    "self-dialogue": ("self_dialogues.jsonl.gz", "jfainberg/self_dialogue_corpus @ 113a1b0ff1", "BSD-3-Clause"),
+    "xstest": ("xstest_prompts.csv, model_completions/*.csv", "paul-rottger/exaggerated-safety @ d7bb5bd738", "CC BY 4.0"),
+}
+"""Folder under the data directory: (files, the GitHub repository they come from, licence). XSTest is for evaluation only."""
+
+_REFUSES = re.compile(
+    r"\b(i('m| am) (very |so |really )?sorry|i apologi[sz]e|i (can|could|do|will|would|must)(no|n')t|i can not|i won't|i refuse|"
+    r"i('m| am) (not able|unable)|as an (ai|responsible|ethical)|i('m| am) (just )?an ai|"
+    r"(is|are) (illegal|unethical|not appropriate)|not (comfortable|capable))"
+)
+
+
+@dataclass(frozen=True)
+class Example:
+    """An answer with its labels: 1 yes, 0 no, `UNKNOWN` not labelled."""
+
+    text: str
+    source: str
+    part: Part
+    harm: int = UNKNOWN
+    toxicity: int = UNKNOWN
+    refusal: int = UNKNOWN
+    weight: float = 1.0
+
+
+def check_layout(data: Path) -> None:
+    """Raises: UsageError: a data set is not where it is expected."""
+    for folder, (files, origin, _) in SOURCES.items():
+        for pattern in files.split(", "):
+            if not any((data / folder).glob(pattern)):
+                raise UsageError(f"no file {folder}/{pattern} under {data}", hint=f"it comes from github.com/{origin}")
+
+
+def examples(data: Path) -> Iterator[Example]:
+    """All examples of all sources; rows appear in the same order in every run."""
+    check_layout(data)
+    listed = _benchmark_prompts(data)
+    near: dict[str, bool] = {}
+
+    def banned(prompt: str) -> bool:
+        words = frozenset(normal(prompt).split())
+        key = " ".join(sorted(words))
+        if key not in near:
+            near[key] = any(len(words & other) >= 0.7 * len(words | other) for other in listed)
+        return near[key]
+
+    yield from _gptfuzz(data / "gptfuzz", banned)
+    yield from _diasafety(data / "DiaSafety")
+    yield from _davidson(data / "davidson-hate")
+    yield from _just_eval(data / "just-eval", banned)
+    yield from _refusal_direction(data / "refusal_direction", banned)
+    yield from _ordinary(data)
+    yield from _xstest(data / "xstest")
+
+
+def normal(text: str) -> str:
+    """Words of `text` in lower case, for comparing prompts."""
+    return re.sub(r"\W+", " ", text.lower()).strip()
+
+
+def _part(prompt: str) -> Part:
+    """The part that everything answering `prompt` belongs to: 65 % train, 10 % validation, 25 % test."""
+    share = zlib.crc32(normal(prompt).encode()) % 100
+    return "train" if share < 65 else "validation" if share < 75 else "test"
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _rows(path: Path, delimiter: str = ",") -> list[dict[str, str]]:
+    csv.field_size_limit(1 << 24)
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        return list(csv.DictReader(file, delimiter=delimiter, quoting=csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL))
+
+
+def _benchmark_prompts(data: Path) -> list[frozenset[str]]:
+    raw = data / "refusal_direction" / "dataset" / "raw"
+    prompts = [row["prompt"] for row in _rows(data / "xstest" / "xstest_prompts.csv")]
+    for path in sorted(raw.glob("*.csv")):
+        columns = ("goal", "Goal", "Behavior", "forbidden_prompt")
+        prompts += [row[c] for row in _rows(path) for c in columns if row.get(c)]
+    for path in sorted(raw.glob("*.json")):
+        prompts += _json(path)
+    return [frozenset(normal(p).split()) for p in prompts]
+
+
+def _weak_refusal(text: str) -> bool:
+    """Whether an answer opens like a refusal; only used where another label agrees."""
+    return bool(_REFUSES.search(text[:250].lower().replace("\u2019", "'")))
+
+
+def _gptfuzz(folder: Path, banned: Callable[[str], bool]) -> Iterator[Example]:
+    questions = [row["text"] for row in _rows(folder / "question_list.csv")]
+    for name in ("train.csv", "evaluate.csv"):
+        for row in _rows(folder / name):
+            question, harm, says_no = questions[int(row["question"])], int(row["label"]), _weak_refusal(row["Response"])
+            refusal = UNKNOWN if harm == int(says_no) else int(says_no)
+            part: Part = "validation" if zlib.crc32(question.encode()) % 10 == 0 else "train"
+            if name == "evaluate.csv":
+                part = "test"
+            if not banned(question):
+                yield Example(row["Response"], "gptfuzz", part, harm, UNKNOWN, refusal)
+
+
+def _diasafety(folder: Path) -> Iterator[Example]:
+    for name, part in (("train", "train"), ("val", "validation"), ("test", "test")):
+        for row in _json(folder / f"{name}.json"):
+            harm = int(row["label"] == "Unsafe")
+            toxic = {"Offending User": harm, "Toxicity Agreement": UNKNOWN}.get(row["category"], UNKNOWN if harm else 0)
+            # Weighs less: half of these labels depend on a context that the moderator does not see.
+            yield Example(row["response"], "DiaSafety", part, harm, toxic, UNKNOWN, 0.8)  # type: ignore[arg-type]
+
+
+def _davidson(folder: Path) -> Iterator[Example]:
+    for row in _rows(folder / "labeled_data.csv"):
+        # A quarter, since tweets are not answers and most of them are offensive; all of the few that are neither.
+        if row["class"] != "1" or zlib.crc32(row["tweet"].encode()) // 128 % 5 == 0:
+            text = re.sub(r"^(RT )?(@\S+ ?)*", "", row["tweet"].strip('"'))
+            yield Example(text, "davidson-hate", _part(row["tweet"]), UNKNOWN, int(row["class"] != "2"), UNKNOWN, 0.6)
+
+
+def _just_eval(folder: Path, banned: Callable[[str], bool]) -> Iterator[Example]:
+    for path in sorted((folder / "safety_scores").glob("*.json")):
+        for row in _json(path):
+            score = str((row["parsed_result"].get("safety") or {}).get("score", ""))
+            if score in {"1", "2", "4", "5"} and not banned(row["input"]):
+                harm, says_no = int(score in {"1", "2"}), _weak_refusal(row["output_cand"])
+                refusal = UNKNOWN if harm == int(says_no) else int(says_no)
+                yield Example(row["output_cand"], "just-eval safety", _part(row["input"]), harm, 0, refusal)
+    for path in sorted((folder / "outputs").glob("*.json")):
+        for row in _json(path):
+            wanted = row["dataset"] not in {"MaliciousInstruct", "hh-rlhf/red-team-attempts", "lima"}
+            if wanted and zlib.crc32(f"{path.name}{row['id']}".encode()) % 2 == 0 and not banned(row["instruction"]):
+                yield _harmless(row["output"], "just-eval answers", row["instruction"])
+
+
+def _refusal_direction(folder: Path, banned: Callable[[str], bool]) -> Iterator[Example]:
+    for path in sorted((folder / "completions").glob("*/*_evaluations.json")):
+        for row in _json(path)["completions"]:
+            refusal = 1 - int(row["is_jailbreak_substring_matching"])
+            if path.name.startswith("jailbreakbench"):
+                harm = int(row["is_jailbreak_llamaguard2"])
+                yield Example(row["response"], "JailbreakBench", "unrelated", harm, UNKNOWN, refusal)
+            elif not banned(row["prompt"]):
+                yield Example(row["response"], "refusal_direction", _part(row["prompt"]), 0, 0, refusal)
+
+
+def _harmless(text: str, source: str, prompt: str) -> Example:
+    return Example(text, source, _part(prompt), 0, 0, UNKNOWN if _weak_refusal(text) else 0)
+
+
+def _ordinary(data: Path) -> Iterator[Example]:
+    for row in _json(data / "dolly" / "dolly_3k.json"):
+        yield _harmless(row["output"], "dolly", row["instruction"])
+    for row in _rows(data / "dolly" / "databricks_dolly_15k.csv"):
+        yield _harmless(row["response"], "dolly", row["instruction"])
+    for row in _json(data / "GPTeacher" / "roleplay-simple-deduped-roleplay-instruct.json"):
+        yield _harmless(row["response"], "GPTeacher", row["instruction"])
+    for path in sorted((data / "personalitychat").glob("qna_chitchat_the_*.tsv")):
+        for row in _rows(path, "\t"):
+            yield _harmless(row["Answer"], "personalitychat", row["Question"])
+    rng = random.Random(0)
+    with gzip.open(data / "self-dialogue" / "self_dialogues.jsonl.gz", "rt", encoding="utf-8") as file:
+        for line in file:
+            turns = json.loads(line)["turns"]
+            if rng.random() < 0.12 and turns:
+                yield _harmless(" ".join(turns[1 : rng.randint(2, 6)]), "self-dialogue", turns[0])
+
+
+def _xstest(folder: Path) -> Iterator[Example]:
+    for path in sorted((folder / "model_completions").glob("*.csv")):
+        for row in _rows(path):
+            complied, refused = row["final_label"].startswith("1"), row["final_label"].startswith("2")
+            unsafe, refusal = row["type"].startswith("contrast"), int(refused) if complied or refused else UNKNOWN
+            yield Example(row["completion"], "XSTest", "unrelated", int(complied and unsafe), UNKNOWN, refusal)

@@ -1,0 +1,178 @@
+"""Train the lite moderator: ``python -m ttsa_guard.embedded.train_lite --data DIR [--out FILE] [--report FILE]``.
+
+DIR holds one folder for each of `lite_data.SOURCES`; the embedded world adds its own answers. Needs the extra ``train``.
+A run takes a few minutes on one core and prints the numbers of LITE_CARD.md; the same seed gives the same weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]
+from scipy.sparse import csr_matrix, vstack  # type: ignore[import-untyped]
+from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
+
+from ttsa_guard.embedded import lite_data, lite_domain
+from ttsa_guard.embedded.lite_data import Example
+from ttsa_guard.embedded.lite_report import measure
+from ttsa_guard.embedded.world import World
+from ttsa_guard.errors import TTSAError
+from ttsa_guard.moderators.features import BUCKETS, KIND_WEIGHTS, Features, featurise
+from ttsa_guard.moderators.lite import HEADS, pooled_logits
+
+Floats = NDArray[np.float64]
+CHUNK = 256
+LONGEST_TEXT = 2000
+"""Characters of a training text that count; longer ones only repeat what they are."""
+INVERSE_REGULARISATION = 10.0
+MINED_WEIGHT = 0.3
+
+
+class Heads:
+    """The three logistic heads while they are trained: weights [BUCKETS, 3] and bias [3]."""
+
+    def __init__(self) -> None:
+        self.weights = np.zeros((BUCKETS, len(HEADS)))
+        self.bias = np.zeros(len(HEADS))
+
+    def fit(self, head: int, rows: csr_matrix, labels: NDArray[Any], importance: Floats, *, seed: int) -> None:
+        model = LogisticRegression(C=INVERSE_REGULARISATION, max_iter=200, tol=1e-4, random_state=seed, warm_start=True)
+        model.coef_, model.intercept_ = self.weights[:, head][None], self.bias[head : head + 1]
+        model.fit(rows, labels, importance)
+        self.weights[:, head], self.bias[head] = model.coef_[0], model.intercept_[0]
+
+    def stored(self) -> tuple[NDArray[np.float16], Floats]:
+        return self.weights.astype(np.float16), self.bias
+
+    def logits(self, texts: Sequence[str]) -> Floats:
+        """Pooled logits with the weights as they will be stored, [texts, 3]."""
+        weights = self.stored()[0].astype(np.float32)
+        return np.concatenate([pooled_logits(texts[i : i + CHUNK], weights, self.bias) for i in range(0, len(texts), CHUNK)])
+
+
+def matrix(features: Features, windows: Sequence[int]) -> csr_matrix:
+    """The feature vectors of some windows, [windows, BUCKETS]."""
+    pieces, values, ends = [], [], [0]
+    norms = features.norms
+    for window in windows:
+        size = ends[-1]
+        for kind, value in enumerate(KIND_WEIGHTS):
+            piece = features.buckets[kind][features.low[kind, window] : features.high[kind, window]]
+            pieces.append(piece)
+            values.append(np.full(piece.size, value / norms[window]))
+            size += piece.size
+        ends.append(size)
+    indices = np.concatenate(pieces).astype(np.int32)
+    result = csr_matrix((np.concatenate(values), indices, np.array(ends)), shape=(len(windows), BUCKETS))
+    result.sum_duplicates()
+    return result
+
+
+def whole_rows(texts: Sequence[str], console: Console) -> csr_matrix:
+    parts = []
+    for i in track(range(0, len(texts), CHUNK), "features", console=console):
+        features = featurise(texts[i : i + CHUNK])
+        parts.append(matrix(features, features.whole.tolist()))
+    return vstack(parts, format="csr")
+
+
+def mined_rows(texts: Sequence[str], heads: Heads, head: int, console: Console) -> csr_matrix:
+    """The worst sentence of each harmless text, where `head` is not already sure of it: what pooling would flag."""
+    parts = []
+    for i in track(range(0, len(texts), CHUNK), f"worst sentences, {HEADS[head]}", console=console):
+        features = featurise(texts[i : i + CHUNK])
+        logits = features.project(heads.weights)[:, head] + heads.bias[head]
+        order = np.lexsort((logits, features.owner))
+        last = np.flatnonzero(np.diff(features.owner[order], append=-1))
+        worst = np.setdiff1d(order[last], features.whole)
+        parts.append(matrix(features, worst[logits[worst] > -2.0].tolist() or features.whole[:1].tolist()))
+    return vstack(parts, format="csr")
+
+
+def train(examples: Sequence[Example], console: Console, *, rounds: int, seed: int) -> Heads:
+    """Fit all heads; every round after the first adds the sentences of harmless texts that would be flagged."""
+    texts = [e.text[:LONGEST_TEXT] for e in examples]
+    rows, heads = whole_rows(texts, console), Heads()
+    for head, name in enumerate(HEADS):
+        labels = np.array([getattr(e, name) for e in examples])
+        known = np.flatnonzero(labels != lite_data.UNKNOWN)
+        importance = np.array([examples[i].weight for i in known.tolist()])
+        x, y = rows[known], labels[known]
+        negatives = [texts[i] for i in known.tolist() if labels[i] == 0]
+        for turn in range(rounds if name != "refusal" else 1):
+            if turn:
+                extra = mined_rows(negatives, heads, head, console)
+                x, y = vstack([x, extra], format="csr"), np.append(y, np.zeros(extra.shape[0], int))
+                importance = np.append(importance, np.full(extra.shape[0], MINED_WEIGHT))
+            heads.fit(head, x, y, importance, seed=seed)
+            console.print(f"{name}: round {turn + 1} fitted on {x.shape[0]} rows, {y.mean():.0%} positive")
+    return heads
+
+
+def temperatures(examples: Sequence[Example], logits: Floats) -> Floats:
+    """The temperature of each head that gives the validation labels the highest likelihood."""
+    found = np.ones(len(HEADS))
+    for head, name in enumerate(HEADS):
+        labels = np.array([getattr(e, name) for e in examples])
+        known = labels != lite_data.UNKNOWN
+        signs, values = np.where(labels[known] == 1, 1.0, -1.0), logits[known, head]
+
+        def loss(log_temperature: float, margin: Floats = signs * values) -> float:
+            return float(np.logaddexp(0.0, -margin / np.exp(log_temperature)).mean())
+
+        found[head] = np.exp(minimize_scalar(loss, bounds=(-2.0, 2.0), method="bounded").x)
+    return found
+
+
+def build(data: Path, out: Path, console: Console, *, domain: int, rounds: int, seed: int) -> dict[str, Any]:
+    """Train, calibrate, write `out` and measure; the result is the report."""
+    table = Table("data", "from", "licence", title="labelled answers")
+    for folder, (_, origin, licence) in lite_data.SOURCES.items():
+        table.add_row(folder, origin, licence)
+    console.print(table)
+    world = World.load()
+    examples = list(lite_data.examples(data))
+    training = [e for e in examples if e.part == "train"]
+    training += lite_domain.examples(world, domain, part="train", seed=seed)
+    heads = train(training, console, rounds=rounds, seed=seed)
+    validation = [e for e in examples if e.part == "validation"]
+    temperature = temperatures(validation, heads.logits([e.text for e in validation]))
+    weights, bias = heads.stored()
+    with out.open("wb") as file:
+        np.savez_compressed(file, weights=weights, bias=bias, temperature=temperature)
+    held_out = [e for e in examples if e.part in {"test", "unrelated"}]
+    probes = list(lite_domain.examples(world, 500, part="test", seed=seed + 1, topics="unseen"))
+    return measure([*held_out, *probes], world, heads.logits, temperature)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train the lite moderator.")
+    parser.add_argument("--data", type=Path, required=True, help="folder with one folder for each data set")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("lite.npz"), help="where the weights go")
+    parser.add_argument("--report", type=Path, help="where the measured numbers go, as JSON")
+    parser.add_argument("--domain", type=int, default=1000, help="world answers of each kind")
+    parser.add_argument("--rounds", type=int, default=2, help="fits of harm and toxicity, with more hard sentences each time")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    console = Console()
+    try:
+        report = build(args.data, args.out, console, domain=args.domain, rounds=args.rounds, seed=args.seed)
+    except TTSAError as error:
+        raise SystemExit(f"error: {error}") from None
+    text = json.dumps(report, indent=2)
+    if args.report:
+        args.report.write_text(text + "\n", encoding="utf-8")
+    console.print_json(text)
+
+
+if __name__ == "__main__":
+    main()

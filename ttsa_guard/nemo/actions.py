@@ -1,0 +1,111 @@
+"""The action behind the flow ``ttsa steer output``: one review of the guard, as a `RailOutcome`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any
+
+from nemoguardrails.actions import action
+from nemoguardrails.actions.rail_outcome import RailOutcome, TransformTarget
+
+from ttsa_guard.guard import Guard
+from ttsa_guard.messages import Message
+from ttsa_guard.record import AuditRecord, Outcome
+
+log = logging.getLogger(__name__)
+NAME = "ttsa_steer"
+"""In Colang 2.x: ``TtsaSteerAction``."""
+
+Event = Mapping[str, Any]
+
+
+def make_action(guard: Guard) -> Callable[..., Awaitable[RailOutcome]]:
+    """The action for `guard`. It raises nothing but `asyncio.CancelledError`: when an action raises, the host logs its
+    parameters, which hold the flagged text. It closes over the guard because streaming passes no registered parameters.
+    """
+
+    async def ttsa_steer(
+        context: Mapping[str, Any] | None = None, events: list[Any] | None = None, config: Any = None
+    ) -> RailOutcome:
+        # Without events this is a window of a stream, where the host does not apply a rewrite.
+        refuse = events is None or bool(getattr(config, "enable_rails_exceptions", False))
+        try:
+            _blank_reasoning(events or ())
+            answer = (context or {}).get("bot_message")
+            if not answer:
+                return RailOutcome.allow()
+            outcome = await guard.review(conversation(events or (), context or {}), answer)
+            return _rendered(outcome, rewritable=events is not None, refuse=refuse)
+        except Exception as error:
+            # The message may quote the moderated text, so only the kind of error is named.
+            log.error("%s failed with %s; the fallback is given", NAME, type(error).__name__)
+            return _fallback(guard.config.fallback, refuse, f"error: {type(error).__name__}", {"action": "fallback"})
+
+    # Of the system: runs here even if there is an action server, and stays out of the prompt's history.
+    registered: Callable[..., Awaitable[RailOutcome]] = action(is_system_action=True, name=NAME)(ttsa_steer)
+    return registered
+
+
+def conversation(events: Iterable[Any], context: Mapping[str, Any]) -> list[Message]:
+    """The conversation up to, and without, the answer under review; earlier answers as the user saw them.
+
+    Tool calls and their results are left out. Without events it is the user text in the context.
+    """
+    turns: list[dict[str, Any]] = []
+    for event in _distinct(events):
+        kind = event.get("type")
+        if kind == "SystemMessage":
+            turns.append({"role": "system", "content": event["content"]})
+        elif kind == "UtteranceUserActionFinished":
+            turns.append({"role": "user", "content": event["final_transcript"]})
+        elif kind == "UserMessage":  # the same text after the input rails
+            if turns and turns[-1]["role"] == "user":
+                turns.pop()
+            turns.append({"role": "user", "content": event["text"]})
+        elif kind == "StartUtteranceBotAction":
+            turns.append({"role": "assistant", "content": event["script"]})
+    return list(Message.conversation(turns or [{"role": "user", "content": context.get("user_message") or ""}]))
+
+
+def summary(record: AuditRecord) -> dict[str, Any]:
+    """A record as metadata for the host, which hands it to clients: never with a text, even if the record has them."""
+    data = record.as_dict()
+    del data["texts"]
+    return {**data, "candidates": len(record.candidates)}
+
+
+def _distinct(events: Iterable[Any]) -> Iterable[Event]:
+    """The events that are plain data, once each: 2.x keeps objects among them, and records outgoing ones twice."""
+    seen: set[str] = set()
+    for event in events:
+        if not isinstance(event, Mapping) or event.get("uid") in seen:
+            continue
+        if "uid" in event:
+            seen.add(event["uid"])
+        yield event
+
+
+def _blank_reasoning(events: Iterable[Any]) -> None:
+    """1.0 puts the reasoning in front of whatever leaves; no moderator has seen it."""
+    for event in events:
+        if isinstance(event, dict) and event.get("type") == "BotThinking":
+            event["content"] = ""
+
+
+def _rendered(outcome: Outcome, *, rewritable: bool, refuse: bool) -> RailOutcome:
+    metadata = summary(outcome.record)
+    if outcome.action == "pass":
+        return RailOutcome.allow(metadata=metadata)
+    if outcome.action == "swap" and rewritable:
+        return RailOutcome.transform(
+            [(TransformTarget.BOT_MESSAGE, outcome.text)], reason=outcome.record.reason, metadata=metadata
+        )
+    return _fallback(outcome.text, refuse, outcome.record.reason, metadata)
+
+
+def _fallback(text: str, refuse: bool, reason: str, metadata: Mapping[str, Any]) -> RailOutcome:
+    """The fallback text, or a block where the host is to render the refusal."""
+    if refuse:
+        return RailOutcome.block(reason=reason, metadata=metadata)
+    return RailOutcome.transform([(TransformTarget.BOT_MESSAGE, text)], reason=reason, metadata=metadata)

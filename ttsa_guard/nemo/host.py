@@ -1,0 +1,150 @@
+"""Bring the guard into an ``LLMRails``: read its settings, refuse what cannot be honoured, register the parts."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from nemoguardrails import register_provider
+from nemoguardrails.colang import parse_colang_file
+from nemoguardrails.colang.v2_x.runtime.runtime import create_flow_configs_from_flow_list
+from pydantic import BaseModel, ConfigDict, Field
+
+from ttsa_guard.config import GuardConfig, Use, validated
+from ttsa_guard.errors import ConfigError
+from ttsa_guard.guard import Guard
+from ttsa_guard.nemo import rails_path
+from ttsa_guard.nemo.actions import NAME, make_action
+from ttsa_guard.nemo.model import ENGINE, BackendModel
+from ttsa_guard.nemo.streaming import buffer_streams
+
+FLOW = "ttsa steer output"
+KEY = "ttsa_guard"
+"""Of our settings in ``custom_data``, and of the guard among the app's registered parameters."""
+
+_current: ContextVar[Guard] = ContextVar("ttsa_guard_current")
+"""Whose backend the next model is made from: providers are global to the host, guards belong to one app."""
+
+
+class ModelParameters(BaseModel):
+    """``parameters`` of a model with our engine; what is not given is as in the guard's settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0, le=2)
+    seed: int | None = None
+
+
+def init(app: Any) -> None:
+    """Set up the guard as the app's configuration says; the host calls this for every ``config.py`` that has it.
+
+    Does nothing if the app has a guard already.
+
+    Raises:
+        ConfigError, PluginError, ModelError: with a hint each; the host wraps them in a `RuntimeError`.
+    """
+    if installed_guard(app):
+        return
+    config = GuardConfig.parse(app.config.custom_data.get(KEY))
+    ours = [model for model in app.config.models if model.engine == ENGINE]
+    for model in ours:
+        _refuse_other_weights(model.model, config.backend)
+    if app.config.colang_version == "1.0" and not _enabled(app):
+        raise ConfigError(f"the flow {FLOW!r} is imported but not used", hint=f"add {FLOW!r} to rails.output.flows")
+    _refuse(app)
+    guard = Guard.from_config(config)
+    install(app, guard)
+    if ours:
+        _current.set(guard)
+        register_provider(ENGINE, _provide)
+
+
+def install(app: Any, guard: Guard) -> None:
+    """Make `guard` the output rail of an app that is built or being built; it replaces the one that is there.
+
+    In Colang 1.0 the flow is added and enabled if the configuration does not name it. In Colang 2.x the app's own flow
+    ``output rails`` has to call it.
+
+    Raises:
+        ConfigError: the app would let flagged text through.
+    """
+    _refuse(app)
+    _add_flow(app)
+    if not installed_guard(app):
+        buffer_streams(app)
+    app.register_action(make_action(guard), NAME)
+    app.register_action_param(KEY, guard)
+
+
+def installed_guard(app: Any) -> Guard | None:
+    """The app's guard, if it has one."""
+    guard: Guard | None = app.runtime.registered_action_params.get(KEY)
+    return guard
+
+
+def _provide(model: str, **parameters: Any) -> BackendModel:
+    """The host's factory for models with our engine."""
+    parameters.pop("mode", None)  # the host's own
+    asked = validated(ModelParameters, parameters, where=f"models.{model}.parameters").model_dump(exclude_none=True)
+    guard = _current.get()
+    seed = asked.pop("seed", guard.config.seed)
+    if "max_tokens" in asked:
+        asked["max_new_tokens"] = asked.pop("max_tokens")
+    return BackendModel(guard.backend, name=model, generation=guard.config.generation.model_copy(update=asked), seed=seed)
+
+
+def _refuse_other_weights(model: str | None, backend: Use) -> None:
+    """The guard's settings alone name the weights, because clients of the host's server may name any ``model``."""
+    loaded = backend.options.get("model", "embedded" if backend.use == "transformers" else model)
+    if model != loaded:
+        raise ConfigError(
+            f"models names {model!r} for the engine {ENGINE!r}, but the guard's backend has {loaded!r}",
+            hint=f"set custom_data.{KEY}.backend: {{use: {backend.use}, options: {{model: {model}}}}}, or model: {loaded}",
+        )
+
+
+def _refuse(app: Any) -> None:
+    """Raise for settings under which the host would show a flagged text."""
+    output = app.config.rails.output
+    if output.parallel:
+        raise ConfigError(
+            "rails.output.parallel undoes rewrites: every rail sees the original and the last one wins",
+            hint=f"remove parallel: true; put {FLOW!r} before rails that only check, and they judge the new answer",
+        )
+    if output.streaming and output.streaming.enabled:
+        raise ConfigError(
+            "rails.output.streaming shows an answer in chunks, before it can be replaced",
+            hint="remove rails.output.streaming; stream_async works without it, after the review",
+        )
+    chain = {"output rails", "run output rails"} <= app.runtime.flow_configs.keys()
+    if app.config.colang_version != "1.0" and not (chain and _enabled(app)):
+        raise ConfigError(
+            "this Colang 2.x app does not run our output rail",
+            hint=f"add to a .co file: import guardrails, and: flow output rails $output_text, with the line: {FLOW}",
+        )
+
+
+def _enabled(app: Any) -> bool:
+    """The configuration names our flow as an output rail, or another flow calls it."""
+    others = (flow for name, flow in app.runtime.flow_configs.items() if name != FLOW)
+    return FLOW in app.config.rails.output.flows or any(FLOW in (flow.source_code or "") for flow in others)
+
+
+def _add_flow(app: Any) -> None:
+    """Add our flow to an app that has not imported it, and enable it in Colang 1.0; the host has no public call for it."""
+    version, runtime = app.config.colang_version, app.runtime
+    if FLOW not in runtime.flow_configs:
+        file = "flows.v1.co" if version == "1.0" else "flows.co"
+        source = (Path(rails_path()) / file).read_text(encoding="utf-8")
+        flows = parse_colang_file(file, content=source, version=version)["flows"]
+        app.config.flows.extend(flows)
+        if version == "1.0":
+            for flow in flows:
+                flow["is_system_flow"] = True  # keeps it out of prompts
+                runtime._load_flow_config(flow)
+        else:
+            runtime.flow_configs.update(create_flow_configs_from_flow_list(flows))
+    if version == "1.0" and not _enabled(app):
+        app.config.rails.output.flows.append(FLOW)
