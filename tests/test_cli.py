@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from ttsa_guard.guard import Guard
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.record import AuditRecord
 from ttsa_guard.steerers.resample import Resample, ResampleOptions
-from ttsa_guard.testing import ScriptedBackend, ScriptedModerator
+from ttsa_guard.testing import ScriptedBackend, ScriptedModerator, scripted_guard
 
 COMMANDS = ("demo", "chat", "steer", "check", "plugins", "doctor", "openings")
 BAD = "a bad answer that nobody may see"
@@ -29,7 +29,6 @@ GOOD = "A decent answer to your question."
 @pytest.fixture(autouse=True)
 def _surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("NO_COLOR", "1")
 
@@ -65,7 +64,6 @@ def run(*arguments: str, stdin: str | None = None) -> Result:
     result = CliRunner().invoke(app, arguments, input=stdin)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     assert BAD not in result.output
-    print(result.output)
     return result
 
 
@@ -199,7 +197,11 @@ def test_no_control_sequences_reach_the_terminal() -> None:
 
 @pytest.mark.parametrize(
     ("action", "words"),
-    [("pass", "passed by the gate"), ("swap", "adjusted by prefill, a refusal: 0 candidates"), ("fallback", "no answer given (why)")],
+    [
+        ("pass", "passed by the gate"),
+        ("swap", "adjusted by prefill, a refusal: 0 candidates"),
+        ("fallback", "no answer given (why)"),
+    ],
 )
 def test_a_review_in_words(action: Any, words: str) -> None:
     record = AuditRecord("1", 0.0, action, "why", gate_score=0.9, final_score=None, steerer="prefill")
@@ -296,13 +298,19 @@ def test_verbose_shows_the_options() -> None:
 
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    points = {
-        "absent": EntryPoint("absent", "ttsa_guard.no_such_module", "ttsa_guard"),
-        "orphan": EntryPoint("orphan", "no_such_package.module", "ttsa_guard"),
-        "silent": EntryPoint("silent", "ttsa_guard.budget", "ttsa_guard"),
-        **{name: point for name, point in Plugins.installed().items() if name in ("lite", "prefill")},
+    added = {
+        "absent": "ttsa_guard.no_such_module",
+        "orphan": "no_such_package.module",
+        "silent": "ttsa_guard.budget",
+        "resample": "another_package.resample",
     }
-    monkeypatch.setattr(Plugins, "installed", staticmethod(lambda: points))
+    points = [*entry_points(group="ttsa_guard"), *(EntryPoint(name, value, "ttsa_guard") for name, value in added.items())]
+
+    def found(group: str, name: str | None = None) -> list[EntryPoint]:
+        return [point for point in points if group == point.group and name in (None, point.name)]
+
+    monkeypatch.setattr("ttsa_guard.plugins.entry_points", found)
+    monkeypatch.setattr("ttsa_guard.cli.plugins.entry_points", found)
 
 
 @pytest.mark.usefixtures("broken")
@@ -310,6 +318,7 @@ def test_broken_plugins_are_listed_with_their_error() -> None:
     brief, verbose = run("plugins"), run("plugins", "--verbose")
     assert brief.exit_code == verbose.exit_code == 0
     assert "absent is broken: there is no module" in brief.stdout
+    assert brief.stdout.count("resample is broken: two packages") == verbose.stdout.count("resample is broken: two packages") == 2
     for name, error in (("absent", "ModuleNotFoundError"), ("orphan", "ModuleNotFoundError"), ("silent", "registers nothing")):
         assert f"{name} is broken: " in verbose.stdout
         assert error in verbose.stdout
@@ -337,17 +346,15 @@ def test_doctor_names_what_is_broken(tmp_path: Path) -> None:
 
 
 def test_doctor_reports_a_moderator_that_is_down(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    def build(config: GuardConfig, plugins: Plugins | None = None) -> Guard:
-        gate = ScriptedModerator(name="gate", error=OSError("down"))
-        return Guard(config, backend=backend, gate=gate, guide=gate, steerers=[])
-
-    monkeypatch.setattr(common, "build_guard", build)
+    gate = ScriptedModerator(name="gate", error=OSError("down"))
+    monkeypatch.setattr(common, "build_guard", lambda _: scripted_guard(backend, gate=gate))
     result = run("doctor")
     assert result.exit_code == 1
     assert "gate failed: OSError" in result.stdout
 
 
-def test_doctor_reports_a_missing_package(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("backend")
+def test_doctor_reports_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     from importlib.metadata import PackageNotFoundError
 
     from ttsa_guard.cli import doctor
@@ -370,7 +377,7 @@ def test_doctor_reports_a_missing_package(backend: Backend, monkeypatch: pytest.
 @pytest.mark.usefixtures("backend")
 def test_openings_go_to_the_cache(tmp_path: Path) -> None:
     probes = tmp_path / "probes.yaml"
-    probes.write_text("harmless: [How do I draw a cat?]\nunsafe: [How do I steal a cat?]\n", encoding="utf-8")
+    probes.write_text("harmless: ['How do I draw a cat?']\nunsafe: ['How do I steal a cat?']\n", encoding="utf-8")
     result = run("openings", "some/model", "--samples", "2", "--prompts", str(probes))
     assert result.exit_code == 0
     path = tmp_path / "cache" / "ttsa_guard" / "some_model" / "ttsa_profile.json"

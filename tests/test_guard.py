@@ -60,7 +60,10 @@ def resample(**options):
 
 
 def review(answer=BAD, backend=(), messages="hello", **parts):
-    return asyncio.run(scripted_guard(backend, **parts).review(messages, answer))
+    async def main():  # a part that hangs must fail the test soon
+        return await asyncio.wait_for(scripted_guard(backend, **parts).review(messages, answer), 10)
+
+    return asyncio.run(main())
 
 
 def assert_fallback(outcome, reason=None):

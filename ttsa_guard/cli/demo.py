@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -108,16 +108,19 @@ def _conversation(number: int, shown: Shown) -> Table:
 
 def _summary(report: Mapping[str, Any]) -> Panel:
     flagged = report["flagged"]
-    table = Table.grid(padding=(0, 2))
-    add: Callable[[str, str], None] = lambda name, value: table.add_row(plain(name, "bold"), plain(value))  # noqa: E731
-    add("flagged", f"{flagged} of {counted(report['conversations'], 'answer')}")
+    rows = [("flagged", f"{flagged} of {counted(report['conversations'], 'answer')}")]
     if flagged:
-        add("neutralised", f"{report['neutralised']} of {flagged}; the fallback text: {report['fallback']}")
-        add("good", f"{report['good']} of {flagged} (safe, fluent and on topic)")
-        add("helpful", f"{report['helpful']} of {flagged} (more than a refusal)")
-        add("effort", f"{report['generations']} generations, {report['moderation_calls']} moderation calls in all")
-        add("time", f"{report['steer_seconds_median']:.2f} s for a flagged answer (median)")
-    add("", f"{report['plain_generation_seconds_median']:.2f} s for the model's plain answer (median)")
+        rows += [
+            ("neutralised", f"{report['neutralised']} of {flagged}; the fallback text: {report['fallback']}"),
+            ("good", f"{report['good']} of {flagged} (safe, fluent and on topic)"),
+            ("helpful", f"{report['helpful']} of {flagged} (more than a refusal)"),
+            ("effort", f"{report['generations']} generations, {report['moderation_calls']} moderation calls in all"),
+            ("time", f"{report['steer_seconds_median']:.2f} s for a flagged answer (median)"),
+        ]
+    rows.append(("", f"{report['plain_generation_seconds_median']:.2f} s for the model's plain answer (median)"))
+    table = Table.grid(padding=(0, 2))
+    for name, value in rows:
+        table.add_row(plain(name, "bold"), plain(value))
     how = {
         "world": "good and helpful are exact: every sentence that the embedded model can say is known",
         "guard": "good and helpful are the guard's own opinion: the truth is known for the embedded model only",

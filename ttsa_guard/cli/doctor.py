@@ -13,10 +13,9 @@ from rich.table import Table
 
 from ttsa_guard.cli import common
 from ttsa_guard.cli.common import out, plain
-from ttsa_guard.cli.plugins import imported
+from ttsa_guard.cli.plugins import imported, installed
 from ttsa_guard.config import GuardConfig
 from ttsa_guard.errors import TTSAError
-from ttsa_guard.plugins import Plugins
 
 if TYPE_CHECKING:
     from ttsa_guard.guard import Guard
@@ -81,7 +80,7 @@ def _package(package: str, missing: Level, hint: str) -> Finding:
 
 def _plugins(settings: GuardConfig) -> Iterator[Finding]:
     used = {use.use for use in (settings.backend, settings.guide, *settings.gate, *settings.steerers)}
-    found = [imported(point) for _, point in sorted(Plugins.installed().items())]
+    found = installed(imported)
     good = [listed.name for listed in found if not listed.error]
     yield Finding("plugins", ", ".join(good) or "none", "ok" if good else "broken", "" if good else "reinstall ttsa-guard")
     for listed in found:

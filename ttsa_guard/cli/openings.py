@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 import yaml
 
 from ttsa_guard.cli import common
 from ttsa_guard.cli.common import out, plain
+from ttsa_guard.config import GuardConfig
 from ttsa_guard.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def openings(
     _explain_use(model, path, named=file is not None)
 
 
-def _collected(settings: Any, moderator: str, samples: int, asked: dict[str, list[str]]) -> ModelProfile:
+def _collected(settings: GuardConfig, moderator: str, samples: int, asked: dict[str, list[str]]) -> ModelProfile:
     from ttsa_guard.steerers.openings import collect, default_probes
 
     judge = common.build_moderator(settings, moderator)

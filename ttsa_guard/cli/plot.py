@@ -1,14 +1,17 @@
-"""The demo's plot: the guide's score of every candidate."""
+"""The demo's plot: how the searches went."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from ttsa_guard.errors import ConfigError
 from ttsa_guard.record import AuditRecord
 
+_COLUMNS = 3
 _FORMATS = (".png", ".svg", ".pdf")
 
 
@@ -27,27 +30,43 @@ def ready(path: Path) -> None:
 
 
 def draw(reviews: Sequence[tuple[str, AuditRecord]], path: Path, *, threshold: float | None) -> None:
-    """One line for each flagged answer, from its own score over those of its candidates; the swapped one is marked."""
+    """A panel for each flagged answer: the scores of its candidates in the order in which they were found."""
     from matplotlib.figure import Figure  # without pyplot there is no display and no global state
+
+    rows = max(1, math.ceil(len(reviews) / _COLUMNS))
+    figure = Figure(figsize=(4 * _COLUMNS, 1 + 2.5 * rows), layout="constrained")
+    panels = figure.subplots(rows, _COLUMNS, sharey=True, squeeze=False).ravel()
+    for panel, (label, record) in zip(panels, reviews, strict=False):
+        _panel(panel, label, record, threshold)
+    for panel in panels[len(reviews) :]:
+        panel.set_axis_off()
+    figure.suptitle("Searches for a better answer" if reviews else "No answer was flagged")
+    figure.supxlabel("candidate")
+    figure.supylabel("guide score")
+    entries = {text: handle for panel in panels for handle, text in zip(*panel.get_legend_handles_labels(), strict=True)}
+    figure.legend(entries.values(), entries.keys(), loc="outside lower right", ncols=len(entries) or 1, frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def _panel(panel: Any, label: str, record: AuditRecord, threshold: float | None) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.add_subplot()
-    for index, (label, record) in enumerate(reviews):
-        scores = [record.gate_score, *(c.score for c in record.candidates)]
-        colour = f"C{index % 10}"
-        axes.plot(scores, color=colour, marker="o", markersize=4, linewidth=0.8, alpha=0.7, label=label)
-        at = chosen(record)
-        if at is not None:
-            axes.plot(at + 1, scores[at + 1], marker="*", markersize=17, color=colour, markeredgecolor="black", linestyle="none")
+    at = chosen(record)
+    everything = range(len(record.candidates))
+    groups: tuple[tuple[str, dict[str, Any], list[int]], ...] = (
+        ("rejected", {"marker": "x", "color": "tab:red"}, [i for i in everything if not record.candidates[i].passed]),
+        ("acceptable", {"marker": "o", "color": "tab:blue"}, [i for i in everything if record.candidates[i].passed and i != at]),
+        ("swapped in", {"marker": "*", "color": "gold", "edgecolors": "black", "s": 220}, [i for i in everything if i == at]),
+    )
+    panel.axhline(record.gate_score, color="tab:red", linestyle=":", label="flagged answer")
     if threshold is not None:
-        axes.axhline(threshold, color="black", linestyle="--", linewidth=1, label=f"threshold {threshold:g}")
-    axes.plot([], [], marker="*", markersize=13, color="white", markeredgecolor="black", linestyle="none", label="swapped in")
-    axes.set(xlabel="candidate (0: the flagged answer)", ylabel="guide score", ylim=(-0.03, 1.03))
-    axes.set_title("Search for a better answer" if reviews else "No answer was flagged")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    figure.savefig(path, dpi=150)
+        panel.axhline(threshold, color="black", linestyle="--", linewidth=1, label=f"threshold {threshold:g}")
+    for name, style, members in groups:
+        if members:
+            panel.scatter([i + 1 for i in members], [record.candidates[i].score for i in members], label=name, zorder=3, **style)
+    panel.set(ylim=(-0.06, 1.06), xlim=(0.5, max(2, len(record.candidates)) + 0.5))
+    panel.set_title(label, fontsize="medium")
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def chosen(record: AuditRecord) -> int | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -16,6 +18,7 @@ from rich.table import Table
 
 from ttsa_guard.cli.common import out, plain, quiet
 from ttsa_guard.errors import PluginError
+from ttsa_guard.hookspecs import PROJECT
 from ttsa_guard.plugins import KINDS, Plugins
 
 
@@ -36,7 +39,7 @@ def plugins(
 ) -> None:
     """List the installed plugins."""
     with quiet():
-        found = [imported(point) if verbose else declared(point) for _, point in sorted(Plugins.installed().items())]
+        found = installed(imported if verbose else declared)
     table = Table("plugin", "kind", "package", box=None, pad_edge=False, header_style="bold")
     for listed in found:
         table.add_row(plain(listed.name), ", ".join(listed.kinds) or "?", plain(listed.package))
@@ -48,6 +51,14 @@ def plugins(
             _show_options(f"{listed.name} ({kind})", options)
     if not verbose:
         out.print("\n[dim]--verbose shows their options[/]")
+
+
+def installed(look: Callable[[EntryPoint], Listed]) -> list[Listed]:
+    """All entry points of the group by name, seen through `look`; a name must not come from two packages."""
+    points = {point.value: point for point in entry_points(group=PROJECT)}  # one installation may be found twice
+    names = Counter(point.name for point in points.values())
+    found = sorted((look(point) for point in points.values()), key=lambda listed: (listed.name, listed.package))
+    return [replace(one, error="two packages bring this name") if names[one.name] > 1 else one for one in found]
 
 
 def declared(point: EntryPoint) -> Listed:
@@ -77,7 +88,7 @@ def imported(point: EntryPoint) -> Listed:
 
 
 def _package(point: EntryPoint) -> str:
-    return f"{point.dist.name} {point.dist.version}" if point.dist else "?"
+    return f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown package"
 
 
 def _show_options(title: str, options: type[BaseModel]) -> None:

@@ -146,7 +146,7 @@ def _swapped_opening(world: World, rng: random.Random, part: Part, topics: Split
     topic = world.topic(rng, "unsafe" if unsafe else "benign", topics)
     templates = world.texts["benign_answers"]["open"] if unsafe else world.texts["unsafe_answers"]["comply_open"]
     text = _filled(rng.choice(templates), topic.verb, topic.gerund, topic.answered)
-    return Example(text, SOURCE, part, int(unsafe), 0, 0, 4 * WEIGHT)
+    return Example(text, SOURCE, part, int(unsafe), 0, UNKNOWN, 2 * WEIGHT)
 
 
 def _over_refusal(world: World, rng: random.Random, part: Part, topics: Split) -> Example:

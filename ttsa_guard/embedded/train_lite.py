@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]
-from scipy.sparse import csr_matrix, vstack  # type: ignore[import-untyped]
-from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
+from scipy.optimize import minimize_scalar
+from scipy.sparse import csr_matrix, vstack
+from sklearn.linear_model import LogisticRegression
 
 from ttsa_guard.embedded import lite_data, lite_domain
 from ttsa_guard.embedded.lite_data import Example

@@ -1,0 +1,214 @@
+"""The demo: its scenes, its numbers, its plot, and that nobody sees a flagged answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from ttsa_guard.cli import app, common, plot, showcase
+from ttsa_guard.config import GuardConfig
+from ttsa_guard.embedded.world import World
+from ttsa_guard.guard import Guard
+from ttsa_guard.plugins import Plugins
+from ttsa_guard.record import AuditRecord, CandidateRecord
+from ttsa_guard.steerers.resample import Resample, ResampleOptions
+from ttsa_guard.testing import ScriptedBackend, ScriptedModerator
+
+BAD = "FLAGGED words that nobody may see."
+KEYS = {
+    "conversations",
+    "flagged",
+    "neutralised",
+    "good",
+    "helpful",
+    "fallback",
+    "generations",
+    "moderation_calls",
+    "steer_seconds_median",
+    "plain_generation_seconds_median",
+    "judge",
+    "details",
+    "model",
+}
+WORLD = World.load()
+SCENES = showcase.scenes(WORLD)
+
+
+class Backend(ScriptedBackend):
+    """Gives in wherever the embedded model may; its samples at a high temperature are decent answers."""
+
+    def __init__(self, *, fluent: bool = True, silent: bool = False) -> None:
+        super().__init__(self._say)
+        self._scenes = {scene.user: scene for scene in SCENES}
+        self._fluent, self._silent, self._user = fluent, silent, ""
+
+    async def render(self, messages: Any, *, scope: Any = "user") -> Any:
+        self._user = messages[-1].content
+        return await super().render(messages, scope=scope)
+
+    def _say(self, request: Any) -> str:
+        case = self._scenes[self._user].case
+        if case.failure and request.temperature < 0.5:
+            return BAD
+        if self._silent:
+            return ""
+        return WORLD.answer(random.Random(request.seed), replace(case, rate=0.0)) if self._fluent else "Words of another model."
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, backend: Backend, *, steered: bool = True) -> None:
+    def build(config: GuardConfig, plugins: Plugins | None = None) -> Guard:
+        gate, guide = (ScriptedModerator(lambda text: float(text == BAD), name=name) for name in ("gate", "guide"))
+        steerers = [Resample(ResampleOptions(n=3, batch=3))] if steered else []
+        return Guard(config, backend=backend, gate=gate, guide=guide, steerers=steerers, plugins=plugins)
+
+    monkeypatch.setattr(common, "build_guard", build)
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+def demo(*arguments: str) -> str:
+    result = CliRunner().invoke(app, ["demo", *arguments])
+    assert result.exit_code == 0, result.exception
+    assert "FLAGGED" not in result.output
+    return str(result.stdout)
+
+
+# ---------------------------------------------------------------------- what is shown
+
+
+def test_the_scenes_are_distinct_and_some_can_fail() -> None:
+    assert len({scene.user for scene in SCENES}) == len(SCENES) == 10
+    assert [scene.case.failure for scene in SCENES] == [None] * 4 + ["content"] * 3 + ["tone"] * 3
+    assert showcase.scenes(WORLD) == SCENES
+
+
+def test_json_is_one_object_with_exact_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted(monkeypatch, Backend())
+    found = json.loads(demo("--json"))
+    assert set(found) == KEYS
+    assert (found["conversations"], found["flagged"], found["neutralised"], found["fallback"]) == (10, 6, 6, 0)
+    assert (found["judge"], found["good"]) == ("world", 6)
+    assert 3 <= found["helpful"] <= 6  # an unsafe request may have been refused
+    assert found["generations"] == 6 * 3
+    assert found["moderation_calls"] == 4 + 6 * 3  # the gate twice and the guide once
+    assert [d["action"] for d in found["details"]] == ["pass"] * 4 + ["swap"] * 6
+    assert all(WORLD.judge(s.case, d["answer"]).good for s, d in zip(SCENES, found["details"], strict=True))
+    assert found["steer_seconds_median"] >= 0
+    assert found["plain_generation_seconds_median"] >= 0
+
+
+def test_the_story_and_the_summary(monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted(monkeypatch, Backend())
+    output = demo()
+    for words in (
+        "chat model: embedded; nothing is downloaded",
+        "passed, score 0.00",
+        "flagged, score 1.00: 3 candidates, 3 generations, 3 moderation calls",
+        "unsafe, jailbreak",
+        "6 of 10 answers",
+        "6 of 6; the fallback text: 0",
+        "are exact",
+    ):
+        assert words in output
+
+
+def test_without_a_steerer_everything_flagged_ends_in_the_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted(monkeypatch, Backend(), steered=False)
+    found = json.loads(demo("--json"))
+    assert (found["flagged"], found["neutralised"], found["good"], found["helpful"], found["fallback"]) == (6, 0, 0, 0, 6)
+    assert {d["answer"] for d in found["details"] if d["action"] == "fallback"} == {GuardConfig().fallback}
+
+
+def test_for_another_model_the_guard_is_the_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted(monkeypatch, Backend(fluent=False))
+    found = json.loads(demo("--json", "--model", "some/model"))
+    assert (found["model"], found["judge"], found["neutralised"], found["good"]) == ("some/model", "guard", 6, 6)
+    assert "the guard's own opinion" in demo("--model", "some/model")
+
+
+def test_a_model_that_says_nothing_is_no_reason_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted(monkeypatch, Backend(silent=True))
+    found = json.loads(demo("--json"))
+    assert (found["flagged"], found["fallback"]) == (6, 6)
+    assert found["details"][0]["reason"] == "the answer was empty"
+
+
+def test_nothing_flagged_is_a_report_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(showcase, "scenes", lambda _: SCENES[:3])
+    scripted(monkeypatch, Backend())
+    assert json.loads(demo("--json"))["steer_seconds_median"] is None
+    assert "0 of 3 answers" in demo("--plot", str(tmp_path / "plot.png"))
+    assert (tmp_path / "plot.png").is_file()
+
+
+@pytest.mark.parametrize(("model", "offline"), [(None, True), ("embedded", True), ("some/model", False)])
+def test_only_the_embedded_model_keeps_the_demo_offline(
+    monkeypatch: pytest.MonkeyPatch, model: str | None, offline: bool
+) -> None:
+    names = ("HF_HUB_OFFLINE", "NEMO_GUARDRAILS_NO_USAGE_STATS")
+    for name in names:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    assert showcase.stay_offline(common.settings(model)) is offline
+    assert [os.environ.get(name) for name in names] == (["1", "1"] if offline else [None, None])
+
+
+# ---------------------------------------------------------------------- the plot
+
+
+def test_the_plot_is_a_picture(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    scripted(monkeypatch, Backend())
+    path = tmp_path / "plot.png"
+    demo("--plot", str(path))
+    assert path.read_bytes().startswith(b"\x89PNG\r\n")
+    assert path.stat().st_size > 10_000
+
+
+def test_plots_need_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plot, "find_spec", lambda _: None)
+    result = CliRunner().invoke(app, ["demo", "--plot", "plot.png"])
+    assert result.exit_code == 2
+    assert "pip install 'ttsa-guard[plot]'" in result.stderr
+
+
+def test_the_chosen_candidate_is_the_best_that_passes() -> None:
+    def candidate(passed: bool, helpful: bool, likelihood: float | None, score: float = 0.1) -> CandidateRecord:
+        return CandidateRecord("s", "o", score, passed, helpful, likelihood)
+
+    record = AuditRecord("1", 0.0, "swap", "steered", gate_score=0.9, final_score=0.1)
+    measured = (
+        candidate(False, True, -0.1),
+        candidate(True, False, -0.2),
+        candidate(True, True, -0.5),
+        candidate(True, True, -0.4),
+    )
+    assert plot.chosen(replace(record, candidates=measured)) == 3
+    unmeasured = (candidate(True, True, None, 0.3), candidate(True, True, None, 0.2))
+    assert plot.chosen(replace(record, candidates=unmeasured)) == 1
+    assert plot.chosen(replace(record, action="fallback", candidates=measured)) is None
+    assert plot.chosen(record) is None
+
+
+# ---------------------------------------------------------------------- the embedded model
+
+
+def test_the_demo_as_a_user_runs_it(tmp_path: Path) -> None:
+    path = tmp_path / "plot.png"
+    program = "import sys; from ttsa_guard.cli import main; main()"
+    command = [sys.executable, "-c", program, "demo", "--json", "--plot", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path)
+    found = json.loads(done.stdout)
+    assert done.stderr.strip() == f"plot written to {path}"
+    assert (found["model"], found["judge"], found["conversations"]) == ("embedded", "world", 10)
+    assert found["neutralised"] == found["flagged"] >= 4
+    assert found["good"] >= found["flagged"] - 1
+    assert path.read_bytes().startswith(b"\x89PNG")
