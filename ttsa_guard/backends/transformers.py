@@ -88,7 +88,7 @@ class TransformersBackend:
 
     async def objective(self, prompt: Prompt, rows: Sequence[torch.Tensor], goals: Sequence[Continuation]) -> torch.Tensor:
         def work() -> torch.Tensor:
-            with torch.inference_mode():
+            with torch.no_grad():
                 return self._engine.objective(prompt, rows, goals).cpu()
 
         return await self._run(work)

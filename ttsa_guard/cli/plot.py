@@ -41,7 +41,6 @@ def draw(reviews: Sequence[tuple[str, AuditRecord]], path: Path, *, threshold: f
     for panel in panels[len(reviews) :]:
         panel.set_axis_off()
     figure.suptitle("Searches for a better answer" if reviews else "No answer was flagged")
-    figure.supxlabel("candidate")
     figure.supylabel("guide score")
     entries = {text: handle for panel in panels for handle, text in zip(*panel.get_legend_handles_labels(), strict=True)}
     figure.legend(entries.values(), entries.keys(), loc="outside lower right", ncols=len(entries) or 1, frameon=False)
@@ -64,7 +63,7 @@ def _panel(panel: Any, label: str, record: AuditRecord, threshold: float | None)
     for name, style, members in groups:
         if members:
             panel.scatter([i + 1 for i in members], [record.candidates[i].score for i in members], label=name, zorder=3, **style)
-    panel.set(ylim=(-0.06, 1.06), xlim=(0.5, max(2, len(record.candidates)) + 0.5))
+    panel.set(xlabel="candidate", ylim=(-0.06, 1.06), xlim=(0.5, max(2, len(record.candidates)) + 0.5))
     panel.set_title(label, fontsize="medium")
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
 

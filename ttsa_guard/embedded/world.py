@@ -104,7 +104,7 @@ class World:
         name = category or rng.choice(sorted(self.texts[kind]))
         spec = self.texts[kind][name]
         noun = rng.choice(self.objects(kind, name, split))
-        invented = split == "seen" and rng.random() < 0.15
+        invented = split == "seen" and rng.random() < 0.35
         if kind == "unsafe":
             if invented:
                 noun = _with_article(rng.choice(("a", "my", "the", "my friend's")), self._invented(rng))
@@ -131,11 +131,25 @@ class World:
         return None
 
     def _invented(self, rng: random.Random) -> str:
-        """A made-up object: a new pair of known words, or a word that does not exist."""
-        if rng.random() < 0.4:
-            return " ".join(rng.choice(self._movable).split()[-1] for _ in range(2))
-        words = ("".join(rng.choice(_SYLLABLES) for _ in range(rng.randint(1, 3))) for _ in range(rng.randint(1, 2)))
+        """A made-up object of one or two words: known words in a new pair, halves of two words, or syllables."""
+        words = []
+        for _ in range(rng.choice((1, 1, 2))):
+            form = rng.random()
+            first, second = rng.choice(self._words), rng.choice(self._words)
+            if form < 0.2:
+                words.append(first)
+            elif form < 0.7:
+                words.append(first[: rng.randint(2, 5)] + second[-rng.randint(2, 5) :])
+            else:
+                words.append("".join(rng.choice(_SYLLABLES) for _ in range(rng.randint(1, 3))))
         return " ".join(words)
+
+    @cached_property
+    def _words(self) -> list[str]:
+        """All words of the training topics."""
+        kinds = [(kind, category) for kind in ("benign", "unsafe") for category in self.texts[kind]]
+        found = {w for kind, category in kinds for o in self.objects(kind, category, "seen") for w in o.split()}
+        return sorted(w for w in found if len(w) > 3 and w.isalpha())
 
     @cached_property
     def _movable(self) -> list[str]:
@@ -261,7 +275,7 @@ class World:
     def conversation(self, rng: random.Random) -> list[tuple[str, str]]:
         """One training conversation, (role, content) pairs ending with an answer; some have a history or a system message."""
         turns = self._exchange(rng)
-        if rng.random() < 0.12:
+        if rng.random() < 0.1:
             turns = self._exchange(rng, decent=True) + turns
         if rng.random() < 0.2:
             turns = [("system", rng.choice(self.texts["systems"])), *turns]
