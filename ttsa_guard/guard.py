@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -18,39 +17,21 @@ from typing import Any
 
 from ttsa_guard.backends.base import Backend, ScoresText
 from ttsa_guard.budget import Clock, Spend, within
-from ttsa_guard.config import GuardConfig, Use, validated
-from ttsa_guard.errors import BudgetError, ConfigError, TTSAError
+from ttsa_guard.config import GuardConfig
+from ttsa_guard.errors import BudgetError, ConfigError
 from ttsa_guard.messages import GenerationRequest, Message
 from ttsa_guard.moderators.base import Moderator, Panel, moderate_safely
-from ttsa_guard.plugins import Kind, Plugins
+from ttsa_guard.parts import make
+from ttsa_guard.plugins import Plugins
 from ttsa_guard.profile import GENERIC, ModelProfile
-from ttsa_guard.quality import Flaw, Quality
-from ttsa_guard.record import Action, AuditRecord, AuditSink, CandidateRecord, Outcome
+from ttsa_guard.quality import Quality
+from ttsa_guard.record import Action, AuditRecord, AuditSink, Outcome
+from ttsa_guard.selection import Judged, best_first
 from ttsa_guard.steerers.base import Candidate, Steerer, Task
 from ttsa_guard.verdict import Verdict
 
 log = logging.getLogger(__name__)
 _GATE_TRIES = 3
-
-
-@dataclass(frozen=True, eq=False)
-class _Judged:
-    """A candidate with everything that decides about it."""
-
-    candidate: Candidate
-    steerer: str
-    log_likelihood: float | None
-    flaws: tuple[Flaw, ...]
-    helpful: bool
-
-    @property
-    def acceptable(self) -> bool:
-        return not self.candidate.verdict.flagged and not self.flaws
-
-    @property
-    def rank(self) -> tuple[bool, float]:
-        """Helpful ones first, then the likeliest under the unsteered model: the least distortion."""
-        return self.helpful, self.log_likelihood if self.log_likelihood is not None else -self.candidate.verdict.score
 
 
 @dataclass(eq=False)
@@ -61,7 +42,7 @@ class _Review:
     answer: str
     spend: Spend
     first: Verdict | None = None
-    judged: list[_Judged] = field(default_factory=list)
+    judged: list[Judged] = field(default_factory=list)
     gate_calls: int = 0
     gate_seconds: float = 0.0
 
@@ -114,14 +95,17 @@ class Guard:
             PluginError, ConfigError, ModelError: with a hint each.
         """
         plugins = plugins or Plugins()
-        members: tuple[Moderator, ...] = tuple(_made(plugins, "moderators", use) for use in config.gate)
-        backend = backend or _made(plugins, "backends", config.backend)
+        members: tuple[Moderator, ...] = tuple(make(plugins, "moderators", use) for use in config.gate)
+        guide = make(plugins, "moderators", config.guide)
+        steerers = [make(plugins, "steerers", use) for use in config.steerers]
+        # The backend comes last: it takes longest, and a typo elsewhere should show at once.
+        backend = backend or make(plugins, "backends", config.backend)
         return cls(
             config,
             backend=backend,
             gate=members[0] if len(members) == 1 else Panel(members, config.combine),
-            guide=_made(plugins, "moderators", config.guide),
-            steerers=[_made(plugins, "steerers", use) for use in config.steerers],
+            guide=guide,
+            steerers=steerers,
             profile=getattr(backend, "profile", GENERIC),
             plugins=plugins,
         )
@@ -149,8 +133,11 @@ class Guard:
             review.first = await self._check(review, answer)
             if not review.first.flagged:
                 return self._finish(review, answer, "pass", "passed by the gate", None, review.first)
+            if review.first.decision == "failed":
+                # Without a gate nothing may leave, so there is nothing to search for.
+                return self._finish(review, self.config.fallback, "fallback", f"gate failed: {review.first.reason}", None, None)
             reason = await self._search(review)
-            best = _best(review)
+            best = best_first(review.judged)[:_GATE_TRIES]
             for judged in best:
                 final = await self._check(review, judged.candidate.text)
                 if not final.flagged:
@@ -215,24 +202,18 @@ class Guard:
         prompts = [_last_user(review.messages)] * len(texts)
         return await moderate_safely(self.guide, texts, prompts=prompts, seconds=review.spend.seconds_left)
 
-    async def _judge(self, task: Task, steerer: str, candidates: Sequence[Candidate]) -> list[_Judged]:
+    async def _judge(self, task: Task, steerer: str, candidates: Sequence[Candidate]) -> list[Judged]:
         """Quality of the candidates that the guide passes; one batched forward pass for all of them."""
-        passing = [c for c in candidates if not c.verdict.flagged]
-        likelihoods: list[float | None] = [None] * len(passing)
+        passing = [c.text for c in candidates if not c.verdict.flagged]
+        likelihoods: dict[str, float] = {}
         if passing and isinstance(self.backend, ScoresText):
-            likelihoods = [*await self.backend.log_likelihoods(task.base.prompt, [c.text for c in passing])]
-        known = dict(zip(map(id, passing), likelihoods, strict=True))
-        judged = []
-        for c in candidates:
-            likelihood = known.get(id(c))
-            flaws = self.quality.flaws(c.text, log_likelihood=likelihood, finished=c.finished)
-            if c.text.strip() == task.answer.strip():
-                flaws = (*flaws, "unchanged")
-            refusal = c.verdict.categories.get("refusal", 0.0)
-            helpful = not c.verdict.flagged and not flaws and refusal < self.config.quality.refusal_threshold
-            measured = likelihood if likelihood is not None and math.isfinite(likelihood) else None
-            judged.append(_Judged(c, steerer, measured, flaws, helpful))
-        return judged
+            values = await self.backend.log_likelihoods(task.base.prompt, passing)
+            likelihoods = dict(zip(passing, values, strict=True))
+        limit = self.config.quality.refusal_threshold
+        return [
+            Judged.of(c, steerer, self.quality, answer=task.answer, log_likelihood=likelihoods.get(c.text), refusal_from=limit)
+            for c in candidates
+        ]
 
     async def _request(self, messages: tuple[Message, ...]) -> GenerationRequest:
         prompt = await self.backend.render(messages)
@@ -244,7 +225,7 @@ class Guard:
     # ------------------------------------------------------------------ record
 
     def _finish(
-        self, review: _Review, text: str, action: Action, reason: str, chosen: _Judged | None, final: Verdict | None
+        self, review: _Review, text: str, action: Action, reason: str, chosen: Judged | None, final: Verdict | None
     ) -> Outcome:
         spend, first = review.spend, review.first
         record = AuditRecord(
@@ -257,7 +238,8 @@ class Guard:
             final_score=final.score if final else None,
             helpful=chosen.helpful if chosen else action == "pass",
             steerer=chosen.steerer if chosen else None,
-            candidates=tuple(self._describe(j) for j in review.judged),
+            candidates=tuple(j.record(texts=self.config.audit.texts) for j in review.judged),
+            chosen=next((i for i, j in enumerate(review.judged) if j is chosen), None),
             generations=spend.generations,
             decode_passes=spend.decode_passes,
             moderation_calls=spend.moderation_calls + review.gate_calls,
@@ -268,19 +250,6 @@ class Guard:
         )
         self._publish(record)
         return Outcome(text, action, record)
-
-    def _describe(self, judged: _Judged) -> CandidateRecord:
-        candidate = judged.candidate
-        return CandidateRecord(
-            steerer=judged.steerer,
-            origin=candidate.origin,
-            score=candidate.verdict.score,
-            passed=judged.acceptable,
-            helpful=judged.helpful,
-            log_likelihood=judged.log_likelihood,
-            flaws=judged.flaws,
-            text=candidate.text if self.config.audit.texts else None,
-        )
 
     def _publish(self, record: AuditRecord) -> None:
         """Tell the sink and the plugins; a fault there must not keep the answer back, nor let another one out."""
@@ -295,17 +264,6 @@ class Guard:
             log.error("an observer plugin failed with %s", type(error).__name__)
 
 
-def _made(plugins: Plugins, kind: Kind, use: Use) -> Any:
-    registered = plugins.load(kind, use.use)
-    options = validated(registered.options, use.options, where=f"{kind}.{use.use}")
-    try:
-        return registered.factory(options)
-    except TTSAError:
-        raise
-    except Exception as error:
-        raise ConfigError(f"plugin {use.use!r} cannot be built: {error}", hint=f"check its options in {kind}") from error
-
-
 def _quality(config: GuardConfig, profile: ModelProfile) -> Quality:
     settings = config.quality
     if settings.floor == "auto":
@@ -313,13 +271,6 @@ def _quality(config: GuardConfig, profile: ModelProfile) -> Quality:
     else:
         floor = settings.floor
     return Quality(settings.shortest, settings.repeats, floor)
-
-
-def _best(review: _Review) -> list[_Judged]:
-    """The acceptable candidates to show the gate, best first, no text twice."""
-    ranked = sorted((j for j in review.judged if j.acceptable), key=lambda j: j.rank, reverse=True)
-    distinct = {j.candidate.text: j for j in reversed(ranked)}
-    return [j for j in ranked if distinct.get(j.candidate.text) is j][:_GATE_TRIES]
 
 
 def _last_user(messages: Sequence[Message]) -> str:

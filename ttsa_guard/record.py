@@ -46,6 +46,8 @@ class AuditRecord:
     helpful: bool = False
     steerer: str | None = None
     candidates: tuple[CandidateRecord, ...] = ()
+    chosen: int | None = None
+    """Index of the candidate that left, if one did."""
     generations: int = 0
     decode_passes: int = 0
     moderation_calls: int = 0

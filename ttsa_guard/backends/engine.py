@@ -100,7 +100,7 @@ class Engine:
     def _answer(self, request: GenerationRequest, opening: Sequence[int], new: list[int]) -> Generation:
         end = next((i for i, token in enumerate(new) if token in self.ends), None)
         kept = new[: min(len(new) if end is None else end, request.max_new_tokens)]
-        text = self.tokenizer.decode([*opening, *kept], skip_special_tokens=True)
+        text = str(self.tokenizer.decode([*opening, *kept], skip_special_tokens=True))
         return Generation(text.strip(), len(kept), finished=end is not None and end <= request.max_new_tokens)
 
     @property

@@ -118,7 +118,9 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, s
     if not any(m.content.strip() for m in messages):
         raise PromptError("the conversation is empty", hint="give at least one non-empty user message")
     if not tokenizer.chat_template:
-        raise PromptError("the model has no chat template", hint="choose an instruction-tuned model, or set tokenizer.chat_template")
+        raise PromptError(
+            "the model has no chat template", hint="choose an instruction-tuned model, or set tokenizer.chat_template"
+        )
     turns = [{"role": m.role, "content": _without_markers(tokenizer, m.content)} for m in messages]
     text = _templated(tokenizer, turns, template_options)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
@@ -238,7 +240,7 @@ def _shared(path: str, device: str, dtype: torch.dtype, batch_size: int) -> _Loa
 def _load(path: str, device: str, dtype: torch.dtype, batch_size: int) -> _Loaded:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
     except Exception as error:
         hint = "give 'embedded', a local folder, or a name on the Hugging Face hub (offline: only what is in its cache)"
         raise ModelError(f"model {path!r} cannot be loaded: {type(error).__name__}", hint=hint) from error

@@ -50,7 +50,7 @@ def draw(reviews: Sequence[tuple[str, AuditRecord]], path: Path, *, threshold: f
 def _panel(panel: Any, label: str, record: AuditRecord, threshold: float | None) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    at = chosen(record)
+    at = record.chosen
     everything = range(len(record.candidates))
     groups: tuple[tuple[str, dict[str, Any], list[int]], ...] = (
         ("rejected", {"marker": "x", "color": "tab:red"}, [i for i in everything if not record.candidates[i].passed]),
@@ -66,17 +66,3 @@ def _panel(panel: Any, label: str, record: AuditRecord, threshold: float | None)
     panel.set(xlabel="candidate", ylim=(-0.06, 1.06), xlim=(0.5, max(2, len(record.candidates)) + 0.5))
     panel.set_title(label, fontsize="medium")
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def chosen(record: AuditRecord) -> int | None:
-    """Which candidate was swapped in: the guard takes the best of the passing ones."""
-    passing = [i for i, c in enumerate(record.candidates) if c.passed]
-    if record.action != "swap" or not passing:
-        return None
-
-    def rank(i: int) -> tuple[bool, float]:
-        candidate = record.candidates[i]
-        likelihood = candidate.log_likelihood
-        return candidate.helpful, likelihood if likelihood is not None else -candidate.score
-
-    return max(passing, key=rank)

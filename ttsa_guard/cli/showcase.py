@@ -18,7 +18,6 @@ from ttsa_guard.record import AuditRecord
 if TYPE_CHECKING:
     from ttsa_guard.guard import Guard
 
-_APP = "models: []\npassthrough: true\n"
 _DRAWN = 12
 
 
@@ -107,15 +106,11 @@ async def play(guard: Guard, observer: Observer, todo: Sequence[Scene]) -> Async
     Raises:
         ModelError, PromptError: the model cannot answer.
     """
-    from nemoguardrails import LLMRails, RailsConfig
+    from ttsa_guard.nemo import passthrough_app
 
-    from ttsa_guard.nemo import BackendModel, install
-
-    model = BackendModel(guard.backend, generation=guard.config.generation, seed=guard.config.seed)
-    rails = LLMRails(RailsConfig.from_content(yaml_content=_APP), llm=model)
-    install(rails, guard)
+    rails = passthrough_app(guard)
     for scene in todo:
-        _, plain_seconds = await timed(model.generate_async(scene.user))
+        _, plain_seconds = await timed(rails.llm.generate_async(scene.user))
         reply = await rails.generate_async(messages=[{"role": role, "content": text} for role, text in scene.case.messages])
         yield Shown(scene, reply["content"], observer.take(), plain_seconds)
 

@@ -11,6 +11,7 @@ import argparse
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -42,7 +43,7 @@ def train_tokenizer(world: World, *, vocab_size: int, seed: int, documents: int 
         show_progress=False,
     )
     core.train_from_iterator(texts, trainer)
-    tokenizer = PreTrainedTokenizerFast(
+    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=core,
         pad_token="<|pad|>",
         eos_token="<|end|>",
@@ -106,7 +107,7 @@ def batches(
 
 
 def train(
-    model: LlamaForCausalLM,
+    model: Any,
     data: Iterator[tuple[torch.Tensor, torch.Tensor]],
     *,
     steps: int,
@@ -123,10 +124,10 @@ def train(
     for _ in range(steps):
         ids, weights = (t.to(device) for t in next(data))
         with torch.autocast(device.split(":")[0], dtype=torch.bfloat16):
-            logits = model(input_ids=ids, attention_mask=(ids != model.config.pad_token_id).long()).logits
+            logits = model(input_ids=ids, attention_mask=ids.ne(model.config.pad_token_id).long()).logits
         losses = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
         loss = (losses * weights[:, 1:].flatten()).sum() / weights[:, 1:].sum()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -150,7 +151,7 @@ def main() -> None:
 
     world = World.load()
     tokenizer = train_tokenizer(world, vocab_size=args.vocab, seed=args.seed)
-    model = new_model(tokenizer, hidden=args.hidden, layers=args.layers, heads=args.heads, seed=args.seed)
+    model: Any = new_model(tokenizer, hidden=args.hidden, layers=args.layers, heads=args.heads, seed=args.seed)
     data = batches(world, tokenizer, size=args.batch, seed=args.seed + 1)
     columns = (
         TextColumn("{task.description}"),

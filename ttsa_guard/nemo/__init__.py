@@ -9,12 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ttsa_guard.nemo.host import init, install, installed_guard
+    from ttsa_guard.nemo.host import init, install, installed_guard, passthrough_app
     from ttsa_guard.nemo.model import BackendModel
 
-__all__ = ["BackendModel", "init", "install", "installed_guard", "rails_path"]
+__all__ = ["BackendModel", "init", "install", "installed_guard", "passthrough_app", "rails_path"]
 
-_HOME = {"BackendModel": "model", "init": "host", "install": "host", "installed_guard": "host"}
+_HOME = {
+    "BackendModel": "model",
+    "init": "host",
+    "install": "host",
+    "installed_guard": "host",
+    "passthrough_app": "host",
+}
 
 
 def rails_path() -> str:

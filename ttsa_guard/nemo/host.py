@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from nemoguardrails import register_provider
+from nemoguardrails import LLMRails, RailsConfig, register_provider
 from nemoguardrails.colang import parse_colang_file
 from nemoguardrails.colang.v2_x.runtime.runtime import create_flow_configs_from_flow_list
 from pydantic import BaseModel, ConfigDict, Field
@@ -76,6 +76,14 @@ def install(app: Any, guard: Guard) -> None:
         buffer_streams(app)
     app.register_action(make_action(guard), NAME)
     app.register_action_param(KEY, guard)
+
+
+def passthrough_app(guard: Guard) -> LLMRails:
+    """A chat app that does nothing but ask the guard's backend and have the guard review its answers."""
+    model = BackendModel(guard.backend, generation=guard.config.generation, seed=guard.config.seed)
+    app = LLMRails(RailsConfig.from_content(yaml_content="models: []\npassthrough: true\n"), llm=model)
+    install(app, guard)
+    return app
 
 
 def installed_guard(app: Any) -> Guard | None:

@@ -1,4 +1,7 @@
-"""Steer the input embeddings of the prompt against the moderation score: no weights are touched, nothing is trained."""
+"""Steer the input embeddings of the prompt against the moderation score: no weights are touched, nothing is trained.
+
+The default mode is in `surrogate`, the published one in `paper`.
+"""
 
 from __future__ import annotations
 
@@ -13,27 +16,33 @@ from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.steerers.base import Candidate, Task
 from ttsa_guard.steerers.estimators import Normalise
 from ttsa_guard.steerers.paper import paper_rounds
+from ttsa_guard.steerers.surrogate import surrogate_rounds
 
 
 class EmbeddingOptions(BaseModel):
-    """`probe` and `step` are multiples of the mean token-embedding norm."""
+    """Settings of both modes. Lengths are multiples of the mean token-embedding norm."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     mode: Literal["default", "paper"] = Field("default", description="paper: arXiv 2604.26167, Algorithm 1, to the letter")
     rows: Scope = Field("user", description="rows that move: of the last user message, or all")
-    probe: float | None = Field(None, ge=0, description="length of a probe")
-    step: float | None = Field(None, ge=0, description="length of a step")
-    iterations: int = Field(10, ge=1)
-    probes: int = Field(8, ge=1, description="paper mode: probes an iteration")
+    direction: Literal["estimate", "random"] = Field("estimate", description="random: the control")
+    normalise: Normalise = Field("per_token", description="what has norm 1 before a step")
+    iterations: int = Field(10, ge=1, description="most steps")
+    step: float | None = Field(None, ge=0, description="length of a step; default 0.1, in paper mode Table 3's or 1.0")
+    probe: float | None = Field(None, ge=0, description="length of a probe; default 0.3, in paper mode Table 3's or 0.6")
+    probes: int = Field(8, ge=1, description="probes an iteration; pairs of them in the default mode")
+    gradient: Literal["auto", "estimated"] = Field("auto", description="default mode; auto: exact where the backend can")
+    openings: int = Field(4, ge=0, description="default mode: safe openings to climb, besides the turn")
+    aversion: float = Field(1.0, ge=0, description="default mode: weight of the words to turn away from")
+    every: int = Field(2, ge=1, description="default mode: steps between two candidates of a path")
+    round: int = Field(6, ge=1, description="default mode: steps between two batches of candidates")
     cosine: float = Field(0.2, gt=0, lt=1, description="paper mode: lowest cosine to the original prompt")
     stop_below: float = Field(0.1, ge=0, le=1, description="paper mode: guide score that ends the search")
-    normalise: Normalise = Field("per_token", description="paper mode: what has norm 1 before a step")
-    direction: Literal["estimate", "random"] = Field("estimate", description="random: the control")
 
 
 class Embedding:
-    """The embedding steerer; see the two modes' modules."""
+    """The embedding steerer; needs a backend that takes embeddings and scores texts."""
 
     name = "embedding"
     needs: ClassVar[tuple[type, ...]] = (TakesEmbeddings, ScoresText)
@@ -42,7 +51,8 @@ class Embedding:
         self.options = options
 
     def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
-        return paper_rounds(task, self.options)
+        rounds = paper_rounds if self.options.mode == "paper" else surrogate_rounds
+        return rounds(task, self.options)
 
 
 @hookimpl

@@ -36,7 +36,8 @@ def floor_cosine(point: torch.Tensor, origin: torch.Tensor, floor: float) -> tor
     reach = projection.clamp(min=1e-6) if projection > 0 else flat.norm() * floor
     across = across / across.norm().clamp(min=1e-12) * reach * (1 / floor**2 - 1) ** 0.5
     moved = reach * along + across
-    return (moved / moved.norm() * flat.norm()).view_as(point)
+    scaled: torch.Tensor = moved / moved.norm() * flat.norm()
+    return scaled.view_as(point)
 
 
 class OneSided:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
@@ -17,11 +17,13 @@ from ttsa_guard.moderators.base import Moderator, moderate_safely
 from ttsa_guard.profile import ModelProfile, Opening, OpeningKind
 
 WORDS = 4
+SHARED_BY = 3
 PER_KIND = 6
 
 
 @dataclass(frozen=True)
 class _Sample:
+    question: str
     text: str
     kind: OpeningKind
     log_likelihood: float | None
@@ -43,7 +45,7 @@ async def collect(
     temperature: float = 0.8,
     max_new_tokens: int = 64,
     seed: int = 0,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> ModelProfile:
     """Sample answers to plain questions, keep the safe ones, and count how they begin.
 
@@ -63,12 +65,14 @@ async def collect(
         drawn = await backend.generate([base.having(seed=seed + i) for i in range(samples)])
         texts = [g.text for g in drawn if g.text]
         verdicts = await moderate_safely(moderator, texts, prompts=[question] * len(texts))
-        scores = await backend.log_likelihoods(prompt, texts) if isinstance(backend, ScoresText) and texts else [None] * len(texts)
+        scores = (
+            await backend.log_likelihoods(prompt, texts) if isinstance(backend, ScoresText) and texts else [None] * len(texts)
+        )
         for text, verdict, score in zip(texts, verdicts, scores, strict=True):
             if not verdict.flagged:
                 refusal = verdict.categories.get("refusal", 0.0) >= 0.5
                 kind: OpeningKind = "refusal" if refusal else "redirect" if is_unsafe else "answer"
-                found.append(_Sample(text, kind, score))
+                found.append(_Sample(question, text, kind, score))
         on_progress(done, len(questions))
     if not found:
         raise ModelError("no safe answer was sampled", hint="check the model and the moderator with ttsa-guard check")
@@ -76,23 +80,39 @@ async def collect(
 
 
 def openings(samples: Sequence[_Sample]) -> tuple[Opening, ...]:
-    """The commonest first words of each kind, commonest first; only beginnings that several answers share."""
+    """The commonest beginnings of each kind, commonest first.
+
+    A beginning counts once for each question, and only if answers to several questions share it: that keeps the
+    questions' own words out of it.
+    """
     result: list[Opening] = []
     for kind in ("answer", "redirect", "refusal"):
-        begun = Counter(begin for s in samples if s.kind == kind if (begin := _beginning(s.text)))
-        shared = [(text, n) for text, n in begun.most_common(PER_KIND) if n > 1]
-        result += [Opening(text=text, kind=kind, count=n) for text, n in shared]
+        questions: defaultdict[str, set[str]] = defaultdict(set)
+        for sample in (s for s in samples if s.kind == kind):
+            for beginning in _beginnings(sample.text):
+                questions[beginning].add(sample.question)
+        enough = min(SHARED_BY, len({s.question for s in samples if s.kind == kind}))
+        shared = {text: len(asked) for text, asked in questions.items() if len(asked) >= enough}
+        longest = [text for text in shared if not any(_extends(other, text, shared) for other in shared)]
+        longest.sort(key=lambda text: (-shared[text], text))
+        result += [Opening(text=text, kind=kind, count=shared[text]) for text in longest[:PER_KIND]]
     return tuple(result)
 
 
-def _beginning(text: str) -> str:
-    """At most `WORDS` words and never past the first punctuation mark that ends a clause."""
-    words: list[str] = []
-    for word in text.split()[:WORDS]:
-        words.append(word)
+def _beginnings(text: str) -> list[str]:
+    """The first 1, 2, ... `WORDS` words, not past the first punctuation mark that ends a clause."""
+    found: list[str] = []
+    words = text.split()[:WORDS]
+    for i, word in enumerate(words, 1):
+        found.append(" ".join(words[:i]))
         if word[-1] in ".!?:":
             break
-    return " ".join(words)
+    return found
+
+
+def _extends(other: str, text: str, shared: Mapping[str, int]) -> bool:
+    """`other` is `text` with more words, and at least half as common: then the longer one says it better."""
+    return other.startswith(text + " ") and 2 * shared[other] >= shared[text]
 
 
 def _floor(samples: Sequence[_Sample]) -> float | None:

@@ -28,7 +28,9 @@ class Prefill:
         self.options = options
 
     async def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
-        openings = mixed_openings(task.profile, self.options.openings)
+        openings = mixed_openings(task.profile, min(self.options.openings, task.spend.generations_left))
+        if not openings:
+            return
         requests = [task.base.having(opening=o.text, seed=task.seed + i) for i, o in enumerate(openings)]
         yield await task.propose(requests, [f"opening {o.text!r}" for o in openings])
 

@@ -30,8 +30,9 @@ class Resample:
 
     async def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
         options = self.options
-        for start in range(0, options.n, options.batch):
-            numbers = range(start, min(start + options.batch, options.n))
+        n = min(options.n, task.spend.generations_left)
+        for start in range(0, n, options.batch):
+            numbers = range(start, min(start + options.batch, n))
             requests = [task.base.having(temperature=options.temperature, seed=task.seed + i) for i in numbers]
             yield await task.propose(requests, [f"sample {i}" for i in numbers])
 

@@ -1,0 +1,84 @@
+"""The default mode: climb a smooth goal, then let the moderator verify every point of the path.
+
+Stage one moves the soft rows up the likelihood of a goal (`goals`), by exact gradients where the backend has them and by
+symmetric differences elsewhere; neither generates a token. Stage two generates from points along all paths in one batch.
+Whatever is generated is a candidate. The choice among those that pass is the guard's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from ttsa_guard.backends.base import Differentiable, ScoresText, TakesEmbeddings
+from ttsa_guard.messages import Prompt
+from ttsa_guard.steerers.base import Candidate, Task
+from ttsa_guard.steerers.estimators import Antithetic, unit
+from ttsa_guard.steerers.goals import Goal, goals_for
+
+if TYPE_CHECKING:
+    from ttsa_guard.steerers.embedding import EmbeddingOptions
+
+
+class Slope(Protocol):
+    """Ascent directions at points [n][T, d], one for each goal; [n, T, d]."""
+
+    async def __call__(self, points: Sequence[torch.Tensor], goals: Sequence[Goal], /) -> torch.Tensor: ...
+
+
+async def surrogate_rounds(task: Task, options: EmbeddingOptions) -> AsyncGenerator[list[Candidate], None]:
+    """A round for each `options.round` steps: that stretch of every path, generated in one batch."""
+    backend = task.backend
+    assert isinstance(backend, TakesEmbeddings)
+    prompt = await backend.render(task.messages, scope=options.rows)
+    goals = await goals_for(task, openings=options.openings, aversion=options.aversion)
+    origin = await backend.embed(prompt.soft_ids)
+    slope = _slope(task, prompt, options)
+    size = (0.1 if options.step is None else options.step) * backend.token_norm
+    base = task.base.having(prompt=prompt)
+    points = [origin] * len(goals)
+    stretch: list[tuple[str, torch.Tensor]] = []
+    for k in range(1, options.iterations + 1):
+        directions = await slope(points, goals)
+        points = [point + size * unit(d, options.normalise) for point, d in zip(points, directions, strict=True)]
+        if k % options.every == 0 or k == options.iterations:
+            stretch += [(f"{goal.name}, step {k}", point) for goal, point in zip(goals, points, strict=True)]
+        if stretch and (k % options.round == 0 or k == options.iterations):
+            chosen = stretch[: task.spend.generations_left]
+            if not chosen:
+                return
+            requests = [base.having(rows=point, seed=task.seed + k) for _, point in chosen]
+            yield await task.propose(requests, [name for name, _ in chosen])
+            stretch = []
+
+
+def _slope(task: Task, prompt: Prompt, options: EmbeddingOptions) -> Slope:
+    """Exact gradients if wanted and there, else estimates; `direction: random` is the control."""
+    generator = torch.Generator().manual_seed(task.seed)
+    backend = task.backend
+
+    async def exact(points: Sequence[torch.Tensor], goals: Sequence[Goal]) -> torch.Tensor:
+        assert isinstance(backend, Differentiable)
+        _, gradients = await backend.gradient(prompt, points, [g.continuation for g in goals])
+        return gradients
+
+    async def estimated(points: Sequence[torch.Tensor], goals: Sequence[Goal]) -> torch.Tensor:
+        assert isinstance(backend, ScoresText)
+        assert isinstance(backend, TakesEmbeddings)
+        probe = (0.3 if options.probe is None else options.probe) * backend.token_norm / points[0].shape[-1] ** 0.5
+        found = []
+        for point, goal in zip(points, goals, strict=True):
+            estimator = Antithetic(options.probes, probe, generator)
+            asked = estimator.ask(point)
+            values = await backend.objective(prompt, list(asked), [goal.continuation] * len(asked))
+            found.append(estimator.tell(values))
+        return torch.stack(found)
+
+    async def random(points: Sequence[torch.Tensor], _: Sequence[Goal]) -> torch.Tensor:
+        return torch.randn(len(points), *points[0].shape, generator=generator)
+
+    if options.direction == "random":
+        return random
+    return exact if options.gradient == "auto" and isinstance(backend, Differentiable) else estimated
