@@ -384,8 +384,8 @@ def test_openings_go_to_the_cache(tmp_path: Path) -> None:
     assert str(path) in result.stdout
     profile = json.loads(path.read_text(encoding="utf-8"))
     assert [(o["text"], o["kind"], o["count"]) for o in profile["openings"]] == [
-        ("A decent answer to", "answer", 2),
-        ("A decent answer to", "redirect", 2),
+        ("A decent answer to", "answer", 1),
+        ("A decent answer to", "redirect", 1),
     ]
 
 

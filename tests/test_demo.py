@@ -19,7 +19,6 @@ from ttsa_guard.config import GuardConfig
 from ttsa_guard.embedded.world import World
 from ttsa_guard.guard import Guard
 from ttsa_guard.plugins import Plugins
-from ttsa_guard.record import AuditRecord, CandidateRecord
 from ttsa_guard.steerers.resample import Resample, ResampleOptions
 from ttsa_guard.testing import ScriptedBackend, ScriptedModerator
 
@@ -178,24 +177,6 @@ def test_plots_need_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     result = CliRunner().invoke(app, ["demo", "--plot", "plot.png"])
     assert result.exit_code == 2
     assert "pip install 'ttsa-guard[plot]'" in result.stderr
-
-
-def test_the_chosen_candidate_is_the_best_that_passes() -> None:
-    def candidate(passed: bool, helpful: bool, likelihood: float | None, score: float = 0.1) -> CandidateRecord:
-        return CandidateRecord("s", "o", score, passed, helpful, likelihood)
-
-    record = AuditRecord("1", 0.0, "swap", "steered", gate_score=0.9, final_score=0.1)
-    measured = (
-        candidate(False, True, -0.1),
-        candidate(True, False, -0.2),
-        candidate(True, True, -0.5),
-        candidate(True, True, -0.4),
-    )
-    assert plot.chosen(replace(record, candidates=measured)) == 3
-    unmeasured = (candidate(True, True, None, 0.3), candidate(True, True, None, 0.2))
-    assert plot.chosen(replace(record, candidates=unmeasured)) == 1
-    assert plot.chosen(replace(record, action="fallback", candidates=measured)) is None
-    assert plot.chosen(record) is None
 
 
 # ---------------------------------------------------------------------- the embedded model

@@ -9,8 +9,8 @@ import ttsa_guard
 
 ROOT = Path(ttsa_guard.__file__).parent
 LAYERS = """
-    errors messages verdict budget record config hookspecs plugins http quality profile
-    moderators backends steerers guard nemo bench embedded testing cli
+    errors messages verdict budget record config hookspecs plugins parts http quality profile
+    moderators backends steerers selection guard nemo bench embedded testing cli
 """.split()
 # pluggy reads the annotations of no hook; the names in them come from above, for readers and type checkers only.
 FOR_TYPE_CHECKERS = {("hookspecs", "plugins")}

@@ -171,7 +171,7 @@ class Guard:
             await within(review.spend.seconds_left, self._cascade(review))
         except (BudgetError, asyncio.TimeoutError):
             return "budget used up"
-        return "steered"
+        return "steered" if review.spend.generations_left else "budget used up"
 
     async def _cascade(self, review: _Review) -> None:
         task = Task(
