@@ -64,7 +64,7 @@ class Engine:
             )
         if not bool(torch.isfinite(rows).all()):
             raise ModelError("soft rows are not finite", hint="a step or probe size is too large, or a score was NaN")
-        index = torch.tensor(positions, device=self.device)
+        index = torch.tensor(positions, dtype=torch.long, device=self.device)
         return base.clone().index_copy(0, index, rows.to(self.device, self.dtype))
 
     # ------------------------------------------------------------------ generating
@@ -73,6 +73,8 @@ class Engine:
         """Answers in order. `stop` ends decoding at the next token."""
         answers: list[Generation] = []
         for start in range(0, len(requests), self.batch_size):
+            if stop.is_set():
+                break
             answers += self._generate_batch(requests[start : start + self.batch_size], stop)
         return answers
 
@@ -101,7 +103,7 @@ class Engine:
         end = next((i for i, token in enumerate(new) if token in self.ends), None)
         kept = new[: min(len(new) if end is None else end, request.max_new_tokens)]
         text = str(self.tokenizer.decode([*opening, *kept], skip_special_tokens=True))
-        return Generation(text.strip(), len(kept), finished=end is not None and end <= request.max_new_tokens)
+        return Generation(text.strip(), len(kept), finished=end is not None and end < request.max_new_tokens)
 
     @property
     def context_length(self) -> int:

@@ -28,6 +28,7 @@ from ttsa_guard.profile import FILE, GENERIC, ModelProfile
 
 T = TypeVar("T")
 EMBEDDED = "embedded"
+_MARK = "\ue000content\ue000"  # private use: in no template
 
 
 class TransformersOptions(BaseModel):
@@ -115,16 +116,21 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, s
     Raises:
         PromptError: empty, no chat template, or the template refuses the conversation.
     """
-    if not any(m.content.strip() for m in messages):
-        raise PromptError("the conversation is empty", hint="give at least one non-empty user message")
     if not tokenizer.chat_template:
         raise PromptError(
             "the model has no chat template", hint="choose an instruction-tuned model, or set tokenizer.chat_template"
         )
-    turns = [{"role": m.role, "content": _without_markers(tokenizer, m.content)} for m in messages]
+    markers = _markers(tokenizer)
+    turns = [{"role": m.role, "content": _without_markers(markers, m.content)} for m in messages]
+    asked = max((i for i, t in enumerate(turns) if t["role"] == "user" and t["content"].strip()), default=None)
+    if asked is None:
+        raise PromptError("the conversation has no user text", hint="give at least one non-empty user message")
     text = _templated(tokenizer, turns, template_options)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    first, last = _movable_span(text, turns, scope)
+    first, last = 0, len(text)
+    if scope == "user":
+        marked = _templated(tokenizer, [*turns[:asked], {"role": "user", "content": _MARK}, *turns[asked + 1 :]], template_options)
+        first, last = _content_span(text, marked, turns[asked]["content"].strip())
     flags = [end > first and start < last for start, end in encoded["offset_mapping"]]
     return Prompt(_segments(encoded["input_ids"], flags))
 
@@ -147,19 +153,30 @@ def _system_folded(turns: list[dict[str, str]]) -> list[dict[str, str]]:
     return rest
 
 
-def _without_markers(tokenizer: PreTrainedTokenizerBase, content: str) -> str:
-    """Text of a conversation must not be able to end a turn or open another one. Lone surrogates cannot be encoded."""
-    for marker in tokenizer.all_special_tokens:
-        content = content.replace(str(marker), "")
-    return content.encode("utf-8", "replace").decode("utf-8")
+def _markers(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+    """Matches every special token; many tokenizers name only some of theirs in `all_special_tokens`."""
+    special = {str(t) for t in tokenizer.added_tokens_decoder.values() if t.special} | set(map(str, tokenizer.all_special_tokens))
+    longest_first = sorted(filter(None, special), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
 
-def _movable_span(text: str, turns: list[dict[str, str]], scope: Scope) -> tuple[int, int]:
-    content = next((t["content"].strip() for t in reversed(turns) if t["role"] == "user"), "")
-    start = text.rfind(content) if content else -1
-    if scope == "all" or start < 0:
-        return 0, len(text)
-    return start, start + len(content)
+def _without_markers(markers: re.Pattern[str], content: str) -> str:
+    """Text of a conversation must not be able to end a turn or open another one. Lone surrogates cannot be encoded.
+
+    A space takes the place of a marker, so that what stood around it cannot join to another one.
+    """
+    return markers.sub(" ", content).encode("utf-8", "replace").decode("utf-8")
+
+
+def _content_span(text: str, marked: str, content: str) -> tuple[int, int]:
+    """Where `content` stands in `text`, found by means of the same text with a mark in its place: the words of the content
+    may also occur in other turns and in the template itself."""
+    before, _, after = marked.rpartition(_MARK)
+    before = before.replace(_MARK, content)
+    start = text.find(content, len(before)) if text.startswith(before) else -1
+    if start < 0 or len(text) - start - len(content) < len(after):
+        start = text.rfind(content)  # a template that looks into the content
+    return (start, start + len(content)) if start >= 0 else (0, len(text))
 
 
 def _segments(ids: Sequence[int], flags: Sequence[bool]) -> tuple[Tokens | Soft, ...]:

@@ -117,7 +117,9 @@ def train(
 ) -> None:
     """AdamW with a linear warm-up and a linear decay to zero."""
     model.to(device).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.05)
+    # Plain attention and a fused optimizer are the fastest choice for so small a model on a CPU.
+    model.set_attn_implementation("eager")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
     warm_up = max(1, steps // 20)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: min((s + 1) / warm_up, (steps - s) / (steps - warm_up)))
     task = on_step.add_task("training", total=steps, loss=float("nan"))
@@ -138,12 +140,12 @@ def train(
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m ttsa_guard.embedded.build", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "chat", help="where the model is written")
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=7500)
     parser.add_argument("--batch", type=int, default=32, help="conversations a step")
-    parser.add_argument("--peak", type=float, default=3e-3, help="highest learning rate")
-    parser.add_argument("--hidden", type=int, default=192)
+    parser.add_argument("--peak", type=float, default=2e-3, help="highest learning rate")
+    parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--heads", type=int, default=6)
+    parser.add_argument("--heads", type=int, default=8)
     parser.add_argument("--vocab", type=int, default=1024)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

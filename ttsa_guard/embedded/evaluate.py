@@ -103,6 +103,20 @@ def _rates(rows: Sequence[tuple[Judgement, bool]]) -> dict[str, float]:
     }
 
 
+def tables(result: dict[str, Any]) -> str:
+    """The numbers as the Markdown of the model card."""
+    columns = [name for name in next(iter(result["groups"].values()))["all"] if name != "prompts"]
+    lines = [f"| prompts | topics | n | {' | '.join(columns)} |", "|" + "---|" * (len(columns) + 3)]
+    for group, splits in result["groups"].items():
+        for split, rates in splits.items():
+            values = " | ".join(f"{100 * rates[c]:.1f} %" for c in columns)
+            lines.append(f"| {group} | {split.removesuffix(' topics')} | {rates['prompts']} | {values} |")
+    histograms = result["flagged re-samples of 16"]
+    lines += ["", f"| flagged of 16 | {' | '.join(map(str, range(RESAMPLES + 1)))} |", "|" + "---|" * (RESAMPLES + 2)]
+    lines += [f"| {kind} | {' | '.join(map(str, counts))} |" for kind, counts in histograms.items()]
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m ttsa_guard.embedded.evaluate", description=__doc__)
     parser.add_argument("--model", default="embedded")
@@ -112,10 +126,9 @@ def main() -> None:
     backend = TransformersBackend(TransformersOptions(model=args.model, batch_size=64))
     with Progress() as progress:
         result = asyncio.run(evaluate(backend, Lite(LiteOptions()), n=args.n, progress=progress))
-    text = json.dumps(result, indent=1)
-    print(text)
+    print(tables(result))
     if args.json:
-        args.json.write_text(text + "\n", encoding="utf-8")
+        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

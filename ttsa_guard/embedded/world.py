@@ -99,21 +99,21 @@ class World:
     def objects(self, kind: str, category: str, split: Split) -> list[str]:
         return [o.strip() for o in self.texts[kind][category][split].split(", ")]
 
-    def topic(self, rng: random.Random, kind: str, split: Split, category: str | None = None) -> Topic:
-        """Draw a topic; training topics also borrow or invent objects, which teaches copying instead of remembering."""
-        name = category or rng.choice(sorted(self.texts[kind]))
+    def topic(self, rng: random.Random, kind: str, split: Split, *, training: bool = False) -> Topic:
+        """Draw a topic; in training some objects are borrowed or invented, which teaches copying instead of remembering."""
+        name = rng.choice(sorted(self.texts[kind]))
         spec = self.texts[kind][name]
         noun = rng.choice(self.objects(kind, name, split))
-        invented = split == "seen" and rng.random() < 0.35
+        invented = training and rng.random() < 0.35
         if kind == "unsafe":
             if invented:
                 noun = _with_article(rng.choice(("a", "my", "the", "my friend's")), self._invented(rng))
-            elif split == "seen" and rng.random() < 0.4:
+            elif training and rng.random() < 0.4:
                 noun = self._borrowed(rng, name) or noun
             return Topic(name, spec["verb"], spec["gerund"], noun, _yours(noun), True, split == "seen")
         if invented:
             noun = self._invented(rng)
-        elif split == "seen" and name in ("clean", "fix", "draw", "choose") and rng.random() < 0.35:
+        elif training and name in ("clean", "fix", "draw", "choose") and rng.random() < 0.35:
             noun = rng.choice(self._movable)
         if not spec.get("plain") and rng.random() < 0.2:
             noun = f"{rng.choice(_MODIFIERS)} {noun}"
@@ -172,9 +172,11 @@ class World:
         name = rng.choices(names, [families[n]["share"] for n in names])[0]
         return name, families[name]
 
-    def case(self, rng: random.Random, request: str, wrapper: str | None, split: Split, wording: Split) -> Case:
+    def case(
+        self, rng: random.Random, request: str, wrapper: str | None, split: Split, wording: Split, *, training: bool = False
+    ) -> Case:
         """Draw a case: `request` is "benign" or "unsafe", `wrapper` a kind of wrapper or None."""
-        topic = self.topic(rng, request, split)
+        topic = self.topic(rng, request, split, training=training)
         question = self.question(rng, topic, wording)
         if wrapper is None:
             return Case((("user", question),), topic)
@@ -190,7 +192,7 @@ class World:
         if not family.get("shift"):
             return rate
         order = sorted(self.texts["unsafe"])
-        shift = 2.0 * order.index(category) / (len(order) - 1) - 1.0
+        shift = 2.4 * order.index(category) / (len(order) - 1) - 1.2
         return 1.0 / (1.0 + math.exp(-(math.log(rate / (1.0 - rate)) + shift)))
 
     def cases(self, request: str, wrapper: str | None, n: int, *, seed: int = 0) -> list[Case]:
@@ -290,7 +292,7 @@ class World:
         request, wrapper, _ = rng.choices(self._MIX, [share for *_, share in self._MIX])[0]
         if request == "talk":
             return self._small_talk(rng)
-        case = self.case(rng, request, wrapper, "seen", "seen")
+        case = self.case(rng, request, wrapper, "seen", "seen", training=True)
         if decent:
             case = Case(case.messages, case.topic)
         return [*case.messages, ("assistant", self.answer(rng, case))]
@@ -338,6 +340,7 @@ class World:
             sentences = (sentence for template in templates for sentence in split_sentences(template))
             patterns.extend(_Pattern(kind, category, _compile(s, verb, gerund, self.texts["abuse"])) for s in sentences)
 
+        add("abuse", [t for t in self.texts["abuse"]["early"] if "{a}" not in t])  # of no category: it has no slot for one
         for name, spec in self.texts["benign"].items():
             add("step", spec["steps"], name)
             add("open", self.texts["benign_answers"]["open"], name, spec["verb"], spec["gerund"])

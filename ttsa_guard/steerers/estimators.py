@@ -19,7 +19,7 @@ def unit(direction: torch.Tensor, normalise: Normalise) -> torch.Tensor:
     """
     axes = (-1,) if normalise == "per_token" else (-2, -1)
     norm = direction.norm(dim=axes, keepdim=True)
-    return torch.where(norm > 0, direction / norm.clamp(min=1e-12), torch.zeros_like(direction))
+    return torch.where(norm > 0, direction / norm.clamp(min=torch.finfo(norm.dtype).tiny), torch.zeros_like(direction))
 
 
 def floor_cosine(point: torch.Tensor, origin: torch.Tensor, floor: float) -> torch.Tensor:
@@ -30,7 +30,7 @@ def floor_cosine(point: torch.Tensor, origin: torch.Tensor, floor: float) -> tor
     """
     flat, along = point.flatten(), origin.flatten() / origin.norm()
     projection = flat @ along
-    if projection / flat.norm().clamp(min=1e-12) >= floor:
+    if not flat.any() or projection / flat.norm().clamp(min=1e-12) >= floor:
         return point
     across = flat - projection * along
     reach = projection.clamp(min=1e-6) if projection > 0 else flat.norm() * floor
@@ -110,5 +110,5 @@ class Antithetic:
     def tell(self, values: torch.Tensor) -> torch.Tensor:
         """The gradient estimate [T, d] from the values of the asked points, [2 * pairs]."""
         ahead, behind = values.chunk(2)
-        slopes = (ahead - behind) / (2 * self.probe)
+        slopes = (ahead - behind) / (2 * self.probe or 1.0)
         return (slopes[:, None, None] * self._directions).mean(0)

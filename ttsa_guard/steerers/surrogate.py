@@ -34,6 +34,8 @@ async def surrogate_rounds(task: Task, options: EmbeddingOptions) -> AsyncGenera
     assert isinstance(backend, TakesEmbeddings)
     prompt = await backend.render(task.messages, scope=options.rows)
     goals = await goals_for(task, openings=options.openings, aversion=options.aversion)
+    if not goals:
+        return
     origin = await backend.embed(prompt.soft_ids)
     slope = _slope(task, prompt, options)
     size = (0.1 if options.step is None else options.step) * backend.token_norm

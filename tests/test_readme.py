@@ -1,0 +1,58 @@
+"""Every code block of the README runs."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+README = Path(__file__).parent.parent / "README.md"
+FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SLOW = ("pip install", "openings", "-m ttsa_guard", "chat")
+"""Commands that install, ask for input or take minutes: other tests run them."""
+
+
+def blocks(language):
+    return [code for found, code in FENCED.findall(README.read_text(encoding="utf-8")) if found == language]
+
+
+def commands():
+    lines = [line for code in blocks("bash") for line in code.splitlines() if line.startswith("ttsa-guard")]
+    return [line.split(" #")[0].strip() for line in lines if not any(word in line for word in SLOW)]
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_python_blocks(code, tmp_path):
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("line", commands())
+def test_commands(line, tmp_path):
+    program = "from ttsa_guard.cli import main; main()"
+    words = [word.replace("~", str(tmp_path)) for word in shlex.split(line)[1:]]
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.returncode in (0, 1 if "check" in line else 0), done.stderr
+
+
+@pytest.mark.parametrize("code", blocks("yaml"))
+def test_configurations(code):
+    from nemoguardrails import LLMRails, RailsConfig
+
+    from ttsa_guard.nemo import installed_guard, rails_path
+
+    settings = yaml.safe_load(code)
+    if "models" not in settings:
+        pytest.skip("a fragment")
+    settings["import_paths"] = [rails_path()]
+    app = LLMRails(RailsConfig.from_content(config=settings))
+    assert installed_guard(app)
+
+
+def test_the_two_first_commands_are_there():
+    first, second = (line for line in README.read_text(encoding="utf-8").splitlines() if line.startswith("python -m pip"))
+    assert first == "python -m pip install -e . && ttsa-guard demo"
+    assert second == "python -m pip install -e '.[test]' && python -m pytest"
