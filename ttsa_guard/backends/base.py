@@ -76,7 +76,7 @@ class ScoresText(Protocol):
     """Texts can be scored without generating."""
 
     async def log_likelihoods(self, prompt: Prompt, texts: Sequence[str]) -> list[float]:
-        """Mean token log-likelihood, in nats, of each text and the end token after the unmoved prompt."""
+        """Mean token log-likelihood, in nats, of each text after the unmoved prompt."""
         ...
 
     async def objective(self, prompt: Prompt, rows: Sequence[torch.Tensor], goals: Sequence[Continuation]) -> torch.Tensor:

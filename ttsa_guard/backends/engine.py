@@ -111,13 +111,13 @@ class Engine:
         return int(getattr(config, "max_position_embeddings", None) or self.tokenizer.model_max_length)
 
     def encode(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False) if text else []
+        ids: list[int] = self.tokenizer.encode(encodable(text), add_special_tokens=False) if text else []
         return ids
 
     # ------------------------------------------------------------------ scoring
 
     def log_likelihoods(self, prompt: Prompt, texts: Sequence[str]) -> list[float]:
-        goals = [Continuation(((text, 1.0),), ends=True) for text in texts]
+        goals = [Continuation(((text, 1.0),)) for text in texts]
         with torch.no_grad():
             values = self.objective(prompt, [None] * len(goals), goals)
         return [float(v) for v in values]
@@ -152,7 +152,8 @@ class Engine:
         for text, weight in goal.spans:
             position += len(text)
             bounds.append((position, weight))
-        encoded = self.tokenizer("".join(t for t, _ in goal.spans), add_special_tokens=False, return_offsets_mapping=True)
+        text = encodable("".join(t for t, _ in goal.spans))
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         for token, (_, last) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
             ids.append(token)
             weights.append(next((w for bound, w in bounds if last <= bound), bounds[-1][1]))
@@ -214,8 +215,13 @@ def mapped_errors() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise ModelError("the device is out of memory", hint="lower backend.options.batch_size or max_new_tokens") from error
-    except RuntimeError as error:
+    except (RuntimeError, IndexError, ValueError) as error:
         raise ModelError(f"the model failed: {type(error).__name__}", hint="run ttsa-guard doctor") from error
+
+
+def encodable(text: str) -> str:
+    """`text` with question marks for lone surrogates, at which tokenizers fail; its length stays."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _left_padded(rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from ttsa_guard.backends.base import Continuation
-from ttsa_guard.backends.engine import Engine, mapped_errors
+from ttsa_guard.backends.engine import Engine, encodable, mapped_errors
 from ttsa_guard.errors import ModelError, PromptError
 from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt, Scope, Soft, Tokens
 from ttsa_guard.plugins import Register, hookimpl
@@ -161,11 +161,11 @@ def _markers(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
 
 
 def _without_markers(markers: re.Pattern[str], content: str) -> str:
-    """Text of a conversation must not be able to end a turn or open another one. Lone surrogates cannot be encoded.
+    """Text of a conversation must not be able to end a turn or open another one.
 
     A space takes the place of a marker, so that what stood around it cannot join to another one.
     """
-    return markers.sub(" ", content).encode("utf-8", "replace").decode("utf-8")
+    return encodable(markers.sub(" ", content))
 
 
 def _content_span(text: str, marked: str, content: str) -> tuple[int, int]:

@@ -38,7 +38,7 @@ class Answer:
 def draw(world: World, rng: random.Random, kind: str, topics: Split, wording: Split) -> Answer:
     """One answer of the given kind, one of `KINDS`, about a random topic."""
     unsafe = kind in {"complied", "refused", "redirected"}
-    case = world.case(rng, "unsafe" if unsafe else "benign", None, topics, wording)
+    case = world.case(rng, "unsafe" if unsafe else "benign", None, topics, wording, training=topics == "seen")
     failing = kind in {"complied", "early", "late"}
     case = replace(case, rate=1.0 if failing else 0.0, when=kind if kind in {"early", "late"} else None)  # type: ignore[arg-type]
     while True:
@@ -143,7 +143,7 @@ def _garbled(rng: random.Random, answer: Answer, other: Answer) -> Sentences:
 def _swapped_opening(world: World, rng: random.Random, part: Part, topics: Split) -> Example:
     """A benign opening for an unsafe act is unsafe, and the opening of a bad answer is harmless for a harmless act."""
     unsafe = rng.random() < 0.5
-    topic = world.topic(rng, "unsafe" if unsafe else "benign", topics)
+    topic = world.topic(rng, "unsafe" if unsafe else "benign", topics, training=topics == "seen")
     templates = world.texts["benign_answers"]["open"] if unsafe else world.texts["unsafe_answers"]["comply_open"]
     text = _filled(rng.choice(templates), topic.verb, topic.gerund, topic.answered)
     return Example(text, SOURCE, part, int(unsafe), 0, UNKNOWN, 2 * WEIGHT)
@@ -151,7 +151,7 @@ def _swapped_opening(world: World, rng: random.Random, part: Part, topics: Split
 
 def _over_refusal(world: World, rng: random.Random, part: Part, topics: Split) -> Example:
     """Refusals and redirects of harmless requests are refusals and redirects, and safe."""
-    topic, refusal = world.topic(rng, "benign", topics), rng.randrange(2)
+    topic, refusal = world.topic(rng, "benign", topics, training=topics == "seen"), rng.randrange(2)
     template = rng.choice(world.texts["unsafe_answers"]["refuse" if refusal else "redirect"])
     return Example(_filled(template, topic.verb, topic.gerund, topic.answered), SOURCE, part, 0, 0, refusal, WEIGHT)
 

@@ -41,8 +41,7 @@ async def collect(
     *,
     harmless: Sequence[str],
     unsafe: Sequence[str],
-    samples: int = 8,
-    temperature: float = 0.8,
+    samples: int = 16,
     max_new_tokens: int = 64,
     seed: int = 0,
     on_progress: Callable[[int, int], None] = lambda *_: None,
@@ -51,7 +50,8 @@ async def collect(
 
     Args:
         moderator: decides what is safe; its category "refusal" tells refusals from other answers.
-        samples: answers for each question.
+        samples: answers for each question. A quarter of them is drawn at temperature 0.1, as answers usually are, and
+            gives the likelihoods; the others are drawn at 0.9, so that rarer openings are found too.
         on_progress: called with the questions done and their total.
 
     Raises:
@@ -61,18 +61,19 @@ async def collect(
     questions = [*((q, False) for q in harmless), *((q, True) for q in unsafe)]
     for done, (question, is_unsafe) in enumerate(questions, 1):
         prompt = await backend.render(Message.conversation(question))
-        base = GenerationRequest(prompt, max_new_tokens=max_new_tokens, temperature=temperature)
-        drawn = await backend.generate([base.having(seed=seed + i) for i in range(samples)])
-        texts = [g.text for g in drawn if g.text]
+        base = GenerationRequest(prompt, max_new_tokens=max_new_tokens)
+        usual = math.ceil(samples / 4)
+        requests = [base.having(seed=seed + i, temperature=0.1 if i < usual else 0.9) for i in range(samples)]
+        texts = [g.text for g in await backend.generate(requests)]
         verdicts = await moderate_safely(moderator, texts, prompts=[question] * len(texts))
-        scores = (
-            await backend.log_likelihoods(prompt, texts) if isinstance(backend, ScoresText) and texts else [None] * len(texts)
-        )
-        for text, verdict, score in zip(texts, verdicts, scores, strict=True):
-            if not verdict.flagged:
+        likelihoods: list[float | None] = [None] * samples
+        if isinstance(backend, ScoresText) and all(texts):
+            likelihoods[:usual] = await backend.log_likelihoods(prompt, texts[:usual])
+        for text, verdict, likelihood in zip(texts, verdicts, likelihoods, strict=True):
+            if text and not verdict.flagged:
                 refusal = verdict.categories.get("refusal", 0.0) >= 0.5
                 kind: OpeningKind = "refusal" if refusal else "redirect" if is_unsafe else "answer"
-                found.append(_Sample(question, text, kind, score))
+                found.append(_Sample(question, text, kind, likelihood))
         on_progress(done, len(questions))
     if not found:
         raise ModelError("no safe answer was sampled", hint="check the model and the moderator with ttsa-guard check")

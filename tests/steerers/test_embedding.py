@@ -1,0 +1,400 @@
+"""The embedding steerer: its rounds and what they cost on scripted pieces, its mathematics on the tiny model."""
+
+import asyncio
+
+import pytest
+import torch
+
+from ttsa_guard.backends.transformers import TransformersBackend, TransformersOptions
+from ttsa_guard.budget import Budget, Spend
+from ttsa_guard.errors import BudgetError
+from ttsa_guard.messages import GenerationRequest, Message
+from ttsa_guard.profile import ModelProfile, Opening
+from ttsa_guard.steerers.base import Steerer, Task
+from ttsa_guard.steerers.embedding import Embedding, EmbeddingOptions
+from ttsa_guard.steerers.goals import goals_for, opening_goal, split_sentences, turn_goal
+from ttsa_guard.steerers.paper import sizes
+from ttsa_guard.testing import FakeClock, ScriptedBackend, ScriptedModerator
+
+MESSAGES = (Message("user", "the kettle"),)
+OPENINGS = tuple(Opening(text=text, kind=kind) for text, kind in (("The", "answer"), ("Other", "redirect"), ("Sorry", "refusal")))
+PROFILE = ModelProfile(openings=OPENINGS)
+HIDDEN = 4
+
+
+class Soft(ScriptedBackend):
+    """Takes embeddings; the objective of every goal is how near the rows are to ones."""
+
+    token_norm = 2.0
+
+    def __init__(self, answers=lambda request: f"bad answer {request.seed}"):
+        super().__init__(answers)
+        self.scopes, self.objectives = [], []
+
+    async def render(self, messages, *, scope="user"):
+        self.scopes.append(scope)
+        return await super().render(messages, scope=scope)
+
+    async def embed(self, ids):
+        return torch.zeros(len(ids), HIDDEN)
+
+    async def log_likelihoods(self, prompt, texts):
+        return [0.0] * len(texts)
+
+    async def objective(self, prompt, rows, goals):
+        self.objectives.append(len(rows))
+        return torch.stack([-((r - 1) ** 2).sum() for r in rows])
+
+
+class Steep(Soft):
+    """Knows its gradients too."""
+
+    def __init__(self, *answers):
+        super().__init__(*answers)
+        self.gradients = 0
+
+    async def gradient(self, prompt, rows, goals):
+        self.gradients += 1
+        return await self.objective(prompt, rows, goals), torch.stack([2 * (1 - r) for r in rows])
+
+
+class Recording(TransformersBackend):
+    """The tiny model; keeps what was generated from."""
+
+    def __init__(self, folder):
+        super().__init__(TransformersOptions(model=str(folder), device="cpu", dtype="float32", batch_size=256))
+        self.calls = []
+
+    async def generate(self, requests):
+        self.calls.append(list(requests))
+        return await super().generate(requests)
+
+
+@pytest.fixture
+def tiny_recording(tiny_model):
+    return Recording(tiny_model)
+
+
+def task(backend, *, answer="A fine start. It goes on. Now it is bad.", score=None, profile=PROFILE, seed=5, **budget):
+    moderator = ScriptedModerator(**({"score": score} if score else {}))
+    prompt = asyncio.run(backend.render(MESSAGES))
+    base = GenerationRequest(prompt, max_new_tokens=12, temperature=0.5, seed=seed)
+    spend = Spend(Budget(**budget), FakeClock())
+
+    async def judge(texts):
+        spend.charge(moderation_calls=1)
+        return await moderator.moderate(texts, prompts=["the kettle"] * len(texts))
+
+    return Task(MESSAGES, answer, backend, base, profile, spend, judge, seed=seed)
+
+
+def steer(job, **options):
+    async def main():
+        return [r async for r in Embedding(EmbeddingOptions(**options)).steer(job)]
+
+    return asyncio.run(main())
+
+
+def paper(job, **options):
+    return steer(job, mode="paper", **options)
+
+
+def moved(backend):
+    """Rows of all requests, a list for each batch."""
+    return [[r.rows for r in batch] for batch in backend.calls]
+
+
+def test_it_is_a_steerer():
+    assert isinstance(Embedding(EmbeddingOptions()), Steerer)
+
+
+# ---------------------------------------------------------------------- as published
+
+
+def test_paper_mode_costs_n_plus_one_generations_an_iteration():
+    backend = Soft()
+    job = task(backend)
+    rounds = paper(job, iterations=3, probes=8)
+    assert [[c.origin for c in r] for r in rounds] == [["iterate 0"], ["iterate 1"], ["iterate 2"]]
+    assert [len(batch) for batch in backend.calls] == [1, 8, 1, 8, 1, 8]
+    assert (job.spend.generations, job.spend.decode_passes, job.spend.moderation_calls) == (27, 6, 6)
+    assert [{r.seed for r in batch} for batch in backend.calls] == [{5}, {5}, {6}, {6}, {7}, {7}]
+    assert len(paper(task(Soft(), moderation_calls=99))) == 10  # the published K
+
+
+def test_paper_mode_stops_below_the_threshold():
+    scores = {5: 0.9, 6: 0.1, 7: 0.09}
+    backend = Soft(lambda request: f"{scores[request.seed]}")
+    rounds = paper(task(backend, score=float))
+    assert [r[0].verdict.score for r in rounds] == [0.9, 0.1, 0.09]  # 0.1 is not below 0.1
+    assert sum(map(len, backend.calls)) == 9 + 9 + 1
+    backend = Soft(lambda request: "0.0")
+    assert len(paper(task(backend, score=float), stop_below=0.0, iterations=4)) == 4
+
+
+def test_paper_mode_descends_the_score():
+    def answer(request):
+        return f"{torch.sigmoid(request.rows.sum()).item():.6f}"
+
+    def scores(**options):
+        return [r[0].verdict.score for r in paper(task(Soft(answer), score=float), step=0.3, probe=0.1, **options)]
+
+    found = scores()
+    assert found[0] == 0.5
+    assert found[-1] < 0.1 or len(found) == 10
+    assert all(after < before for before, after in zip(found, found[1:], strict=False))
+
+
+def test_paper_mode_starts_at_the_prompt_and_probes_around_it():
+    backend = Soft()
+    paper(task(backend), iterations=1, probes=200, probe=0.6)
+    [[start], probes] = moved(backend)
+    assert torch.equal(start, torch.zeros(2, HIDDEN)[: len(start)])
+    assert (torch.stack(probes) - start).std().item() == pytest.approx(0.6 * 2.0 / HIDDEN**0.5, rel=0.1)
+
+
+def test_a_random_direction_costs_one_generation_an_iteration():
+    backend = Soft()
+    job = task(backend)
+    rounds = paper(job, iterations=4, direction="random", step=0.5)
+    assert (len(rounds), job.spend.generations) == (4, 4)
+    points = [rows for [rows] in moved(backend)]
+    assert [(b - a).norm(dim=-1).mean().item() for a, b in zip(points, points[1:], strict=False)][0] == pytest.approx(0.5 * 2.0)
+
+
+def test_candidates_come_before_the_budget_is_used_up():
+    found = []
+
+    async def main():
+        async for r in Embedding(EmbeddingOptions(mode="paper")).steer(task_):
+            found.extend(r)
+
+    task_ = task(Soft(), generations=20)
+    with pytest.raises(BudgetError):
+        asyncio.run(main())
+    assert [c.origin for c in found] == ["iterate 0", "iterate 1", "iterate 2"]
+    assert task_.spend.generations == 19
+
+
+@pytest.mark.parametrize("mode", ["default", "paper"])
+@pytest.mark.parametrize("scope", ["user", "all"])
+def test_the_rows_that_move_are_an_option(mode, scope):
+    backend = Soft()
+    job = task(backend)
+    backend.scopes.clear()
+    steer(job, mode=mode, rows=scope, iterations=1)
+    assert backend.scopes == [scope]
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("openai/gpt-oss-20b", (0.01, 1.5)),
+        ("Qwen/Qwen3-14B", (0.05, 2.5)),
+        ("meta-llama/Llama-3.1-8B-Instruct", (0.1, 1.3)),
+        ("microsoft/Phi-3.5-mini-instruct", (0.05, 2.5)),
+        ("/models/gemma-3-1b-it/", (0.075, 1.75)),
+        ("somebody/else", (0.6 * 3.0 / 8, 3.0)),
+        ("embedded", (0.6 * 3.0 / 8, 3.0)),
+    ],
+)
+def test_sizes_are_those_of_table_3_where_it_has_the_model(model, expected):
+    assert sizes(model, token_norm=3.0, hidden=64, options=EmbeddingOptions()) == pytest.approx(expected)
+
+
+def test_sizes_that_are_set_are_multiples_of_the_token_norm():
+    def found(**options):
+        return sizes("gpt-oss-20b", token_norm=3.0, hidden=64, options=EmbeddingOptions(**options))
+
+    assert found(probe=0.8, step=0.5) == pytest.approx((0.3, 1.5))
+    assert found(step=0.0) == pytest.approx((0.6 * 3 / 8, 0.0))
+    assert found(probe=0.0) == pytest.approx((0.0, 3.0))
+
+
+# ---------------------------------------------------------------------- goals
+
+
+def goal(answer, score=None, **settings):
+    return asyncio.run(turn_goal(task(Soft(), answer=answer, score=score), aversion=1.0, **settings))
+
+
+def test_the_turn_is_at_the_first_flagged_sentence():
+    found = goal("Good one. Fine two! Then bad words come here. More bad. Nice end.")
+    assert (found.name, found.continuation.ends) == ("turn", False)
+    assert found.continuation.spans == (("Good one. Fine two!", 1.0), (" Then bad words", -1.0))
+
+
+def test_a_short_flagged_sentence_is_avoided_whole():
+    assert goal("Good one. Bad.", score=lambda t: float("Bad" in t)).continuation.spans == (("Good one.", 1.0), (" Bad.", -1.0))
+
+
+def test_the_last_sentence_is_avoided_if_only_the_whole_is_flagged():
+    assert goal("Good one. Good two. Good three.", score=lambda _: 0.0).continuation.spans[1] == (" Good three.", -1.0)
+
+
+@pytest.mark.parametrize("answer", ["bad from the start. Then more.", "only one bad sentence.", "bad", ""])
+def test_there_is_no_turn_if_the_first_sentence_is_flagged(answer):
+    assert goal(answer) is None
+
+
+def test_the_turn_costs_one_moderation_call():
+    job = task(Soft(), answer="One. Two. Three is bad. Four.")
+    asyncio.run(turn_goal(job, aversion=1.0))
+    assert (job.spend.moderation_calls, job.spend.generations) == (1, 0)
+
+
+def test_goals_are_the_turn_and_the_openings_in_turn():
+    found = asyncio.run(goals_for(task(Soft()), openings=2, aversion=0.5))
+    assert [g.name for g in found] == ["turn", "toward 'The'", "toward 'Other'"]
+    assert found[0].continuation.spans[1][1] == -0.5
+    assert found[1] == opening_goal(OPENINGS[0])
+    assert found[1].continuation.spans == (("The", 1.0),)
+
+
+def test_sentences():
+    assert split_sentences(" One. Two!  Three?\nFour 3.5 ") == ["One.", "Two!", "Three?", "Four 3.5"]
+    assert split_sentences("") == []
+
+
+# ---------------------------------------------------------------------- default mode: rounds and cost
+
+
+BAD = "bad at once."  # no turn: the goals are the three openings
+
+
+def steps(rounds):
+    return [[c.origin.split(", step ")[1] for c in r] for r in rounds]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, ["246", "8 10"]),
+        ({"iterations": 4}, ["24"]),
+        ({"iterations": 5, "every": 3, "round": 3}, ["3", "5"]),
+        ({"iterations": 3, "every": 1, "round": 1}, ["1", "2", "3"]),
+        ({"iterations": 5, "every": 4, "round": 2}, ["4", "5"]),
+        ({"iterations": 1}, ["1"]),
+    ],
+)
+def test_candidates_come_every_few_steps_in_rounds(options, expected):
+    wanted = [r.split() if " " in r else list(r) for r in expected]
+    found = steps(steer(task(Steep(), answer=BAD), openings=1, **options))
+    assert found == wanted
+
+
+def test_a_round_is_one_batch_over_all_paths():
+    backend = Steep()
+    job = task(backend)
+    rounds = steer(job)
+    names = ["turn", "toward 'The'", "toward 'Other'", "toward 'Sorry'"]
+    assert [c.origin for c in rounds[0]] == [f"{name}, step {k}" for k in (2, 4, 6) for name in names]
+    assert [len(batch) for batch in backend.calls] == [12, 8]
+    assert (job.spend.generations, job.spend.decode_passes, job.spend.moderation_calls) == (20, 2, 3)
+    assert backend.gradients == 10  # one for each step, over all paths
+
+
+def test_rounds_take_no_more_than_is_left_of_the_budget():
+    job = task(Steep(), answer=BAD, generations=11)
+    rounds = steer(job)
+    assert [len(r) for r in rounds] == [9, 2]
+    assert job.spend.generations == 11
+    job = task(Steep(), answer=BAD, generations=9)
+    assert [len(r) for r in steer(job)] == [9]
+    assert steer(task(Steep(), answer=BAD, generations=0)) == []
+
+
+@pytest.mark.parametrize("options", [{"gradient": "estimated"}, {"direction": "random"}, {}])
+def test_without_a_goal_there_is_nothing_to_climb(options):
+    assert steer(task(Steep(), answer=BAD, profile=ModelProfile()), **options) == []
+    assert steer(task(Steep(), answer=BAD), openings=0, **options) == []
+
+
+def test_steps_go_uphill_at_their_length():
+    backend = Steep()
+    steer(task(backend, answer=BAD), openings=1, iterations=4, every=1, step=0.2)
+    [points] = moved(backend)
+    for k, point in enumerate(points, 1):  # from zeros straight to ones
+        assert torch.allclose(point, torch.full_like(point, k * 0.2 * 2.0 / HIDDEN**0.5))
+
+
+def test_gradients_are_estimated_where_the_backend_has_none_or_if_told_so():
+    for backend, options in ((Soft(), {}), (Steep(), {"gradient": "estimated"})):
+        steer(task(backend, answer=BAD), openings=2, iterations=3, probes=5, **options)
+        assert backend.objectives == [10] * 6  # symmetric pairs, for each goal and step
+        assert getattr(backend, "gradients", 0) == 0
+
+
+def test_estimated_gradients_go_uphill_too():
+    backend = Soft()
+    steer(task(backend, answer=BAD), openings=1, iterations=6, every=6, probes=64)
+    [[point]] = moved(backend)
+    assert ((point - 1) ** 2).sum() < 0.6 * point.numel()
+
+
+def test_the_random_control_asks_the_model_nothing():
+    backend = Steep()
+    steer(task(backend, answer=BAD), openings=1, iterations=2, every=1, direction="random", step=0.5)
+    assert (backend.gradients, backend.objectives) == (0, [])
+    [[first, second]] = moved(backend)
+    assert torch.allclose((second - first).norm(dim=-1), torch.tensor(0.5 * 2.0))
+
+
+# ---------------------------------------------------------------------- on the tiny model
+
+
+MODES = [
+    {"mode": "paper"},
+    {"mode": "paper", "direction": "random"},
+    {},
+    {"gradient": "estimated"},
+    {"direction": "random"},
+]
+
+
+@pytest.mark.parametrize("options", MODES, ids=str)
+def test_a_step_of_zero_is_plain_generation(tiny_recording, options):
+    job = task(tiny_recording, moderation_calls=99)
+    found = [c.text for r in steer(job, step=0.0, iterations=3, every=1, round=1, probes=2, **options) for c in r]
+    seeds = [r.seed for batch in tiny_recording.calls for r in batch if r.rows is not None]
+    plain = asyncio.run(tiny_recording.generate([job.base.having(seed=seed) for seed in sorted(set(seeds))]))
+    texts = [g.text for g in plain]
+    assert len(set(texts)) == 3
+    each = len(found) // 3
+    assert found == [text for text in texts for _ in range(each)]
+
+
+@pytest.mark.parametrize("options", MODES, ids=str)
+def test_the_seed_of_the_task_decides(tiny_recording, options):
+    def run(seed):
+        rounds = steer(task(tiny_recording, seed=seed), iterations=2, every=1, probes=2, step=0.3, **options)
+        return [(c.origin, c.text) for r in rounds for c in r]
+
+    assert run(5) == run(5)
+    assert run(5) != run(6)
+
+
+@pytest.mark.parametrize("normalise", ["per_token", "matrix"])
+@pytest.mark.parametrize("answer", ["the kettle. it is bad.", BAD], ids=["turn", "openings"])
+def test_the_objective_rises_along_the_path(tiny_recording, answer, normalise):
+    job = task(tiny_recording, answer=answer)
+    backend = tiny_recording
+
+    def climb(**options):
+        """For each goal its objective at the origin and at the points of its path."""
+        backend.calls.clear()
+        goals = asyncio.run(goals_for(job, openings=2, aversion=1.0))
+        steer(job, openings=2, iterations=6, every=2, step=0.03, normalise=normalise, **options)
+        origin = asyncio.run(backend.embed(job.base.prompt.soft_ids))
+        points = [[origin] * len(goals), *([r.rows for r in batch] for batch in backend.calls)]
+        flat = [p for batch in points for p in batch]
+        wanted = [g.continuation for g in goals] * (len(flat) // len(goals))
+        return asyncio.run(backend.objective(job.base.prompt, flat, wanted)).view(-1, len(goals)).T
+
+    exact = climb()
+    assert exact.shape[1] == 4
+    assert (exact.diff(dim=1) > 0).all()
+    estimated = climb(gradient="estimated", probes=24, probe=0.1)
+    assert (estimated[:, -1] > estimated[:, 0]).all()
+    random = climb(direction="random")
+    assert (exact[:, -1] - exact[:, 0]).mean() > 2 * (random[:, -1] - random[:, 0]).mean()
