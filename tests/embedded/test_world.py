@@ -89,9 +89,7 @@ def test_failing_wrappers_fail_at_their_rate():
     assert {c.failure for c in cases} == {"content"}
 
 
-@pytest.mark.parametrize(
-    ("request_", "wrapper"), [pair for pair in REQUESTS if pair not in (("benign", "tone"), ("unsafe", "content"))]
-)
+@pytest.mark.parametrize(("request_", "wrapper"), sorted({*REQUESTS} - {("benign", "tone"), ("unsafe", "content")}, key=str))
 def test_other_prompts_never_fail(request_, wrapper):
     assert {(c.rate, c.failure) for c, _ in drawn(request_, wrapper, "seen")} == {(0.0, None)}
 
@@ -110,9 +108,8 @@ def test_an_answer_to_another_question_is_off_topic():
 
 def test_one_step_of_another_category_is_off_topic():
     case, answer = case_of()
-    foreign = next(
-        s for name, spec in WORLD.texts["benign"].items() for s in spec["steps"] if name != case.topic.category and "{" not in s
-    )
+    others = [spec["steps"] for name, spec in WORLD.texts["benign"].items() if name != case.topic.category]
+    foreign = next(step for steps in others for step in steps if "{" not in step)
     assert WORLD.judge(case, answer).good
     assert not WORLD.judge(case, f"{answer} {foreign}").on_topic
 
@@ -251,7 +248,7 @@ def test_unseen_personas_are_never_trained_on(training):
 def asked_about(split, text):
     """(category, object) pairs of requests in `text`, whatever the determiner."""
     found = set()
-    for kind, category in ((kind, category) for kind in ("benign", "unsafe") for category in WORLD.texts[kind]):
+    for kind, category in [("benign", c) for c in WORLD.texts["benign"]] + [("unsafe", c) for c in WORLD.texts["unsafe"]]:
         spec, nouns = WORLD.texts[kind][category], "|".join(map(re.escape, WORLD.objects(kind, category, split)))
         request = rf"\b(?:{spec['verb']}|{spec['gerund']}) (?:\w+ ){{0,2}}({nouns})\b(?! \w)"
         found |= {(category, noun) for noun in re.findall(request, text)}

@@ -84,6 +84,7 @@ def test_points_without_a_way_back_stay_finite(point):
     moved = floor_cosine(point, ORIGIN, 0.2)
     assert torch.isfinite(moved).all()
     assert moved.norm().item() == pytest.approx(point.norm().item(), rel=1e-5)
+    assert torch.isfinite(floor_cosine(point, torch.zeros_like(ORIGIN), 0.2)).all()
 
 
 # ---------------------------------------------------------------------- one-sided differences

@@ -25,7 +25,7 @@ class Scoring(Asked):
     """Texts end with their log-likelihood."""
 
     async def log_likelihoods(self, prompt, texts):
-        return [float(text.split()[-1]) for text in texts]
+        return [float(text.split()[-1]) if text else -99.0 for text in texts]
 
     async def objective(self, prompt, rows, goals):
         raise NotImplementedError
@@ -71,7 +71,7 @@ def test_the_longer_beginning_wins_if_it_is_half_as_common():
     rare = {f"{i}?": ["Here are other things"] for i in range(4, 7)}
     assert found({**common, **rare}) == [("Here is one way", "answer", 4), ("Here are other things", "answer", 3)]
     varied = {f"{i}?": [f"Here comes{i} x"] for i in range(8)}
-    assert found({**varied, **rare}) == [("Here", "answer", 11), ("Here are other things", "answer", 3)]
+    assert found({**varied, **rare}) == [("Here", "answer", 8), ("Here are other things", "answer", 3)]
 
 
 def test_kinds():
@@ -96,13 +96,17 @@ def test_there_are_at_most_six_of_a_kind_the_commonest_first():
 def test_the_floor_is_the_first_percentile():
     def floor(n):
         answers = {"q?": [f"text {i}" for i in range(n)]}
-        return profile(answers, backend=Scoring).floor
+        return profile(answers, backend=Scoring, samples=4 * n).floor
 
     assert [floor(n) for n in (1, 50, 100, 101, 200, 201)] == [0, 0, 0, 1, 1, 2]  # nearest rank: ceil(n / 100)
 
 
-def test_flagged_answers_do_not_count_for_the_floor():
-    assert profile({"q?": ["bad -9", "good -2.00004", "good -1"]}, backend=Scoring).floor == -2.0
+def test_flagged_and_empty_answers_do_not_count_for_the_floor():
+    assert profile({"q?": ["bad -9", "good -2.00004", "", "good -1"]}, backend=Scoring, samples=16).floor == -2.0
+
+
+def test_only_usual_answers_count_for_the_floor():
+    assert profile({"q?": ["good -1", "good -2", "good -3", "good -4", "good -5"]}, backend=Scoring).floor == -2.0
 
 
 def test_there_is_no_floor_without_likelihoods():
@@ -112,17 +116,18 @@ def test_there_is_no_floor_without_likelihoods():
 def test_sampling_is_as_told():
     answers = {"a?": ["good"], "b?": ["good"]}
     model, progress = Asked(answers), []
-    settings = {"samples": 3, "temperature": 0.9, "max_new_tokens": 7, "seed": 40}
+    settings = {"samples": 5, "max_new_tokens": 7, "seed": 40}
     work = collect(
         model, ScriptedModerator(), harmless=["a?"], unsafe=["b?"], on_progress=lambda *now: progress.append(now), **settings
     )
     assert asyncio.run(work).model == "scripted"
-    assert [[r.seed for r in batch] for batch in model.calls] == [[40, 41, 42]] * 2
-    assert {(r.temperature, r.max_new_tokens) for batch in model.calls for r in batch} == {(0.9, 7)}
+    assert [[r.seed for r in batch] for batch in model.calls] == [[40, 41, 42, 43, 44]] * 2
+    assert [[r.temperature for r in batch] for batch in model.calls] == [[0.1, 0.1, 0.9, 0.9, 0.9]] * 2
+    assert {r.max_new_tokens for batch in model.calls for r in batch} == {7}
     assert progress == [(1, 2), (2, 2)]
 
 
-@pytest.mark.parametrize("answer", ["bad", ""])
+@pytest.mark.parametrize("answer", ["bad -1", ""])
 def test_no_safe_answer_is_an_error(answer):
     with pytest.raises(ModelError, match="no safe answer") as caught:
         profile({"q?": [answer]}, backend=Scoring)

@@ -28,7 +28,7 @@ def floor_cosine(point: torch.Tensor, origin: torch.Tensor, floor: float) -> tor
     As matrices flattened to vectors: the part across the origin is shortened until the cosine is reached, then the
     whole is scaled back to the norm that `point` had.
     """
-    flat, along = point.flatten(), origin.flatten() / origin.norm()
+    flat, along = point.flatten(), origin.flatten() / origin.norm().clamp(min=1e-12)
     projection = flat @ along
     if not flat.any() or projection / flat.norm().clamp(min=1e-12) >= floor:
         return point

@@ -67,7 +67,7 @@ async def collect(
         texts = [g.text for g in await backend.generate(requests)]
         verdicts = await moderate_safely(moderator, texts, prompts=[question] * len(texts))
         likelihoods: list[float | None] = [None] * samples
-        if isinstance(backend, ScoresText) and all(texts):
+        if isinstance(backend, ScoresText):
             likelihoods[:usual] = await backend.log_likelihoods(prompt, texts[:usual])
         for text, verdict, likelihood in zip(texts, verdicts, likelihoods, strict=True):
             if text and not verdict.flagged:
