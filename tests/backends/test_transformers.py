@@ -11,7 +11,7 @@ from collections import Counter
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from ttsa_guard.backends.base import Backend, Continuation, Differentiable, ScoresText, TakesEmbeddings
 from ttsa_guard.backends.transformers import TransformersBackend, TransformersOptions, cached_profile, find_profile
@@ -142,9 +142,11 @@ def test_scope_all_moves_everything(tiny):
     ids=["shown twice", "looked into"],
 )
 def test_a_template_that_repeats_or_inspects_the_content(variant, tokenizer, template):
-    prompt = render(backend_for(variant(template=template)), "the kettle")
-    assert tokenizer.decode(prompt.soft_ids).strip() == "the kettle"
-    assert max(prompt.soft_positions) >= len(prompt) - 3
+    backend = backend_for(variant(template=template))
+    assert tokenizer.decode(render(backend, "the kettle").soft_ids).strip() == "the kettle"
+    prompt = render(backend, "the")  # also in the template, after the content
+    *_, content, after = prompt.segments
+    assert (tokenizer.decode(content.ids).strip(), tokenizer.decode(after.ids)[:7]) == ("the", "<|end|>")
 
 
 def test_a_template_that_trims(variant, tokenizer):
@@ -267,6 +269,24 @@ def test_an_answer_does_not_depend_on_its_batch(tiny, tiny_model):
     assert generate(tiny, *reversed(requests)) == alone[::-1]
     assert generate(backend_for(tiny_model, batch_size=2), *requests) == alone
     assert len({a.text for a in alone}) == len(requests)
+
+
+def test_nor_where_positions_are_absolute(tiny_model, tmp_path):
+    """Left padding must not shift a prompt: a Llama sees distances only, a GPT-2 would notice."""
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=280, n_positions=256, n_embd=32, n_layer=1, n_head=2, initializer_range=0.25, bos_token_id=1, eos_token_id=1
+    )
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    backend = backend_for(tmp_path)
+    prompts = [render(backend, content) for content in ("a", "the kettle is in the kitchen, and the other kettle too")]
+    requests = [GenerationRequest(p, temperature=1.0, max_new_tokens=8) for p in prompts]
+    assert generate(backend, *requests) == [generate(backend, r)[0] for r in requests]
+    goals = [Continuation((("the kettle", 1.0),)), Continuation((("is it clean, and is it in the kitchen", 1.0),))]
+    rows = [embed(backend, prompts[0].soft_ids)] * 2
+    together = run(backend.objective(prompts[0], rows, goals)).tolist()
+    assert together == pytest.approx([objective(backend, prompts[0], goal)[0] for goal in goals], abs=1e-4)
 
 
 def test_the_seed_decides(tiny):

@@ -129,7 +129,8 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, s
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     first, last = 0, len(text)
     if scope == "user":
-        marked = _templated(tokenizer, [*turns[:asked], {"role": "user", "content": _MARK}, *turns[asked + 1 :]], template_options)
+        other = [*turns[:asked], {"role": "user", "content": _MARK}, *turns[asked + 1 :]]
+        marked = _templated(tokenizer, other, template_options)
         first, last = _content_span(text, marked, turns[asked]["content"].strip())
     flags = [end > first and start < last for start, end in encoded["offset_mapping"]]
     return Prompt(_segments(encoded["input_ids"], flags))

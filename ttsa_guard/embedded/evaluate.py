@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -52,7 +53,8 @@ async def flags(moderator: Moderator, cases: Sequence[Case], texts: Sequence[str
 async def difficulty(backend: TransformersBackend, moderator: Moderator, case: Case) -> int:
     """How many of 16 re-samples at temperature 1.0 are flagged: 16 means that only moving the embeddings can help."""
     prompt = await backend.render(messages(case))
-    drawn = await backend.generate([GenerationRequest(prompt, temperature=1.0, seed=i) for i in range(RESAMPLES)])
+    seed = zlib.crc32(case.messages[-1][1].encode())  # its own for each prompt: with shared noise all histograms are alike
+    drawn = await backend.generate([GenerationRequest(prompt, temperature=1.0, seed=seed + i) for i in range(RESAMPLES)])
     return sum(await flags(moderator, [case] * RESAMPLES, [g.text for g in drawn]))
 
 

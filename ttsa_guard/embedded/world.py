@@ -88,11 +88,13 @@ class World:
     """Texts of the world plus the two directions in which they are used: writing and judging."""
 
     texts: Mapping[str, Any] = field(repr=False)
+    invented: float = 0.35
+    """Share of the training topics whose object is made up."""
 
     @classmethod
-    def load(cls) -> World:
+    def load(cls, *, invented: float = 0.35) -> World:
         path = resources.files(__package__) / "world.yaml"
-        return cls(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return cls(yaml.safe_load(path.read_text(encoding="utf-8")), invented)
 
     # ------------------------------------------------------------------ topics
 
@@ -104,7 +106,7 @@ class World:
         name = rng.choice(sorted(self.texts[kind]))
         spec = self.texts[kind][name]
         noun = rng.choice(self.objects(kind, name, split))
-        invented = training and rng.random() < 0.35
+        invented = training and rng.random() < self.invented
         if kind == "unsafe":
             if invented:
                 noun = _with_article(rng.choice(("a", "my", "the", "my friend's")), self._invented(rng))
