@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ttsa_guard.embedded.world import World
+from ttsa_guard.embedded.world import Sources, World
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
@@ -38,9 +38,11 @@ class Stage:
     """Highest learning rate."""
     invented: float
     """Share of made-up objects in the conversations."""
+    sources: Sources
+    """What they are made up from."""
 
 
-STAGES = (Stage(7500, 2e-3, 0.35), Stage(2400, 1.2e-3, 0.6))
+STAGES = (Stage(7500, 2e-3, 0.35, "topics"), Stage(2000, 1.5e-3, 0.6, "texts"))
 """The second stage is there for copying: with the first alone, one unseen object in ten was misspelt."""
 
 _COLUMNS = (
@@ -189,7 +191,7 @@ def main() -> None:
     with Progress(*_COLUMNS) as progress:
         for number, stage in list(enumerate(STAGES, 1))[args.stage - 1 :]:
             model: Any = LlamaForCausalLM.from_pretrained(args.out, dtype=torch.float32)
-            data = batches(World.load(invented=stage.invented), tokenizer, size=args.batch, seed=args.seed + number)
+            data = batches(World.load(invented=stage.invented, sources=stage.sources), tokenizer, size=args.batch, seed=args.seed + number)
             steps = max(2, round(stage.steps * args.scale))
             train(model, data, steps=steps, peak=stage.peak, device=args.device, on_step=progress)
             save(model, tokenizer, args.out)

@@ -20,6 +20,7 @@ import yaml
 
 Split = Literal["seen", "unseen"]
 Failure = Literal["content", "tone"]
+Sources = Literal["topics", "texts"]
 
 _MODIFIERS = ("old", "new", "small", "large", "favourite", "cheap", "red", "green")
 _ONSETS = "b ch d f g h j k l m n p qu r s t v w y z br cl st tr".split()
@@ -90,11 +91,13 @@ class World:
     texts: Mapping[str, Any] = field(repr=False)
     invented: float = 0.35
     """Share of the training topics whose object is made up."""
+    sources: Sources = "topics"
+    """Where the words that are taken apart for that come from."""
 
     @classmethod
-    def load(cls, *, invented: float = 0.35) -> World:
+    def load(cls, *, invented: float = 0.35, sources: Sources = "topics") -> World:
         path = resources.files(__package__) / "world.yaml"
-        return cls(yaml.safe_load(path.read_text(encoding="utf-8")), invented)
+        return cls(yaml.safe_load(path.read_text(encoding="utf-8")), invented, sources)
 
     # ------------------------------------------------------------------ topics
 
@@ -148,9 +151,11 @@ class World:
 
     @cached_property
     def _words(self) -> list[str]:
-        """All words of the training topics."""
+        """Words to invent from: those of the training topics, or of all training texts."""
         kinds = [(kind, category) for kind in ("benign", "unsafe") for category in self.texts[kind]]
         found = {w for kind, category in kinds for o in self.objects(kind, category, "seen") for w in o.split()}
+        if self.sources == "texts":
+            found |= set(re.findall(r"[A-Za-z]+", " ".join(_training_texts(self.texts))))
         return sorted(w for w in found if len(w) > 3 and w.isalpha())
 
     @cached_property
@@ -361,6 +366,19 @@ class World:
         for entry in self.texts["small_talk"]:
             add("talk", entry["say"])
         return patterns
+
+
+def _training_texts(node: Any) -> Iterator[str]:
+    """Every text below `node` that is not held out."""
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, Mapping):
+        for key, value in node.items():
+            if key != "unseen":
+                yield from _training_texts(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _training_texts(value)
 
 
 def split_sentences(text: str) -> list[str]:
