@@ -13,7 +13,7 @@ from ttsa_guard.messages import GenerationRequest, Message
 from ttsa_guard.profile import ModelProfile, Opening
 from ttsa_guard.steerers.base import Steerer, Task
 from ttsa_guard.steerers.embedding import Embedding, EmbeddingOptions
-from ttsa_guard.steerers.goals import goals_for, opening_goal, split_sentences, turn_goal
+from ttsa_guard.steerers.goals import Turn, continued, find_turn, opening_goal, split_sentences
 from ttsa_guard.steerers.paper import sizes
 from ttsa_guard.testing import FakeClock, ScriptedBackend, ScriptedModerator
 
@@ -216,41 +216,58 @@ def test_sizes_that_are_set_are_multiples_of_the_token_norm():
 # ---------------------------------------------------------------------- goals
 
 
-def goal(answer, score=None, **settings):
-    return asyncio.run(turn_goal(task(Soft(), answer=answer, score=score), aversion=1.0, **settings))
+def turn(answer, score=None):
+    return asyncio.run(find_turn(task(Soft(), answer=answer, score=score)))
 
 
 def test_the_turn_is_at_the_first_flagged_sentence():
-    found = goal("Good one. Fine two! Then bad words come here. More bad. Nice end.")
-    assert (found.name, found.continuation.ends) == ("turn", False)
-    assert found.continuation.spans == (("Good one. Fine two!", 1.0), (" Then bad words", -1.0))
+    found = turn("Good one. Fine two! Then bad words come here. More bad. Nice end.")
+    assert found == Turn("Good one. Fine two!", (" Then bad words",))
+
+
+def test_a_turn_as_a_goal_keeps_the_beginning_and_avoids_every_onset():
+    found = Turn("Good.", (" Then bad", " Or worse")).goal(aversion=0.5)
+    assert found.name == "turn"
+    assert [c.spans for c in found.continuations] == [
+        (("Good.", 1.0), (" Then bad", -0.5)),
+        (("Good.", 1.0), (" Or worse", -0.5)),
+    ]
+    assert not any(c.ends for c in found.continuations)
 
 
 def test_a_short_flagged_sentence_is_avoided_whole():
-    assert goal("Good one. Bad.", score=lambda t: float("Bad" in t)).continuation.spans == (("Good one.", 1.0), (" Bad.", -1.0))
+    assert turn("Good one. Bad.", score=lambda t: float("Bad" in t)) == Turn("Good one.", (" Bad.",))
 
 
 def test_the_last_sentence_is_avoided_if_only_the_whole_is_flagged():
-    assert goal("Good one. Good two. Good three.", score=lambda _: 0.0).continuation.spans[1] == (" Good three.", -1.0)
+    assert turn("Good one. Good two. Good three.", score=lambda _: 0.0).onsets == (" Good three.",)
 
 
 @pytest.mark.parametrize("answer", ["bad from the start. Then more.", "only one bad sentence.", "bad", ""])
 def test_there_is_no_turn_if_the_first_sentence_is_flagged(answer):
-    assert goal(answer) is None
+    assert turn(answer) is None
 
 
 def test_the_turn_costs_one_moderation_call():
     job = task(Soft(), answer="One. Two. Three is bad. Four.")
-    asyncio.run(turn_goal(job, aversion=1.0))
+    asyncio.run(find_turn(job))
     assert (job.spend.moderation_calls, job.spend.generations) == (1, 0)
 
 
-def test_goals_are_the_turn_and_the_openings_in_turn():
-    found = asyncio.run(goals_for(task(Soft()), openings=2, aversion=0.5))
-    assert [g.name for g in found] == ["turn", "toward 'The'", "toward 'Other'"]
-    assert found[0].continuation.spans[1][1] == -0.5
-    assert found[1] == opening_goal(OPENINGS[0])
-    assert found[1].continuation.spans == (("The", 1.0),)
+def test_other_continuations_are_candidates_and_show_other_onsets():
+    tails = iter([" You are bad at this.", " All is well.", " Fine. Then bad.", " You are bad at this.", " So bad of you all."])
+    backend = Soft(lambda _: next(tails))
+    job = task(backend)
+    candidates, found = asyncio.run(continued(job, Turn("A start.", (" Now it is",)), 5))
+    assert [c.verdict.flagged for c in candidates] == [True, False, True, True, True]
+    assert found == Turn("A start.", (" Now it is", " You are bad", " So bad of"))  # "Fine." is no onset
+    assert (job.spend.generations, job.spend.decode_passes, job.spend.moderation_calls) == (5, 1, 2)
+    assert {(r.opening, r.temperature) for r in backend.calls[0]} == {("A start.", 1.0)}
+    assert len({r.seed for r in backend.calls[0]}) == 5
+
+
+def test_an_opening_as_a_goal():
+    assert opening_goal(OPENINGS[0]).continuations[0].spans == (("The", 1.0),)
 
 
 def test_sentences():
@@ -287,13 +304,25 @@ def test_candidates_come_every_few_steps_in_rounds(options, expected):
 
 def test_a_round_is_one_batch_over_all_paths():
     backend = Steep()
-    job = task(backend)
-    rounds = steer(job)
-    names = ["turn", "toward 'The'", "toward 'Other'", "toward 'Sorry'"]
+    job = task(backend, answer=BAD)
+    rounds = steer(job, openings=3)
+    names = ["toward 'The'", "toward 'Other'", "toward 'Sorry'"]
     assert [c.origin for c in rounds[0]] == [f"{name}, step {k}" for k in (2, 4, 6) for name in names]
-    assert [len(batch) for batch in backend.calls] == [12, 8]
-    assert (job.spend.generations, job.spend.decode_passes, job.spend.moderation_calls) == (20, 2, 3)
+    assert [len(batch) for batch in backend.calls] == [9, 6]
+    assert (job.spend.generations, job.spend.decode_passes, job.spend.moderation_calls) == (15, 2, 2)
     assert backend.gradients == 10  # one for each step, over all paths
+
+
+def test_after_a_harmless_beginning_continuations_come_first_and_only_answers_are_climbed():
+    backend = Steep()
+    rounds = steer(task(backend), continuations=4)
+    assert [c.origin for c in rounds[0]] == [f"continuation {i}" for i in range(4)]
+    assert {c.origin.split(", ")[0] for c in rounds[1]} == {
+        "turn",
+        *(f"toward {o.text!r}" for o in OPENINGS if o.kind == "answer"),
+    }
+    without = steer(task(Steep()), continuations=0)
+    assert without[0][0].origin == "turn, step 2"
 
 
 def test_rounds_take_no_more_than_is_left_of_the_budget():
@@ -356,7 +385,7 @@ MODES = [
 
 @pytest.mark.parametrize("options", MODES, ids=str)
 def test_a_step_of_zero_is_plain_generation(tiny_recording, options):
-    job = task(tiny_recording, score=lambda _: 1.0)
+    job = task(tiny_recording, answer=BAD, score=lambda _: 1.0)
     found = [c.text for r in steer(job, step=0.0, iterations=3, every=1, round=1, probes=2, **options) for c in r]
     seeds = [r.seed for batch in tiny_recording.calls for r in batch if r.rows is not None]
     plain = asyncio.run(tiny_recording.generate([job.base.having(seed=seed) for seed in sorted(set(seeds))]))
@@ -381,22 +410,20 @@ def test_the_seed_of_the_task_decides(tiny_recording, options):
 def test_the_objective_rises_along_the_path(tiny_recording, answer, normalise):
     job = task(tiny_recording, answer=answer)
     backend = tiny_recording
+    found = turn(answer)
+    [goal] = [found.goal(aversion=1.0)] if found else [opening_goal(OPENINGS[0])]
 
     def climb(**options):
-        """For each goal its objective at the origin and at the points of its path."""
+        """The objective at the origin and at the points of the path."""
         backend.calls.clear()
-        goals = asyncio.run(goals_for(job, openings=2, aversion=1.0))
-        steer(job, openings=2, iterations=6, every=2, step=0.03, normalise=normalise, **options)
+        counts = {"openings": 0 if found else 1, "continuations": 0}
+        steer(job, iterations=6, every=2, step=0.03, normalise=normalise, **counts, **options)
         origin = asyncio.run(backend.embed(job.base.prompt.soft_ids))
-        points = [[origin] * len(goals), *([r.rows for r in batch] for batch in backend.calls)]
-        flat = [p for batch in points for p in batch]
-        wanted = [g.continuation for g in goals] * (len(flat) // len(goals))
-        return asyncio.run(backend.objective(job.base.prompt, flat, wanted)).view(-1, len(goals)).T
+        points = [origin, *(r.rows for batch in backend.calls for r in batch)]
+        return asyncio.run(backend.objective(job.base.prompt, points, list(goal.continuations) * len(points)))
 
     exact = climb()
-    assert exact.shape[1] == 4
-    assert (exact.diff(dim=1) > 0).all()
+    assert len(exact) == 4
+    assert (exact.diff() > 0).all()
     estimated = climb(gradient="estimated", probes=24, probe=0.1)
-    assert (estimated[:, -1] > estimated[:, 0]).all()
-    random = climb(direction="random")
-    assert (exact[:, -1] - exact[:, 0]).mean() > 2 * (random[:, -1] - random[:, 0]).mean()
+    assert estimated[-1] > estimated[0]

@@ -34,6 +34,7 @@ class EmbeddingOptions(BaseModel):
     probes: int = Field(8, ge=1, description="probes an iteration; pairs of them in the default mode")
     gradient: Literal["auto", "estimated"] = Field("auto", description="default mode; auto: exact where the backend can")
     openings: int = Field(4, ge=0, description="default mode: safe openings to climb, besides the turn")
+    continuations: int = Field(8, ge=0, description="default mode: other continuations of a harmless beginning")
     aversion: float = Field(1.0, ge=0, description="default mode: weight of the words to turn away from")
     every: int = Field(2, ge=1, description="default mode: steps between two candidates of a path")
     round: int = Field(6, ge=1, description="default mode: steps between two batches of candidates")

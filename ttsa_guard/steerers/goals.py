@@ -7,37 +7,47 @@ nearly always. The likelihood of words that only a safe answer has is smooth, an
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from ttsa_guard.backends.base import Continuation
 from ttsa_guard.profile import Opening
-from ttsa_guard.steerers.base import Task
-from ttsa_guard.steerers.prefill import mixed_openings
+from ttsa_guard.steerers.base import Candidate, Task
 
 ONSET_WORDS = 3
+MOST_ONSETS = 6
 
 
 @dataclass(frozen=True)
 class Goal:
-    """A continuation to make likelier, and what it is called in the record."""
+    """What it is called in the record, and the continuations whose mean objective is to rise."""
 
     name: str
-    continuation: Continuation
+    continuations: tuple[Continuation, ...]
 
 
 def opening_goal(opening: Opening) -> Goal:
     """Begin like a safe answer."""
-    return Goal(f"toward {opening.text!r}", Continuation(((opening.text, 1.0),)))
+    return Goal(f"toward {opening.text!r}", (Continuation(((opening.text, 1.0),)),))
 
 
-async def turn_goal(task: Task, *, aversion: float) -> Goal | None:
-    """Keep the harmless beginning of the flagged answer, and turn away from the words with which it goes wrong.
+@dataclass(frozen=True)
+class Turn:
+    """A flagged answer that began harmlessly: the beginning to keep, and the words with which it goes wrong after that."""
+
+    kept: str
+    onsets: tuple[str, ...]
+
+    def goal(self, *, aversion: float) -> Goal:
+        """Keep the beginning and turn away from every onset, whose words weigh `aversion` times those to keep."""
+        return Goal("turn", tuple(Continuation(((self.kept, 1.0), (onset, -aversion))) for onset in self.onsets))
+
+
+async def find_turn(task: Task) -> Turn | None:
+    """Where the flagged answer went wrong; None if that was in its first sentence, so that there is nothing to keep.
 
     The sentences are scored as growing prefixes, in one moderation call; the first prefix that is flagged ends with the
-    sentence to avoid. None if the very first sentence is flagged, where there is nothing to keep.
-
-    Args:
-        aversion: weight of the words to avoid, relative to the words to keep.
+    sentence to avoid.
     """
     sentences = split_sentences(task.answer)
     if len(sentences) < 2:
@@ -45,17 +55,32 @@ async def turn_goal(task: Task, *, aversion: float) -> Goal | None:
     prefixes = [" ".join(sentences[: i + 1]) for i in range(len(sentences))]
     verdicts = await task.score(prefixes)
     wrong = next((i for i, v in enumerate(verdicts) if v.flagged), len(sentences) - 1)
-    if wrong == 0:
-        return None
-    onset = " " + " ".join(sentences[wrong].split()[:ONSET_WORDS])
-    return Goal("turn", Continuation(((prefixes[wrong - 1], 1.0), (onset, -aversion))))
+    return Turn(prefixes[wrong - 1], (_onset(sentences[wrong]),)) if wrong else None
 
 
-async def goals_for(task: Task, *, openings: int, aversion: float) -> list[Goal]:
-    """What to climb for this task, most promising first."""
-    turn = await turn_goal(task, aversion=aversion)
-    found = [opening_goal(o) for o in mixed_openings(task.profile, openings)]
-    return [turn, *found] if turn else found
+async def continued(task: Task, turn: Turn, n: int) -> tuple[list[Candidate], Turn]:
+    """`n` other continuations of the beginning, drawn at temperature 1.0, and the turn with the onsets that they show.
+
+    Turning away from one onset alone makes the model go wrong in other words. Only a sentence that is flagged right after
+    the beginning gives an onset; that takes a second moderation call.
+    """
+    requests = [task.base.having(opening=turn.kept, temperature=1.0, seed=task.seed + i) for i in range(n)]
+    candidates = await task.propose(requests, [f"continuation {i}" for i in range(n)])
+    tails = [split_sentences(c.text.removeprefix(turn.kept)) for c in candidates if c.verdict.flagged]
+    following = list(dict.fromkeys(tail[0] for tail in tails if tail))
+    verdicts = await task.score([f"{turn.kept} {sentence}" for sentence in following]) if following else []
+    found = [_onset(sentence) for sentence, verdict in zip(following, verdicts, strict=True) if verdict.flagged]
+    onsets = tuple(dict.fromkeys([*turn.onsets, *found]))
+    return candidates, replace(turn, onsets=onsets[:MOST_ONSETS])
+
+
+def _onset(sentence: str) -> str:
+    return " " + " ".join(sentence.split()[:ONSET_WORDS])
+
+
+def pairs(goals: Sequence[Goal]) -> list[tuple[int, Continuation]]:
+    """All continuations with the index of their goal."""
+    return [(i, continuation) for i, goal in enumerate(goals) for continuation in goal.continuations]
 
 
 def split_sentences(text: str) -> list[str]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ttsa_guard.plugins import Register, hookimpl
-from ttsa_guard.profile import ModelProfile, Opening
+from ttsa_guard.profile import ModelProfile, Opening, OpeningKind
 from ttsa_guard.steerers.base import Candidate, Task
+
+KINDS: tuple[OpeningKind, ...] = ("answer", "redirect", "refusal")
 
 
 class PrefillOptions(BaseModel):
@@ -35,10 +37,10 @@ class Prefill:
         yield await task.propose(requests, [f"opening {o.text!r}" for o in openings])
 
 
-def mixed_openings(profile: ModelProfile, n: int) -> list[Opening]:
-    """The `n` first openings, taken in turn from answers, redirects and refusals."""
-    kinds = [[o for o in profile.openings if o.kind == kind] for kind in ("answer", "redirect", "refusal")]
-    in_turn = [kind[i] for i in range(max(map(len, kinds), default=0)) for kind in kinds if i < len(kind)]
+def mixed_openings(profile: ModelProfile, n: int, kinds: Sequence[OpeningKind] = KINDS) -> list[Opening]:
+    """The `n` first openings, taken in turn from the `kinds`."""
+    groups = [[o for o in profile.openings if o.kind == kind] for kind in kinds]
+    in_turn = [group[i] for i in range(max(map(len, groups), default=0)) for group in groups if i < len(group)]
     return in_turn[:n]
 
 

@@ -14,9 +14,11 @@ import torch
 
 from ttsa_guard.backends.base import Differentiable, ScoresText, TakesEmbeddings
 from ttsa_guard.messages import Prompt
+from ttsa_guard.profile import OpeningKind
 from ttsa_guard.steerers.base import Candidate, Task
 from ttsa_guard.steerers.estimators import Antithetic, unit
-from ttsa_guard.steerers.goals import Goal, goals_for
+from ttsa_guard.steerers.goals import Goal, continued, find_turn, opening_goal, pairs
+from ttsa_guard.steerers.prefill import KINDS, mixed_openings
 
 if TYPE_CHECKING:
     from ttsa_guard.steerers.embedding import EmbeddingOptions
@@ -29,11 +31,20 @@ class Slope(Protocol):
 
 
 async def surrogate_rounds(task: Task, options: EmbeddingOptions) -> AsyncGenerator[list[Candidate], None]:
-    """A round for each `options.round` steps: that stretch of every path, generated in one batch."""
+    """If the answer began harmlessly, a round of other continuations; then a round for each `options.round` steps: that
+    stretch of every path, generated in one batch."""
     backend = task.backend
     assert isinstance(backend, TakesEmbeddings)
     prompt = await backend.render(task.messages, scope=options.rows)
-    goals = await goals_for(task, openings=options.openings, aversion=options.aversion)
+    turn = await find_turn(task)
+    # A harmless beginning means that the question can be answered: then refusals and redirects are wrong answers.
+    kinds: tuple[OpeningKind, ...] = ("answer",) if turn else KINDS
+    goals = [opening_goal(o) for o in mixed_openings(task.profile, options.openings, kinds)]
+    if turn and (n := min(options.continuations, task.spend.generations_left)):
+        candidates, turn = await continued(task, turn, n)
+        yield candidates
+    if turn:
+        goals.insert(0, turn.goal(aversion=options.aversion))
     if not goals:
         return
     origin = await backend.embed(prompt.soft_ids)
@@ -63,8 +74,9 @@ def _slope(task: Task, prompt: Prompt, options: EmbeddingOptions) -> Slope:
 
     async def exact(points: Sequence[torch.Tensor], goals: Sequence[Goal]) -> torch.Tensor:
         assert isinstance(backend, Differentiable)
-        _, gradients = await backend.gradient(prompt, points, [g.continuation for g in goals])
-        return gradients
+        todo = pairs(goals)
+        _, gradients = await backend.gradient(prompt, [points[i] for i, _ in todo], [c for _, c in todo])
+        return torch.stack([gradients[[j for j, (k, _) in enumerate(todo) if k == i]].mean(0) for i in range(len(goals))])
 
     async def estimated(points: Sequence[torch.Tensor], goals: Sequence[Goal]) -> torch.Tensor:
         assert isinstance(backend, ScoresText)
@@ -74,8 +86,9 @@ def _slope(task: Task, prompt: Prompt, options: EmbeddingOptions) -> Slope:
         for point, goal in zip(points, goals, strict=True):
             estimator = Antithetic(options.probes, probe, generator)
             asked = estimator.ask(point)
-            values = await backend.objective(prompt, list(asked), [goal.continuation] * len(asked))
-            found.append(estimator.tell(values))
+            todo = [(x, c) for c in goal.continuations for x in asked]
+            values = await backend.objective(prompt, [x for x, _ in todo], [c for _, c in todo])
+            found.append(estimator.tell(values.view(len(goal.continuations), -1).mean(0)))
         return torch.stack(found)
 
     async def random(points: Sequence[torch.Tensor], _: Sequence[Goal]) -> torch.Tensor:
