@@ -188,6 +188,15 @@ def test_the_rows_that_move_are_an_option(mode, scope):
     assert backend.scopes == [scope]
 
 
+@pytest.mark.parametrize(("mode", "scope"), [("paper", "all"), ("default", "user")])
+def test_the_rows_that_move_unless_told_otherwise(mode, scope):
+    backend = Steep()
+    job = task(backend)
+    backend.scopes.clear()
+    steer(job, mode=mode, iterations=1)
+    assert backend.scopes == [scope]
+
+
 @pytest.mark.parametrize(
     ("model", "expected"),
     [

@@ -34,6 +34,10 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "prefill": {"steerers": ["prefill"]},
     "resample, 16 at temperature 1.0": {"steerers": ["resample"]},
     "paper mode": {"steerers": [{"use": "embedding", "options": {"mode": "paper"}}], "quality": AS_PUBLISHED},
+    "paper mode, user rows": {
+        "steerers": [{"use": "embedding", "options": {"mode": "paper", "rows": "user"}}],
+        "quality": AS_PUBLISHED,
+    },
     "paper mode, random direction": {
         "steerers": [{"use": "embedding", "options": {"mode": "paper", "direction": "random"}}],
         "quality": AS_PUBLISHED,

@@ -25,7 +25,7 @@ class EmbeddingOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     mode: Literal["default", "paper"] = Field("default", description="paper: arXiv 2604.26167, Algorithm 1, to the letter")
-    rows: Scope = Field("user", description="rows that move: of the last user message, or all")
+    rows: Scope | None = Field(None, description="rows that move; default: the last user message's, in paper mode all")
     direction: Literal["estimate", "random"] = Field("estimate", description="random: the control")
     normalise: Normalise = Field("per_token", description="what has norm 1 before a step")
     iterations: int = Field(10, ge=1, description="most steps")

@@ -38,7 +38,7 @@ async def paper_rounds(task: Task, options: EmbeddingOptions) -> AsyncGenerator[
     """One round an iteration: the answer at X_k. The N probes cost generations and moderation, and are thrown away."""
     backend = task.backend
     assert isinstance(backend, TakesEmbeddings)
-    prompt = await backend.render(task.messages, scope=options.rows)
+    prompt = await backend.render(task.messages, scope=options.rows or "all")
     origin = await backend.embed(prompt.soft_ids)
     probe, step = sizes(backend.name, token_norm=backend.token_norm, hidden=origin.shape[1], options=options)
     search = (RandomDirection if options.direction == "random" else OneSided)(

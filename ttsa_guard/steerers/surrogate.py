@@ -35,7 +35,7 @@ async def surrogate_rounds(task: Task, options: EmbeddingOptions) -> AsyncGenera
     stretch of every path, generated in one batch."""
     backend = task.backend
     assert isinstance(backend, TakesEmbeddings)
-    prompt = await backend.render(task.messages, scope=options.rows)
+    prompt = await backend.render(task.messages, scope=options.rows or "user")
     turn = await find_turn(task)
     # A harmless beginning means that the question can be answered: then refusals and redirects are wrong answers.
     kinds: tuple[OpeningKind, ...] = ("answer",) if turn else KINDS
