@@ -79,3 +79,8 @@ def test_files_are_small_and_the_profile_is_there(backend):
     assert sum(len(p.read_bytes()) for p in folder.iterdir()) < 10_000_000
     assert {o.kind for o in backend.profile.openings} == {"answer", "redirect", "refusal"}
     assert backend.profile.floor is not None
+
+
+def test_the_default_fallback_passes_the_gate():
+    [verdict] = asyncio.run(Lite().moderate([GuardConfig().fallback], prompts=["q"]))
+    assert not verdict.flagged

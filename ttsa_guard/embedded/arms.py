@@ -33,6 +33,7 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "embedding alone, random direction": {"steerers": [{"use": "embedding", "options": {"direction": "random"}}]},
     "prefill": {"steerers": ["prefill"]},
     "resample, 16 at temperature 1.0": {"steerers": ["resample"]},
+    "resample, quality checks off": {"steerers": ["resample"], "quality": AS_PUBLISHED},
     "paper mode": {"steerers": [{"use": "embedding", "options": {"mode": "paper"}}], "quality": AS_PUBLISHED},
     "paper mode, user rows": {
         "steerers": [{"use": "embedding", "options": {"mode": "paper", "rows": "user"}}],
