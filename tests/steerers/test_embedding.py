@@ -241,7 +241,6 @@ def test_a_turn_as_a_goal_keeps_the_beginning_and_avoids_every_onset():
         (("Good.", 1.0), (" Then bad", -0.5)),
         (("Good.", 1.0), (" Or worse", -0.5)),
     ]
-    assert not any(c.ends for c in found.continuations)
 
 
 def test_a_short_flagged_sentence_is_avoided_whole():

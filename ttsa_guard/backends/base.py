@@ -64,11 +64,9 @@ class Continuation:
         spans: (text, weight) pairs; the texts together are the continuation. The objective adds, over the tokens of a
             span, ``weight * log p(token)`` if the weight is positive, and ``|weight| * log(1 - p(token))``, the
             unlikelihood, if it is negative; a zero-weight span is context.
-        ends: the model's end token follows, with the weight of the last span.
     """
 
     spans: tuple[tuple[str, float], ...]
-    ends: bool = False
 
 
 @runtime_checkable

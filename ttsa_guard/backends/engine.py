@@ -157,9 +157,6 @@ class Engine:
         for token, (_, last) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
             ids.append(token)
             weights.append(next((w for bound, w in bounds if last <= bound), bounds[-1][1]))
-        if goal.ends:
-            ids.append(self.ends[0])
-            weights.append(goal.spans[-1][1])
         return ids, weights
 
     def _objective_batch(self, batch: Sequence[Row]) -> torch.Tensor:
