@@ -463,7 +463,17 @@ def test_respond_answers_and_reviews():
     guard = scripted_guard(backend, steerers=[resample(n=1)], generation={"max_new_tokens": 7}, seed=3)
     outcome = asyncio.run(guard.respond([Message("user", "hello")]))
     assert (outcome.text, outcome.action) == (GOOD, "swap")
-    assert [(r.max_new_tokens, r.seed) for [r] in backend.calls] == [(7, 3), (7, 3)]
+    assert [r.max_new_tokens for [r] in backend.calls] == [7, 7]
+
+
+def test_the_seed_belongs_to_the_conversation_and_is_the_same_every_time():
+    def seed(question: str, setting: int) -> int:
+        backend = ScriptedBackend([GOOD])
+        asyncio.run(scripted_guard(backend, seed=setting).respond(question))
+        return backend.calls[0][0].seed
+
+    assert seed("hello", 3) == seed("hello", 3)
+    assert len({seed("hello", 3), seed("hello", 4), seed("good morning", 3)}) == 3
 
 
 def test_respond_says_what_is_wrong_with_the_conversation():

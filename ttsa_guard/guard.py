@@ -19,7 +19,7 @@ from ttsa_guard.backends.base import Backend, ScoresText
 from ttsa_guard.budget import Clock, Spend, within
 from ttsa_guard.config import GuardConfig
 from ttsa_guard.errors import BudgetError, ConfigError
-from ttsa_guard.messages import GenerationRequest, Message
+from ttsa_guard.messages import GenerationRequest, Message, own_seed
 from ttsa_guard.moderators.base import Moderator, Panel, moderate_safely
 from ttsa_guard.parts import make
 from ttsa_guard.plugins import Plugins
@@ -174,15 +174,16 @@ class Guard:
         return "steered" if review.spend.generations_left else "budget used up"
 
     async def _cascade(self, review: _Review) -> None:
+        base = await self._request(review.messages)
         task = Task(
             messages=review.messages,
             answer=review.answer,
             backend=self.backend,
-            base=await self._request(review.messages),
+            base=base,
             profile=self.profile,
             spend=review.spend,
             score=lambda texts: self._score(review, texts),
-            seed=self.config.seed,
+            seed=base.seed,
         )
         for steerer in self.steerers:
             try:
@@ -219,7 +220,10 @@ class Guard:
         prompt = await self.backend.render(messages)
         settings = self.config.generation
         return GenerationRequest(
-            prompt, max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, seed=self.config.seed
+            prompt,
+            max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature,
+            seed=own_seed(self.config.seed, messages),
         )
 
     # ------------------------------------------------------------------ record

@@ -6,6 +6,7 @@ move. A request adds the rows for those slots. Backends keep the shared prefix o
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -53,6 +54,12 @@ class Message:
         if not isinstance(content, str | None):
             raise PromptError(f"the content of a turn is a {type(content).__name__}", hint="give text, or a list of text parts")
         return cls(role, content or "")
+
+
+def own_seed(seed: int, messages: Sequence[Message]) -> int:
+    """A seed in [0, 2**31) for one conversation: with one for all of them, they would share the noise of their samples."""
+    digest = hashlib.blake2b(repr((seed, [(m.role, m.content) for m in messages])).encode(), digest_size=4)
+    return int.from_bytes(digest.digest(), "big") >> 1
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,6 @@ from ttsa_guard.guard import Guard
 from ttsa_guard.moderators.lite import Lite, LiteOptions
 from ttsa_guard.record import Outcome
 
-RESAMPLE = "resample, 16 at temperature 1.0"
 AS_PUBLISHED = {"floor": None, "shortest": 1, "repeats": 1.0}
 ARMS: Mapping[str, Mapping[str, Any]] = {
     "default (prefill, then embedding)": {},
@@ -34,7 +32,7 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "embedding alone, estimated gradients": {"steerers": [{"use": "embedding", "options": {"gradient": "estimated"}}]},
     "embedding alone, random direction": {"steerers": [{"use": "embedding", "options": {"direction": "random"}}]},
     "prefill": {"steerers": ["prefill"]},
-    RESAMPLE: {"steerers": ["resample"], "quality": AS_PUBLISHED},
+    "resample, 16 at temperature 1.0": {"steerers": ["resample"], "quality": AS_PUBLISHED},
     "paper mode": {"steerers": [{"use": "embedding", "options": {"mode": "paper"}}], "quality": AS_PUBLISHED},
     "paper mode, user rows": {
         "steerers": [{"use": "embedding", "options": {"mode": "paper", "rows": "user"}}],
@@ -79,19 +77,12 @@ async def run_arm(name: str, backend: TransformersBackend, todo: Sequence[Flagge
     """One row of results for each flagged answer."""
     world = World.load()
     settings = {"budget": {"seconds": 120, "generations": 96, "moderation_calls": 96}, **ARMS[name]}
+    guard = Guard.from_config(GuardConfig.parse(settings), backend=backend)
     rows = []
     for item in progress.track(todo, description=name):
-        seed = own_seed(item.case) if name == RESAMPLE else 0
-        guard = Guard.from_config(GuardConfig.parse({**settings, "seed": seed}), backend=backend)
         outcome = await guard.review(messages(item.case), item.answer)
         rows.append(_row(world, item, outcome))
     return rows
-
-
-def own_seed(case: Case) -> int:
-    """A seed for one prompt. With one for all prompts, re-sampling is the same luck everywhere; it is also not the seed with
-    which the difficulty was measured."""
-    return (zlib.crc32(case.messages[-1][1].encode()) * 7 + 12345) % 2**31
 
 
 def _row(world: World, item: Flagged, outcome: Outcome) -> dict[str, Any]:

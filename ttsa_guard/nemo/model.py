@@ -10,7 +10,7 @@ from nemoguardrails.types import ChatMessage, LLMResponse, LLMResponseChunk, Usa
 
 from ttsa_guard.backends.base import Backend
 from ttsa_guard.config import GenerationConfig
-from ttsa_guard.messages import GenerationRequest, Message
+from ttsa_guard.messages import GenerationRequest, Message, Prompt, own_seed
 
 log = logging.getLogger(__name__)
 ENGINE = "ttsa_guard"
@@ -52,9 +52,9 @@ class BackendModel:
         Raises:
             PromptError, ModelError: as the backend does.
         """
-        conversation = prompt if isinstance(prompt, str) else [_as_mapping(m) for m in prompt]
-        rendered = await self.backend.render(Message.conversation(conversation))
-        [answer] = await self.backend.generate([self._request(rendered, parameters)])
+        conversation = Message.conversation(prompt if isinstance(prompt, str) else [_as_mapping(m) for m in prompt])
+        rendered = await self.backend.render(conversation)
+        [answer] = await self.backend.generate([self._request(rendered, own_seed(self.seed, conversation), parameters)])
         text = _cut(answer.text, [stop] if isinstance(stop, str) else stop or ())
         usage = UsageInfo(len(rendered), answer.tokens, len(rendered) + answer.tokens)
         ended = answer.finished or text != answer.text
@@ -67,9 +67,9 @@ class BackendModel:
         answer = await self.generate_async(prompt, stop=stop, **parameters)
         yield LLMResponseChunk(answer.content, model=self._name, finish_reason=answer.finish_reason, usage=answer.usage)
 
-    def _request(self, prompt: Any, parameters: dict[str, Any]) -> GenerationRequest:
+    def _request(self, prompt: Prompt, seed: int, parameters: dict[str, Any]) -> GenerationRequest:
         defaults = self.generation
-        known = {"max_tokens": defaults.max_new_tokens, "temperature": defaults.temperature, "seed": self.seed}
+        known = {"max_tokens": defaults.max_new_tokens, "temperature": defaults.temperature, "seed": seed}
         unknown = sorted(parameters.keys() - known.keys())
         if unknown:
             log.warning("the backend does not know these generation parameters: %s", ", ".join(unknown))
