@@ -78,6 +78,9 @@ class GuardConfig(_Part):
     generation: GenerationConfig = GenerationConfig()
     quality: QualityConfig = QualityConfig()
     audit: AuditConfig = AuditConfig()
+    streaming: Literal["buffered", "progressive"] = Field(
+        "buffered", description="what streams emit: the reviewed answer, or every sentence as soon as the gate passes it"
+    )
     fallback: str = Field(FALLBACK, min_length=1)
     seed: int = 0
 

@@ -26,6 +26,7 @@ from ttsa_guard.plugins import Plugins
 from ttsa_guard.profile import GENERIC, ModelProfile
 from ttsa_guard.quality import Quality
 from ttsa_guard.record import Action, AuditRecord, AuditSink, Outcome
+from ttsa_guard.release import Release
 from ttsa_guard.selection import Judged, best_first
 from ttsa_guard.steerers.base import Candidate, Steerer, Task
 from ttsa_guard.verdict import Verdict
@@ -42,6 +43,7 @@ class _Review:
     answer: str
     spend: Spend
     first: Verdict | None = None
+    shown: str = ""
     judged: list[Judged] = field(default_factory=list)
     gate_calls: int = 0
     gate_seconds: float = 0.0
@@ -120,22 +122,30 @@ class Guard:
         [plain] = await self.backend.generate([await self._request(conversation)])
         return await self.review(conversation, plain.text)
 
-    async def review(self, messages: Sequence[Message | Mapping[str, Any]] | str, answer: str) -> Outcome:
+    async def review(
+        self, messages: Sequence[Message | Mapping[str, Any]] | str, answer: str, *, release: Release | None = None
+    ) -> Outcome:
         """Pass `answer` on if the gate passes it; else find a good answer, or give the fallback. Raises nothing but
         `asyncio.CancelledError`.
 
         Args:
             messages: the conversation up to, and without, the answer.
+            release: how much of the answer has been shown already. That stays, so every outcome begins with it: what is
+                searched for is another continuation, and the fallback comes after it. No more is released.
         """
         review = _Review((), answer, Spend(self.config.budget.limits(), self._clock))
         try:
+            if release:
+                shown, review.gate_calls = release.settle(), release.checks
+                # Where the host has rewritten the answer since, what was shown is no beginning of it.
+                review.shown = shown if answer.startswith(shown) else ""
             review.messages = Message.conversation(messages)
             review.first = await self._check(review, answer)
             if not review.first.flagged:
                 return self._finish(review, answer, "pass", "passed by the gate", None, review.first)
             if review.first.decision == "failed":
                 # Without a gate nothing may leave, so there is nothing to search for.
-                return self._finish(review, self.config.fallback, "fallback", f"gate failed: {review.first.reason}", None, None)
+                return self._fall_back(review, f"gate failed: {review.first.reason}")
             reason = await self._search(review)
             best = best_first(review.judged)[:_GATE_TRIES]
             for judged in best:
@@ -150,7 +160,16 @@ class Guard:
             # The message may quote the moderated text, so only the kind of error is logged.
             log.error("review failed with %s; the fallback is given", type(error).__name__)
             reason = f"error: {type(error).__name__}"
-        return self._finish(review, self.config.fallback, "fallback", reason, None, None)
+        return self._fall_back(review, reason)
+
+    def release(self, prompt: str) -> Release:
+        """A release for the answer to the user text `prompt` that is being generated, to be given to its `review`."""
+
+        async def passes(text: str) -> bool:
+            [verdict] = await moderate_safely(self.gate, [text], prompts=[prompt], seconds=self.config.gate_seconds)
+            return not verdict.flagged
+
+        return Release(passes)
 
     async def close(self) -> None:
         await self.backend.close()
@@ -174,7 +193,7 @@ class Guard:
         return "steered" if review.spend.generations_left else "budget used up"
 
     async def _cascade(self, review: _Review) -> None:
-        base = await self._request(review.messages)
+        base = (await self._request(review.messages)).having(opening=review.shown)
         task = Task(
             messages=review.messages,
             answer=review.answer,
@@ -212,7 +231,15 @@ class Guard:
             likelihoods = dict(zip(passing, values, strict=True))
         limit = self.config.quality.refusal_threshold
         return [
-            Judged.of(c, steerer, self.quality, answer=task.answer, log_likelihood=likelihoods.get(c.text), refusal_from=limit)
+            Judged.of(
+                c,
+                steerer,
+                self.quality,
+                answer=task.answer,
+                shown=task.shown,
+                log_likelihood=likelihoods.get(c.text),
+                refusal_from=limit,
+            )
             for c in candidates
         ]
 
@@ -227,6 +254,10 @@ class Guard:
         )
 
     # ------------------------------------------------------------------ record
+
+    def _fall_back(self, review: _Review, reason: str) -> Outcome:
+        text = f"{review.shown}\n\n{self.config.fallback}" if review.shown else self.config.fallback
+        return self._finish(review, text, "fallback", reason, None, None)
 
     def _finish(
         self, review: _Review, text: str, action: Action, reason: str, chosen: Judged | None, final: Verdict | None

@@ -30,13 +30,17 @@ class Judged:
         quality: Quality,
         *,
         answer: str,
+        shown: str,
         log_likelihood: float | None,
         refusal_from: float,
     ) -> Judged:
-        """Judge a candidate for the flagged `answer`; from the refusal score `refusal_from` on it is not helpful."""
+        """Judge a candidate for the flagged `answer`, which has to begin with what was `shown` of that already; from the
+        refusal score `refusal_from` on it is not helpful."""
         flaws = quality.flaws(candidate.text, log_likelihood=log_likelihood, finished=candidate.finished)
         if candidate.text.strip() == answer.strip():
             flaws = (*flaws, "unchanged")
+        if not candidate.text.startswith(shown):
+            flaws = (*flaws, "takes back")
         known = log_likelihood if log_likelihood is not None and math.isfinite(log_likelihood) else None
         helpful = not candidate.verdict.flagged and not flaws and _refusal(candidate) < refusal_from
         return cls(candidate, steerer, known, flaws, helpful)

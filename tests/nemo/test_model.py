@@ -71,10 +71,20 @@ def test_settings_hold_unless_the_call_names_others() -> None:
     model = {"generation": GenerationConfig(max_new_tokens=5, temperature=0.3), "seed": 4}
     backend = Backend(["a"])
     ask(backend, "q", model=model, temperature=None)
-    assert (request(backend).max_new_tokens, request(backend).temperature, request(backend).seed) == (5, 0.3, 4)
+    assert (request(backend).max_new_tokens, request(backend).temperature) == (5, 0.3)
     backend = Backend(["a"])
     ask(backend, "q", model=model, max_tokens=9, temperature=0, seed=0)
     assert (request(backend).max_new_tokens, request(backend).temperature, request(backend).seed) == (9, 0, 0)
+
+
+def test_the_seed_belongs_to_the_conversation() -> None:
+    def seed(question: str, setting: int) -> int:
+        backend = Backend(["a"])
+        ask(backend, question, model={"seed": setting})
+        return request(backend).seed
+
+    assert seed("q", 4) == seed("q", 4)
+    assert len({seed("q", 4), seed("q", 5), seed("r", 4)}) == 3
 
 
 def test_answer_that_was_cut_off() -> None:

@@ -54,7 +54,7 @@ def test_history_holds_what_the_user_saw(settings: dict[str, Any]) -> None:
     seen: list[Any] = []
     review = guard.review
 
-    async def spy(messages: Any, answer: str) -> Any:
+    async def spy(messages: Any, answer: str, **_: Any) -> Any:
         seen.append([(m.role, m.content) for m in messages])
         return await review(messages, answer)
 

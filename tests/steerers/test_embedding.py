@@ -76,10 +76,10 @@ def tiny_recording(tiny_model):
     return Recording(tiny_model)
 
 
-def task(backend, *, answer="A fine start. It goes on. Now it is bad.", score=None, profile=PROFILE, seed=5, **budget):
+def task(backend, *, answer="A fine start. It goes on. Now it is bad.", score=None, profile=PROFILE, seed=5, shown="", **budget):
     moderator = ScriptedModerator(**({"score": score} if score else {}))
     prompt = asyncio.run(backend.render(MESSAGES))
-    base = GenerationRequest(prompt, max_new_tokens=12, temperature=0.5, seed=seed)
+    base = GenerationRequest(prompt, opening=shown, max_new_tokens=12, temperature=0.5, seed=seed)
     spend = Spend(Budget(**budget), FakeClock())
 
     async def judge(texts):
@@ -274,8 +274,22 @@ def test_other_continuations_are_candidates_and_show_other_onsets():
     assert len({r.seed for r in backend.calls[0]}) == 5
 
 
-def test_an_opening_as_a_goal():
-    assert opening_goal(OPENINGS[0]).continuations[0].spans == (("The", 1.0),)
+@pytest.mark.parametrize(("shown", "spans"), [("", (("", 0.0), ("The", 1.0))), ("Fine.", (("Fine.", 0.0), (" The", 1.0)))])
+def test_an_opening_as_a_goal(shown, spans):
+    assert opening_goal(task(Soft(), shown=shown), OPENINGS[0]).continuations[0].spans == spans
+
+
+@pytest.mark.parametrize(
+    ("answer", "shown", "found"),
+    [
+        ("Good one. Fine two! Then bad words come.", "Good one.", Turn("Good one. Fine two!", (" Then bad words",))),
+        ("Good one. Bad or bad.", "Good one.", Turn("Good one.", (" Bad or bad.",))),
+        ("A bad one. Then fine.", "A bad one.", Turn("A bad one.", (" Then fine.",))),  # the gate thought otherwise
+        ("Good one.", "Good one.", None),
+    ],
+)
+def test_the_turn_is_after_what_has_been_shown(answer, shown, found):
+    assert asyncio.run(find_turn(task(Soft(), answer=answer, shown=shown))) == found
 
 
 def test_sentences():
@@ -404,6 +418,14 @@ def test_a_step_of_zero_is_plain_generation(tiny_recording, options):
 
 
 @pytest.mark.parametrize("options", MODES, ids=str)
+def test_every_candidate_begins_with_what_has_been_shown(tiny_recording, options):
+    job = task(tiny_recording, answer="the kettle. it is bad.", shown="the kettle.")
+    rounds = steer(job, iterations=2, every=1, step=0.1, **options)
+    assert rounds
+    assert all(c.text.startswith("the kettle.") for r in rounds for c in r)
+
+
+@pytest.mark.parametrize("options", MODES, ids=str)
 def test_the_seed_of_the_task_decides(tiny_recording, options):
     def run(seed):
         rounds = steer(task(tiny_recording, seed=seed), iterations=2, every=1, probes=2, step=0.3, **options)
@@ -419,7 +441,7 @@ def test_the_objective_rises_along_the_path(tiny_recording, answer, normalise):
     job = task(tiny_recording, answer=answer)
     backend = tiny_recording
     found = turn(answer)
-    [goal] = [found.goal(aversion=1.0)] if found else [opening_goal(OPENINGS[0])]
+    [goal] = [found.goal(aversion=1.0)] if found else [opening_goal(job, OPENINGS[0])]
 
     def climb(**options):
         """The objective at the origin and at the points of the path."""

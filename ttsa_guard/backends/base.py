@@ -5,7 +5,7 @@ A steerer names the capabilities that it needs (`Steerer.needs`); they are check
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -42,6 +42,19 @@ class Backend(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+@runtime_checkable
+class Streams(Protocol):
+    """An answer can be read while it grows."""
+
+    async def stream(self, request: GenerationRequest, on_text: Callable[[str], None]) -> Generation:
+        """The same answer as from `generate`; `on_text` gets it piece by piece, on the caller's event loop.
+
+        Raises:
+            ModelError: as `generate` does.
+        """
+        ...
 
 
 @runtime_checkable

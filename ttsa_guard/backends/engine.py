@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
 
 from ttsa_guard.backends.base import Continuation
 from ttsa_guard.errors import ModelError
@@ -78,8 +79,17 @@ class Engine:
             answers += self._generate_batch(requests[start : start + self.batch_size], stop)
         return answers
 
+    def stream(self, request: GenerationRequest, stop: threading.Event, on_text: Callable[[str], None]) -> Generation:
+        """One answer; `on_text` is called on this thread with every new piece of it."""
+        pieces = _Pieces(lambda ids: self._answer(request, self.encode(request.opening), ids), on_text)
+        [answer] = self._generate_batch([request], stop, pieces)
+        pieces.end()
+        return answer
+
     @torch.no_grad()
-    def _generate_batch(self, requests: Sequence[GenerationRequest], stop: threading.Event) -> list[Generation]:
+    def _generate_batch(
+        self, requests: Sequence[GenerationRequest], stop: threading.Event, streamer: BaseStreamer | None = None
+    ) -> list[Generation]:
         openings = [self.encode(r.opening) for r in requests]
         inputs = [self.assemble(r.prompt, r.rows, opening) for r, opening in zip(requests, openings, strict=True)]
         embeds, mask = _left_padded(inputs)
@@ -96,6 +106,7 @@ class Engine:
             eos_token_id=self.ends,
             logits_processor=LogitsProcessorList([_RowSampler(requests, self.device)]),
             stopping_criteria=StoppingCriteriaList([_Stop(stop)]),
+            streamer=streamer,
         )
         return [self._answer(r, o, row) for r, o, row in zip(requests, openings, new.tolist(), strict=True)]
 
@@ -195,6 +206,32 @@ class _RowSampler(LogitsProcessor):
                 noise = torch.empty_like(noisy[i]).exponential_(generator=generator).clamp_(min=1e-20).log_()
                 noisy[i] = noisy[i] / temperature - noise
         return noisy  # type: ignore[return-value]
+
+
+class _Pieces(BaseStreamer):
+    """Passes on what a new token adds to the text of the answer.
+
+    The end of a growing text may still change: spaces are stripped, and a character may take several tokens.
+    """
+
+    def __init__(self, answer: Callable[[list[int]], Generation], on_text: Callable[[str], None]) -> None:
+        self._answer, self._on_text = answer, on_text
+        self._ids: list[int] = []
+        self._sent = ""
+
+    def put(self, value: torch.Tensor) -> None:
+        self._ids += value.flatten().tolist()
+        text = self._answer(self._ids).text
+        if not text.endswith("\ufffd"):
+            self._send(text)
+
+    def end(self) -> None:
+        self._send(self._answer(self._ids).text)
+
+    def _send(self, text: str) -> None:
+        if len(text) > len(self._sent):
+            self._on_text(text[len(self._sent) :])
+            self._sent = text
 
 
 class _Stop(StoppingCriteria):

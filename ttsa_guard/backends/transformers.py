@@ -81,6 +81,13 @@ class TransformersBackend:
             # Cancelled while decoding: the thread ends at its next token and is free for other requests.
             stop.set()
 
+    async def stream(self, request: GenerationRequest, on_text: Callable[[str], None]) -> Generation:
+        loop, stop = asyncio.get_running_loop(), threading.Event()
+        try:
+            return await self._run(self._engine.stream, request, stop, lambda text: loop.call_soon_threadsafe(on_text, text))
+        finally:
+            stop.set()
+
     async def embed(self, ids: Sequence[int]) -> torch.Tensor:
         return (await self._run(self._engine.embed, ids)).float().cpu()
 

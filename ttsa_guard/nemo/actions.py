@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 from nemoguardrails.actions import action
@@ -12,10 +13,17 @@ from nemoguardrails.actions.rail_outcome import RailOutcome, TransformTarget
 from ttsa_guard.guard import Guard
 from ttsa_guard.messages import Message
 from ttsa_guard.record import AuditRecord, Outcome
+from ttsa_guard.release import Release, without_reasoning
 
 log = logging.getLogger(__name__)
 NAME = "ttsa_steer"
 """In Colang 2.x: ``TtsaSteerAction``."""
+FLOW = "ttsa steer output"
+KEY = "ttsa_guard"
+"""Of our settings in ``custom_data``, and of the guard among the app's registered parameters."""
+
+current_release: ContextVar[Release | None] = ContextVar("ttsa_guard_release", default=None)
+"""Of the answer that is being streamed in this context."""
 
 Event = Mapping[str, Any]
 
@@ -32,11 +40,12 @@ def make_action(guard: Guard) -> Callable[..., Awaitable[RailOutcome]]:
         refuse = events is None or bool(getattr(config, "enable_rails_exceptions", False))
         try:
             _blank_reasoning(events or ())
-            answer = (context or {}).get("bot_message")
-            if not answer:
+            said = (context or {}).get("bot_message")
+            if not said:
                 return RailOutcome.allow()
-            outcome = await guard.review(conversation(events or (), context or {}), answer)
-            return _rendered(outcome, rewritable=events is not None, refuse=refuse)
+            answer = without_reasoning(said)  # the host leaves it in where it streams from the model
+            outcome = await guard.review(conversation(events or (), context or {}), answer, release=current_release.get())
+            return _rendered(outcome, said=said, rewritable=events is not None, refuse=refuse)
         except Exception as error:
             # The message may quote the moderated text, so only the kind of error is named.
             log.error("%s failed with %s; the fallback is given", NAME, type(error).__name__)
@@ -93,11 +102,11 @@ def _blank_reasoning(events: Iterable[Any]) -> None:
             event["content"] = ""
 
 
-def _rendered(outcome: Outcome, *, rewritable: bool, refuse: bool) -> RailOutcome:
+def _rendered(outcome: Outcome, *, said: str, rewritable: bool, refuse: bool) -> RailOutcome:
     metadata = summary(outcome.record)
-    if outcome.action == "pass":
+    if outcome.action == "pass" and outcome.text == said:
         return RailOutcome.allow(metadata=metadata)
-    if outcome.action == "swap" and rewritable:
+    if outcome.action != "fallback" and rewritable:
         return RailOutcome.transform(
             [(TransformTarget.BOT_MESSAGE, outcome.text)], reason=outcome.record.reason, metadata=metadata
         )

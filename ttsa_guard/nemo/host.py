@@ -15,13 +15,9 @@ from ttsa_guard.config import GuardConfig, Use, validated
 from ttsa_guard.errors import ConfigError
 from ttsa_guard.guard import Guard
 from ttsa_guard.nemo import rails_path
-from ttsa_guard.nemo.actions import NAME, make_action
+from ttsa_guard.nemo.actions import FLOW, KEY, NAME, make_action
 from ttsa_guard.nemo.model import ENGINE, BackendModel
-from ttsa_guard.nemo.streaming import buffer_streams
-
-FLOW = "ttsa steer output"
-KEY = "ttsa_guard"
-"""Of our settings in ``custom_data``, and of the guard among the app's registered parameters."""
+from ttsa_guard.nemo.streaming import guard_streams, refuse_progressive
 
 _current: ContextVar[Guard] = ContextVar("ttsa_guard_current")
 """Whose backend the next model is made from: providers are global to the host, guards belong to one app."""
@@ -72,8 +68,10 @@ def install(app: Any, guard: Guard) -> None:
     """
     _refuse(app)
     _add_flow(app)
+    if guard.config.streaming == "progressive":
+        refuse_progressive(app)
     if not installed_guard(app):
-        buffer_streams(app)
+        guard_streams(app, lambda: app.runtime.registered_action_params[KEY])
     app.register_action(make_action(guard), NAME)
     app.register_action_param(KEY, guard)
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 from nemoguardrails.types import ChatMessage, LLMResponse, LLMResponseChunk, UsageInfo
 
-from ttsa_guard.backends.base import Backend
+from ttsa_guard.backends.base import Backend, Streams
 from ttsa_guard.config import GenerationConfig
-from ttsa_guard.messages import GenerationRequest, Message, Prompt, own_seed
+from ttsa_guard.messages import Generation, GenerationRequest, Message, own_seed
 
 log = logging.getLogger(__name__)
 ENGINE = "ttsa_guard"
@@ -52,30 +53,65 @@ class BackendModel:
         Raises:
             PromptError, ModelError: as the backend does.
         """
-        conversation = Message.conversation(prompt if isinstance(prompt, str) else [_as_mapping(m) for m in prompt])
-        rendered = await self.backend.render(conversation)
-        [answer] = await self.backend.generate([self._request(rendered, own_seed(self.seed, conversation), parameters)])
-        text = _cut(answer.text, [stop] if isinstance(stop, str) else stop or ())
-        usage = UsageInfo(len(rendered), answer.tokens, len(rendered) + answer.tokens)
-        ended = answer.finished or text != answer.text
-        return LLMResponse(text, model=self._name, finish_reason="stop" if ended else "length", usage=usage)
+        request = await self._request(prompt, parameters)
+        [answer] = await self.backend.generate([request])
+        text = _cut(answer.text, _listed(stop))
+        return LLMResponse(text, model=self._name, **_ending(request, answer, text))
 
     async def stream_async(
         self, prompt: str | Sequence[ChatMessage], *, stop: str | Sequence[str] | None = None, **parameters: Any
     ) -> AsyncGenerator[LLMResponseChunk, None]:
-        """The same answer as one chunk: backends do not stream, and no part of an answer leaves before its review."""
-        answer = await self.generate_async(prompt, stop=stop, **parameters)
-        yield LLMResponseChunk(answer.content, model=self._name, finish_reason=answer.finish_reason, usage=answer.usage)
+        """The same answer in pieces; in one if the backend does not stream."""
+        request, stops = await self._request(prompt, parameters), _listed(stop)
+        held = max(map(len, stops), default=1) - 1  # so much of the end may be the beginning of a stop text
+        pieces: asyncio.Queue[str | None] = asyncio.Queue()
+        work = asyncio.ensure_future(self._stream(request, pieces.put_nowait))
+        work.add_done_callback(lambda _: pieces.put_nowait(None))
+        text = sent = ""
+        try:
+            while (piece := await pieces.get()) is not None:
+                text += piece
+                cut = _cut(text, stops)
+                ready = cut if cut != text else text[: max(0, len(text) - held)]
+                if len(ready) > len(sent):
+                    yield LLMResponseChunk(ready[len(sent) :], model=self._name)
+                    sent = ready
+            answer = await work
+            text = _cut(answer.text, stops)
+            yield LLMResponseChunk(text[len(sent) :], model=self._name, **_ending(request, answer, text))
+        finally:
+            work.cancel()
 
-    def _request(self, prompt: Prompt, seed: int, parameters: dict[str, Any]) -> GenerationRequest:
-        defaults = self.generation
+    async def _stream(self, request: GenerationRequest, on_text: Callable[[str], None]) -> Generation:
+        if isinstance(self.backend, Streams):
+            return await self.backend.stream(request, on_text)
+        [answer] = await self.backend.generate([request])
+        return answer
+
+    async def _request(self, prompt: str | Sequence[ChatMessage], parameters: dict[str, Any]) -> GenerationRequest:
+        conversation = Message.conversation(prompt if isinstance(prompt, str) else [_as_mapping(m) for m in prompt])
+        defaults, seed = self.generation, own_seed(self.seed, conversation)
         known = {"max_tokens": defaults.max_new_tokens, "temperature": defaults.temperature, "seed": seed}
         unknown = sorted(parameters.keys() - known.keys())
         if unknown:
             log.warning("the backend does not know these generation parameters: %s", ", ".join(unknown))
-        given = {key: value for key, value in parameters.items() if value is not None}
-        asked: dict[str, Any] = {**known, **given}
-        return GenerationRequest(prompt, max_new_tokens=asked["max_tokens"], temperature=asked["temperature"], seed=asked["seed"])
+        asked: dict[str, Any] = {**known, **{key: value for key, value in parameters.items() if value is not None}}
+        return GenerationRequest(
+            await self.backend.render(conversation),
+            max_new_tokens=asked["max_tokens"],
+            temperature=asked["temperature"],
+            seed=asked["seed"],
+        )
+
+
+def _ending(request: GenerationRequest, answer: Generation, text: str) -> dict[str, Any]:
+    """What the host wants to know of an answer of which `text` was kept."""
+    usage = UsageInfo(len(request.prompt), answer.tokens, len(request.prompt) + answer.tokens)
+    return {"finish_reason": "stop" if answer.finished or text != answer.text else "length", "usage": usage}
+
+
+def _listed(stop: str | Sequence[str] | None) -> list[str]:
+    return [stop] if isinstance(stop, str) else list(stop or ())
 
 
 def _as_mapping(message: Any) -> Any:

@@ -1,22 +1,31 @@
-"""Streams that are safe behind a rewriting rail: generate, review, swap, and only then emit.
+"""Streams that are safe behind a rewriting rail.
 
-The host streams the original text whatever the rail answers, in both Colang versions.
+The host streams the original text whatever the rail answers, in both Colang versions. Here nothing is emitted before the
+gate has passed it: the whole reply after the review, or, with ``streaming: progressive``, sentence by sentence while the
+answer grows.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from nemoguardrails.context import streaming_handler_var
-from nemoguardrails.streaming import END_OF_STREAM
+from nemoguardrails.streaming import END_OF_STREAM, StreamingHandler
 
+from ttsa_guard.errors import ConfigError
+from ttsa_guard.guard import Guard
+from ttsa_guard.nemo.actions import FLOW, current_release
+
+log = logging.getLogger(__name__)
 _PIECE = re.compile(r"\s*\S+|\s+$")
 
 
-def buffer_streams(app: Any) -> None:
+def guard_streams(app: Any, guard: Callable[[], Guard]) -> None:
     """Replace `stream_async` of this app, and what its `generate_async` does with a streaming handler."""
     plain = app.generate_async
 
@@ -40,6 +49,25 @@ def buffer_streams(app: Any) -> None:
             if handler:
                 await handler.push_chunk(END_OF_STREAM)
 
+    async def progressive(prompt: Any, messages: Any, options: Any, state: Any) -> AsyncGenerator[str, None]:
+        handler = StreamingHandler()
+        release = guard().release(_last_user(prompt, messages))
+        token = current_release.set(release)
+        work = asyncio.ensure_future(plain(prompt, messages, options, state, handler))
+        current_release.reset(token)
+        work.add_done_callback(lambda _: handler.queue.put_nowait(END_OF_STREAM))
+        try:
+            async for piece in release.stream(_texts(handler)):
+                yield piece
+            for piece in _pieces(await work, shown=release.text):
+                yield piece
+        finally:
+            work.cancel()
+
+    async def buffered(prompt: Any, messages: Any, options: Any, state: Any) -> AsyncGenerator[str, None]:
+        for piece in _pieces(await generate_async(prompt, messages, options, state)):
+            yield piece
+
     async def stream_async(
         prompt: str | None = None,
         messages: list[dict[str, Any]] | None = None,
@@ -49,27 +77,65 @@ def buffer_streams(app: Any) -> None:
         generator: AsyncIterator[Any] | None = None,
         include_generation_metadata: bool | None = None,
     ) -> AsyncGenerator[Any, None]:
+        stream = progressive if guard().config.streaming == "progressive" and generator is None else buffered
         if generator is not None:  # an answer from elsewhere: only the output rails run
-            answer = "".join([c["text"] if isinstance(c, dict) else c async for c in generator])
+            answer = "".join([text async for text in _texts(generator)])
             turns: Sequence[Any] = messages or [{"role": "user", "content": prompt or ""}]
             prompt, messages = None, [*turns, {"role": "assistant", "content": answer}]
             options = {"rails": ["output"]}
-        reply = await generate_async(prompt, messages, options, state)
-        for piece in _pieces(reply):
-            yield {"text": piece} if include_metadata or include_generation_metadata else piece
+        try:
+            async for piece in stream(prompt, messages, options, state):
+                yield {"text": piece} if include_metadata or include_generation_metadata else piece
+        except Exception as error:
+            log.error("streaming failed with %s", type(error).__name__)
+            yield _error("The answer could not be generated.", "generation_error", "generation_failed")
 
     app.generate_async = generate_async
     app.stream_async = stream_async
 
 
-def _pieces(reply: Any) -> list[str]:
-    """The words of a reply in any of the host's shapes, or the error that the host streams for an exception."""
+def refuse_progressive(app: Any) -> None:
+    """Raise if the app has output rails besides ours: they would judge sentences that the user has read already."""
+    if app.config.colang_version == "1.0" or app.config.rails.output.flows:
+        rails = app.config.rails.output.flows
+    else:
+        source = re.sub(r'""".*?"""|#.*', "", app.runtime.flow_configs["output rails"].source_code or "", flags=re.DOTALL)
+        rails = [line.strip() for line in source.splitlines()[1:] if line.strip()]
+    if others := [rail for rail in rails if rail != FLOW]:
+        raise ConfigError(
+            f"streaming: progressive shows sentences before the rail {others[0]!r} has seen the answer",
+            hint="set streaming: buffered, or let the gate do that check: gate: [{use: nemo_rail, options: {flow: ...}}]",
+        )
+
+
+async def _texts(chunks: AsyncIterator[Any]) -> AsyncGenerator[str, None]:
+    """Texts up to the end, or to an error that the host puts among them."""
+    async for chunk in chunks:
+        text = chunk["text"] if isinstance(chunk, dict) else chunk
+        if text.startswith('{"error"'):
+            return
+        yield text
+
+
+def _last_user(prompt: str | None, messages: Sequence[Mapping[str, Any]] | None) -> str:
+    turns = [m.get("content") for m in messages or () if m.get("role") == "user"]
+    return str(turns[-1] if turns else prompt or "")
+
+
+def _pieces(reply: Any, *, shown: str = "") -> list[str]:
+    """The words of a reply in any of the host's shapes, without what has been shown of it; or the error that the host
+    streams for an exception."""
     reply = getattr(reply, "response", reply)
     message = reply[-1] if isinstance(reply, list) else reply
-    if isinstance(message, str):
-        return _PIECE.findall(message)
-    if message.get("role") == "exception":
+    if isinstance(message, dict) and message.get("role") == "exception":
         reason = message["content"].get("message", "blocked")
-        error = {"message": reason, "type": "guardrails_violation", "param": "ttsa steer output", "code": "content_blocked"}
-        return [json.dumps({"error": error})]
-    return _PIECE.findall(message.get("content") or "")
+        return [_error(reason, "guardrails_violation", "content_blocked", param=FLOW)]
+    text = message if isinstance(message, str) else message.get("content") or ""
+    if shown and text and not text.startswith(shown):
+        return _PIECE.findall(f"\n\n{text}")
+    return _PIECE.findall(text.removeprefix(shown))
+
+
+def _error(message: str, kind: str, code: str, **details: str) -> str:
+    """A chunk that the host's server recognises as the end of a stream."""
+    return json.dumps({"error": {"message": message, "type": kind, "code": code, **details}})

@@ -31,7 +31,8 @@ class Task:
         messages: the conversation up to the answer.
         answer: the flagged answer.
         backend: the model that is steered.
-        base: the request that plain generation would make; steerers vary it.
+        base: the request that plain generation would make; steerers vary it. Its opening is what has been shown of the
+            answer already: every candidate has to begin with it.
         profile: what is known about the model.
         spend: what is left of the budget.
         score: the guide: texts to verdicts, in order. Never raises for a moderator's fault: such verdicts are failed.
@@ -46,6 +47,14 @@ class Task:
     spend: Spend
     score: Callable[[Sequence[str]], Awaitable[list[Verdict]]]
     seed: int = 0
+
+    @property
+    def shown(self) -> str:
+        return self.base.opening
+
+    def after_shown(self, text: str) -> str:
+        """`text` as the next thing that the user reads."""
+        return f"{self.shown} {text}" if self.shown else text
 
     async def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
         """Generate one batch.

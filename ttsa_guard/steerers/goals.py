@@ -26,9 +26,10 @@ class Goal:
     continuations: tuple[Continuation, ...]
 
 
-def opening_goal(opening: Opening) -> Goal:
-    """Begin like a safe answer."""
-    return Goal(f"toward {opening.text!r}", (Continuation(((opening.text, 1.0),)),))
+def opening_goal(task: Task, opening: Opening) -> Goal:
+    """Begin, or after what has been shown go on, like a safe answer."""
+    text = task.after_shown(opening.text).removeprefix(task.shown)
+    return Goal(f"toward {opening.text!r}", (Continuation(((task.shown, 0.0), (text, 1.0))),))
 
 
 @dataclass(frozen=True)
@@ -44,18 +45,20 @@ class Turn:
 
 
 async def find_turn(task: Task) -> Turn | None:
-    """Where the flagged answer went wrong; None if that was in its first sentence, so that there is nothing to keep.
+    """Where the flagged answer went wrong; None if that was in its first sentence, so that there is nothing to keep. What
+    has been shown of it is always kept.
 
     The sentences are scored as growing prefixes, in one moderation call; the first prefix that is flagged ends with the
     sentence to avoid.
     """
-    sentences = split_sentences(task.answer)
-    if len(sentences) < 2:
+    sentences = split_sentences(task.answer.removeprefix(task.shown))
+    if not sentences or not (task.shown or len(sentences) > 1):
         return None
-    prefixes = [" ".join(sentences[: i + 1]) for i in range(len(sentences))]
+    prefixes = [task.after_shown(" ".join(sentences[: i + 1])) for i in range(len(sentences))]
     verdicts = await task.score(prefixes)
     wrong = next((i for i, v in enumerate(verdicts) if v.flagged), len(sentences) - 1)
-    return Turn(prefixes[wrong - 1], (_onset(sentences[wrong]),)) if wrong else None
+    kept = prefixes[wrong - 1] if wrong else task.shown
+    return Turn(kept, (_onset(sentences[wrong]),)) if kept else None
 
 
 async def continued(task: Task, turn: Turn, n: int) -> tuple[list[Candidate], Turn]:

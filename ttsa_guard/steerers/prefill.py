@@ -33,7 +33,7 @@ class Prefill:
         openings = mixed_openings(task.profile, min(self.options.openings, task.spend.generations_left))
         if not openings:
             return
-        requests = [task.base.having(opening=o.text, seed=task.seed + i) for i, o in enumerate(openings)]
+        requests = [task.base.having(opening=task.after_shown(o.text), seed=task.seed + i) for i, o in enumerate(openings)]
         yield await task.propose(requests, [f"opening {o.text!r}" for o in openings])
 
 

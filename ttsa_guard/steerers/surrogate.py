@@ -39,7 +39,7 @@ async def surrogate_rounds(task: Task, options: EmbeddingOptions) -> AsyncGenera
     turn = await find_turn(task)
     # A harmless beginning means that the question can be answered: then refusals and redirects are wrong answers.
     kinds: tuple[OpeningKind, ...] = ("answer",) if turn else KINDS
-    goals = [opening_goal(o) for o in mixed_openings(task.profile, options.openings, kinds)]
+    goals = [opening_goal(task, o) for o in mixed_openings(task.profile, options.openings, kinds)]
     if turn and (n := min(options.continuations, task.spend.generations_left)):
         candidates, turn = await continued(task, turn, n)
         yield candidates

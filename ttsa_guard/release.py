@@ -1,0 +1,79 @@
+"""Let a growing answer out sentence by sentence, as far as the gate has passed it."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+
+_THINK = re.compile(r"<think>.*?(?:</think>\s*|$)", re.DOTALL)
+_ENDED = re.compile(r".*(?:[.!?…][\"'”’)\]]*(?=\s)|[。！？]|(?=\n))", re.DOTALL)
+
+
+class Release:
+    """What of one answer has been shown so far.
+
+    Args:
+        passes: whether the gate passes a text; called with growing beginnings of the answer, one at a time. Sentences that
+            arrive during a call are judged together in the next one, so a slow gate is asked less often.
+    """
+
+    def __init__(self, passes: Callable[[str], Awaitable[bool]]) -> None:
+        self._passes = passes
+        self._grown = ""
+        self._news = asyncio.Event()
+        self._settled = False
+        self.text = ""
+        """Shown to the user, or about to be."""
+        self.checks = 0
+        """Gate calls so far."""
+
+    async def stream(self, chunks: AsyncIterator[str]) -> AsyncGenerator[str, None]:
+        """Pieces that may be shown, while `chunks` arrive; ends with them, at the first flag, or when settled."""
+        reader = asyncio.ensure_future(self._read(chunks))
+        reader.add_done_callback(lambda task: task.cancelled() or task.exception())  # seen: asyncio would log it
+        try:
+            while not self._settled and not (reader.done() and not self._news.is_set()):
+                await self._news.wait()
+                self._news.clear()
+                passed = whole_sentences(without_reasoning(self._grown))
+                if len(passed) <= len(self.text):
+                    continue
+                self.checks += 1
+                if not await self._passes(passed) or self._settled:
+                    return
+                piece, self.text = passed[len(self.text) :], passed
+                yield piece
+        finally:
+            reader.cancel()
+
+    def settle(self) -> str:
+        """Release nothing more; what has been shown, the first time that this is asked, and nothing after that: a turn may
+        have several answers, of which only the first is streamed."""
+        shown = "" if self._settled else self.text
+        self._settled = True
+        self._news.set()
+        return shown
+
+    async def _read(self, chunks: AsyncIterator[str]) -> None:
+        try:
+            async for chunk in chunks:
+                self._grown += chunk
+                self._news.set()
+        finally:
+            self._news.set()
+
+
+def without_reasoning(text: str) -> str:
+    """`text` without ``<think>`` blocks, also one that has not ended yet: no moderator judges them, so nobody sees them."""
+    return _THINK.sub("", text).lstrip()
+
+
+def whole_sentences(text: str) -> str:
+    """The beginning of `text` up to the end of its last whole sentence or line.
+
+    A closing mark ends a sentence only if a space follows, which a growing text may not show yet; so its last sentence
+    is left out.
+    """
+    found = _ENDED.match(text)
+    return found.group().rstrip() if found else ""
