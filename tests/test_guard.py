@@ -498,3 +498,68 @@ def test_closing_the_guard_closes_the_backend():
     guard = scripted_guard([], plugins=Plugins())
     asyncio.run(guard.close())
     assert guard.backend.closed
+
+
+# ---------------------------------------------------------------- answers of which a part has been shown
+
+
+def reviewed_after(shown, answer, backend, **parts):
+    """The outcome for `answer`, of which the gate let `shown` out while it grew."""
+
+    async def main():
+        guard = scripted_guard(backend, **{"steerers": [resample(n=4, batch=1)], **parts})
+        release = guard.release("hello")
+
+        async def grow():
+            yield f"{shown} "
+
+        pieces = [piece async for piece in release.stream(grow())]
+        assert pieces == [shown]
+        return await guard.review("hello", answer, release=release)
+
+    return asyncio.run(main())
+
+
+def test_what_was_shown_stays_and_another_continuation_is_found():
+    backend = ScriptedBackend(lambda _: " and a bad end" if len(backend.calls) < 3 else " and a good end")
+    outcome = reviewed_after("A fine start.", f"A fine start. {BAD}", backend)
+    assert (outcome.action, outcome.text) == ("swap", "A fine start. and a good end")
+    assert {r.opening for [r] in backend.calls} == {"A fine start."}
+    assert outcome.record.moderation_calls == 1 + 1 + 3 + 1  # the beginning, the answer, three candidates, the winner
+
+
+def test_a_candidate_that_takes_back_what_was_shown_is_not_chosen():
+    texts = ["Something else that is good", "A fine start. Then more of it"]
+    outcome = reviewed_after("A fine start.", f"A fine start. {BAD}", ScriptedBackend([]), steerers=[Proposes(texts)])
+    assert outcome.text == texts[1]
+    assert [c.flaws for c in outcome.record.candidates] == [("takes back",), ()]
+
+
+def test_the_fallback_comes_after_what_was_shown():
+    outcome = reviewed_after("A fine start.", f"A fine start. {BAD}", ScriptedBackend([]), steerers=[])
+    assert (outcome.action, outcome.text) == ("fallback", f"A fine start.\n\n{FALLBACK}")
+
+
+def test_an_answer_that_does_not_begin_with_what_was_shown_is_reviewed_alone():
+    outcome = reviewed_after("A fine start.", BAD, ScriptedBackend([GOOD]))
+    assert (outcome.action, outcome.text) == ("swap", GOOD)
+
+
+def test_a_gate_that_fails_shows_nothing_early():
+    async def main():
+        guard = scripted_guard([], gate=ScriptedModerator(error=RuntimeError("down")))
+
+        async def grow():
+            yield "Fine. Fine. "
+
+        return [piece async for piece in guard.release("hello").stream(grow())]
+
+    assert asyncio.run(main()) == []
+
+
+def test_prefill_goes_on_with_an_opening_after_what_was_shown():
+    profile = ModelProfile(model="m", openings=({"text": "Here is", "kind": "answer"},))
+    backend = ScriptedBackend(lambda _: " a good end")
+    steerers = [Prefill(PrefillOptions())]
+    outcome = reviewed_after("A fine start.", f"A fine start. {BAD}", backend, steerers=steerers, profile=profile)
+    assert outcome.text == "A fine start. Here is a good end"

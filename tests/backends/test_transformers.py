@@ -333,6 +333,33 @@ def test_an_opening_is_forced_and_part_of_the_text(tiny, model, tokenizer):
     assert answer.tokens == 6
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("opening", ["", "Fine: "])
+def test_a_stream_gives_the_same_answer_in_pieces(tiny, temperature, opening):
+    request = GenerationRequest(render(tiny, "hé 漢字?"), opening=opening, max_new_tokens=24, temperature=temperature, seed=4)
+    pieces = []
+    answer = asyncio.run(tiny.stream(request, pieces.append))
+    assert [answer] == generate(tiny, request)
+    assert "".join(pieces) == answer.text
+    assert len(pieces) > 1
+
+
+def test_a_stream_that_is_cancelled_ends_decoding(tiny):
+    async def main():
+        pieces = asyncio.Queue()
+        request = GenerationRequest(await tiny.render([Message("user", "hello")]), max_new_tokens=400)
+        work = asyncio.ensure_future(tiny.stream(request, pieces.put_nowait))
+        await pieces.get()
+        work.cancel()
+        await asyncio.wait([work])
+        await tiny.embed([1])  # the worker is free again
+        return work.cancelled(), pieces.qsize()
+
+    cancelled, more = asyncio.run(main())
+    assert cancelled
+    assert more < 300
+
+
 def test_finished_says_whether_the_end_was_reached(tiny):
     base = GenerationRequest(render(tiny, USER), temperature=1.5, max_new_tokens=40)
     requests = [base.having(seed=i) for i in range(60)]

@@ -111,6 +111,42 @@ def test_stream_is_the_whole_answer() -> None:
     assert (chunk.delta_content, chunk.finish_reason) == ("all of ", "stop")
 
 
+class Streaming(Backend):
+    """Streams letter by letter."""
+
+    async def stream(self, request: GenerationRequest, on_text: Any) -> Generation:
+        [answer] = await self.generate([request])
+        for letter in answer.text:
+            on_text(letter)
+            await asyncio.sleep(0)
+        return answer
+
+
+@pytest.mark.parametrize("answer", ["fine. User: more Bot: x", "fine. Us", "fine.", "User:", ""])
+@pytest.mark.parametrize("stop", [None, "User:", ["Bot:", "User:"]])
+def test_a_stream_is_the_same_answer_in_pieces(answer: str, stop: Any) -> None:
+    async def run() -> list[Any]:
+        return [chunk async for chunk in BackendModel(Streaming([answer])).stream_async("q", stop=stop)]
+
+    chunks = asyncio.run(run())
+    whole = ask(Backend([answer]), "q", stop=stop)
+    assert "".join(c.delta_content for c in chunks) == whole.content
+    assert (chunks[-1].finish_reason, chunks[-1].usage) == (whole.finish_reason, whole.usage)
+
+
+def test_a_stream_that_breaks() -> None:
+    class Breaking(Streaming):
+        async def stream(self, request: GenerationRequest, on_text: Any) -> Generation:
+            on_text("one ")
+            raise ModelError("out of memory")
+
+    async def run() -> list[Any]:
+        return [chunk async for chunk in BackendModel(Breaking([])).stream_async("q")]
+
+    with pytest.raises(ModelError):
+        asyncio.run(run())
+
+
 def test_errors_of_the_backend_come_through() -> None:
     with pytest.raises(ModelError):
         ask(ScriptedBackend([], error=ModelError("out of memory")), "q")
