@@ -12,6 +12,7 @@ from nemoguardrails.actions.rail_outcome import RailOutcome, TransformTarget
 
 from ttsa_guard.guard import Guard
 from ttsa_guard.messages import Message
+from ttsa_guard.nemo.privacy import withhold
 from ttsa_guard.record import AuditRecord, Outcome
 from ttsa_guard.release import Release, without_reasoning
 
@@ -45,6 +46,8 @@ def make_action(guard: Guard) -> Callable[..., Awaitable[RailOutcome]]:
                 return RailOutcome.allow()
             answer = without_reasoning(said)  # the host leaves it in where it streams from the model
             outcome = await guard.review(conversation(events or (), context or {}), answer, release=current_release.get())
+            if outcome.text != said:
+                withhold(said, events or ())
             return _rendered(outcome, said=said, rewritable=events is not None, refuse=refuse)
         except Exception as error:
             # The message may quote the moderated text, so only the kind of error is named.

@@ -17,6 +17,7 @@ from ttsa_guard.guard import Guard
 from ttsa_guard.nemo import rails_path
 from ttsa_guard.nemo.actions import FLOW, KEY, NAME, make_action
 from ttsa_guard.nemo.model import ENGINE, BackendModel
+from ttsa_guard.nemo.privacy import silence
 from ttsa_guard.nemo.streaming import guard_streams, refuse_progressive
 
 _current: ContextVar[Guard] = ContextVar("ttsa_guard_current")
@@ -72,6 +73,7 @@ def install(app: Any, guard: Guard) -> None:
         refuse_progressive(app)
     if not installed_guard(app):
         guard_streams(app, lambda: app.runtime.registered_action_params[KEY])
+    silence()
     app.register_action(make_action(guard), NAME)
     app.register_action_param(KEY, guard)
 
