@@ -46,7 +46,7 @@ def init(app: Any) -> None:
         return
     config = GuardConfig.parse(app.config.custom_data.get(KEY))
     ours = [model for model in app.config.models if model.engine == ENGINE]
-    for model in ours:
+    for model in _written(app.config) if ours else ():
         _refuse_other_weights(model.model, config.backend)
     if app.config.colang_version == "1.0" and not _enabled(app):
         raise ConfigError(f"the flow {FLOW!r} is imported but not used", hint=f"add {FLOW!r} to rails.output.flows")
@@ -101,6 +101,14 @@ def _provide(model: str, **parameters: Any) -> BackendModel:
     if "max_tokens" in asked:
         asked["max_new_tokens"] = asked.pop("max_tokens")
     return BackendModel(guard.backend, name=model, generation=guard.config.generation.model_copy(update=asked), seed=seed)
+
+
+def _written(config: RailsConfig) -> list[Any]:
+    """The models with our engine as the configuration's files name them: the host's server puts whatever name its client
+    gives in the place of the main model's."""
+    on_disk = config.config_path and Path(config.config_path).is_dir()
+    models = (RailsConfig.from_path(config.config_path) if on_disk else config).models
+    return [model for model in models if model.engine == ENGINE]
 
 
 def _refuse_other_weights(model: str | None, backend: Use) -> None:

@@ -22,6 +22,8 @@ from ttsa_guard.guard import Guard
 from ttsa_guard.nemo.actions import FLOW, current_release
 
 log = logging.getLogger(__name__)
+_REMEMBERED = 1000
+"""Conversations whose events the app keeps; it rebuilds those of others from their messages."""
 _PIECE = re.compile(r"\s*\S+|\s+$")
 
 
@@ -41,6 +43,7 @@ def guard_streams(app: Any, guard: Callable[[], Guard]) -> None:
         token = streaming_handler_var.set(None)
         try:
             reply = await plain(prompt=prompt, messages=messages, options=options, state=state)
+            _forget(app.events_history_cache)
             for piece in _pieces(reply) if handler else ():
                 await handler.push_chunk(piece)
             return reply
@@ -59,7 +62,9 @@ def guard_streams(app: Any, guard: Callable[[], Guard]) -> None:
         try:
             async for piece in release.stream(_texts(handler)):
                 yield piece
-            for piece in _pieces(await work, shown=release.text):
+            reply = await work
+            _forget(app.events_history_cache)
+            for piece in _pieces(reply, shown=release.text):
                 yield piece
         finally:
             work.cancel()
@@ -106,6 +111,12 @@ def refuse_progressive(app: Any) -> None:
             f"streaming: progressive shows sentences before the rail {others[0]!r} has seen the answer",
             hint="set streaming: buffered, or let the gate do that check: gate: [{use: nemo_rail, options: {flow: ...}}]",
         )
+
+
+def _forget(cache: dict[Any, Any]) -> None:
+    """Drop the oldest conversations: the host keeps the events of every one for ever."""
+    while len(cache) > _REMEMBERED:
+        del cache[next(iter(cache))]
 
 
 async def _texts(chunks: AsyncIterator[Any]) -> AsyncGenerator[str, None]:
