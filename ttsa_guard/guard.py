@@ -81,6 +81,10 @@ class Guard:
         self._plugins = plugins or Plugins()
         self._clock = clock
         self._sink = AuditSink(config.audit.path) if config.audit.path else None
+        if getattr(guide, "coarse", False):
+            log.warning(
+                "the guide %s tells only a few scores apart, so a search sees no progress; keep it as the gate", guide.name
+            )
         for steerer in self.steerers:
             missing = [need.__name__ for need in steerer.needs if not isinstance(backend, need)]
             if missing:
@@ -111,6 +115,12 @@ class Guard:
             profile=getattr(backend, "profile", GENERIC),
             plugins=plugins,
         )
+
+    @property
+    def moderators(self) -> tuple[Moderator, ...]:
+        """The gate's members and the guide."""
+        gate = self.gate.members if isinstance(self.gate, Panel) else (self.gate,)
+        return (*gate, self.guide)
 
     async def respond(self, messages: Sequence[Message | Mapping[str, Any]] | str) -> Outcome:
         """Let the backend answer, and review the answer.

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from nemoguardrails import LLMRails, RailsConfig
 from nemoguardrails.testing import FakeLLMModel
 
@@ -13,6 +17,7 @@ from ttsa_guard.config import GuardConfig
 from ttsa_guard.errors import ConfigError
 from ttsa_guard.guard import Guard
 from ttsa_guard.nemo import BackendModel, init, install, installed_guard, rails_path
+from ttsa_guard.testing import scripted_guard
 
 from .conftest import CHAT_V2, COLANG, FLAGGED, SAFE, STEERED, make_app, make_config, make_guard, say
 
@@ -186,7 +191,7 @@ def test_parallel_output_rails() -> None:
 
 def test_streaming_in_chunks() -> None:
     output = {**FLOWS["output"], "streaming": {"enabled": True}}
-    assert "remove rails.output.streaming" in refusal(imported("1.0", rails={"output": output}))
+    assert "custom_data.ttsa_guard.streaming: progressive" in refusal(imported("1.0", rails={"output": output}))
 
 
 def test_flow_that_nothing_uses() -> None:
@@ -204,3 +209,34 @@ def test_install_refuses_too() -> None:
         install(app, make_guard())
     with pytest.raises(ConfigError):
         init(app)
+
+
+@pytest.mark.parametrize("where", ["the top level", "rails.config"])
+def test_settings_where_the_host_drops_them(where: str, tmp_path: Path) -> None:
+    ours = {"ttsa_guard": {"seed": 3}}
+    config: dict[str, Any] = {"models": [], "import_paths": [rails_path()], "rails": FLOWS}
+    config |= ours if where == "the top level" else {"rails": {**FLOWS, "config": ours}}
+    (tmp_path / "config.yml").write_text(yaml.safe_dump(config))
+    assert f"under {where}" in refusal(RailsConfig.from_path(str(tmp_path)))
+
+
+def test_tracing_in_colang_2() -> None:
+    assert "tracing.enabled makes every answer" in refusal(imported("2.x", tracing={"enabled": True}))
+
+
+def test_something_else_than_an_app() -> None:
+    with pytest.raises(ConfigError, match="build the app with LLMRails"):
+        install(object(), scripted_guard([]))
+
+
+def test_switching_on_iorails_leaves_the_rail_in_charge(tmp_path: Path) -> None:
+    code = (
+        "from nemoguardrails import Guardrails, RailsConfig\n"
+        "from ttsa_guard.nemo import installed_guard, rails_path\n"
+        "config = RailsConfig.from_content(config={'models': [{'type': 'main', 'engine': 'ttsa_guard', 'model': 'embedded'}],\n"
+        "    'import_paths': [rails_path()], 'rails': {'output': {'flows': ['ttsa steer output']}}})\n"
+        "print(installed_guard(Guardrails(config).rails_engine))\n"
+    )
+    env = {**os.environ, "NEMO_GUARDRAILS_IORAILS_ENGINE": "1"}
+    found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert "ttsa_guard.guard.Guard" in found.stdout

@@ -6,19 +6,22 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from nemoguardrails import LLMRails, RailsConfig, register_provider
+from nemoguardrails import RailsConfig, register_provider
 from nemoguardrails.colang import parse_colang_file
 from nemoguardrails.colang.v2_x.runtime.runtime import create_flow_configs_from_flow_list
+from nemoguardrails.rails.llm.llmrails import LLMRails  # the package exports another one if IORails is switched on
 from pydantic import BaseModel, ConfigDict, Field
 
-from ttsa_guard.config import GuardConfig, Use, validated
+from ttsa_guard.config import GuardConfig, validated
 from ttsa_guard.errors import ConfigError
 from ttsa_guard.guard import Guard
 from ttsa_guard.nemo import rails_path
 from ttsa_guard.nemo.actions import FLOW, KEY, NAME, make_action
+from ttsa_guard.nemo.gate import NemoRail
 from ttsa_guard.nemo.model import ENGINE, BackendModel
 from ttsa_guard.nemo.privacy import silence
-from ttsa_guard.nemo.streaming import guard_streams, refuse_progressive
+from ttsa_guard.nemo.refusals import enabled, refuse_app, refuse_other_weights, refuse_rails, refuse_settings
+from ttsa_guard.nemo.streaming import guard_streams
 
 _current: ContextVar[Guard] = ContextVar("ttsa_guard_current")
 """Whose backend the next model is made from: providers are global to the host, guards belong to one app."""
@@ -45,15 +48,14 @@ def init(app: Any) -> None:
     if installed_guard(app):
         return
     config = GuardConfig.parse(app.config.custom_data.get(KEY))
-    ours = [model for model in app.config.models if model.engine == ENGINE]
-    for model in _written(app.config) if ours else ():
-        _refuse_other_weights(model.model, config.backend)
-    if app.config.colang_version == "1.0" and not _enabled(app):
+    refuse_settings(app.config)
+    refuse_other_weights(app.config, config.backend)
+    if app.config.colang_version == "1.0" and not enabled(app):
         raise ConfigError(f"the flow {FLOW!r} is imported but not used", hint=f"add {FLOW!r} to rails.output.flows")
-    _refuse(app)
+    refuse_app(app)
     guard = Guard.from_config(config)
     install(app, guard)
-    if ours:
+    if any(model.engine == ENGINE for model in app.config.models):
         _current.set(guard)
         register_provider(ENGINE, _provide)
 
@@ -67,10 +69,12 @@ def install(app: Any, guard: Guard) -> None:
     Raises:
         ConfigError: the app would let flagged text through.
     """
-    _refuse(app)
+    refuse_app(app)
     _add_flow(app)
-    if guard.config.streaming == "progressive":
-        refuse_progressive(app)
+    checks = [moderator for moderator in guard.moderators if isinstance(moderator, NemoRail)]
+    refuse_rails(app, guard.config, [check.flow for check in checks])
+    for check in checks:
+        check.bind(app)
     if not installed_guard(app):
         guard_streams(app, lambda: app.runtime.registered_action_params[KEY])
     silence()
@@ -103,51 +107,6 @@ def _provide(model: str, **parameters: Any) -> BackendModel:
     return BackendModel(guard.backend, name=model, generation=guard.config.generation.model_copy(update=asked), seed=seed)
 
 
-def _written(config: RailsConfig) -> list[Any]:
-    """The models with our engine as the configuration's files name them: the host's server puts whatever name its client
-    gives in the place of the main model's."""
-    on_disk = config.config_path and Path(config.config_path).is_dir()
-    models = (RailsConfig.from_path(config.config_path) if on_disk else config).models
-    return [model for model in models if model.engine == ENGINE]
-
-
-def _refuse_other_weights(model: str | None, backend: Use) -> None:
-    """The guard's settings alone name the weights, because clients of the host's server may name any ``model``."""
-    loaded = backend.options.get("model", "embedded" if backend.use == "transformers" else model)
-    if model != loaded:
-        raise ConfigError(
-            f"models names {model!r} for the engine {ENGINE!r}, but the guard's backend has {loaded!r}",
-            hint=f"set custom_data.{KEY}.backend: {{use: {backend.use}, options: {{model: {model}}}}}, or model: {loaded}",
-        )
-
-
-def _refuse(app: Any) -> None:
-    """Raise for settings under which the host would show a flagged text."""
-    output = app.config.rails.output
-    if output.parallel:
-        raise ConfigError(
-            "rails.output.parallel undoes rewrites: every rail sees the original and the last one wins",
-            hint=f"remove parallel: true; put {FLOW!r} before rails that only check, and they judge the new answer",
-        )
-    if output.streaming and output.streaming.enabled:
-        raise ConfigError(
-            "rails.output.streaming shows an answer in chunks, before it can be replaced",
-            hint="remove rails.output.streaming; stream_async works without it, after the review",
-        )
-    chain = {"output rails", "run output rails"} <= app.runtime.flow_configs.keys()
-    if app.config.colang_version != "1.0" and not (chain and _enabled(app)):
-        raise ConfigError(
-            "this Colang 2.x app does not run our output rail",
-            hint=f"add to a .co file: import guardrails, and: flow output rails $output_text, with the line: {FLOW}",
-        )
-
-
-def _enabled(app: Any) -> bool:
-    """The configuration names our flow as an output rail, or another flow calls it."""
-    others = (flow for name, flow in app.runtime.flow_configs.items() if name != FLOW)
-    return FLOW in app.config.rails.output.flows or any(FLOW in (flow.source_code or "") for flow in others)
-
-
 def _add_flow(app: Any) -> None:
     """Add our flow to an app that has not imported it, and enable it in Colang 1.0; the host has no public call for it."""
     version, runtime = app.config.colang_version, app.runtime
@@ -162,5 +121,5 @@ def _add_flow(app: Any) -> None:
                 runtime._load_flow_config(flow)
         else:
             runtime.flow_configs.update(create_flow_configs_from_flow_list(flows))
-    if version == "1.0" and not _enabled(app):
+    if version == "1.0" and not enabled(app):
         app.config.rails.output.flows.append(FLOW)

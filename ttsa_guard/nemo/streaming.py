@@ -17,7 +17,6 @@ from typing import Any
 from nemoguardrails.context import streaming_handler_var
 from nemoguardrails.streaming import END_OF_STREAM, StreamingHandler
 
-from ttsa_guard.errors import ConfigError
 from ttsa_guard.guard import Guard
 from ttsa_guard.nemo.actions import FLOW, current_release
 
@@ -97,20 +96,6 @@ def guard_streams(app: Any, guard: Callable[[], Guard]) -> None:
 
     app.generate_async = generate_async
     app.stream_async = stream_async
-
-
-def refuse_progressive(app: Any) -> None:
-    """Raise if the app has output rails besides ours: they would judge sentences that the user has read already."""
-    if app.config.colang_version == "1.0" or app.config.rails.output.flows:
-        rails = app.config.rails.output.flows
-    else:
-        source = re.sub(r'""".*?"""|#.*', "", app.runtime.flow_configs["output rails"].source_code or "", flags=re.DOTALL)
-        rails = [line.strip() for line in source.splitlines()[1:] if line.strip()]
-    if others := [rail for rail in rails if rail != FLOW]:
-        raise ConfigError(
-            f"streaming: progressive shows sentences before the rail {others[0]!r} has seen the answer",
-            hint="set streaming: buffered, or let the gate do that check: gate: [{use: nemo_rail, options: {flow: ...}}]",
-        )
 
 
 def _forget(cache: dict[Any, Any]) -> None:
