@@ -10,8 +10,8 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,7 @@ from ttsa_guard.record import Action, AuditRecord, AuditSink, Outcome
 from ttsa_guard.release import Release
 from ttsa_guard.selection import Judged, best_first
 from ttsa_guard.steerers.base import Candidate, Steerer, Task
+from ttsa_guard.telemetry import report, span
 from ttsa_guard.verdict import Verdict
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,8 @@ class _Review:
     shown: str = ""
     judged: list[Judged] = field(default_factory=list)
     gate_calls: int = 0
-    gate_seconds: float = 0.0
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Of each phase."""
 
 
 class Guard:
@@ -144,13 +146,20 @@ class Guard:
                 searched for is another continuation, and the fallback comes after it. No more is released.
         """
         review = _Review((), answer, Spend(self.config.budget.limits(), self._clock))
+        with span("ttsa_guard.review"):
+            return await self._reviewed(review, messages, release)
+
+    async def _reviewed(
+        self, review: _Review, messages: Sequence[Message | Mapping[str, Any]] | str, release: Release | None
+    ) -> Outcome:
+        answer = review.answer
         try:
             if release:
                 shown, review.gate_calls = release.settle(), release.checks
                 # Where the host has rewritten the answer since, what was shown is no beginning of it.
                 review.shown = shown if answer.startswith(shown) else ""
             review.messages = Message.conversation(messages)
-            review.first = await self._check(review, answer)
+            review.first = await self._check(review, answer, "gate")
             if not review.first.flagged:
                 return self._finish(review, answer, "pass", "passed by the gate", None, review.first)
             if review.first.decision == "failed":
@@ -159,7 +168,7 @@ class Guard:
             reason = await self._search(review)
             best = best_first(review.judged)[:_GATE_TRIES]
             for judged in best:
-                final = await self._check(review, judged.candidate.text)
+                final = await self._check(review, judged.candidate.text, "final")
                 if not final.flagged:
                     return self._finish(review, judged.candidate.text, "swap", reason, judged, final)
             if best:
@@ -186,18 +195,27 @@ class Guard:
 
     # ------------------------------------------------------------------ steps
 
-    async def _check(self, review: _Review, text: str) -> Verdict:
-        started = self._clock()
+    async def _check(self, review: _Review, text: str, phase: str) -> Verdict:
         prompts = [_last_user(review.messages)]
-        [verdict] = await moderate_safely(self.gate, [text], prompts=prompts, seconds=self.config.gate_seconds)
         review.gate_calls += 1
-        review.gate_seconds += self._clock() - started
+        with self._phase(review, phase):
+            [verdict] = await moderate_safely(self.gate, [text], prompts=prompts, seconds=self.config.gate_seconds)
         return verdict
+
+    @contextmanager
+    def _phase(self, review: _Review, name: str) -> Iterator[None]:
+        started = self._clock()
+        try:
+            with span(f"ttsa_guard.{name}"):
+                yield
+        finally:
+            review.seconds[name] = review.seconds.get(name, 0.0) + self._clock() - started
 
     async def _search(self, review: _Review) -> str:
         """Run the cascade until a helpful candidate is found or the budget is gone; say why it ended."""
         try:
-            await within(review.spend.seconds_left, self._cascade(review))
+            with self._phase(review, "search"):
+                await within(review.spend.seconds_left, self._cascade(review))
         except (BudgetError, asyncio.TimeoutError):
             return "budget used up"
         return "steered" if review.spend.generations_left else "budget used up"
@@ -289,7 +307,9 @@ class Guard:
             decode_passes=spend.decode_passes,
             moderation_calls=spend.moderation_calls + review.gate_calls,
             seconds=spend.seconds,
-            seconds_gate=review.gate_seconds,
+            seconds_gate=review.seconds.get("gate", 0.0),
+            seconds_search=review.seconds.get("search", 0.0),
+            seconds_final=review.seconds.get("final", 0.0),
             seed=self.config.seed,
             texts={"answer": review.answer, "final": text} if self.config.audit.texts else None,
         )
@@ -297,7 +317,8 @@ class Guard:
         return Outcome(text, action, record)
 
     def _publish(self, record: AuditRecord) -> None:
-        """Tell the sink and the plugins; a fault there must not keep the answer back, nor let another one out."""
+        """Tell the sink, the plugins and telemetry; a fault there must not keep the answer back, nor let another one out."""
+        report(record)
         if self._sink:
             try:
                 self._sink.write(record)

@@ -54,9 +54,19 @@ class AuditRecord:
     """All calls: the gate's and the guide's."""
     seconds: float = 0.0
     seconds_gate: float = 0.0
+    """Of the first check, that of the answer under review."""
+    seconds_search: float = 0.0
+    seconds_final: float = 0.0
+    """Of the checks of what was found."""
     seed: int = 0
     texts: dict[str, str] | None = None
     schema: int = SCHEMA
+
+    @property
+    def phases(self) -> dict[str, float]:
+        """Seconds by phase; a phase that did not take place is left out."""
+        parts = {"gate": self.seconds_gate, "search": self.seconds_search, "final": self.seconds_final}
+        return {"review": self.seconds, **{name: seconds for name, seconds in parts.items() if seconds}}
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

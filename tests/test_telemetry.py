@@ -1,0 +1,134 @@
+import asyncio
+import logging
+import subprocess
+import sys
+
+import pytest
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from ttsa_guard.steerers.resample import Resample, ResampleOptions
+from ttsa_guard.testing import ScriptedModerator, scripted_guard
+
+BAD = "a bad answer with SECRET words"
+GOOD = "a good answer in plain words"
+
+
+class Breaks(SpanProcessor):
+    """Raises where it is asked to."""
+
+    at = ""
+
+    def on_start(self, span, parent_context=None):
+        self.fail("start")
+
+    def on_end(self, span):
+        self.fail("end")
+
+    def fail(self, where):
+        if where == self.at:
+            raise RuntimeError(BAD)
+
+
+EXPORTER, READER, BREAKS = InMemorySpanExporter(), InMemoryMetricReader(), Breaks()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def providers():
+    """OpenTelemetry's are of the process and can be set but once."""
+    tracing = TracerProvider()
+    tracing.add_span_processor(BREAKS)
+    tracing.add_span_processor(SimpleSpanProcessor(EXPORTER))
+    trace.set_tracer_provider(tracing)
+    metrics.set_meter_provider(MeterProvider([READER]))
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    BREAKS.at = ""
+    EXPORTER.clear()
+
+
+def review(answer, *found, **parts):
+    guard = scripted_guard(list(found), steerers=[Resample(ResampleOptions(n=len(found) or 1))], **parts)
+    return asyncio.run(guard.review("hello", answer))
+
+
+def totals():
+    """The sums of all points by metric and attributes."""
+    found = {}
+    for metric in READER.get_metrics_data().resource_metrics[0].scope_metrics[0].metrics:
+        for point in metric.data.data_points:
+            value = point.value if hasattr(point, "value") else point.count
+            found[(metric.name, *sorted(point.attributes.values()))] = value
+    return found
+
+
+@pytest.mark.parametrize(
+    ("answer", "found", "names"),
+    [
+        (GOOD, (), ["gate", "review"]),
+        (BAD, (GOOD,), ["gate", "search", "final", "review"]),
+        (BAD, (BAD,), ["gate", "search", "review"]),
+    ],
+    ids=["pass", "swap", "fallback"],
+)
+def test_spans_of_a_review(answer, found, names):
+    with trace.get_tracer("test").start_as_current_span("request") as request:
+        outcome = review(answer, *found)
+    *spans, outer = EXPORTER.get_finished_spans()
+    assert [s.name for s in spans] == [f"ttsa_guard.{name}" for name in names]
+    assert outer.name == "request"
+    assert {s.context.trace_id for s in spans} == {request.get_span_context().trace_id}
+    whole = spans[-1]
+    assert {s.parent.span_id for s in spans[:-1]} == {whole.context.span_id}
+    assert whole.parent.span_id == request.get_span_context().span_id
+    assert whole.attributes["ttsa_guard.action"] == outcome.action
+    assert whole.attributes["ttsa_guard.generations"] == outcome.record.generations
+
+
+def test_metrics_of_reviews():
+    review(GOOD)
+    before = totals()
+    review(GOOD)
+    review(BAD, BAD, GOOD)
+    review(GOOD, gate=ScriptedModerator(error=RuntimeError(BAD)))
+    gained = {key: value - before.get(key, 0) for key, value in totals().items()}
+    assert {key[1]: gained[key] for key in gained if key[0] == "ttsa_guard.reviews"} == {"pass": 1, "swap": 1, "fallback": 1}
+    assert gained[("ttsa_guard.generations", "swap")] == 2
+    assert gained[("ttsa_guard.gate_failures", "fallback")] == 1
+    assert gained[("ttsa_guard.gate_failures", "pass")] == 0
+    phases = {key[1:] for key, count in gained.items() if key[0] == "ttsa_guard.duration" and count}
+    assert phases >= {("gate", "pass"), ("pass", "review"), ("gate", "swap"), ("search", "swap"), ("final", "swap")}
+
+
+def test_no_text_gets_into_spans_metrics_or_logs(caplog):
+    with caplog.at_level(logging.DEBUG):
+        review(BAD, BAD, GOOD)
+        review(BAD, gate=ScriptedModerator(error=RuntimeError(BAD)))
+        review(BAD, guide=ScriptedModerator(error=RuntimeError(BAD)))
+    seen = "".join(span.to_json() for span in EXPORTER.get_finished_spans()) + READER.get_metrics_data().to_json()
+    assert "SECRET" not in seen + caplog.text
+    assert GOOD not in seen
+
+
+@pytest.mark.parametrize("at", ["start", "end"])
+def test_telemetry_that_breaks_changes_nothing(at, caplog):
+    BREAKS.at = at
+    assert review(BAD, GOOD).text == GOOD
+    assert "telemetry failed with RuntimeError" in caplog.text
+    assert "SECRET" not in caplog.text
+
+
+def test_without_opentelemetry_everything_works():
+    code = (
+        "import sys; sys.modules['opentelemetry'] = None\n"
+        "import asyncio; from ttsa_guard.testing import scripted_guard; from ttsa_guard import telemetry\n"
+        "assert telemetry.trace is None\n"
+        "print(asyncio.run(scripted_guard([]).review('q', 'a fine answer')).action)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "pass\n"

@@ -1,0 +1,92 @@
+"""OpenTelemetry spans and metrics, made of numbers and names only. Without the opentelemetry package they cost nothing.
+
+Spans: ``ttsa_guard.review`` with the phases ``ttsa_guard.gate``, ``ttsa_guard.search`` and ``ttsa_guard.final`` in it.
+Metrics, all with the attribute ``action`` ("pass", "swap" or "fallback"): ``ttsa_guard.reviews``,
+``ttsa_guard.gate_failures``, ``ttsa_guard.generations``, ``ttsa_guard.moderation_calls``, and ``ttsa_guard.duration`` in
+seconds, for each ``phase``: the same three, and "review" for the whole.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+from ttsa_guard.record import AuditRecord
+
+try:
+    from opentelemetry import metrics, trace
+except ImportError:
+    metrics = trace = None  # type: ignore[assignment]
+
+log = logging.getLogger(__name__)
+_SHOWN = ("action", "reason", "steerer", "gate_score", "final_score", "generations", "decode_passes", "moderation_calls")
+
+
+@contextmanager
+def span(name: str) -> Iterator[None]:
+    """What happens inside is the span `name`. Neither its own faults nor a fault inside get into the other."""
+    opened = _safely(lambda: _start(name)) if trace else None
+    try:
+        yield
+    finally:
+        if opened:
+            _safely(lambda: opened.__exit__(None, None, None))
+
+
+def report(record: AuditRecord) -> None:
+    """Count a finished review, and describe it on the span that is open."""
+    if trace:
+        _safely(lambda: _describe(record))
+    if metrics:
+        _safely(lambda: _count(record))
+
+
+def _start(name: str) -> Any:
+    # An exception's message may quote a text, so none is recorded.
+    tracer = trace.get_tracer("ttsa_guard")
+    manager = tracer.start_as_current_span(name, record_exception=False, set_status_on_exception=False)
+    manager.__enter__()
+    return manager
+
+
+def _describe(record: AuditRecord) -> None:
+    current = trace.get_current_span()
+    for key in _SHOWN:
+        if (value := getattr(record, key)) is not None:
+            current.set_attribute(f"ttsa_guard.{key}", value)
+    current.set_attribute("ttsa_guard.candidates", len(record.candidates))
+
+
+def _count(record: AuditRecord) -> None:
+    counters, duration = _instruments()
+    attributes = {"action": record.action}
+    counters["reviews"].add(1, attributes)
+    counters["gate_failures"].add(record.reason.startswith("gate failed"), attributes)
+    counters["generations"].add(record.generations, attributes)
+    counters["moderation_calls"].add(record.moderation_calls, attributes)
+    for phase, seconds in record.phases.items():
+        duration.record(seconds, {**attributes, "phase": phase})
+
+
+@lru_cache(maxsize=1)
+def _instruments() -> tuple[dict[str, Any], Any]:
+    meter = metrics.get_meter("ttsa_guard")
+    texts = {
+        "reviews": "Answers reviewed",
+        "gate_failures": "Reviews that ended in the fallback because the gate failed",
+        "generations": "Answers generated to mend flagged ones",
+        "moderation_calls": "Calls of the gate and the guide",
+    }
+    counters = {name: meter.create_counter(f"ttsa_guard.{name}", description=text) for name, text in texts.items()}
+    return counters, meter.create_histogram("ttsa_guard.duration", unit="s", description="Time of a review and its phases")
+
+
+def _safely(work: Callable[[], Any]) -> Any:
+    try:
+        return work()
+    except Exception as error:
+        log.error("telemetry failed with %s", type(error).__name__)
+        return None
