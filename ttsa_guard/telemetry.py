@@ -22,6 +22,7 @@ except ImportError:
     metrics = trace = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
+_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 _SHOWN = ("action", "reason", "steerer", "gate_score", "final_score", "generations", "decode_passes", "moderation_calls")
 
 
@@ -81,7 +82,13 @@ def _instruments() -> tuple[dict[str, Any], Any]:
         "moderation_calls": "Calls of the gate and the guide",
     }
     counters = {name: meter.create_counter(f"ttsa_guard.{name}", description=text) for name, text in texts.items()}
-    return counters, meter.create_histogram("ttsa_guard.duration", unit="s", description="Time of a review and its phases")
+    duration = meter.create_histogram(
+        "ttsa_guard.duration",
+        unit="s",
+        description="Time of a review and of its phases",
+        explicit_bucket_boundaries_advisory=_BUCKETS,
+    )
+    return counters, duration
 
 
 def _safely(work: Callable[[], Any]) -> Any:

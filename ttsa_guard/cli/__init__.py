@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from ttsa_guard import __version__
-from ttsa_guard.cli import check, demo, doctor, openings, plugins, talk
+from ttsa_guard.cli import audit, check, demo, doctor, openings, plugins, talk
 from ttsa_guard.cli.common import fail
 from ttsa_guard.errors import TTSAError
 
@@ -46,6 +46,7 @@ def _common(
 
 for _command in (demo.demo, talk.chat, talk.steer, check.check, plugins.plugins, doctor.doctor, openings.openings):
     app.command()(_command)
+app.add_typer(audit.app, name="audit")
 
 
 def main() -> None:
