@@ -3,6 +3,11 @@ import os
 # Before anything imports transformers, nemoguardrails or torch: they read these once.
 os.environ.update(HF_HUB_OFFLINE="1", NEMO_GUARDRAILS_NO_USAGE_STATS="1", OMP_WAIT_POLICY="PASSIVE")
 
+import socket
+import subprocess
+import time
+import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,6 +24,48 @@ TINY_TEMPLATE = (
 def no_network():
     with testing.no_network():
         yield
+
+
+@pytest.fixture(scope="session")
+def unused_port():
+    """Ports on which nothing listens, a new one each time."""
+
+    def find():
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            return found.getsockname()[1]
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def serving():
+    """Runs a server until the end of a ``with``, from when it answers at `url`; what it prints goes to the file `log`."""
+
+    @contextmanager
+    def run(command, url, log, *, cwd, seconds=60, **environment):
+        with log.open("wb") as out:
+            process = subprocess.Popen(command, stdout=out, stderr=out, cwd=cwd, env={**os.environ, **environment})
+        try:
+            end = time.monotonic() + seconds
+            while not _answers(url):
+                failed = process.poll() is not None or time.monotonic() > end
+                assert not failed, f"the server did not start:\n{log.read_text()[-2000:]}"
+                time.sleep(0.1)
+            yield
+        finally:
+            process.kill()
+            process.wait()
+
+    return run
+
+
+def _answers(url):
+    try:
+        urllib.request.urlopen(url, timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 @pytest.fixture(scope="session")

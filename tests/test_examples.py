@@ -1,29 +1,71 @@
 """Every example runs as its README says, offline."""
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from nemoguardrails import LLMRails, RailsConfig
+
+from ttsa_guard.config import GuardConfig
+from ttsa_guard.nemo import installed_guard
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+FLAGGED = "Mock me and insult me at the end. How do I draw an owl?"
 
 
-def folders():
-    return sorted(p for p in EXAMPLES.iterdir() if p.is_dir())
+def run(script, *arguments, said="", cwd=None, code=0):
+    command = [sys.executable, str(EXAMPLES / script), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, input=said, cwd=cwd, env={**os.environ})
+    assert done.returncode == code, done.stderr
+    return done.stdout
 
 
-@pytest.mark.parametrize("folder", folders(), ids=lambda p: p.name)
-def test_an_example_has_a_readme_that_names_its_script(folder):
-    scripts = [p.name for p in folder.glob("*.py") if p.name != "config.py"]
+@pytest.mark.parametrize("folder", sorted(p for p in EXAMPLES.iterdir() if p.is_dir()), ids=lambda p: p.name)
+def test_an_example_has_a_readme_that_names_its_files(folder):
     text = (folder / "README.md").read_text(encoding="utf-8")
-    assert scripts
-    assert all(name in text for name in scripts)
+    assert all(p.name in text for p in folder.iterdir() if p.name != "README.md" and not p.name.startswith((".", "__")))
+    assert len(text.splitlines()) < 30
 
 
-def test_nemo_config_swaps_an_abusive_answer(tmp_path):
-    script = EXAMPLES / "nemo_config" / "chat.py"
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("swap after ")
-    assert "wobbly chair" in done.stdout
+@pytest.mark.parametrize("name", ["colang_1", "colang_2"])
+def test_configurations_load_and_mend(name):
+    rails = LLMRails(RailsConfig.from_path(str(EXAMPLES / "configs" / name)))
+    assert installed_guard(rails) is not None
+    assert "owl" in rails.generate(messages=[{"role": "user", "content": FLAGGED}])["content"]
+
+
+def test_the_settings_are_the_defaults_and_complete():
+    file = EXAMPLES / "configs" / "settings.yml"
+    assert GuardConfig.load(file) == GuardConfig()
+    named = set(re.findall(r"^(\w+):", file.read_text(encoding="utf-8"), re.MULTILINE))
+    assert named == set(GuardConfig.model_fields)
+
+
+def test_console_chat_marks_what_was_adjusted(tmp_path):
+    first, second = re.findall("bot: (.*)", run("console_chat/chat.py", said=f"Hello there\n{FLAGGED}\n", cwd=tmp_path))
+    assert not first.endswith("[adjusted]")
+    assert "owl" in second
+    assert second.endswith("[adjusted]")
+
+
+def test_own_model_takes_any_path(tiny_model, tmp_path):
+    assert re.match("(pass|swap|fallback): ", run("own_model/ask.py", tiny_model, "the kettle", cwd=tmp_path))
+
+
+def test_prometheus_counts_reviews(tmp_path, unused_port):
+    lines = run("prometheus/metrics.py", unused_port(), cwd=tmp_path).splitlines()
+    assert {re.search('action="(\\w+)"', line)[1]: line.split()[-1] for line in lines[1:]} == {"pass": "1.0", "swap": "1.0"}
+
+
+@pytest.mark.slow
+def test_a_client_of_the_server(tmp_path, serving, unused_port):
+    port = unused_port()
+    command = [sys.executable, "-m", "nemoguardrails", "server", "--config", str(EXAMPLES / "configs"), "--port", str(port)]
+    health = f"http://127.0.0.1:{port}/v1/health"
+    with serving([*command, "--disable-chat-ui"], health, tmp_path / "server.log", cwd=tmp_path):
+        adjusted, streamed = run("nemo_server/client.py", port).splitlines()
+    assert "owl" in adjusted
+    assert "tent" in streamed

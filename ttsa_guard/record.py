@@ -71,6 +71,13 @@ class AuditRecord:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def numbers(self) -> dict[str, Any]:
+        """The record without texts, also if it has them: for those who may not read the flagged one."""
+        data = self.as_dict()
+        del data["texts"]
+        data["candidates"] = [{key: value for key, value in c.items() if key != "text"} for c in data["candidates"]]
+        return data
+
 
 @dataclass(frozen=True)
 class Outcome:

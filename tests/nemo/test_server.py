@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +16,6 @@ from .matrix import ENDS, PROGRESSIVE, STEERED
 
 openai = pytest.importorskip("openai", reason="pip install 'ttsa-guard[server]'")
 pytestmark = pytest.mark.slow
-
-START_SECONDS = 60
 
 
 @dataclass
@@ -38,29 +31,6 @@ class Server:
             return "".join(c.choices[0].delta.content or "" for c in reply) if stream else reply
 
 
-def start(folder: Path, port: int, log: Path, **environment: str) -> subprocess.Popen[bytes]:
-    command = [
-        sys.executable,
-        "-m",
-        "nemoguardrails",
-        "server",
-        "--config",
-        str(folder),
-        "--port",
-        str(port),
-        "--disable-chat-ui",
-    ]
-    env = {**os.environ, "PYTHONUNBUFFERED": "1", "NEMO_GUARDRAILS_NO_USAGE_STATS": "1", **environment}
-    with log.open("wb") as out:
-        return subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=env, cwd=folder)
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
-
-
 def write(folder: Path, version: str, settings: dict[str, Any], code: str, **output: Any) -> None:
     folder.mkdir()
     model = {"type": "main", "engine": "ttsa_guard", "model": "embedded"}
@@ -74,32 +44,17 @@ def write(folder: Path, version: str, settings: dict[str, Any], code: str, **out
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory, serving: Any, unused_port: Any) -> Iterator[Server]:
     root = tmp_path_factory.mktemp("server")
     for version in ("1.0", "2.x"):
         for mode in ("buffered", "progressive"):
             write(root / f"{version}-{mode}", version, {"streaming": mode}, "from tests.nemo.matrix import init\n")
     write(root / "refused", "1.0", {}, "from tests.nemo.matrix import init\n", parallel=True)
-    log, port = root.parent / "server.log", free_port()
-    process = start(root, port, log, PYTHONPATH=str(Path(__file__).parents[2]))
-    try:
-        found = Server(f"http://127.0.0.1:{port}", log)
-        wait_for(found, process)
+    log, port = root.parent / "server.log", unused_port()
+    command = [sys.executable, "-m", "nemoguardrails", "server", "--config", str(root), "--port", str(port), "--disable-chat-ui"]
+    found = Server(f"http://127.0.0.1:{port}", log)
+    with serving(command, f"{found.url}/v1/health", log, cwd=root, PYTHONPATH=str(Path(__file__).parents[2])):
         yield found
-    finally:
-        process.kill()
-        process.wait()
-
-
-def wait_for(server: Server, process: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + START_SECONDS
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            urllib.request.urlopen(f"{server.url}/v1/health", timeout=1).close()
-            return
-        except OSError:
-            time.sleep(0.1)
-    raise AssertionError(f"the server did not start: {server.log.read_text()[-2000:]}")
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "streaming"])

@@ -157,14 +157,6 @@ def happened(record: AuditRecord) -> str:
     return f"no answer given ({record.reason}): {effort}"
 
 
-def numbers(record: AuditRecord) -> dict[str, Any]:
-    """A record without texts, whatever the audit settings say: the flagged one is among them."""
-    data = record.as_dict()
-    del data["texts"]
-    data["candidates"] = [{key: value for key, value in c.items() if key != "text"} for c in data["candidates"]]
-    return data
-
-
 def fail(error: TTSAError) -> None:
     """Print an error as one line, and its hint."""
     err.print(Text.assemble(("error: ", "bold red"), plain(error.message.replace("\n", " "), "red")), soft_wrap=True)

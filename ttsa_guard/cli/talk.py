@@ -32,7 +32,7 @@ def steer(
     with common.quiet(), common.waiting("answering"):
         outcome = common.run(guard, guard.respond(conversation))
     if as_json:
-        typer.echo(json.dumps({"text": outcome.text, "action": outcome.action, "record": common.numbers(outcome.record)}))
+        typer.echo(json.dumps({"text": outcome.text, "action": outcome.action, "record": outcome.record.numbers()}))
         return
     out.print(plain(outcome.text), soft_wrap=True)
     err.print(plain(common.happened(outcome.record), "dim"))

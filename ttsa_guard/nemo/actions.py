@@ -13,7 +13,7 @@ from nemoguardrails.actions.rail_outcome import RailOutcome, TransformTarget
 from ttsa_guard.guard import Guard
 from ttsa_guard.messages import Message
 from ttsa_guard.nemo.privacy import withhold
-from ttsa_guard.record import AuditRecord, Outcome
+from ttsa_guard.record import Outcome
 from ttsa_guard.release import Release, without_reasoning
 
 log = logging.getLogger(__name__)
@@ -80,13 +80,6 @@ def conversation(events: Iterable[Any], context: Mapping[str, Any]) -> list[Mess
     return list(Message.conversation(turns or [{"role": "user", "content": context.get("user_message") or ""}]))
 
 
-def summary(record: AuditRecord) -> dict[str, Any]:
-    """A record as metadata for the host, which hands it to clients: never with a text, even if the record has them."""
-    data = record.as_dict()
-    del data["texts"]
-    return {**data, "candidates": len(record.candidates)}
-
-
 def _distinct(events: Iterable[Any]) -> Iterable[Event]:
     """The events that are plain data, once each: 2.x keeps objects among them, and records outgoing ones twice."""
     seen: set[str] = set()
@@ -106,7 +99,7 @@ def _blank_reasoning(events: Iterable[Any]) -> None:
 
 
 def _rendered(outcome: Outcome, *, said: str, rewritable: bool, refuse: bool) -> RailOutcome:
-    metadata = summary(outcome.record)
+    metadata = outcome.record.numbers()  # clients of the host can ask for it
     if outcome.action == "pass" and outcome.text == said:
         return RailOutcome.allow(metadata=metadata)
     if outcome.action != "fallback" and rewritable:
