@@ -82,7 +82,7 @@ class Backend(ScriptedBackend):
     async def _said(self, request: GenerationRequest) -> str:
         user = "".join(map(chr, request.prompt.ids))
         if request.temperature < 1:
-            return SAFE if user == "pass" else f"{SHOWN} Then a bad seekrit of {user}. And more."
+            return SAFE if user.startswith("pass") else f"{SHOWN} Then a bad seekrit of {user}. And more."
         await _act("backend", user)
         end = STEERED if user == "swap" else f"A bad seekrit of {user}."
         return f"{request.opening} {end}".strip()

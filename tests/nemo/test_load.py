@@ -1,0 +1,137 @@
+"""What the rail costs, and what many conversations do to it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+from nemoguardrails import LLMRails
+from nemoguardrails.actions import action
+from nemoguardrails.actions.rail_outcome import RailOutcome
+
+from ttsa_guard.messages import GenerationRequest
+from ttsa_guard.nemo import BackendModel, install
+from ttsa_guard.plugins import Plugins, hookimpl
+from ttsa_guard.record import AuditRecord
+from ttsa_guard.steerers.resample import Resample, ResampleOptions
+from ttsa_guard.testing import ScriptedBackend, ScriptedModerator
+
+from .conftest import CHAT_V2, make_config, make_guard
+from .matrix import SAFE, Backend
+
+WARM_UP, ANSWERS = 20, 300
+
+
+class Records:
+    """A plugin that keeps the records."""
+
+    def __init__(self) -> None:
+        self.kept: list[AuditRecord] = []
+
+    @hookimpl
+    def ttsa_guard_finished(self, record: AuditRecord) -> None:
+        self.kept.append(record)
+
+
+@action(name="allow_all", is_system_action=True)
+async def allow_all() -> RailOutcome:
+    return RailOutcome.allow()
+
+
+NO_RAIL = {"1.0": {}, "2.x": {"colang": CHAT_V2}}
+EMPTY_RAIL: dict[str, dict[str, Any]] = {
+    "1.0": {
+        "colang": "define subflow allow\n  $o = execute allow_all\n  if $o.is_blocked\n    stop\n",
+        "rails": {"output": {"flows": ["allow"]}},
+    },
+    "2.x": {"colang": f"{CHAT_V2}\nflow output rails $output_text\n  await AllowAllAction()\n"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["1.0", "2.x"])
+def test_an_unflagged_answer_costs_the_gate_call_and_next_to_nothing_more(version: str) -> None:
+    """Beside the gate call, and beside what the host spends on any output rail, which is most of it."""
+    records, plugins = Records(), Plugins()
+    plugins.add(records)
+
+    def app(**settings: Any) -> LLMRails:
+        return LLMRails(make_config(version, passthrough=True, **settings), llm=BackendModel(Backend()))
+
+    apps = {"none": app(**NO_RAIL[version]), "empty": app(**EMPTY_RAIL[version]), "ours": app()}
+    apps["empty"].register_action(allow_all, "allow_all")
+    install(apps["ours"], make_guard(ScriptedBackend([]), gate=ScriptedModerator(delay=0.001), plugins=plugins))
+    taken: dict[str, list[float]] = {name: [] for name in apps}
+
+    async def run() -> None:
+        for i in range(WARM_UP + ANSWERS):
+            for name, app in apps.items():
+                started = time.perf_counter()
+                reply = await app.generate_async(messages=[{"role": "user", "content": f"pass {i}"}])
+                taken[name].append(time.perf_counter() - started)
+                assert reply["content"] == SAFE
+
+    asyncio.run(run())
+    gate = [record.seconds_gate for record in records.kept]
+    ours = [whole - checked for whole, checked in zip(taken["ours"], gate, strict=True)]
+    none, empty, rail = (median(times[WARM_UP:]) * 1000 for times in (taken["none"], taken["empty"], ours))
+    print(f"{version}: no rail {none:.2f} ms, an empty rail + {empty - none:.2f} ms, ours + {rail - none:.2f} ms")
+    assert sum(record.generations for record in records.kept) == 0
+    assert rail - empty <= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["1.0", "2.x"])
+def test_conversations_at_once_do_not_mix(version: str) -> None:
+    class Telling(Backend):
+        """Tells every conversation its own number, and steers the flagged half of them."""
+
+        async def _said(self, request: GenerationRequest) -> str:
+            number = "".join(map(chr, request.prompt.ids)).split()[-1]
+            await asyncio.sleep(0.001 * (int(number) % 7))
+            return f"A fine answer, number {number}." if request.temperature == 1 or int(number) % 2 else f"A bad one, {number}."
+
+    backend = Telling()
+    guard = make_guard(backend, gate=ScriptedModerator(delay=0.002), guide=ScriptedModerator(delay=0.001))
+    app = LLMRails(make_config(version, passthrough=True), llm=BackendModel(backend))
+    install(app, guard)
+
+    async def one(number: int) -> str:
+        return str((await app.generate_async(messages=[{"role": "user", "content": f"number {number}"}]))["content"])
+
+    async def run() -> list[str]:
+        return list(await asyncio.wait_for(asyncio.gather(*map(one, range(64))), 60))
+
+    assert asyncio.run(run()) == [f"A fine answer, number {number}." for number in range(64)]
+
+
+@pytest.mark.slow
+def test_memory_is_flat_over_many_answers() -> None:
+    backend = Backend()
+    gate, guide = ScriptedModerator(name="gate"), ScriptedModerator(name="guide")
+    app = LLMRails(make_config("1.0", passthrough=True), llm=BackendModel(backend))
+    install(app, make_guard(backend, gate=gate, guide=guide, steerers=[Resample(ResampleOptions(n=1))]))
+
+    async def answer(start: int, n: int) -> tuple[int, int]:
+        """Objects and resident pages after `n` answers, each in a task of its own as on a server."""
+        for i in range(start, start + n):
+            words = f"{'pass' if i % 2 else 'swap'} {i}"
+            await asyncio.ensure_future(app.generate_async(messages=[{"role": "user", "content": words}]))
+            for fake in (backend, gate, guide):
+                fake.calls.clear()
+        gc.collect()
+        return len(gc.get_objects()), int(Path("/proc/self/statm").read_text().split()[1])
+
+    async def run() -> list[tuple[int, int]]:
+        # The first thousand fill the host's history, which the rail keeps from growing further.
+        return [await answer(0, 1100), await answer(1100, 2000)]
+
+    (objects, pages), (objects_after, pages_after) = asyncio.run(run())
+    print(f"2,000 more answers: objects * {objects_after / objects:.3f}, memory * {pages_after / pages:.3f}")
+    assert objects_after <= 1.01 * objects
+    assert pages_after <= 1.05 * pages
