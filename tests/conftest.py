@@ -27,6 +27,33 @@ def no_network():
 
 
 @pytest.fixture(scope="session")
+def tracing():
+    """The process's OpenTelemetry tracer provider: it can be set but once."""
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+
+    trace.set_tracer_provider(TracerProvider())
+    return trace.get_tracer_provider()
+
+
+@pytest.fixture(scope="session")
+def _spans(tracing):
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    exporter = InMemorySpanExporter()
+    tracing.add_span_processor(SimpleSpanProcessor(exporter))
+    return exporter
+
+
+@pytest.fixture
+def spans(_spans):
+    """What the test has traced: an exporter that keeps its spans."""
+    _spans.clear()
+    return _spans
+
+
+@pytest.fixture(scope="session")
 def unused_port():
     """Ports on which nothing listens, a new one each time."""
 

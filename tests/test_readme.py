@@ -1,5 +1,6 @@
 """Every code block of the README runs."""
 
+import asyncio
 import re
 import shlex
 import subprocess
@@ -8,6 +9,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from ttsa_guard.config import GuardConfig
+from ttsa_guard.testing import scripted_guard
 
 README = Path(__file__).parent.parent / "README.md"
 FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -32,6 +36,8 @@ def test_python_blocks(code, tmp_path):
 
 @pytest.mark.parametrize("line", commands())
 def test_commands(line, tmp_path):
+    audit = {"path": tmp_path / "audit.jsonl"}
+    asyncio.run(scripted_guard([], audit=audit).review("q", "a fine answer"))
     program = "from ttsa_guard.cli import main; main()"
     words = [word.replace("~", str(tmp_path)) for word in shlex.split(line)[1:]]
     done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=60, cwd=tmp_path)
@@ -45,11 +51,10 @@ def test_configurations(code):
     from ttsa_guard.nemo import installed_guard, rails_path
 
     settings = yaml.safe_load(code)
-    if "models" not in settings:
-        pytest.skip("a fragment")
-    settings["import_paths"] = [rails_path()]
-    app = LLMRails(RailsConfig.from_content(config=settings))
-    assert installed_guard(app)
+    assert GuardConfig.parse(settings["custom_data"]["ttsa_guard"])
+    if "models" in settings:  # the others are fragments
+        settings["import_paths"] = [rails_path()]
+        assert installed_guard(LLMRails(RailsConfig.from_content(config=settings)))
 
 
 def test_the_two_first_commands_are_there():

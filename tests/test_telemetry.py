@@ -7,9 +7,7 @@ import pytest
 from opentelemetry import metrics, trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace import SpanProcessor
 
 from ttsa_guard.steerers.resample import Resample, ResampleOptions
 from ttsa_guard.testing import ScriptedModerator, scripted_guard
@@ -34,23 +32,18 @@ class Breaks(SpanProcessor):
             raise RuntimeError(BAD)
 
 
-EXPORTER, READER, BREAKS = InMemorySpanExporter(), InMemoryMetricReader(), Breaks()
+READER, BREAKS = InMemoryMetricReader(), Breaks()
 
 
 @pytest.fixture(autouse=True, scope="module")
-def providers():
-    """OpenTelemetry's are of the process and can be set but once."""
-    tracing = TracerProvider()
+def providers(tracing):
     tracing.add_span_processor(BREAKS)
-    tracing.add_span_processor(SimpleSpanProcessor(EXPORTER))
-    trace.set_tracer_provider(tracing)
     metrics.set_meter_provider(MeterProvider([READER]))
 
 
 @pytest.fixture(autouse=True)
-def fresh():
+def mended():
     BREAKS.at = ""
-    EXPORTER.clear()
 
 
 def review(answer, *found, **parts):
@@ -77,15 +70,15 @@ def totals():
     ],
     ids=["pass", "swap", "fallback"],
 )
-def test_spans_of_a_review(answer, found, names):
+def test_spans_of_a_review(spans, answer, found, names):
     with trace.get_tracer("test").start_as_current_span("request") as request:
         outcome = review(answer, *found)
-    *spans, outer = EXPORTER.get_finished_spans()
-    assert [s.name for s in spans] == [f"ttsa_guard.{name}" for name in names]
+    *inner, outer = spans.get_finished_spans()
+    assert [s.name for s in inner] == [f"ttsa_guard.{name}" for name in names]
     assert outer.name == "request"
-    assert {s.context.trace_id for s in spans} == {request.get_span_context().trace_id}
-    whole = spans[-1]
-    assert {s.parent.span_id for s in spans[:-1]} == {whole.context.span_id}
+    assert {s.context.trace_id for s in inner} == {request.get_span_context().trace_id}
+    whole = inner[-1]
+    assert {s.parent.span_id for s in inner[:-1]} == {whole.context.span_id}
     assert whole.parent.span_id == request.get_span_context().span_id
     assert whole.attributes["ttsa_guard.action"] == outcome.action
     assert whole.attributes["ttsa_guard.generations"] == outcome.record.generations
@@ -106,12 +99,12 @@ def test_metrics_of_reviews():
     assert phases >= {("gate", "pass"), ("pass", "review"), ("gate", "swap"), ("search", "swap"), ("final", "swap")}
 
 
-def test_no_text_gets_into_spans_metrics_or_logs(caplog):
+def test_no_text_gets_into_spans_metrics_or_logs(spans, caplog):
     with caplog.at_level(logging.DEBUG):
         review(BAD, BAD, GOOD)
         review(BAD, gate=ScriptedModerator(error=RuntimeError(BAD)))
         review(BAD, guide=ScriptedModerator(error=RuntimeError(BAD)))
-    seen = "".join(span.to_json() for span in EXPORTER.get_finished_spans()) + READER.get_metrics_data().to_json()
+    seen = "".join(span.to_json() for span in spans.get_finished_spans()) + READER.get_metrics_data().to_json()
     assert "SECRET" not in seen + caplog.text
     assert GOOD not in seen
 

@@ -14,8 +14,11 @@ from nemoguardrails import LLMRails
 from nemoguardrails.actions import action
 from nemoguardrails.actions.rail_outcome import RailOutcome
 
+from ttsa_guard.config import GuardConfig
+from ttsa_guard.embedded.world import World
+from ttsa_guard.guard import Guard
 from ttsa_guard.messages import GenerationRequest
-from ttsa_guard.nemo import BackendModel, install
+from ttsa_guard.nemo import BackendModel, install, passthrough_app
 from ttsa_guard.plugins import Plugins, hookimpl
 from ttsa_guard.record import AuditRecord
 from ttsa_guard.steerers.resample import Resample, ResampleOptions
@@ -135,3 +138,29 @@ def test_memory_is_flat_over_many_answers() -> None:
     print(f"2,000 more answers: objects * {objects_after / objects:.3f}, memory * {pages_after / pages:.3f}")
     assert objects_after <= 1.01 * objects
     assert pages_after <= 1.05 * pages
+
+
+@pytest.mark.slow
+def test_progressive_streams_begin_sooner() -> None:
+    firsts: dict[str, list[float]] = {"buffered": [], "progressive": []}
+    apps = {mode: passthrough_app(Guard.from_config(GuardConfig.parse({"streaming": mode}))) for mode in firsts}
+
+    async def read(app: LLMRails, messages: Any) -> tuple[float, str]:
+        started, first, text = time.perf_counter(), 0.0, ""
+        async for piece in app.stream_async(messages=messages):
+            first = first or time.perf_counter() - started
+            text += piece
+        return first, text
+
+    async def run() -> None:
+        for case in World.load().cases("benign", None, 40, seed=5):
+            messages = [{"role": role, "content": text} for role, text in case.messages]
+            replies = [await read(app, messages) for app in apps.values()]
+            for times, (first, _) in zip(firsts.values(), replies, strict=True):
+                times.append(first)
+            assert replies[0][1] == replies[1][1]
+
+    asyncio.run(run())
+    ratio = median(p / b for b, p in zip(*firsts.values(), strict=True))
+    print(f"first text after {median(firsts['buffered']) * 1000:.0f} ms, progressive * {ratio:.2f}")
+    assert ratio < 0.6

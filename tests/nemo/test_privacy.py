@@ -83,3 +83,13 @@ def test_an_action_of_the_host_that_fails(caplog: pytest.LogCaptureFixture) -> N
         "Error while execution 'breaks' with parameters '[withheld]': RuntimeError",
         "RuntimeError",
     ]
+
+
+@pytest.mark.parametrize("found", [STEERED, FLAGGED], ids=["swap", "fallback"])
+def test_traces_of_the_host(found: str, spans: Any) -> None:
+    tracing = {"enabled": True, "adapters": [{"name": "OpenTelemetry"}], "enable_content_capture": True}
+    say(make_app("1.0", make_guard([found]), [FLAGGED], tracing=tracing))
+    traced = "".join(span.to_json() for span in spans.get_finished_spans())
+    assert "ttsa_guard.review" in traced
+    assert USER[0]["content"] in traced  # the host does record texts
+    assert "seekrit" not in traced
