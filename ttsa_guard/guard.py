@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from ttsa_guard.backends.base import Backend, ScoresText
@@ -27,6 +25,7 @@ from ttsa_guard.profile import GENERIC, ModelProfile
 from ttsa_guard.quality import Quality
 from ttsa_guard.record import Action, AuditRecord, AuditSink, Outcome
 from ttsa_guard.release import Release
+from ttsa_guard.review import Review
 from ttsa_guard.selection import Judged, best_first
 from ttsa_guard.steerers.base import Candidate, Steerer, Task
 from ttsa_guard.telemetry import report, span
@@ -34,21 +33,6 @@ from ttsa_guard.verdict import Verdict
 
 log = logging.getLogger(__name__)
 _GATE_TRIES = 3
-
-
-@dataclass(eq=False)
-class _Review:
-    """The state of one review."""
-
-    messages: tuple[Message, ...]
-    answer: str
-    spend: Spend
-    first: Verdict | None = None
-    shown: str = ""
-    judged: list[Judged] = field(default_factory=list)
-    gate_calls: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
-    """Of each phase."""
 
 
 class Guard:
@@ -145,12 +129,12 @@ class Guard:
             release: how much of the answer has been shown already. That stays, so every outcome begins with it: what is
                 searched for is another continuation, and the fallback comes after it. No more is released.
         """
-        review = _Review((), answer, Spend(self.config.budget.limits(), self._clock))
+        review = Review(answer, Spend(self.config.budget.limits(), self._clock))
         with span("ttsa_guard.review"):
             return await self._reviewed(review, messages, release)
 
     async def _reviewed(
-        self, review: _Review, messages: Sequence[Message | Mapping[str, Any]] | str, release: Release | None
+        self, review: Review, messages: Sequence[Message | Mapping[str, Any]] | str, release: Release | None
     ) -> Outcome:
         answer = review.answer
         try:
@@ -195,32 +179,22 @@ class Guard:
 
     # ------------------------------------------------------------------ steps
 
-    async def _check(self, review: _Review, text: str, phase: str) -> Verdict:
-        prompts = [_last_user(review.messages)]
+    async def _check(self, review: Review, text: str, phase: str) -> Verdict:
         review.gate_calls += 1
-        with self._phase(review, phase):
-            [verdict] = await moderate_safely(self.gate, [text], prompts=prompts, seconds=self.config.gate_seconds)
+        with review.phase(phase):
+            [verdict] = await moderate_safely(self.gate, [text], prompts=[review.prompt], seconds=self.config.gate_seconds)
         return verdict
 
-    @contextmanager
-    def _phase(self, review: _Review, name: str) -> Iterator[None]:
-        started = self._clock()
-        try:
-            with span(f"ttsa_guard.{name}"):
-                yield
-        finally:
-            review.seconds[name] = review.seconds.get(name, 0.0) + self._clock() - started
-
-    async def _search(self, review: _Review) -> str:
+    async def _search(self, review: Review) -> str:
         """Run the cascade until a helpful candidate is found or the budget is gone; say why it ended."""
         try:
-            with self._phase(review, "search"):
+            with review.phase("search"):
                 await within(review.spend.seconds_left, self._cascade(review))
         except (BudgetError, asyncio.TimeoutError):
             return "budget used up"
         return "steered" if review.spend.generations_left else "budget used up"
 
-    async def _cascade(self, review: _Review) -> None:
+    async def _cascade(self, review: Review) -> None:
         base = (await self._request(review.messages)).having(opening=review.shown)
         task = Task(
             messages=review.messages,
@@ -245,9 +219,9 @@ class Guard:
             except Exception as error:
                 log.error("steerer %s failed with %s; the next one goes on", steerer.name, type(error).__name__)
 
-    async def _score(self, review: _Review, texts: Sequence[str]) -> list[Verdict]:
+    async def _score(self, review: Review, texts: Sequence[str]) -> list[Verdict]:
         review.spend.charge(moderation_calls=1)
-        prompts = [_last_user(review.messages)] * len(texts)
+        prompts = [review.prompt] * len(texts)
         return await moderate_safely(self.guide, texts, prompts=prompts, seconds=review.spend.seconds_left)
 
     async def _judge(self, task: Task, steerer: str, candidates: Sequence[Candidate]) -> list[Judged]:
@@ -283,36 +257,15 @@ class Guard:
 
     # ------------------------------------------------------------------ record
 
-    def _fall_back(self, review: _Review, reason: str) -> Outcome:
+    def _fall_back(self, review: Review, reason: str) -> Outcome:
         text = f"{review.shown}\n\n{self.config.fallback}" if review.shown else self.config.fallback
         return self._finish(review, text, "fallback", reason, None, None)
 
     def _finish(
-        self, review: _Review, text: str, action: Action, reason: str, chosen: Judged | None, final: Verdict | None
+        self, review: Review, text: str, action: Action, reason: str, chosen: Judged | None, final: Verdict | None
     ) -> Outcome:
-        spend, first = review.spend, review.first
-        record = AuditRecord(
-            id=uuid.uuid4().hex,
-            created=time.time(),
-            action=action,
-            reason=reason,
-            gate_score=first.score if first else 1.0,
-            gate_categories=dict(first.categories) if first else {},
-            final_score=final.score if final else None,
-            helpful=chosen.helpful if chosen else action == "pass",
-            steerer=chosen.steerer if chosen else None,
-            candidates=tuple(j.record(texts=self.config.audit.texts) for j in review.judged),
-            chosen=next((i for i, j in enumerate(review.judged) if j is chosen), None),
-            generations=spend.generations,
-            decode_passes=spend.decode_passes,
-            moderation_calls=spend.moderation_calls + review.gate_calls,
-            seconds=spend.seconds,
-            seconds_gate=review.seconds.get("gate", 0.0),
-            seconds_search=review.seconds.get("search", 0.0),
-            seconds_final=review.seconds.get("final", 0.0),
-            seed=self.config.seed,
-            texts={"answer": review.answer, "final": text} if self.config.audit.texts else None,
-        )
+        audit = self.config.audit
+        record = review.record(text, action, reason, chosen, final, seed=self.config.seed, texts=audit.texts)
         self._publish(record)
         return Outcome(text, action, record)
 
@@ -337,7 +290,3 @@ def _quality(config: GuardConfig, profile: ModelProfile) -> Quality:
     else:
         floor = settings.floor
     return Quality(settings.shortest, settings.repeats, floor)
-
-
-def _last_user(messages: Sequence[Message]) -> str:
-    return next((m.content for m in reversed(messages) if m.role == "user"), "")
