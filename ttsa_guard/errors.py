@@ -10,6 +10,8 @@
     ├── ServiceError            the world is wrong
     │   ├── ModelError          a model cannot be found, loaded or run
     │   └── ModeratorError      a moderator is down or breaks its contract
+    │       ├── AccessError     a moderation service refuses the key, the plan or the address
+    │       └── InputError      a moderation service refuses to judge this text
     └── BudgetError             the deadline, the generations or the moderation calls are used up
 
 Every class carries a `hint` (what to do about it) and says whether the same call may succeed later (`retryable`).
@@ -63,6 +65,18 @@ class ModeratorError(ServiceError):
     """A moderator is down, or returned something that is not a verdict."""
 
     retryable = True
+
+
+class AccessError(ModeratorError):
+    """A moderation service refuses the key, the plan or the address; trying again changes nothing."""
+
+    retryable = False
+
+
+class InputError(ModeratorError):
+    """A moderation service refuses to judge this text: too long, in another language, malformed."""
+
+    retryable = False
 
 
 class BudgetError(TTSAError):

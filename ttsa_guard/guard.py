@@ -175,7 +175,10 @@ class Guard:
         return Release(passes)
 
     async def close(self) -> None:
-        await self.backend.close()
+        """Let go of what the backend and the moderators hold, connections for example."""
+        for part in (self.backend, *self.moderators):
+            if close := getattr(part, "close", None):
+                await close()
 
     # ------------------------------------------------------------------ steps
 

@@ -1,0 +1,203 @@
+"""JSON over HTTP for moderators that are services: one session, bounded retries, pacing, and a breaker.
+
+Nothing here puts a text, a key or an address with a key into an error: those carry the kind of fault and the status only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import aiohttp
+
+from ttsa_guard.budget import Clock
+from ttsa_guard.errors import AccessError, InputError, ModeratorError
+
+_PACE = 0.95
+"""Share of a rate limit that is used: arrivals jitter, and who is over the limit for a moment is refused."""
+_LONGEST_WAIT = 20.0
+_ACCESS = {401, 402, 403, 404, 405, 407}
+_INPUT = {400, 413, 414, 422}
+
+
+@dataclass
+class Pacer:
+    """Spaces calls evenly, so that in no second more than `rate` units start.
+
+    Args:
+        rate: units a second; None: no limit.
+    """
+
+    rate: float | None
+    clock: Clock = time.monotonic
+    sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep
+    _free: float = field(default=0.0, init=False)
+
+    async def take(self, units: float = 1.0) -> None:
+        """Wait for the turn of a call of so many units."""
+        if self.rate is None:
+            return
+        now = self.clock()
+        start = max(now, self._free)
+        self._free = start + units / (self.rate * _PACE)
+        if start > now:
+            await self.sleep(start - now)
+
+
+@dataclass
+class Breaker:
+    """Gives a service that has failed several times in a row a rest, during which calls fail at once."""
+
+    clock: Clock = time.monotonic
+    failures: int = 5
+    rest: float = 10.0
+    _count: int = field(default=0, init=False)
+    _until: float = field(default=0.0, init=False)
+
+    def check(self) -> None:
+        if (left := self._until - self.clock()) > 0:
+            raise ModeratorError(f"the service rests for {left:.0f} s after {self._count} failures", hint="is it up?")
+
+    def succeeded(self) -> None:
+        self._count = 0
+
+    def failed(self) -> None:
+        self._count += 1
+        if self._count >= self.failures:
+            self._until = self.clock() + self.rest
+
+
+class Http:
+    """Posts JSON to a service.
+
+    Args:
+        timeout: seconds for one try, reading the answer included.
+        tries: at most, for faults that may pass.
+        requests_per_second, units_per_minute: what the service allows; None: no limit.
+    """
+
+    def __init__(
+        self,
+        *,
+        timeout: float,
+        tries: int,
+        requests_per_second: float | None = None,
+        units_per_minute: float | None = None,
+        clock: Clock = time.monotonic,
+        sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._timeout = aiohttp.ClientTimeout(total=timeout)
+        self._tries = tries
+        self._sleep, self._jitter = sleep, jitter
+        self._requests = Pacer(requests_per_second, clock, sleep)
+        self._units = Pacer(units_per_minute / 60 if units_per_minute else None, clock, sleep)
+        self._breaker = Breaker(clock)
+        self._session: aiohttp.ClientSession | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def post(
+        self,
+        url: str,
+        body: Any,
+        *,
+        headers: Mapping[str, str] | None = None,
+        params: Mapping[str, str] | None = None,
+        units: float = 1.0,
+    ) -> Any:
+        """The JSON that the service answers.
+
+        Raises:
+            AccessError: it refuses the key or does not know the address.
+            InputError: it refuses the request.
+            ModeratorError: it is down, too slow or answers garbage, after all tries.
+        """
+        data = json.dumps(body).encode("ascii")  # lone surrogates too
+        problem = ModeratorError("the service was not asked")
+        for attempt in range(self._tries):
+            self._breaker.check()
+            await self._units.take(units)
+            await self._requests.take()
+            try:
+                found = await self._once(url, data, headers or {}, params or {})
+            except (AccessError, InputError):
+                self._breaker.succeeded()  # it is up
+                raise
+            except _LaterError as later:
+                problem, wait = later.problem, later.wait
+                self._breaker.failed()
+            else:
+                self._breaker.succeeded()
+                return found
+            pause = max(wait, self._jitter() * min(5.0, 0.25 * 2**attempt))
+            if attempt + 1 < self._tries:
+                if pause > _LONGEST_WAIT:
+                    break
+                await self._sleep(pause)
+        raise problem
+
+    async def _once(self, url: str, data: bytes, headers: Mapping[str, str], params: Mapping[str, str]) -> Any:
+        sent = {"Content-Type": "application/json", **headers}
+        try:
+            async with self._open().post(url, data=data, headers=sent, params=params, allow_redirects=False) as response:
+                raw = await response.read()
+        except asyncio.TimeoutError:
+            raise _LaterError(ModeratorError("the service took too long", hint="raise its timeout, or see its status")) from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            problem = f"the connection to the service failed with {type(error).__name__}"
+            raise _LaterError(ModeratorError(problem, hint="see its address and status")) from None
+        self._refuse(response)
+        try:
+            return json.loads(raw)
+        except (ValueError, RecursionError):
+            raise _LaterError(ModeratorError("the service answered something that is not JSON", hint="see its address")) from None
+
+    def _refuse(self, response: aiohttp.ClientResponse) -> None:
+        status = response.status
+        if status in _ACCESS:
+            raise AccessError(f"the service refuses access: HTTP {status}", hint="see its key, its address and your plan")
+        if status in _INPUT:
+            raise InputError(f"the service refuses the request: HTTP {status}", hint="too long, or in another language?")
+        if status != 200:
+            wait = _seconds(response.headers.get("Retry-After"))
+            raise _LaterError(ModeratorError(f"the service failed: HTTP {status}", hint="see its status and your limits"), wait)
+
+    def _open(self) -> aiohttp.ClientSession:
+        """The session of this event loop; connections cannot move to another one."""
+        loop = asyncio.get_running_loop()
+        if self._session is None or self._session.closed or self._loop is not loop:
+            self._session, self._loop = aiohttp.ClientSession(timeout=self._timeout), loop
+        return self._session
+
+    async def close(self) -> None:
+        if self._session and self._loop is asyncio.get_running_loop():
+            await self._session.close()
+        self._session = None
+
+
+class _LaterError(Exception):
+    """A fault that may pass, and the seconds that the service asks to wait."""
+
+    def __init__(self, problem: ModeratorError, wait: float = 0.0) -> None:
+        super().__init__()
+        self.problem, self.wait = problem, wait
+
+
+def _seconds(retry_after: str | None) -> float:
+    """Of a ``Retry-After`` header: a number or a date; 0 if it is neither."""
+    try:
+        return max(0.0, float(retry_after or 0))
+    except ValueError:
+        pass
+    try:
+        date = parsedate_to_datetime(str(retry_after))
+        return max(0.0, (date.replace(tzinfo=date.tzinfo or timezone.utc) - datetime.now(timezone.utc)).total_seconds())
+    except (ValueError, TypeError):
+        return 0.0

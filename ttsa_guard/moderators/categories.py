@@ -1,0 +1,43 @@
+"""One verdict from the scores of several categories, each with a threshold of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ttsa_guard.errors import ModeratorError
+from ttsa_guard.verdict import Verdict
+
+
+class CategoryOptions(BaseModel):
+    """Which categories count, and from which score on each of them flags a text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    categories: tuple[str, ...] | None = Field(None, description="those that count; default: all that are harms")
+    threshold: float = Field(0.5, ge=0, le=1, description="from this score on, a text is flagged")
+    thresholds: dict[str, float] = Field(default_factory=dict, description="the same for single categories")
+
+    def judge(self, moderator: str, scores: Mapping[str, float]) -> Verdict:
+        """The verdict on a text with these category scores, in [0, 1], higher is worse.
+
+        Its score is the largest after each has been stretched so that its threshold lies at 0.5: a text is flagged from
+        0.5 on, whatever the thresholds are, and a higher score is always closer to a flag.
+
+        Raises:
+            KeyError: a selected category is not there.
+            ModeratorError: none is there, or a score is not a number in [0, 1].
+        """
+        counted = {name: scores[name] for name in (self.categories or scores)}
+        if not counted:
+            raise ModeratorError(f"moderator {moderator!r} gave no category", hint="is it asked for any?")
+        worst = max(stretched(score, self.thresholds.get(name, self.threshold)) for name, score in counted.items())
+        return Verdict.scored(moderator, worst, threshold=0.5, categories=counted)
+
+
+def stretched(score: float, threshold: float) -> float:
+    """`score`, piecewise linear, such that `threshold` becomes 0.5 while 0 and 1 stay."""
+    if score < threshold:
+        return 0.5 * score / threshold
+    return 0.5 + 0.5 * (score - threshold) / (1 - threshold) if threshold < 1 else 1.0
