@@ -56,7 +56,7 @@ class Perspective(Remote):
                 "requestedAttributes": {name: {} for name in self.options.categories},
                 "doNotStore": True,
             },
-            params={"key": self._key},
+            headers={"X-Goog-Api-Key": self._key},  # in the address it would get into the logs on the way
             units=self._tokens(texts),
         )
         found = member(answer, dict, "attributeScores")
