@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 import torch
@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from ttsa_guard.backends.base import Continuation
 from ttsa_guard.backends.engine import Engine, encodable, mapped_errors
+from ttsa_guard.devices import Device, Dtype, resolve_device, resolve_dtype
 from ttsa_guard.errors import ModelError, PromptError
 from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt, Scope, Soft, Tokens
 from ttsa_guard.plugins import Register, hookimpl
@@ -35,8 +36,8 @@ class TransformersOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str = Field(EMBEDDED, min_length=1, description="'embedded', a Hugging Face name, or a path")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps, ...")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="auto: bfloat16 on CUDA, else float32")
+    device: Device = "auto"
+    dtype: Dtype = "auto"
     batch_size: int = Field(32, ge=1, description="most answers decoded together")
     profile: Path | None = Field(None, description="file made by 'ttsa-guard openings'")
     template_options: dict[str, Any] = Field(default_factory=dict, description="passed to the chat template")
@@ -202,28 +203,6 @@ def _segments(ids: Sequence[int], flags: Sequence[bool]) -> tuple[Tokens | Soft,
 
 def model_path(model: str) -> str:
     return str(resources.files("ttsa_guard") / "embedded" / "chat") if model == EMBEDDED else model
-
-
-def resolve_device(device: str) -> str:
-    """The device that `device` names; "auto" is CUDA if there is one.
-
-    Raises:
-        ModelError: no such device.
-    """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"device {device!r} cannot be used", hint="use 'cpu' or 'auto'; see ttsa-guard doctor") from error
-    return device
-
-
-def resolve_dtype(dtype: str, device: str) -> torch.dtype:
-    if dtype == "auto":
-        return torch.bfloat16 if device.startswith("cuda") else torch.float32
-    found: torch.dtype = getattr(torch, dtype)
-    return found
 
 
 def find_profile(path: Path | None, model: str) -> ModelProfile:
