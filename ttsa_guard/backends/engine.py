@@ -15,6 +15,7 @@ from transformers.generation.streamers import BaseStreamer
 from ttsa_guard.backends.base import Continuation
 from ttsa_guard.errors import ModelError
 from ttsa_guard.messages import Generation, GenerationRequest, Prompt
+from ttsa_guard.tokens import encodable
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,11 +252,6 @@ def mapped_errors() -> Iterator[None]:
         raise ModelError("the device is out of memory", hint="lower backend.options.batch_size or max_new_tokens") from error
     except (RuntimeError, IndexError, ValueError) as error:
         raise ModelError(f"the model failed: {type(error).__name__}", hint="run ttsa-guard doctor") from error
-
-
-def encodable(text: str) -> str:
-    """`text` with question marks for lone surrogates, at which tokenizers fail; its length stays."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _left_padded(rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -20,12 +20,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from ttsa_guard.backends.base import Continuation
-from ttsa_guard.backends.engine import Engine, encodable, mapped_errors
+from ttsa_guard.backends.engine import Engine, mapped_errors
 from ttsa_guard.devices import Device, Dtype, resolve_device, resolve_dtype
 from ttsa_guard.errors import ModelError, PromptError
 from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt, Scope, Soft, Tokens
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.profile import FILE, GENERIC, ModelProfile
+from ttsa_guard.tokens import markers, without_markers
 
 T = TypeVar("T")
 EMBEDDED = "embedded"
@@ -128,8 +129,8 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, s
         raise PromptError(
             "the model has no chat template", hint="choose an instruction-tuned model, or set tokenizer.chat_template"
         )
-    markers = _markers(tokenizer)
-    turns = [{"role": m.role, "content": _without_markers(markers, m.content)} for m in messages]
+    special = markers(tokenizer)
+    turns = [{"role": m.role, "content": without_markers(special, m.content)} for m in messages]
     asked = max((i for i, t in enumerate(turns) if t["role"] == "user" and t["content"].strip()), default=None)
     if asked is None:
         raise PromptError("the conversation has no user text", hint="give at least one non-empty user message")
@@ -160,21 +161,6 @@ def _system_folded(turns: list[dict[str, str]]) -> list[dict[str, str]]:
     if system and rest and rest[0]["role"] == "user":
         rest[0]["content"] = f"{system}\n\n{rest[0]['content']}"
     return rest
-
-
-def _markers(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
-    """Matches every special token; many tokenizers name only some of theirs in `all_special_tokens`."""
-    special = {str(t) for t in tokenizer.added_tokens_decoder.values() if t.special} | set(map(str, tokenizer.all_special_tokens))
-    longest_first = sorted(filter(None, special), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-
-
-def _without_markers(markers: re.Pattern[str], content: str) -> str:
-    """Text of a conversation must not be able to end a turn or open another one.
-
-    A space takes the place of a marker, so that what stood around it cannot join to another one.
-    """
-    return encodable(markers.sub(" ", content))
 
 
 def _content_span(text: str, marked: str, content: str) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from ttsa_guard.devices import Device, Dtype, resolve_device, resolve_dtype
 from ttsa_guard.errors import ConfigError, ModelError
 from ttsa_guard.moderators.categories import CategoryOptions
 from ttsa_guard.plugins import Register, hookimpl
+from ttsa_guard.tokens import encodable
 from ttsa_guard.verdict import Verdict
 
 HARMLESS = {"safe", "neutral", "normal", "benign", "clean", "ok", "non-toxic", "nontoxic", "not-toxic", "unharmful", "non-hate"}
@@ -71,9 +72,8 @@ class Classifier:
         return [dict(zip(self._labels, row, strict=True)) for row in worst.tolist()]
 
     def _windows(self, text: str) -> list[list[int]]:
-        text = text.encode("utf-8", "replace").decode("utf-8")  # lone surrogates
         encoded = self._tokenizer(
-            text,
+            encodable(text),
             truncation=True,
             max_length=self._window,
             stride=min(self.options.overlap, self._window // 4),
