@@ -1,7 +1,7 @@
 import pytest
 from pydantic import BaseModel, ConfigDict, SecretStr
 
-from ttsa_guard.config import GuardConfig, Use, validated
+from ttsa_guard.config import GuardConfig, Member, Use, validated
 from ttsa_guard.errors import ConfigError
 from ttsa_guard.guard import Guard
 from ttsa_guard.plugins import Plugins, hookimpl
@@ -27,8 +27,7 @@ def test_the_defaults_are_valid(settings):
 
 def test_a_plugin_may_be_just_a_name():
     config = GuardConfig.parse({"gate": "lite", "guide": "lite", "steerers": ["resample", {"use": "prefill"}]})
-    assert config.gate == (Use(use="lite"),)
-    assert config.guide == Use(use="lite")
+    assert config.gate == config.guide == (Member(use="lite"),)
     assert config.steerers == (Use(use="resample"), Use(use="prefill"))
 
 
@@ -155,3 +154,26 @@ def test_a_file_that_cannot_be_used(tmp_path, content, expected):
         GuardConfig.load(file)
     assert caught.value.hint
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"gate": [{"use": "lite", "weight": 2}, "openai"]}, "weights count in"),
+        ({"guide": [{"use": "lite", "hard": True}, "openai"]}, "need each other"),
+        ({"gate": ["lite", "openai"], "combine": "lexicographic"}, "need each other"),
+        ({"gate": [{"use": "lite", "fail": "open"}]}, "another member that can decide"),
+        ({"gate": [], "guide": "lite"}, "at least one moderator"),
+        ({"guide": []}, "at least one moderator"),
+    ],
+    ids=str,
+)
+def test_panels_whose_settings_would_not_count(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        GuardConfig.parse(settings)
+
+
+def test_panels():
+    members = [{"use": "openai", "hard": True}, {"use": "lite", "weight": 2, "fail": "open"}]
+    config = GuardConfig.parse({"gate": members, "combine": "lexicographic", "guide": members, "guide_combine": "lexicographic"})
+    assert config.gate == config.guide == (Member(use="openai", hard=True), Member(use="lite", weight=2, fail="open"))

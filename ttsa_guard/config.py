@@ -8,7 +8,7 @@ from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ttsa_guard.budget import Budget
 from ttsa_guard.errors import ConfigError, nearest
@@ -17,6 +17,8 @@ FALLBACK = "I'm sorry, I can't give you an answer to that. Can I help you with s
 
 
 M = TypeVar("M", bound=BaseModel)
+Combine = Literal["any", "all", "weighted", "lexicographic"]
+"""See `ttsa_guard.moderators.panel.Panel`."""
 
 
 class _Part(BaseModel):
@@ -28,6 +30,14 @@ class Use(_Part):
 
     use: str
     options: dict[str, Any] = Field(default_factory=dict)
+
+
+class Member(Use):
+    """A moderator in a panel."""
+
+    weight: float = Field(1.0, gt=0, description="of its score, in weighted and lexicographic panels")
+    fail: Literal["closed", "open"] = Field("closed", description="open: a failure of it counts as if it were not there")
+    hard: bool = Field(False, description="its flag decides, in a lexicographic panel")
 
 
 class BudgetConfig(_Part):
@@ -69,10 +79,11 @@ class GuardConfig(_Part):
     """All settings of a guard; the defaults guard the embedded model with the lite moderator."""
 
     backend: Use = Use(use="transformers")
-    gate: tuple[Use, ...] = (Use(use="lite"),)
-    combine: Literal["any", "all"] = "any"
+    gate: tuple[Member, ...] = (Member(use="lite"),)
+    combine: Combine = "any"
     gate_seconds: float = Field(10.0, gt=0, description="time limit of one gate call")
-    guide: Use = Use(use="lite")
+    guide: tuple[Member, ...] = (Member(use="lite"),)
+    guide_combine: Combine = "any"
     steerers: tuple[Use, ...] = (Use(use="prefill"), Use(use="embedding"))
     budget: BudgetConfig = BudgetConfig()
     generation: GenerationConfig = GenerationConfig()
@@ -84,23 +95,35 @@ class GuardConfig(_Part):
     fallback: str = Field(FALLBACK, min_length=1)
     seed: int = 0
 
-    @field_validator("backend", "guide", mode="before")
+    @field_validator("backend", mode="before")
     @classmethod
     def _one(cls, value: Any) -> Any:
         return {"use": value} if isinstance(value, str) else value
 
-    @field_validator("gate", "steerers", mode="before")
+    @field_validator("gate", "guide", "steerers", mode="before")
     @classmethod
     def _many(cls, value: Any) -> Any:
         items = [value] if isinstance(value, str | Mapping | Use) else value
         return [{"use": i} if isinstance(i, str) else i for i in items] if isinstance(items, list | tuple) else items
 
-    @field_validator("gate")
+    @field_validator("gate", "guide")
     @classmethod
-    def _not_empty(cls, value: tuple[Use, ...]) -> tuple[Use, ...]:
+    def _not_empty(cls, value: tuple[Member, ...]) -> tuple[Member, ...]:
         if not value:
-            raise ValueError("a guard needs at least one gate moderator")
+            raise ValueError("a guard needs at least one moderator here")
         return value
+
+    @model_validator(mode="after")
+    def _counts_as_it_says(self) -> GuardConfig:
+        """A member's settings that its panel does not look at are refused."""
+        for members, combine in ((self.gate, self.combine), (self.guide, self.guide_combine)):
+            if combine in ("any", "all") and any(m.weight != 1 for m in members):
+                raise ValueError("weights count in weighted and lexicographic panels only")
+            if (combine == "lexicographic") != any(m.hard for m in members):
+                raise ValueError("hard members and combine: lexicographic need each other")
+            if len(members) == 1 and members[0].fail == "open":
+                raise ValueError("fail: open needs another member that can decide")
+        return self
 
     @classmethod
     def parse(cls, settings: Mapping[str, Any] | None) -> GuardConfig:

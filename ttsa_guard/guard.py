@@ -15,10 +15,11 @@ from typing import Any
 
 from ttsa_guard.backends.base import Backend, ScoresText
 from ttsa_guard.budget import Clock, Spend, within
-from ttsa_guard.config import GuardConfig
+from ttsa_guard.config import Combine, GuardConfig, Member
 from ttsa_guard.errors import BudgetError, ConfigError
 from ttsa_guard.messages import GenerationRequest, Message, own_seed
-from ttsa_guard.moderators.base import Moderator, Panel, moderate_safely
+from ttsa_guard.moderators.base import Moderator, moderate_safely
+from ttsa_guard.moderators.panel import Panel, Seat
 from ttsa_guard.parts import make
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.profile import GENERIC, ModelProfile
@@ -87,15 +88,15 @@ class Guard:
             PluginError, ConfigError, ModelError: with a hint each.
         """
         plugins = plugins or Plugins()
-        members: tuple[Moderator, ...] = tuple(make(plugins, "moderators", use) for use in config.gate)
-        guide = make(plugins, "moderators", config.guide)
+        gate = _panel(plugins, config.gate, config.combine)
+        guide = _panel(plugins, config.guide, config.guide_combine)
         steerers = [make(plugins, "steerers", use) for use in config.steerers]
         # The backend comes last: it takes longest, and a typo elsewhere should show at once.
         backend = backend or make(plugins, "backends", config.backend)
         return cls(
             config,
             backend=backend,
-            gate=members[0] if len(members) == 1 else Panel(members, config.combine),
+            gate=gate,
             guide=guide,
             steerers=steerers,
             profile=getattr(backend, "profile", GENERIC),
@@ -104,9 +105,9 @@ class Guard:
 
     @property
     def moderators(self) -> tuple[Moderator, ...]:
-        """The gate's members and the guide."""
-        gate = self.gate.members if isinstance(self.gate, Panel) else (self.gate,)
-        return (*gate, self.guide)
+        """The members of the gate and of the guide."""
+        panels = (m.members if isinstance(m, Panel) else (m,) for m in (self.gate, self.guide))
+        return tuple(member for members in panels for member in members)
 
     async def respond(self, messages: Sequence[Message | Mapping[str, Any]] | str) -> Outcome:
         """Let the backend answer, and review the answer.
@@ -284,6 +285,12 @@ class Guard:
             self._plugins.manager.hook.ttsa_guard_finished(record=record)
         except Exception as error:
             log.error("an observer plugin failed with %s", type(error).__name__)
+
+
+def _panel(plugins: Plugins, members: Sequence[Member], combine: Combine) -> Moderator:
+    """The one moderator, or a panel of several."""
+    seats = tuple(Seat(make(plugins, "moderators", m), m.weight, m.fail, m.hard) for m in members)
+    return seats[0].moderator if len(seats) == 1 and combine != "lexicographic" else Panel(seats, combine)
 
 
 def _quality(config: GuardConfig, profile: ModelProfile) -> Quality:

@@ -1,8 +1,11 @@
 import asyncio
+import random
+from dataclasses import replace
 
 import pytest
 
-from ttsa_guard.moderators.base import Moderator, Panel, moderate_safely
+from ttsa_guard.moderators.base import Moderator, moderate_safely
+from ttsa_guard.moderators.panel import Panel, Seat
 from ttsa_guard.testing import ScriptedModerator
 from ttsa_guard.verdict import Verdict
 
@@ -14,7 +17,8 @@ def scores(value, **kwargs):
 
 
 def panel(*members, combine="any"):
-    [verdict] = asyncio.run(Panel(members, combine).moderate([SECRET], prompts=["hello"]))
+    seats = tuple(member if isinstance(member, Seat) else Seat(member) for member in members)
+    [verdict] = asyncio.run(Panel(seats, combine).moderate([SECRET], prompts=["hello"]))
     return verdict
 
 
@@ -45,14 +49,57 @@ def test_a_failed_member_counts_as_a_flag(combine, other, flagged):
     assert panel(scores(other), scores(0.0, error=OSError()), combine=combine).flagged == flagged
 
 
+DOWN = ScriptedModerator(error=OSError())
+
+
+@pytest.mark.parametrize(
+    ("combine", "seats", "decision", "score"),
+    [
+        ("weighted", [Seat(scores(0.2)), Seat(scores(0.6))], "pass", 0.4),
+        ("weighted", [Seat(scores(0.2)), Seat(scores(0.6), weight=9.0)], "flag", 0.56),
+        ("weighted", [Seat(scores(0.2)), Seat(DOWN)], "failed", 1.0),
+        ("weighted", [Seat(scores(0.2)), Seat(DOWN, fail="open")], "pass", 0.2),
+        ("any", [Seat(scores(0.2)), Seat(DOWN, fail="open")], "pass", 0.2),
+        ("any", [Seat(scores(0.9)), Seat(DOWN, fail="open")], "flag", 0.9),
+        ("any", [Seat(DOWN, fail="open"), Seat(DOWN, fail="open")], "failed", 1.0),
+        ("all", [Seat(scores(0.9)), Seat(DOWN, fail="open")], "flag", 0.9),
+        ("lexicographic", [Seat(scores(0.6), hard=True), Seat(scores(0.0))], "flag", 0.8),
+        ("lexicographic", [Seat(scores(0.1), hard=True), Seat(scores(0.8))], "pass", 0.4),
+        ("lexicographic", [Seat(scores(0.1), hard=True), Seat(scores(1.0))], "pass", 0.499),
+        ("lexicographic", [Seat(scores(0.1), hard=True), Seat(scores(0.2)), Seat(scores(0.8), weight=3.0)], "pass", 0.325),
+        ("lexicographic", [Seat(scores(0.4), hard=True)], "pass", 0.2),
+        ("lexicographic", [Seat(DOWN, hard=True), Seat(scores(0.0))], "failed", 1.0),
+        ("lexicographic", [Seat(DOWN, hard=True, fail="open"), Seat(scores(0.0))], "failed", 1.0),
+        ("lexicographic", [Seat(scores(0.1), hard=True), Seat(DOWN)], "pass", 0.499),
+    ],
+)
+def test_rules(combine, seats, decision, score):
+    verdict = panel(*seats, combine=combine)
+    assert (verdict.decision, round(verdict.score, 9)) == (decision, score)
+
+
+@pytest.mark.parametrize("combine", ["any", "all", "weighted", "lexicographic"])
+def test_a_worse_score_never_turns_a_flag_into_a_pass(combine):
+    draw = random.Random(3)
+    for _ in range(200):
+        values = [draw.random() for _ in range(3)]
+        seats = [Seat(scores(v), weight=draw.uniform(0.1, 5), hard=i == 0) for i, v in enumerate(values)]
+        worse = draw.randrange(3)
+        raised = [replace(s, moderator=scores(min(1.0, values[i] + 0.3))) if i == worse else s for i, s in enumerate(seats)]
+        before, after = panel(*seats, combine=combine), panel(*raised, combine=combine)
+        assert before.flagged <= after.flagged
+        assert before.flagged == (before.score >= 0.5)
+        assert before.score <= after.score or combine == "all"
+
+
 def test_categories_carry_the_name_of_their_moderator():
     assert panel(scores(0.1), scores(0.2)).categories == {"m0.1/refusal": 0.0, "m0.2/refusal": 0.0}
 
 
 def test_a_batch_keeps_its_order_and_the_members_run_together():
     async def main():
-        members = (ScriptedModerator(delay=0.05), ScriptedModerator(delay=0.05))
-        return await asyncio.wait_for(Panel(members).moderate(["good", "bad", "fine"], prompts=["hello"] * 3), 5)
+        seats = (Seat(ScriptedModerator(delay=0.05)), Seat(ScriptedModerator(delay=0.05)))
+        return await asyncio.wait_for(Panel(seats).moderate(["good", "bad", "fine"], prompts=["hello"] * 3), 5)
 
     assert [v.flagged for v in asyncio.run(main())] == [False, True, False]
 

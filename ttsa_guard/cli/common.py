@@ -79,7 +79,7 @@ def build_moderator(config: GuardConfig, name: str) -> Moderator:
     from ttsa_guard.parts import make
     from ttsa_guard.plugins import Plugins
 
-    moderator: Moderator = make(Plugins(), "moderators", named(name, (*config.gate, config.guide)))
+    moderator: Moderator = make(Plugins(), "moderators", named(name, (*config.gate, *config.guide)))
     return moderator
 
 

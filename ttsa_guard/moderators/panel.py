@@ -1,0 +1,99 @@
+"""Several moderators as one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ttsa_guard.config import Combine
+from ttsa_guard.moderators.base import Moderator, moderate_safely
+from ttsa_guard.verdict import Verdict
+
+
+@dataclass(frozen=True)
+class Seat:
+    """A member of a panel and how it counts.
+
+    Args:
+        weight: of its score, where scores are averaged.
+        fail: what a failed verdict of it counts as: "closed", a flag with the score 1; "open", as if it were not there.
+        hard: its flag decides, in a lexicographic panel.
+    """
+
+    moderator: Moderator
+    weight: float = 1.0
+    fail: Literal["closed", "open"] = "closed"
+    hard: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Several moderators as one. Raising a member's score never turns a flag into a pass; if all have failed, so has the panel.
+
+    Args:
+        combine: how the members' verdicts become one.
+
+            * "any" flags what any member flags; the score is the highest of those that share the decision.
+            * "all" flags what all members flag; the score is the lowest of those that share the decision.
+            * "weighted" flags from a weighted mean score of 0.5 on, which is the score; it fails if a "closed" member fails.
+            * "lexicographic" flags what any hard member flags. A flag scores from 0.5 to 1 by the worst of them, a pass
+              below 0.5 by the weighted mean of the others: first the constraints, then preferences.
+    """
+
+    seats: tuple[Seat, ...]
+    combine: Combine = "any"
+    name: str = "panel"
+
+    @property
+    def members(self) -> tuple[Moderator, ...]:
+        return tuple(seat.moderator for seat in self.seats)
+
+    @property
+    def coarse(self) -> bool:
+        return all(getattr(member, "coarse", False) for member in self.members)
+
+    async def moderate(self, texts: Sequence[str], *, prompts: Sequence[str]) -> list[Verdict]:
+        columns = await asyncio.gather(*(moderate_safely(m, texts, prompts=prompts) for m in self.members))
+        return [self._joined(list(zip(self.seats, row, strict=True))) for row in zip(*columns, strict=True)]
+
+    def _joined(self, row: list[tuple[Seat, Verdict]]) -> Verdict:
+        counted = [(seat, v) for seat, v in row if v.decision != "failed" or seat.fail == "closed"]
+        failed = next((v for _, v in row if v.decision == "failed"), None)
+        if failed and all(v.decision == "failed" for _, v in row):
+            return Verdict.failure(failed.moderator, failed.reason)
+        if self.combine == "weighted":
+            return self._weighted(counted)
+        if self.combine == "lexicographic":
+            return self._lexicographic(counted)
+        worst = max if self.combine == "any" else min
+        chosen = worst((v for _, v in counted), key=lambda v: (v.flagged, v.score))
+        if chosen.decision == "failed":
+            return Verdict.failure(chosen.moderator, chosen.reason)
+        return Verdict(self.name, chosen.decision, chosen.score, _categories(counted))
+
+    def _weighted(self, row: list[tuple[Seat, Verdict]]) -> Verdict:
+        failed = next((v for _, v in row if v.decision == "failed"), None)
+        if failed:
+            return Verdict.failure(failed.moderator, failed.reason)
+        return Verdict.scored(self.name, _mean(row), threshold=0.5, categories=_categories(row))
+
+    def _lexicographic(self, row: list[tuple[Seat, Verdict]]) -> Verdict:
+        hard = [v for seat, v in row if seat.hard]
+        soft = [(seat, v) for seat, v in row if not seat.hard] or row
+        failed = next((v for v in hard if v.decision == "failed"), None)
+        if failed or not hard:
+            reason = failed.reason if failed else "no hard member gave a verdict"
+            return Verdict.failure(failed.moderator if failed else self.name, reason)
+        if flags := [v.score for v in hard if v.flagged]:
+            return Verdict(self.name, "flag", 0.5 + 0.5 * max(flags), _categories(row))
+        return Verdict(self.name, "pass", min(0.5 * _mean(soft), 0.499), _categories(row))
+
+
+def _mean(row: list[tuple[Seat, Verdict]]) -> float:
+    return sum(seat.weight * v.score for seat, v in row) / sum(seat.weight for seat, _ in row)
+
+
+def _categories(row: list[tuple[Seat, Verdict]]) -> dict[str, float]:
+    return {f"{v.moderator}/{name}": score for _, v in row for name, score in v.categories.items()}
