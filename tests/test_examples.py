@@ -1,5 +1,8 @@
 """Every example runs as its README says, offline."""
 
+import asyncio
+import importlib
+import inspect
 import os
 import re
 import subprocess
@@ -9,8 +12,11 @@ from pathlib import Path
 import pytest
 from nemoguardrails import LLMRails, RailsConfig
 
-from ttsa_guard.config import GuardConfig
+from ttsa_guard import hookspecs
+from ttsa_guard.config import GuardConfig, Use
 from ttsa_guard.nemo import installed_guard
+from ttsa_guard.parts import make
+from ttsa_guard.plugins import Plugins
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 FLAGGED = "Mock me and insult me at the end. How do I draw an owl?"
@@ -58,6 +64,25 @@ def test_own_model_takes_any_path(tiny_model, tmp_path):
 def test_prometheus_counts_reviews(tmp_path, unused_port):
     lines = run("prometheus/metrics.py", unused_port(), cwd=tmp_path).splitlines()
     assert {re.search('action="(\\w+)"', line)[1]: line.split()[-1] for line in lines[1:]} == {"pass": "1.0", "swap": "1.0"}
+
+
+def test_the_plugin_of_ones_own(tmp_path, monkeypatch):
+    folder = EXAMPLES / "moderator_plugin"
+    [code] = re.findall("```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    env = {**os.environ, "PYTHONPATH": str(folder)}
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=env, cwd=tmp_path)
+    monkeypatch.syspath_prepend(str(folder))
+    plugins = Plugins()
+    plugins.add(importlib.import_module("no_shouting"))
+    shouting = make(plugins, "moderators", Use(use="no_shouting", options={"threshold": 0.7}))
+    verdicts = asyncio.run(shouting.moderate(["WHY WOULD I", "why not"], prompts=["", ""]))
+    assert [v.decision for v in verdicts] == ["flag", "pass"]
+
+
+def test_the_hooks_are_those_of_the_readme():
+    rows = re.findall(r"^\| `(\w+)\((\w+)\)` \|", (EXAMPLES / "moderator_plugin" / "README.md").read_text(), re.MULTILINE)
+    hooks = [getattr(hookspecs, name) for name in dir(hookspecs) if name.startswith("ttsa_")]
+    assert dict(rows) == {hook.__name__: next(iter(inspect.signature(hook).parameters)) for hook in hooks}
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from unittest.mock import patch
 
 from ttsa_guard.budget import Clock
 from ttsa_guard.config import GuardConfig
+from ttsa_guard.conformance import check
 from ttsa_guard.errors import PromptError
 from ttsa_guard.guard import Guard
 from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt, Scope, Soft, Tokens
@@ -132,6 +133,30 @@ def scripted_guard(
         plugins=plugins,
         clock=clock,
     )
+
+
+def check_moderator(moderator: Moderator, *, seconds: float = 60.0) -> None:
+    """Try everything that a guard may do to a moderator: the one line for the tests of a plugin.
+
+    Batches and single texts, long, empty and odd ones, several conversations and event loops, a cancellation, and what it
+    logs. Its texts are harmless.
+
+    Args:
+        seconds: time limit of each of the checks.
+
+    Raises:
+        AssertionError: it breaks its contract; the message lists all that was found.
+    """
+    for _ in range(2):  # a moderator outlives the event loop in which it was first used
+        asyncio.run(_checked(moderator, seconds))
+
+
+async def _checked(moderator: Moderator, seconds: float) -> None:
+    try:
+        await check(moderator, seconds=seconds)
+    finally:
+        if close := getattr(moderator, "close", None):
+            await close()
 
 
 @contextmanager
