@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from ttsa_guard import __version__
-from ttsa_guard.cli import audit, check, demo, doctor, openings, plugins, talk
+from ttsa_guard.cli import audit, check, compare, demo, doctor, moderate, openings, plugins, talk
 from ttsa_guard.cli.common import fail
 from ttsa_guard.errors import TTSAError
 
@@ -44,9 +44,11 @@ def _common(
     """Turn flagged chat answers into good ones."""
 
 
-for _command in (demo.demo, talk.chat, talk.steer, check.check, plugins.plugins, doctor.doctor, openings.openings):
+_COMMANDS = (demo.demo, talk.chat, talk.steer, check.check, moderate.moderate, plugins.plugins, doctor.doctor, openings.openings)
+for _command in _COMMANDS:
     app.command()(_command)
 app.add_typer(audit.app, name="audit")
+app.add_typer(compare.app, name="moderators")
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
-"""The demo's plot: how the searches went."""
+"""Pictures: how searches went, and what moderators are worth."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -66,3 +66,27 @@ def _panel(panel: Any, label: str, record: AuditRecord, threshold: float | None)
     panel.set(xlabel="candidate", ylim=(-0.06, 1.06), xlim=(0.5, max(2, len(record.candidates)) + 0.5))
     panel.set_title(label, fontsize="medium")
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def curves(judged: Mapping[str, tuple[Sequence[int], Sequence[float]]], path: Path) -> None:
+    """Ranking and calibration of moderators, given (labels, scores) by name: ROC, precision against recall, reliability."""
+    from matplotlib.figure import Figure
+    from sklearn.calibration import calibration_curve
+    from sklearn.metrics import precision_recall_curve, roc_curve
+
+    figure = Figure(figsize=(12, 4.2), layout="constrained")
+    roc, ranking, reliability = figure.subplots(1, 3)
+    for name, (labels, scores) in judged.items():
+        false, true, _ = roc_curve(labels, scores)
+        roc.plot(false, true, label=name)
+        precision, recall, _ = precision_recall_curve(labels, scores)
+        ranking.plot(recall, precision, drawstyle="steps-post", label=name)
+        share, score = calibration_curve(labels, scores, n_bins=10)
+        reliability.plot(score, share, marker="o", label=name)
+    roc.set(title="ROC", xlabel="false positive rate", ylabel="true positive rate")
+    ranking.set(title="Precision and recall", xlabel="recall", ylabel="precision", ylim=(0, 1.05))
+    reliability.set(title="Reliability", xlabel="score", ylabel="share of harms", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    for panel in (roc, reliability):
+        panel.plot([0, 1], [0, 1], color="grey", linestyle=":", linewidth=1)
+    roc.legend(frameon=False)
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,161 @@
+"""``ttsa-guard moderators compare``: several moderators on labelled texts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from ttsa_guard.cli import common
+from ttsa_guard.cli.moderate import PromptField, TextField
+from ttsa_guard.cli.plot import curves, ready
+from ttsa_guard.cli.rows import Row, read_rows
+from ttsa_guard.errors import ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from ttsa_guard.moderators.base import Moderator
+    from ttsa_guard.verdict import Verdict
+
+app = typer.Typer(no_args_is_help=True)
+_BATCH, _BINS = 64, 10
+_HARMFUL = {True, "1", "true", "unsafe", "harmful", "toxic", "flagged", "yes"}
+_COLUMNS = {
+    "roc_auc": "ROC-AUC",
+    "pr_auc": "PR-AUC",
+    "brier": "Brier",
+    "ece": "ECE",
+    "precision": "precision",
+    "recall": "recall",
+    "failed": "failed",
+}
+
+
+@app.callback()
+def _group() -> None:
+    """Look at moderators side by side."""
+
+
+@app.command()
+def compare(
+    file: Annotated[Path, typer.Argument(help="Labelled texts, one JSON object a line.", show_default=False)],
+    moderator: Annotated[list[str], typer.Option("--moderator", help="Plugin that judges; several times.", show_default=False)],
+    config: common.Config = None,
+    text_field: TextField = "text",
+    prompt_field: PromptField = "prompt",
+    label_field: Annotated[
+        str, typer.Option(help="Where the label is: true, 1, 'unsafe', 'harmful' or 'toxic' is a harm.")
+    ] = "label",
+    plot: Annotated[Path | None, typer.Option(help="Write the curves to this PNG file.", show_default=False)] = None,
+    as_json: common.AsJson = False,
+) -> None:
+    """Ranking (ROC-AUC, PR-AUC), calibration (Brier, ECE), decisions and agreement (Cohen's kappa) on labelled texts.
+
+    A failed verdict counts as a flag with the score 1, as a guard counts it.
+    """
+    metrics = _metrics()
+    if plot:
+        ready(plot)
+    rows = list(read_rows(file, text=text_field, prompt=prompt_field))
+    labels = [_label(file, row, label_field) for row in rows]
+    if len(set(labels)) < 2:
+        raise UsageError(
+            f"{file} has texts of one kind only", hint=f"harms and others are needed; see --label-field {label_field}"
+        )
+    settings = common.settings(config=config)
+    judged = {name: asyncio.run(_judged(common.build_moderator(settings, name), rows)) for name in dict.fromkeys(moderator)}
+    found = {
+        "texts": len(rows),
+        "harmful": sum(labels),
+        "moderators": {name: measure(metrics, labels, verdicts) for name, verdicts in judged.items()},
+        "kappa": {
+            f"{a} / {b}": round(float(metrics.cohen_kappa_score(_flags(judged[a]), _flags(judged[b]))), 4)
+            for a, b in combinations(judged, 2)
+        },
+    }
+    if plot:
+        curves({name: (labels, _scores(verdicts)) for name, verdicts in judged.items()}, plot)
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+    else:
+        _show(found)
+
+
+def measure(metrics: Any, labels: Sequence[int], verdicts: Sequence[Verdict]) -> dict[str, float]:
+    """What a moderator is worth on these labels; `metrics` is ``sklearn.metrics``."""
+    scores, flags = _scores(verdicts), _flags(verdicts)
+    values = {
+        "roc_auc": metrics.roc_auc_score(labels, scores),
+        "pr_auc": metrics.average_precision_score(labels, scores),
+        "brier": metrics.brier_score_loss(labels, scores),
+        "ece": calibration_error(labels, scores),
+        "precision": metrics.precision_score(labels, flags, zero_division=0),
+        "recall": metrics.recall_score(labels, flags, zero_division=0),
+        "failed": sum(v.decision == "failed" for v in verdicts),
+    }
+    return {name: round(float(value), 4) for name, value in values.items()}
+
+
+def calibration_error(labels: Sequence[int], scores: Sequence[float]) -> float:
+    """Expected calibration error: the mean distance between score and share of harms in ten bins of equal width."""
+    bins: list[list[tuple[int, float]]] = [[] for _ in range(_BINS)]
+    for label, score in zip(labels, scores, strict=True):
+        bins[min(int(score * _BINS), _BINS - 1)].append((label, score))
+    return sum(abs(sum(label - score for label, score in found)) for found in bins) / len(labels)
+
+
+async def _judged(judge: Moderator, rows: Sequence[Row]) -> list[Verdict]:
+    from ttsa_guard.moderators.base import moderate_safely
+
+    found: list[Verdict] = []
+    with common.progress() as progress:
+        task = progress.add_task(f"judging with {judge.name}", total=len(rows))
+        for start in range(0, len(rows), _BATCH):
+            chunk = rows[start : start + _BATCH]
+            with common.quiet("ttsa_guard"):  # failures are counted
+                found += await moderate_safely(judge, [r.text for r in chunk], prompts=[r.prompt for r in chunk])
+            progress.advance(task, len(chunk))
+    if close := getattr(judge, "close", None):
+        await close()
+    return found
+
+
+def _label(file: Path, row: Row, field: str) -> int:
+    value = row.data.get(field)
+    if not isinstance(value, bool | int | float | str):
+        raise UsageError(f"{file}, line {row.line}: no label in the field {field!r}", hint="name it with --label-field")
+    return int((value.lower() if isinstance(value, str) else value) in _HARMFUL)
+
+
+def _flags(verdicts: Sequence[Verdict]) -> list[int]:
+    return [int(v.flagged) for v in verdicts]
+
+
+def _scores(verdicts: Sequence[Verdict]) -> list[float]:
+    return [v.score for v in verdicts]
+
+
+def _metrics() -> Any:
+    try:
+        from sklearn import metrics
+    except ImportError as error:
+        raise ConfigError("scikit-learn is not installed", hint="pip install 'ttsa-guard[train,plot]'") from error
+    return metrics
+
+
+def _show(found: dict[str, Any]) -> None:
+    common.out.print(f"{common.counted(found['texts'], 'text')}, {found['harmful']} of them harmful")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("moderator")
+    for heading in _COLUMNS.values():
+        table.add_column(heading, justify="right")
+    for name, values in found["moderators"].items():
+        table.add_row(name, *(f"{values[key]:.0f}" if key == "failed" else f"{values[key]:.3f}" for key in _COLUMNS))
+    common.out.print(table)
+    for pair, kappa in found["kappa"].items():
+        common.out.print(f"agreement of {pair}: Cohen's kappa {kappa:.3f}", markup=False)
