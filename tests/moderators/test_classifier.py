@@ -7,7 +7,7 @@ import torch
 
 from ttsa_guard.errors import ConfigError, ModelError
 from ttsa_guard.moderators.classifier import Classifier, ClassifierOptions
-from ttsa_guard.testing import scripted_guard
+from ttsa_guard.testing import check_moderator, scripted_guard
 
 TEXTS = [
     "the kettle",
@@ -164,3 +164,7 @@ def test_batches_are_at_least_as_fast_as_the_pipeline(make):
     ratio = median(ours / other for ours, other in pairs)
     print(f"time against the pipeline's: {ratio:.2f}")
     assert ratio <= 1
+
+
+def test_it_keeps_the_contract(make):
+    check_moderator(make("toxicity", "threat", problem="multi_label_classification"))

@@ -10,7 +10,7 @@ from ttsa_guard.errors import ConfigError, ModelError
 from ttsa_guard.moderators import guard_llm
 from ttsa_guard.moderators.guard_llm import GuardLLM, GuardLLMOptions
 from ttsa_guard.moderators.recipes import known
-from ttsa_guard.testing import scripted_guard
+from ttsa_guard.testing import check_moderator, scripted_guard
 
 NAMES = {
     "llama_guard_3": "meta-llama/Llama-Guard-3-8B",
@@ -301,3 +301,7 @@ def test_a_real_forward_pass(tiny_model):
 def test_a_model_that_cannot_be_loaded(tmp_path):
     with pytest.raises(ModelError, match="cannot be loaded"):
         GuardLLM(GuardLLMOptions(model=str(tmp_path), recipe="qwen3guard"))
+
+
+def test_it_keeps_the_contract(make):
+    check_moderator(make(lambda text: {"unsafe": float("漢" in text), "safe": 0.5}, context=4096))

@@ -1,6 +1,7 @@
 import asyncio
 import json
 import logging
+import threading
 import time
 from datetime import date
 
@@ -14,7 +15,7 @@ from ttsa_guard.moderators.azure import Azure, AzureOptions
 from ttsa_guard.moderators.mistral import Mistral, MistralOptions
 from ttsa_guard.moderators.openai import OpenAI, OpenAIOptions
 from ttsa_guard.moderators.perspective import Perspective, PerspectiveOptions
-from ttsa_guard.testing import ScriptedBackend, scripted_guard
+from ttsa_guard.testing import ScriptedBackend, check_moderator, scripted_guard
 
 from . import services
 from .services import KEY, Service, dripping, reset, running, slowly, status, text
@@ -363,3 +364,22 @@ def test_load():
     print(f"{len(service.asked)} requests, {rate:.1f} a second, {len(late)} over the limit")
     assert not [n for n in late if n > 100]
     assert rate >= 90
+
+
+def test_they_keep_the_contract(kind):
+    make, answer = SERVICES[kind]
+    service, ready, ended = Service(answer), threading.Event(), threading.Event()
+
+    async def serve():
+        async with running(service):
+            ready.set()
+            await asyncio.to_thread(ended.wait)
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    try:
+        ready.wait(10)
+        check_moderator(make(service.url, timeout=5))
+    finally:
+        ended.set()
+        thread.join(10)
