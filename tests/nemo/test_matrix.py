@@ -23,7 +23,9 @@ def app_for(version: str, **settings: Any) -> LLMRails:
 
 
 async def plain(app: LLMRails, messages: Any) -> str:
-    return str((await app.generate_async(messages=messages))["content"])
+    reply = await app.generate_async(messages=messages)
+    assert "seekrit" not in str(reply)
+    return str(reply["content"])
 
 
 async def streaming(app: LLMRails, messages: Any) -> str:

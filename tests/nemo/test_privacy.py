@@ -34,6 +34,13 @@ def test_an_answer_that_passes_is_recorded_as_ever() -> None:
     assert SAFE in response.log.colang_history
 
 
+def test_a_turn_that_cannot_be_reviewed() -> None:
+    turns = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]
+    response = say(make_app("1.0", make_guard(), [FLAGGED], passthrough=True), turns, options=EVERYTHING)
+    assert response.response[0]["content"] == FALLBACK
+    assert "seekrit" not in response.model_dump_json()
+
+
 def test_later_turns_of_a_session() -> None:
     app = make_app("1.0", make_guard([STEERED, STEERED]), [FLAGGED, SAFE, FLAGGED])
     state: Any = {}

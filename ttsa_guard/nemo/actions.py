@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -39,11 +40,11 @@ def make_action(guard: Guard) -> Callable[..., Awaitable[RailOutcome]]:
     ) -> RailOutcome:
         # Without events this is a window of a stream, where the host does not apply a rewrite.
         refuse = events is None or bool(getattr(config, "enable_rails_exceptions", False))
+        said = (context or {}).get("bot_message")
+        if not said:
+            return RailOutcome.allow()
         try:
             _blank_reasoning(events or ())
-            said = (context or {}).get("bot_message")
-            if not said:
-                return RailOutcome.allow()
             answer = without_reasoning(said)  # the host leaves it in where it streams from the model
             outcome = await guard.review(conversation(events or (), context or {}), answer, release=current_release.get())
             if outcome.text != said:
@@ -52,6 +53,8 @@ def make_action(guard: Guard) -> Callable[..., Awaitable[RailOutcome]]:
         except Exception as error:
             # The message may quote the moderated text, so only the kind of error is named.
             log.error("%s failed with %s; the fallback is given", NAME, type(error).__name__)
+            with suppress(Exception):
+                withhold(said, events or ())
             return _fallback(guard.config.fallback, refuse, f"error: {type(error).__name__}", {"action": "fallback"})
 
     # Of the system: runs here even if there is an action server, and stays out of the prompt's history.
