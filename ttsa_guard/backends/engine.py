@@ -71,26 +71,27 @@ class Engine:
 
     # ------------------------------------------------------------------ generating
 
-    def generate(self, requests: Sequence[GenerationRequest], stop: threading.Event) -> list[Generation]:
-        """Answers in order. `stop` ends decoding at the next token."""
+    def generate(self, requests: Sequence[GenerationRequest], stops: Sequence[threading.Event]) -> list[Generation]:
+        """Answers in order. The event of a request ends its decoding at the next token."""
         answers: list[Generation] = []
         for start in range(0, len(requests), self.batch_size):
-            if stop.is_set():
-                break
-            answers += self._generate_batch(requests[start : start + self.batch_size], stop)
+            batch = slice(start, start + self.batch_size)
+            answers += self._generate_batch(requests[batch], stops[batch])
         return answers
 
     def stream(self, request: GenerationRequest, stop: threading.Event, on_text: Callable[[str], None]) -> Generation:
         """One answer; `on_text` is called on this thread with every new piece of it."""
         pieces = _Pieces(lambda ids: self._answer(request, self.encode(request.opening), ids), on_text)
-        [answer] = self._generate_batch([request], stop, pieces)
+        [answer] = self._generate_batch([request], [stop], pieces)
         pieces.end()
         return answer
 
     @torch.no_grad()
     def _generate_batch(
-        self, requests: Sequence[GenerationRequest], stop: threading.Event, streamer: BaseStreamer | None = None
+        self, requests: Sequence[GenerationRequest], stops: Sequence[threading.Event], streamer: BaseStreamer | None = None
     ) -> list[Generation]:
+        if all(stop.is_set() for stop in stops):
+            return [Generation(request.opening, 0, False) for request in requests]
         openings = [self.encode(r.opening) for r in requests]
         inputs = [self.assemble(r.prompt, r.rows, opening) for r, opening in zip(requests, openings, strict=True)]
         embeds, mask = _left_padded(inputs)
@@ -106,7 +107,7 @@ class Engine:
             pad_token_id=self.ends[0],
             eos_token_id=self.ends,
             logits_processor=LogitsProcessorList([_RowSampler(requests, self.device)]),
-            stopping_criteria=StoppingCriteriaList([_Stop(stop)]),
+            stopping_criteria=StoppingCriteriaList([_Stop(stops)]),
             streamer=streamer,
         )
         return [self._answer(r, o, row) for r, o, row in zip(requests, openings, new.tolist(), strict=True)]
@@ -236,11 +237,11 @@ class _Pieces(BaseStreamer):
 
 
 class _Stop(StoppingCriteria):
-    def __init__(self, event: threading.Event) -> None:
-        self.event = event
+    def __init__(self, stops: Sequence[threading.Event]) -> None:
+        self.stops = stops
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **_: Any) -> torch.BoolTensor:
-        return torch.full((input_ids.shape[0],), self.event.is_set(), device=input_ids.device, dtype=torch.bool)  # type: ignore[return-value]
+        return torch.tensor([stop.is_set() for stop in self.stops], device=input_ids.device)  # type: ignore[return-value]
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from ttsa_guard.backends.base import Continuation
+from ttsa_guard.backends.batching import Batcher
 from ttsa_guard.backends.engine import Engine, mapped_errors
 from ttsa_guard.devices import Device, Dtype, resolve_device, resolve_dtype
 from ttsa_guard.errors import ModelError, PromptError
@@ -76,12 +77,7 @@ class TransformersBackend:
         return prompt
 
     async def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
-        stop = threading.Event()
-        try:
-            return await self._run(self._engine.generate, requests, stop)
-        finally:
-            # Cancelled while decoding: the thread ends at its next token and is free for other requests.
-            stop.set()
+        return await self._loaded.batcher.generate(requests)
 
     async def stream(self, request: GenerationRequest, on_text: Callable[[str], None]) -> Generation:
         loop, stop = asyncio.get_running_loop(), threading.Event()
@@ -211,6 +207,7 @@ def cached_profile(model: str) -> Path:
 class _Loaded:
     engine: Engine
     worker: ThreadPoolExecutor
+    batcher: Batcher
 
 
 _loaded: WeakValueDictionary[tuple[str, str, torch.dtype, int], _Loaded] = WeakValueDictionary()
@@ -236,7 +233,8 @@ def _load(path: str, device: str, dtype: torch.dtype, batch_size: int) -> _Loade
         raise ModelError(f"model {path!r} cannot be loaded: {type(error).__name__}", hint=hint) from error
     with mapped_errors():
         engine = Engine(model.to(device), tokenizer, batch_size=batch_size)
-    return _Loaded(engine, ThreadPoolExecutor(1, thread_name_prefix=f"ttsa-{Path(path).name}"))
+    worker = ThreadPoolExecutor(1, thread_name_prefix=f"ttsa-{Path(path).name}")
+    return _Loaded(engine, worker, Batcher(engine, worker))
 
 
 @hookimpl
