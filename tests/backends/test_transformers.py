@@ -396,6 +396,7 @@ def test_cancellation_stops_decoding_and_frees_the_worker(tiny_model):
     backend = backend_for(tiny_model, batch_size=1)
     prompt = render(backend, USER)
     request = GenerationRequest(prompt, temperature=0, max_new_tokens=200)
+    generate(backend, request.having(max_new_tokens=1))  # the first call tries the decoder out
     third, cancelled, passes = threading.Event(), threading.Event(), 0
 
     def on_pass(n):
@@ -492,23 +493,24 @@ def test_an_unknown_device(tiny_model, device):
 
 
 def test_weights_are_shared_and_freed(tiny_model):
-    loaded = []
+    used = {}
 
     def hook(module, *_):
         if type(module).__name__ == "LlamaForCausalLM":
-            loaded.append(weakref.ref(module))
+            used[len(backends)] = weakref.ref(module)
 
     handle = torch.nn.modules.module.register_module_forward_hook(hook)
+    backends = []
     try:
-        backends = [backend_for(tiny_model, batch_size=size) for size in (77, 77, 78)]
-        for backend in backends:
-            generate(backend, GenerationRequest(render(backend, USER), max_new_tokens=1))
+        for size in (77, 77, 78):
+            backends.append(backend_for(tiny_model, batch_size=size))
+            generate(backends[-1], GenerationRequest(render(backends[-1], USER), max_new_tokens=1))
     finally:
         handle.remove()
-    first, second, other = loaded
+    first, second, other = used.values()
     assert first() is second() is not other()
     run(backends[0].close())
-    del backends[0], backend
+    del backends[0]
     gc.collect()
     assert texts(backends[0], GenerationRequest(render(backends[0], USER)))  # the other one still has them
     backends.clear()

@@ -1,50 +1,58 @@
-"""Requests of different conversations meet in one batch."""
+"""Work of different conversations meets in one batch."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
+from typing import Generic, TypeVar
 
-from ttsa_guard.backends.engine import Engine, mapped_errors
-from ttsa_guard.messages import Generation, GenerationRequest
+from ttsa_guard.backends.engine import mapped_errors
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
-class _Job:
+class _Job(Generic[Item, Result]):
     """What one caller asked for."""
 
-    requests: tuple[GenerationRequest, ...]
-    future: Future[list[Generation]] = field(default_factory=Future)
+    items: tuple[Item, ...]
+    future: Future[list[Result]] = field(default_factory=Future)
     stop: threading.Event = field(default_factory=threading.Event)
 
 
-class Batcher:
-    """Decodes together whatever is waiting when the model's thread is free; nobody is waited for.
+class Batcher(Generic[Item, Result]):
+    """Does together whatever is waiting when the model's thread is free; nobody is waited for.
 
-    A row's answer does not depend on the batch around it, so the callers see nothing of one another.
+    Args:
+        work: results of items, in order. It gets an event for each item, which says that nobody wants its result any more.
+        worker: the model's thread.
+
+    An item's result does not depend on the batch around it, so the callers see nothing of one another.
     """
 
-    def __init__(self, engine: Engine, worker: ThreadPoolExecutor) -> None:
-        self._engine, self._worker = engine, worker
-        self._waiting: SimpleQueue[_Job] = SimpleQueue()
+    def __init__(
+        self, work: Callable[[Sequence[Item], Sequence[threading.Event]], Sequence[Result]], worker: ThreadPoolExecutor
+    ) -> None:
+        self._work, self._worker = work, worker
+        self._waiting: SimpleQueue[_Job[Item, Result]] = SimpleQueue()
 
-    async def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
-        job = _Job(tuple(requests))
+    async def __call__(self, items: Sequence[Item]) -> list[Result]:
+        job: _Job[Item, Result] = _Job(tuple(items))
         self._waiting.put(job)
         self._worker.submit(self._drain)
         try:
             return await asyncio.wrap_future(job.future)
         finally:
-            # Cancelled while decoding: its rows end at the next token.
             job.stop.set()
 
     def _drain(self) -> None:
         """Everything that is waiting. There is one call for each job, of which most find that an earlier one has done it."""
-        jobs: list[_Job] = []
+        jobs: list[_Job[Item, Result]] = []
         try:
             while True:
                 job = self._waiting.get_nowait()
@@ -55,12 +63,12 @@ class Batcher:
         if jobs:
             self._run(jobs)
 
-    def _run(self, jobs: Sequence[_Job]) -> None:
-        requests = [request for job in jobs for request in job.requests]
-        stops = [job.stop for job in jobs for _ in job.requests]
+    def _run(self, jobs: Sequence[_Job[Item, Result]]) -> None:
+        items = [item for job in jobs for item in job.items]
+        stops = [job.stop for job in jobs for _ in job.items]
         try:
             with mapped_errors():
-                answers = iter(self._engine.generate(requests, stops))
+                results = iter(self._work(items, stops))
         except Exception as error:
             if len(jobs) == 1:
                 jobs[0].future.set_exception(error)
@@ -69,4 +77,4 @@ class Batcher:
                     self._run([job])
             return
         for job in jobs:
-            job.future.set_result([next(answers) for _ in job.requests])
+            job.future.set_result([next(results) for _ in job.items])

@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
-from transformers.generation.streamers import BaseStreamer
+from transformers import PreTrainedTokenizerBase
 
 from ttsa_guard.backends.base import Continuation
+from ttsa_guard.backends.decode import Decoder, OnToken, Start, choose
 from ttsa_guard.errors import ModelError
 from ttsa_guard.messages import Generation, GenerationRequest, Prompt
 from ttsa_guard.tokens import encodable
 
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """A goal to score after a prompt, with `rows` in its soft slots or as it is."""
+
+    prompt: Prompt
+    rows: torch.Tensor | None
+    goal: Continuation
+
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One row of a batch: input embeddings [n, hidden], target ids and weights of its last tokens."""
+    """One row of a batch with the target ids of its last tokens, and their weights."""
 
-    rows: torch.Tensor
-    targets: tuple[int, ...] = ()
-    weights: tuple[float, ...] = ()
+    start: Start
+    targets: tuple[int, ...]
+    weights: tuple[float, ...]
 
 
 class Engine:
@@ -49,27 +62,43 @@ class Engine:
             found: torch.Tensor = self.embedding(torch.tensor(list(ids), dtype=torch.long, device=self.device))
         return found
 
-    def assemble(self, prompt: Prompt, rows: torch.Tensor | None, tail: Sequence[int] = ()) -> torch.Tensor:
-        """Embeddings of the prompt with `rows` in its soft slots, then those of `tail`; [length, hidden].
+    def start(self, prompt: Prompt, rows: torch.Tensor | None, tail: Sequence[int], *, keep: int = 1) -> Start:
+        """The prompt with `rows` in its soft slots, then the tokens `tail`; the last `keep` of all are in the rest.
 
         Raises:
             ModelError: `rows` has another shape than the slots, or is not finite.
         """
-        base = self.embed([*prompt.ids, *tail])
+        ids = [*prompt.ids, *tail]
         if rows is None:
-            return base
-        positions = prompt.soft_positions
-        if rows.shape != (len(positions), base.shape[1]):
+            last = min(len(prompt.ids), len(ids) - keep)
+            return Start(tuple(ids[:last]), self.embed(ids[last:]))
+        at = prompt.soft_positions
+        if rows.shape != (len(at), self.embedding.weight.shape[1]):
             raise ModelError(
-                f"soft rows have shape {tuple(rows.shape)}, the prompt takes {(len(positions), base.shape[1])}",
+                f"soft rows have shape {tuple(rows.shape)}, the prompt takes {(len(at), self.embedding.weight.shape[1])}",
                 hint="rows are [number of soft tokens, hidden size]",
             )
         if not bool(torch.isfinite(rows).all()):
             raise ModelError("soft rows are not finite", hint="a step or probe size is too large, or a score was NaN")
-        index = torch.tensor(positions, dtype=torch.long, device=self.device)
-        return base.clone().index_copy(0, index, rows.to(self.device, self.dtype))
+        first = at[0] if at else 0
+        index = torch.tensor(at, dtype=torch.long, device=self.device) - first
+        moved = self.embed(ids[first:]).clone().index_copy(0, index, rows.to(self.device, self.dtype))
+        return Start(tuple(ids[:first]), moved)
 
     # ------------------------------------------------------------------ generating
+
+    @cached_property
+    def _chosen(self) -> tuple[Decoder, str]:
+        decoder, problem = choose(self.model, self.ends)
+        if problem:
+            log.info("decoding with the model's own generate, since %s", problem)
+        return decoder, problem
+
+    @property
+    def decoding(self) -> str:
+        """How answers are decoded, for people."""
+        problem = self._chosen[1]
+        return f"the model's own generate, since {problem}" if problem else "shared beginnings"
 
     def generate(self, requests: Sequence[GenerationRequest], stops: Sequence[threading.Event]) -> list[Generation]:
         """Answers in order. The event of a request ends its decoding at the next token."""
@@ -82,35 +111,26 @@ class Engine:
     def stream(self, request: GenerationRequest, stop: threading.Event, on_text: Callable[[str], None]) -> Generation:
         """One answer; `on_text` is called on this thread with every new piece of it."""
         pieces = _Pieces(lambda ids: self._answer(request, self.encode(request.opening), ids), on_text)
-        [answer] = self._generate_batch([request], [stop], pieces)
+        [answer] = self._generate_batch([request], [stop], pieces.put)
         pieces.end()
         return answer
 
-    @torch.no_grad()
     def _generate_batch(
-        self, requests: Sequence[GenerationRequest], stops: Sequence[threading.Event], streamer: BaseStreamer | None = None
+        self, requests: Sequence[GenerationRequest], stops: Sequence[threading.Event], on_token: OnToken | None = None
     ) -> list[Generation]:
-        if all(stop.is_set() for stop in stops):
-            return [Generation(request.opening, 0, False) for request in requests]
         openings = [self.encode(r.opening) for r in requests]
-        inputs = [self.assemble(r.prompt, r.rows, opening) for r, opening in zip(requests, openings, strict=True)]
-        embeds, mask = _left_padded(inputs)
-        room = self.context_length - embeds.shape[1]
-        new = self.model.generate(
-            inputs_embeds=embeds,
-            attention_mask=mask,
-            max_new_tokens=max(1, min(max(r.max_new_tokens for r in requests), room)),
-            do_sample=False,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            pad_token_id=self.ends[0],
-            eos_token_id=self.ends,
-            logits_processor=LogitsProcessorList([_RowSampler(requests, self.device)]),
-            stopping_criteria=StoppingCriteriaList([_Stop(stops)]),
-            streamer=streamer,
-        )
-        return [self._answer(r, o, row) for r, o, row in zip(requests, openings, new.tolist(), strict=True)]
+        starts = [
+            replace(
+                self.start(r.prompt, r.rows, opening),
+                most=max(1, min(r.max_new_tokens, self.context_length - len(r.prompt) - len(opening))),
+                temperature=r.temperature,
+                seed=r.seed,
+                stop=stop,
+            )
+            for r, opening, stop in zip(requests, openings, stops, strict=True)
+        ]
+        new = self._chosen[0].decode(starts, on_token)
+        return [self._answer(r, o, row) for r, o, row in zip(requests, openings, new, strict=True)]
 
     def _answer(self, request: GenerationRequest, opening: Sequence[int], new: list[int]) -> Generation:
         end = next((i for i, token in enumerate(new) if token in self.ends), None)
@@ -129,33 +149,31 @@ class Engine:
 
     # ------------------------------------------------------------------ scoring
 
-    def log_likelihoods(self, prompt: Prompt, texts: Sequence[str]) -> list[float]:
-        goals = [Continuation(((text, 1.0),)) for text in texts]
-        with torch.no_grad():
-            values = self.objective(prompt, [None] * len(goals), goals)
-        return [float(v) for v in values]
-
-    def objective(self, prompt: Prompt, rows: Sequence[torch.Tensor | None], goals: Sequence[Continuation]) -> torch.Tensor:
-        """See `ScoresText.objective`; differentiable with respect to the rows unless gradients are off."""
-        sequences = [self._goal(prompt, r, goal) for r, goal in zip(rows, goals, strict=True)]
-        parts = [self._objective_batch(sequences[i : i + self.batch_size]) for i in range(0, len(sequences), self.batch_size)]
+    def objective(self, asked: Sequence[Scored]) -> torch.Tensor:
+        """See `ScoresText.objective`, for goals after any prompts; differentiable with respect to the rows unless gradients
+        are off."""
+        rows = [self._row(a) for a in asked]
+        parts = [self._objective_batch(rows[i : i + self.batch_size]) for i in range(0, len(rows), self.batch_size)]
         values = torch.cat(parts) if parts else torch.zeros(0)
         if not bool(torch.isfinite(values).all()):
             raise ModelError("the model's log-likelihoods are not finite", hint="try dtype float32")
         return values
 
-    def gradient(
-        self, prompt: Prompt, rows: Sequence[torch.Tensor], goals: Sequence[Continuation]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        leaves = [r.detach().to(self.device, torch.float32).requires_grad_() for r in rows]
-        with torch.enable_grad():
-            values = self.objective(prompt, leaves, goals)
-            gradients = torch.autograd.grad(values.sum(), leaves)
-        return values.detach().cpu(), torch.stack([g.float().cpu() for g in gradients])
+    def values(self, asked: Sequence[Scored], _: Sequence[threading.Event] = ()) -> list[float]:
+        with torch.no_grad():
+            return [float(v) for v in self.objective(asked)]
 
-    def _goal(self, prompt: Prompt, rows: torch.Tensor | None, goal: Continuation) -> Row:
-        ids, weights = self._weighted(goal)
-        return Row(self.assemble(prompt, rows, ids), tuple(ids), tuple(weights))
+    def gradients(self, asked: Sequence[Scored], _: Sequence[threading.Event] = ()) -> list[tuple[float, torch.Tensor]]:
+        """The value of each goal, and its gradient [k, hidden] with respect to its rows."""
+        leaves = [a.rows.detach().to(self.device, torch.float32).requires_grad_() for a in asked if a.rows is not None]
+        with torch.enable_grad():
+            values = self.objective([replace(a, rows=leaf) for a, leaf in zip(asked, leaves, strict=True)])
+            gradients = torch.autograd.grad(values.sum(), leaves)
+        return [(float(v), g.float().cpu()) for v, g in zip(values.detach(), gradients, strict=True)]
+
+    def _row(self, asked: Scored) -> Row:
+        ids, weights = self._weighted(asked.goal)
+        return Row(self.start(asked.prompt, asked.rows, ids, keep=len(ids) + 1), tuple(ids), tuple(weights))
 
     def _weighted(self, goal: Continuation) -> tuple[list[int], list[float]]:
         """Token ids of a continuation and the weight of the span in which each token ends."""
@@ -173,12 +191,8 @@ class Engine:
         return ids, weights
 
     def _objective_batch(self, batch: Sequence[Row]) -> torch.Tensor:
-        embeds, mask = _left_padded([s.rows for s in batch])
         longest = max(len(s.targets) for s in batch)
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        logits = self.model(
-            inputs_embeds=embeds, attention_mask=mask, position_ids=positions, logits_to_keep=longest + 1, use_cache=False
-        ).logits[:, :-1]
+        logits = self._chosen[0].logits([s.start for s in batch], longest + 1)[:, :-1]
         targets = torch.zeros(len(batch), longest, dtype=torch.long, device=self.device)
         weights = torch.zeros(len(batch), longest, device=self.device)
         for i, sequence in enumerate(batch):
@@ -191,26 +205,7 @@ class Engine:
         return terms.sum(-1) / weights.abs().sum(-1).clamp(min=1e-9)
 
 
-class _RowSampler(LogitsProcessor):
-    """Sampling by the Gumbel-max trick with a generator for each row: greedy search over the noisy logits draws from the
-    softmax, and a row's sample does not depend on the batch around it."""
-
-    def __init__(self, requests: Sequence[GenerationRequest], device: torch.device) -> None:
-        self.temperatures = [r.temperature for r in requests]
-        self.generators = [torch.Generator(device).manual_seed(r.seed) for r in requests]
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        if not bool(torch.isfinite(scores.amax(-1)).all()):
-            raise ModelError("the model's logits are not finite", hint="try dtype float32")
-        noisy = scores.float().clone()
-        for i, (temperature, generator) in enumerate(zip(self.temperatures, self.generators, strict=True)):
-            if temperature > 0:
-                noise = torch.empty_like(noisy[i]).exponential_(generator=generator).clamp_(min=1e-20).log_()
-                noisy[i] = noisy[i] / temperature - noise
-        return noisy  # type: ignore[return-value]
-
-
-class _Pieces(BaseStreamer):
+class _Pieces:
     """Passes on what a new token adds to the text of the answer.
 
     The end of a growing text may still change: spaces are stripped, and a character may take several tokens.
@@ -221,8 +216,8 @@ class _Pieces(BaseStreamer):
         self._ids: list[int] = []
         self._sent = ""
 
-    def put(self, value: torch.Tensor) -> None:
-        self._ids += value.flatten().tolist()
+    def put(self, token: int) -> None:
+        self._ids.append(token)
         text = self._answer(self._ids).text
         if not text.endswith("\ufffd"):
             self._send(text)
@@ -236,14 +231,6 @@ class _Pieces(BaseStreamer):
             self._sent = text
 
 
-class _Stop(StoppingCriteria):
-    def __init__(self, stops: Sequence[threading.Event]) -> None:
-        self.stops = stops
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **_: Any) -> torch.BoolTensor:
-        return torch.tensor([stop.is_set() for stop in self.stops], device=input_ids.device)  # type: ignore[return-value]
-
-
 @contextmanager
 def mapped_errors() -> Iterator[None]:
     """Errors of torch become `ModelError`; their messages carry shapes and sizes, never texts."""
@@ -253,14 +240,6 @@ def mapped_errors() -> Iterator[None]:
         raise ModelError("the device is out of memory", hint="lower backend.options.batch_size or max_new_tokens") from error
     except (RuntimeError, IndexError, ValueError) as error:
         raise ModelError(f"the model failed: {type(error).__name__}", hint="run ttsa-guard doctor") from error
-
-
-def _left_padded(rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Zero rows in front (never NaN: zero attention times NaN is NaN), and the attention mask; [batch, length, ...]."""
-    longest = max(len(r) for r in rows)
-    padded = torch.stack([torch.nn.functional.pad(r, (0, 0, longest - len(r), 0)) for r in rows])
-    mask = torch.stack([torch.arange(longest, device=r.device) >= longest - len(r) for r in rows]).long()
-    return padded, mask
 
 
 def _end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:

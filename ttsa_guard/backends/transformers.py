@@ -8,7 +8,6 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from ttsa_guard.backends.base import Continuation
 from ttsa_guard.backends.batching import Batcher
-from ttsa_guard.backends.engine import Engine, mapped_errors
+from ttsa_guard.backends.engine import Engine, Scored, mapped_errors
 from ttsa_guard.devices import Device, Dtype, resolve_device, resolve_dtype
 from ttsa_guard.errors import ModelError, PromptError
 from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt, Scope, Soft, Tokens
@@ -77,7 +76,7 @@ class TransformersBackend:
         return prompt
 
     async def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
-        return await self._loaded.batcher.generate(requests)
+        return await self._loaded.generate(requests)
 
     async def stream(self, request: GenerationRequest, on_text: Callable[[str], None]) -> Generation:
         loop, stop = asyncio.get_running_loop(), threading.Event()
@@ -90,19 +89,16 @@ class TransformersBackend:
         return (await self._run(self._engine.embed, ids)).float().cpu()
 
     async def log_likelihoods(self, prompt: Prompt, texts: Sequence[str]) -> list[float]:
-        return await self._run(self._engine.log_likelihoods, prompt, texts)
+        return await self._loaded.values([Scored(prompt, None, Continuation(((text, 1.0),))) for text in texts])
 
     async def objective(self, prompt: Prompt, rows: Sequence[torch.Tensor], goals: Sequence[Continuation]) -> torch.Tensor:
-        def work() -> torch.Tensor:
-            with torch.no_grad():
-                return self._engine.objective(prompt, rows, goals).cpu()
-
-        return await self._run(work)
+        return torch.tensor(await self._loaded.values([Scored(prompt, r, g) for r, g in zip(rows, goals, strict=True)]))
 
     async def gradient(
         self, prompt: Prompt, rows: Sequence[torch.Tensor], goals: Sequence[Continuation]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        return await self._run(self._engine.gradient, prompt, rows, goals)
+        found = await self._loaded.gradients([Scored(prompt, r, g) for r, g in zip(rows, goals, strict=True)])
+        return torch.tensor([value for value, _ in found]), torch.stack([gradient for _, gradient in found])
 
     async def close(self) -> None:
         """Nothing to do: the weights may be shared, and go when the last backend that uses them does."""
@@ -203,11 +199,15 @@ def cached_profile(model: str) -> Path:
     return root / "ttsa_guard" / re.sub(r"[^\w.-]+", "_", model) / FILE
 
 
-@dataclass(eq=False)
 class _Loaded:
-    engine: Engine
-    worker: ThreadPoolExecutor
-    batcher: Batcher
+    """A model with its thread, on which the work of all callers meets in batches."""
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        self.engine = engine
+        self.worker = ThreadPoolExecutor(1, thread_name_prefix=f"ttsa-{name}")
+        self.generate = Batcher(engine.generate, self.worker)
+        self.values: Batcher[Scored, float] = Batcher(engine.values, self.worker)
+        self.gradients: Batcher[Scored, tuple[float, torch.Tensor]] = Batcher(engine.gradients, self.worker)
 
 
 _loaded: WeakValueDictionary[tuple[str, str, torch.dtype, int], _Loaded] = WeakValueDictionary()
@@ -232,9 +232,7 @@ def _load(path: str, device: str, dtype: torch.dtype, batch_size: int) -> _Loade
         hint = "give 'embedded', a local folder, or a name on the Hugging Face hub (offline: only what is in its cache)"
         raise ModelError(f"model {path!r} cannot be loaded: {type(error).__name__}", hint=hint) from error
     with mapped_errors():
-        engine = Engine(model.to(device), tokenizer, batch_size=batch_size)
-    worker = ThreadPoolExecutor(1, thread_name_prefix=f"ttsa-{Path(path).name}")
-    return _Loaded(engine, worker, Batcher(engine, worker))
+        return _Loaded(Engine(model.to(device), tokenizer, batch_size=batch_size), Path(path).name)
 
 
 @hookimpl

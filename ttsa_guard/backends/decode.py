@@ -1,0 +1,381 @@
+"""The decoders: our own loop over a transformers model, which computes and reads what rows share once, and the model's
+own `generate`, which works for every model."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any, Protocol
+
+import torch
+from torch.nn.functional import pad
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
+
+from ttsa_guard.backends.attention import Capture, Pass, Prefix, attending
+from ttsa_guard.backends.sampling import RowSampler
+
+SHARED_FROM = 1024
+"""Rows times tokens from which on a beginning is read once for all rows; below that every row gets a copy of its keys."""
+KEPT_TOKENS = 16384
+"""Tokens of beginnings whose keys are kept for later calls."""
+_PREFILL_TOKENS = 8192
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """What one row begins with, and how it is continued.
+
+    Args:
+        fixed: token ids at the beginning, whose embeddings nobody has moved.
+        rest: input embeddings after those, [m, hidden], m >= 1.
+        most: most new tokens.
+        stop: ends the row at the next token.
+    """
+
+    fixed: tuple[int, ...]
+    rest: torch.Tensor
+    most: int = 1
+    temperature: float = 0.0
+    seed: int = 0
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def __len__(self) -> int:
+        return len(self.fixed) + len(self.rest)
+
+
+OnToken = Callable[[int], None]
+
+
+class Decoder(Protocol):
+    """Runs a model on batches of rows."""
+
+    def decode(self, starts: Sequence[Start], on_token: OnToken | None = None) -> list[list[int]]:
+        """New token ids of every row, an end token the last unless the row was cut off; `on_token` is called with each of
+        the first row."""
+        ...
+
+    def logits(self, starts: Sequence[Start], keep: int) -> torch.Tensor:
+        """Logits at the last `keep` positions of the rows, [batch, keep, vocabulary]; differentiable in `rest`."""
+        ...
+
+
+class SharedDecoder:
+    """Our loop. The beginning of a row is computed once for all rows that have it, and is kept for later calls; rows leave
+    the batch when they are finished.
+
+    For models whose layers all have full attention and take it from the registry; `trial` finds out.
+    """
+
+    def __init__(self, model: Any, ends: Sequence[int]) -> None:
+        self._model, self._ends = model, frozenset(ends)
+        self._embedding = model.get_input_embeddings()
+        self._device = self._embedding.weight.device
+        self._kept: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
+
+    @torch.no_grad()
+    def decode(self, starts: Sequence[Start], on_token: OnToken | None = None) -> list[list[int]]:
+        order = sorted(range(len(starts)), key=lambda i: starts[i].fixed)
+        batch = _Batch(self, [starts[i] for i in order])
+        first = order.index(0)
+        while True:
+            emitted = list(batch.step(self._ends))
+            if not emitted:
+                return [batch.new[order.index(i)] for i in range(len(starts))]
+            for row, token in emitted:
+                if on_token and row == first:
+                    on_token(token)
+
+    def logits(self, starts: Sequence[Start], keep: int) -> torch.Tensor:
+        order = sorted(range(len(starts)), key=lambda i: starts[i].fixed)
+        rows = [starts[i] for i in order]
+        with torch.no_grad():
+            groups = self.groups(rows)
+        embeds, valid = left_padded([r.rest for r in rows])
+        allowed = None if bool(valid.all()) else _causal(valid)
+        fixed = torch.tensor([len(r.fixed) for r in rows], device=self._device)
+        found = self.forward(embeds, positions(valid) + fixed[:, None], Pass(groups, allowed), keep)
+        return found[[order.index(i) for i in range(len(starts))]]
+
+    def embedded(self, ids: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self._embedding(ids)
+        return found
+
+    def forward(self, embeds: torch.Tensor, at: torch.Tensor, now: Pass, keep: int) -> torch.Tensor:
+        with attending(self._model, now):
+            logits: torch.Tensor = self._model(inputs_embeds=embeds, position_ids=at, use_cache=False, logits_to_keep=keep).logits
+        return logits
+
+    def groups(self, rows: Sequence[Start]) -> list[tuple[int, Prefix | None]]:
+        """Neighbours with the same beginning: how many, and its keys and values."""
+        counts = [(ids, len(list(same))) for ids, same in groupby(rows, key=lambda r: r.fixed)]
+        found = self._prefixes([ids for ids, _ in counts if ids])
+        return [(n, found.get(ids)) for ids, n in counts]
+
+    # ------------------------------------------------------------------ beginnings
+
+    def _prefixes(self, wanted: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], Prefix]:
+        found = {ids: self._lookup(ids) for ids in wanted}
+        new: list[tuple[int, ...]] = []
+        for ids, prefix in found.items():
+            if prefix is None:
+                new.append(ids)
+            elif len(prefix) < len(ids):
+                [rest] = self._computed([ids[len(prefix) :]], prefix)
+                found[ids] = prefix.followed_by(rest)
+        new.sort(key=len)
+        while new:
+            n = max(1, _PREFILL_TOKENS // len(new[min(len(new), 64) - 1]))
+            found.update(zip(new[:n], self._computed(new[:n], None), strict=True))
+            del new[:n]
+        self._keep(found)
+        return {ids: prefix for ids, prefix in found.items() if prefix}
+
+    def _lookup(self, ids: tuple[int, ...]) -> Prefix | None:
+        """Keys of `ids`, or of the longest beginning of it that has been kept."""
+        best: Prefix | None = None
+        for kept, prefix in self._kept.items():
+            if kept[: len(ids)] == ids:
+                return prefix.first(len(ids))
+            if ids[: len(kept)] == kept and (best is None or len(kept) > len(best)):
+                best = prefix
+        return best
+
+    def _computed(self, texts: Sequence[tuple[int, ...]], after: Prefix | None) -> list[Prefix]:
+        """Keys and values of texts, all of which come after the same beginning. Padding is on the right: nothing sees it."""
+        longest = max(map(len, texts))
+        ids = torch.tensor([[*t, *([t[-1]] * (longest - len(t)))] for t in texts], device=self._device)
+        start = len(after) if after else 0
+        at = torch.arange(start, start + longest, device=self._device).expand(len(texts), -1)
+        seen = Capture([(len(texts), after)])
+        self.forward(self._embedding(ids), at, seen, 1)
+        return [
+            Prefix(tuple(k[i, :, : len(t)] for k in seen.keys), tuple(v[i, :, : len(t)] for v in seen.values))
+            for i, t in enumerate(texts)
+        ]
+
+    def _keep(self, found: dict[tuple[int, ...], Prefix | None]) -> None:
+        for ids, prefix in found.items():
+            if prefix and not any(kept[: len(ids)] == ids for kept in self._kept):
+                self._kept[ids] = prefix
+            for kept in [k for k in self._kept if k == ids]:
+                self._kept.move_to_end(kept)
+        while len(self._kept) > 1 and sum(map(len, self._kept)) > KEPT_TOKENS:
+            self._kept.popitem(last=False)
+
+
+class _Batch(Pass):
+    """Rows that are being decoded: their own keys in buffers that are filled in place.
+
+    A row's keys are first those of a prefix that it has a copy of, then those of its rest, then those of its new tokens;
+    what is shorter than in other rows is padded in front, and `valid` says what is not padding.
+    """
+
+    def __init__(self, decoder: SharedDecoder, rows: Sequence[Start]) -> None:
+        self._decoder, self._rows = decoder, list(rows)
+        self.new: list[list[int]] = [[] for _ in rows]
+        self._slots = list(range(len(rows)))
+        self._running = set(self._slots)
+        prefixes = [(n * len(prefix or ()) >= SHARED_FROM, prefix) for n, prefix in decoder.groups(rows) for _ in range(n)]
+        self._shared = [prefix if share else None for share, prefix in prefixes]
+        self._copied = [None if share else prefix for share, prefix in prefixes]
+        self._buffers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._embeds, own = left_padded([r.rest for r in rows])
+        room = torch.tensor([len(p) if p else 0 for p in self._copied], device=own.device)
+        self._filled = int(room.max())
+        copied = torch.arange(self._filled, device=own.device).expand(len(rows), -1) >= self._filled - room[:, None]
+        to_come = own.new_ones(len(rows), max(r.most for r in rows))
+        self._valid = torch.cat([copied, own, to_come], 1)
+        self._at = positions(own) + torch.tensor([len(r.fixed) for r in rows], device=own.device)[:, None]
+        self._sampler = RowSampler([r.temperature for r in rows], [r.seed for r in rows], own.device)
+        super().__init__(self._grouped())
+
+    def step(self, ends: frozenset[int]) -> Iterator[tuple[int, int]]:
+        """One token for every running row, as (row, token); finished rows leave. Nothing comes when all are finished."""
+        self._running -= {i for i in self._running if self._rows[i].stop.is_set()}
+        if not self._running:
+            return
+        logits = self._decoder.forward(self._embeds, self._at, self._seeing(self._embeds.shape[1]), 1)[:, -1]
+        self._filled += self._embeds.shape[1]
+        tokens = self._sampler.noisy(logits).argmax(-1)
+        for row, token in zip(self._slots, tokens.tolist(), strict=True):
+            if row in self._running:
+                self.new[row].append(token)
+                if token in ends or len(self.new[row]) >= self._rows[row].most:
+                    self._running.discard(row)
+                yield row, token
+        keep = [slot for slot, row in enumerate(self._slots) if row in self._running]
+        if keep and (len(self._slots) - len(keep)) * 8 >= len(self._slots):
+            self._retain(keep)
+            tokens = tokens[keep]
+        self._embeds, self._at = self._decoder.embedded(tokens)[:, None], self._at[:, -1:] + 1
+
+    def extend(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if layer not in self._buffers:
+            self._buffers[layer] = (self._buffer(keys, "keys", layer), self._buffer(values, "values", layer))
+        start, end = self._filled, self._filled + keys.shape[2]
+        for buffer, new in zip(self._buffers[layer], (keys, values), strict=True):
+            buffer[:, :, start:end] = new
+        return self._buffers[layer][0][:, :, :end], self._buffers[layer][1][:, :, :end]
+
+    def _buffer(self, like: torch.Tensor, kind: str, layer: int) -> torch.Tensor:
+        rows, heads, _, size = like.shape
+        buffer = like.new_empty(rows, heads, self._valid.shape[1], size)
+        buffer[:, :, : self._filled] = 0  # not the NaN that fresh memory may hold
+        for row, prefix in enumerate(self._copied):
+            if prefix is not None:
+                buffer[row, :, self._filled - len(prefix) : self._filled] = getattr(prefix, kind)[layer]
+        return buffer
+
+    def _seeing(self, queries: int) -> _Batch:
+        """This pass, for the next `queries` tokens."""
+        valid = self._valid[:, : self._filled + queries]
+        self.allowed = _causal(valid, queries) if queries > 1 else valid[:, None]
+        return self
+
+    def _retain(self, keep: Sequence[int]) -> None:
+        self._slots = [self._slots[slot] for slot in keep]
+        self._shared = [self._shared[slot] for slot in keep]
+        index = torch.tensor(keep, device=self._at.device)
+        self._valid, self._at = self._valid[index], self._at[index]
+        self._buffers = {layer: (k[index], v[index]) for layer, (k, v) in self._buffers.items()}
+        self._sampler.keep(keep)
+        self.groups = self._grouped()
+
+    def _grouped(self) -> list[tuple[int, Prefix | None]]:
+        return [(len(list(same)), prefix) for prefix, same in groupby(self._shared)]
+
+
+class ReferenceDecoder:
+    """The model's own `generate` on full input embeddings."""
+
+    def __init__(self, model: Any, ends: Sequence[int]) -> None:
+        self._model, self._ends = model, list(ends)
+        self._embedding = model.get_input_embeddings()
+
+    @torch.no_grad()
+    def decode(self, starts: Sequence[Start], on_token: OnToken | None = None) -> list[list[int]]:
+        embeds, valid = left_padded([self._whole(s) for s in starts])
+        found = self._model.generate(
+            inputs_embeds=embeds,
+            attention_mask=valid.long(),
+            max_new_tokens=max(s.most for s in starts),
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            pad_token_id=self._ends[0],
+            eos_token_id=self._ends,
+            logits_processor=LogitsProcessorList([_Noise(starts, embeds.device)]),
+            stopping_criteria=StoppingCriteriaList([_Stop(starts)]),
+            streamer=_Tokens(on_token) if on_token else None,
+        )
+        return [_until(row, self._ends)[: s.most] for s, row in zip(starts, found.tolist(), strict=True)]
+
+    def logits(self, starts: Sequence[Start], keep: int) -> torch.Tensor:
+        embeds, valid = left_padded([self._whole(s) for s in starts])
+        found: torch.Tensor = self._model(
+            inputs_embeds=embeds, attention_mask=valid.long(), position_ids=positions(valid), logits_to_keep=keep, use_cache=False
+        ).logits
+        return found
+
+    def _whole(self, start: Start) -> torch.Tensor:
+        ids = torch.tensor(start.fixed, dtype=torch.long, device=start.rest.device)
+        return torch.cat([self._embedding(ids).to(start.rest.dtype), start.rest])
+
+
+class _Noise(LogitsProcessor):
+    def __init__(self, starts: Sequence[Start], device: torch.device) -> None:
+        self._sampler = RowSampler([s.temperature for s in starts], [s.seed for s in starts], device)
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        return self._sampler.noisy(scores)  # type: ignore[return-value]
+
+
+class _Stop(StoppingCriteria):
+    def __init__(self, starts: Sequence[Start]) -> None:
+        self._starts = starts
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **_: Any) -> torch.BoolTensor:
+        return torch.tensor([s.stop.is_set() for s in self._starts], device=input_ids.device)  # type: ignore[return-value]
+
+
+class _Tokens(BaseStreamer):
+    def __init__(self, on_token: OnToken) -> None:
+        self._on_token = on_token
+
+    def put(self, value: torch.Tensor) -> None:
+        for token in value.flatten().tolist():
+            self._on_token(token)
+
+    def end(self) -> None: ...
+
+
+def choose(model: Any, ends: Sequence[int]) -> tuple[Decoder, str]:
+    """Our loop if the model can take it and agrees with its own `generate` on a trial; why it does not otherwise."""
+    reference = ReferenceDecoder(model, ends)
+    problem = _unfit(model.config.get_text_config())
+    if not problem:
+        shared = SharedDecoder(model, ends)
+        try:
+            problem = _disagreement(shared, reference, model)
+        except Exception as error:  # whatever the model's code makes of a call that it was not written for
+            problem = f"a trial ended in {type(error).__name__}"
+    return (reference, problem) if problem else (SharedDecoder(model, ends), "")
+
+
+def _unfit(config: Any) -> str:
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if kinds - {"full_attention"}:
+        return f"it has layers of kind {', '.join(sorted(kinds - {'full_attention'}))}"
+    if not kinds and getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+        return "it has sliding-window attention"
+    return ""
+
+
+@torch.no_grad()
+def _disagreement(shared: SharedDecoder, reference: ReferenceDecoder, model: Any) -> str:
+    """Logits of rows of several lengths on a shared beginning, and in float32 the tokens that follow."""
+    embedding = model.get_input_embeddings()
+    ids = (torch.arange(24, device=embedding.weight.device) * 7919) % embedding.weight.shape[0]
+    fixed = tuple(ids[:12].tolist())
+    starts = [Start(fixed, embedding(ids[12:n]), most=6) for n in (15, 24, 13)]
+    ours, theirs = shared.logits(starts, 1).float(), reference.logits(starts, 1).float()
+    exact = embedding.weight.dtype == torch.float32
+    if not bool((ours - theirs).abs().max() <= (1e-3 if exact else 0.1) * theirs.abs().max()):
+        return "its logits differ in a trial"
+    if exact and shared.decode(starts) != reference.decode(starts):
+        return "its tokens differ in a trial"
+    return ""
+
+
+# ---------------------------------------------------------------------- tensors
+
+
+def left_padded(rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Zero rows in front (never NaN: zero attention times NaN is NaN), and what is not padding; [batch, length, ...]."""
+    longest = max(map(len, rows))
+    padded = torch.stack([pad(r, (0, 0, longest - len(r), 0)) for r in rows])
+    lengths = torch.tensor([len(r) for r in rows], device=padded.device)
+    return padded, torch.arange(longest, device=padded.device) >= longest - lengths[:, None]
+
+
+def positions(valid: torch.Tensor) -> torch.Tensor:
+    return (valid.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def _causal(valid: torch.Tensor, queries: int | None = None) -> torch.Tensor:
+    """What the last `queries` of the keys see: valid ones up to themselves. Padding sees itself, for a softmax over nothing
+    is NaN. [batch, queries, keys]"""
+    keys = valid.shape[1]
+    ahead = torch.ones(keys, keys, dtype=torch.bool, device=valid.device).tril()[keys - (queries or keys) :]
+    itself = torch.eye(keys, dtype=torch.bool, device=valid.device)[keys - (queries or keys) :]
+    return (ahead & valid[:, None]) | itself
+
+
+def _until(row: list[int], ends: Sequence[int]) -> list[int]:
+    end = next((i for i, token in enumerate(row) if token in ends), len(row))
+    return row[: end + 1]
