@@ -64,7 +64,7 @@ class QualityConfig(_Part):
     shortest: int = Field(3, ge=1, description="fewest words")
     repeats: float = Field(0.35, ge=0, le=1, description="largest share of repeated word 4-grams")
     floor: float | Literal["auto"] | None = Field("auto", description="lowest mean log-likelihood; auto: the model profile's")
-    slack: float = Field(0.1, ge=0, description="nats below the profile's floor that are still accepted")
+    slack: float = Field(0.2, ge=0, description="nats below the profile's floor that are still accepted")
     refusal_threshold: float = Field(0.5, ge=0, le=1, description="from this refusal score on, an answer is not helpful")
 
 
@@ -84,7 +84,7 @@ class GuardConfig(_Part):
     gate_seconds: float = Field(10.0, gt=0, description="time limit of one gate call")
     guide: tuple[Member, ...] = (Member(use="lite"),)
     guide_combine: Combine = "any"
-    steerers: tuple[Use, ...] = (Use(use="prefill"), Use(use="embedding"))
+    steerers: tuple[Use, ...] = (Use(use="erase"), Use(use="prefill"), Use(use="embedding"))
     budget: BudgetConfig = BudgetConfig()
     generation: GenerationConfig = GenerationConfig()
     quality: QualityConfig = QualityConfig()

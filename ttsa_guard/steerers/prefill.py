@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.profile import ModelProfile, Opening, OpeningKind
 from ttsa_guard.steerers.base import Candidate, Task
+from ttsa_guard.steerers.goals import find_turn
 
 KINDS: tuple[OpeningKind, ...] = ("answer", "redirect", "refusal")
 
@@ -17,7 +18,8 @@ KINDS: tuple[OpeningKind, ...] = ("answer", "redirect", "refusal")
 class PrefillOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    openings: int = Field(8, ge=1, description="openings tried, in one batch")
+    openings: int = Field(6, ge=1, description="openings tried, in one batch")
+    always: bool = Field(False, description="also for an answer that began harmlessly, whose opening is not at fault")
 
 
 class Prefill:
@@ -31,7 +33,7 @@ class Prefill:
 
     async def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
         openings = mixed_openings(task.profile, min(self.options.openings, task.spend.generations_left))
-        if not openings:
+        if not openings or not (self.options.always or await find_turn(task) is None):
             return
         requests = [task.base.having(opening=task.after_shown(o.text), seed=task.seed + i) for i, o in enumerate(openings)]
         yield await task.propose(requests, [f"opening {o.text!r}" for o in openings])
