@@ -30,9 +30,9 @@ def measure(examples: Sequence[Example], network: Network) -> dict[str, Any]:
     world = World.load()
     scorers: dict[str, Scorer] = {"second_opinion": network.scores, "lite": Lite().scores}
     scores = {name: scorer([e.text for e in examples]) for name, scorer in scorers.items()}
-    report: dict[str, Any] = {
-        head: _head(examples, {n: s[:, i] for n, s in scores.items()}, head) for i, head in enumerate(HEADS)
-    }
+    report: dict[str, Any] = {}
+    for column, head in enumerate(HEADS):
+        report[head] = _head(examples, {name: s[:, column] for name, s in scores.items()}, head)
     report["flagged"] = _flagged(examples, {name: _flags(s) for name, s in scores.items()})
     report["kappa"] = _agreement(examples, *(_flags(s) for s in scores.values()))
     report["world"] = {f"{split} topics": _world(world, network.scores, split) for split in ("seen", "unseen")}

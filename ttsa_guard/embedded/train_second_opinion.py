@@ -47,7 +47,8 @@ class Trained(nn.Module):
 
     def __init__(self, vectors: NDArray[np.float32]) -> None:
         super().__init__()
-        self.vectors = nn.Embedding.from_pretrained(torch.from_numpy(vectors), freeze=False)
+        self.vectors = nn.Embedding(*vectors.shape)
+        self.vectors.weight.data.copy_(torch.from_numpy(vectors))
         self.filters = nn.Linear(WIDTH * DIMENSIONS, FILTERS)
         self.hidden = nn.Linear(2 * FILTERS, HIDDEN)
         self.heads = nn.Linear(HIDDEN, len(HEADS))
@@ -90,7 +91,7 @@ def _pooled(filtered: Tensor, starts: NDArray[np.int64]) -> Tensor:
     return torch.cat([torch.segment_reduce(filtered, how, lengths=lengths, axis=0) for how in ("max", "mean")], dim=1)
 
 
-def fit(network: Trained, examples: Sequence[Example], names: Sequence[str], *, epochs: int, seed: int, console: Console) -> None:
+def fit(network: Trained, examples: Sequence[Example], names: Sequence[str], *, epochs: int, console: Console) -> None:
     """Train all heads at once; a label that is not known does not count."""
     index = {word: i for i, word in enumerate(names, FIRST_WORD)}
     labels = torch.tensor([[getattr(e, head) for head in HEADS] for e in examples], dtype=torch.float32)
@@ -107,7 +108,7 @@ def fit(network: Trained, examples: Sequence[Example], names: Sequence[str], *, 
             losses = F.binary_cross_entropy_with_logits(logits, labels[rows].clamp(min=0), reduction="none")
             loss = (losses * weights[rows]).sum() / BATCH
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
             total += loss.item()
@@ -141,7 +142,7 @@ def build(data: Path, out: Path, console: Console, *, domain: int, epochs: int, 
     chat += [e.text for e in training]
     vectors = word_vectors.learn(chat, names, dimensions=DIMENSIONS, seed=seed, console=console)
     network = Trained(vectors)
-    fit(network, training, names, epochs=epochs, seed=seed, console=console)
+    fit(network, training, names, epochs=epochs, console=console)
     validation = [e for e in labelled if e.part == "validation"]
     arrays = network.stored() | {"words": np.frombuffer(" ".join(names).encode(), np.uint8)}
     _write(out, arrays, np.ones(len(HEADS)))

@@ -150,17 +150,16 @@ class Network:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
             names = arrays.pop("words").tobytes().decode().split(" ")
-            if len(arrays["vectors"]) != FIRST_WORD + len(names):
-                raise ValueError(f"{len(names)} words but {len(arrays['vectors'])} vectors")
             vectors = arrays.pop("vectors") * arrays.pop("scales").astype(np.float32)[:, None]
+            if len(vectors) != FIRST_WORD + len(names):
+                raise ValueError(f"{len(names)} words but {len(vectors)} vectors")
             tables = tuple(vectors @ kernel.astype(np.float32) for kernel in arrays.pop("kernels"))
-            found = cls(
-                {w: i for i, w in enumerate(names, FIRST_WORD)}, tables, **{k: v.astype(np.float32) for k, v in arrays.items()}
-            )
-            found.scores(["."])
+            index = {word: i for i, word in enumerate(names, FIRST_WORD)}
+            network = cls(index, tables, **{name: array.astype(np.float32) for name, array in arrays.items()})
+            network.scores(["."])
         except (OSError, EOFError, BadZipFile, KeyError, TypeError, ValueError, IndexError) as error:
             raise ModelError(f"cannot read the second opinion's weights: {error}", hint="reinstall ttsa-guard") from error
-        return found
+        return network
 
     def scores(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Scores in [0, 1], [texts, 3]."""
