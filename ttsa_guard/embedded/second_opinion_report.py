@@ -37,7 +37,7 @@ def measure(examples: Sequence[Example], network: Network) -> dict[str, Any]:
     report["kappa"] = _agreement(examples, *(_flags(s) for s in scores.values()))
     report["world"] = {f"{split} topics": _world(world, network.scores, split) for split in ("seen", "unseen")}
     report["broken"] = {name: _broken(world, scorer) for name, scorer in scorers.items()}
-    report["temperature"] = dict(zip(HEADS, network.temperature.round(3).tolist(), strict=True))
+    report["temperature"] = dict(zip(HEADS, network.temperature.astype(np.float64).round(3).tolist(), strict=True))
     return report
 
 
