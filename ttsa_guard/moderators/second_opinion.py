@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -37,7 +37,8 @@ WIDTH = 3
 """Neighbouring words that the convolution sees at once."""
 _TOKEN = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*|\d+|[.!?]+|[,;:\n]")
 _STOPS = frozenset(".!?\n")
-_BATCH = 64
+_BATCH_CHARACTERS = 50_000
+"""Of the texts that are scored at once, which bounds the memory that a batch of long ones takes."""
 
 
 class SecondOpinionOptions(BaseModel):
@@ -167,7 +168,7 @@ class Network:
 
     def logits(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Logits before the temperature, [texts, 3]: the worst window for harm and toxicity, the first passage for refusal."""
-        rows = [self._logits(texts[i : i + _BATCH]) for i in range(0, len(texts), _BATCH)]
+        rows = [self._logits(batch) for batch in _batches(texts)]
         return np.concatenate(rows).astype(np.float64) if rows else np.zeros((0, len(HEADS)))
 
     def _logits(self, texts: Sequence[str]) -> Floats:
@@ -186,6 +187,19 @@ class Network:
         padded = np.pad(ids, WIDTH // 2, constant_values=EDGE)
         total = sum(table[padded[j : j + ids.size]] for j, table in enumerate(self.tables))
         return np.maximum(total + self.filter_bias, 0.0)
+
+
+def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        if batch and size + len(text) > _BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+        batch.append(text)
+        size += len(text)
+    if batch:
+        yield batch
 
 
 def _pooled(filtered: Floats, starts: Ints) -> Floats:
