@@ -12,7 +12,7 @@ import json
 import random
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -53,20 +53,22 @@ class Example:
     toxicity: int = UNKNOWN
     refusal: int = UNKNOWN
     weight: float = 1.0
+    prompt: str = ""
+    """What it answers, where that is known and many answers share it."""
 
 
-def check_layout(data: Path) -> None:
+def check_layout(data: Path, sources: Mapping[str, tuple[str, str, str]] = SOURCES) -> None:
     """Raises: UsageError: a data set is not where it is expected."""
-    for folder, (files, origin, _) in SOURCES.items():
+    for folder, (files, origin, _) in sources.items():
         for pattern in files.split(", "):
             if not any((data / folder).glob(pattern)):
                 raise UsageError(f"no file {folder}/{pattern} under {data}", hint=f"it comes from github.com/{origin}")
 
 
-def examples(data: Path) -> Iterator[Example]:
-    """All examples of all sources; rows appear in the same order in every run."""
+def examples(data: Path, *, to_benchmarks: bool = False) -> Iterator[Example]:
+    """All examples of all sources, answers to prompts of benchmarks only if asked for; in the same order in every run."""
     check_layout(data)
-    listed = _benchmark_prompts(data)
+    listed = [] if to_benchmarks else _benchmark_prompts(data)
     near: dict[str, bool] = {}
 
     def banned(prompt: str) -> bool:
@@ -96,11 +98,11 @@ def _part(prompt: str) -> Part:
     return "train" if share < 65 else "validation" if share < 75 else "test"
 
 
-def _json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _rows(path: Path, delimiter: str = ",") -> list[dict[str, str]]:
+def read_rows(path: Path, delimiter: str = ",") -> list[dict[str, str]]:
     csv.field_size_limit(1 << 24)
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         return list(csv.DictReader(file, delimiter=delimiter, quoting=csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL))
@@ -108,101 +110,108 @@ def _rows(path: Path, delimiter: str = ",") -> list[dict[str, str]]:
 
 def _benchmark_prompts(data: Path) -> list[frozenset[str]]:
     raw = data / "refusal_direction" / "dataset" / "raw"
-    prompts = [row["prompt"] for row in _rows(data / "xstest" / "xstest_prompts.csv")]
+    prompts = [row["prompt"] for row in read_rows(data / "xstest" / "xstest_prompts.csv")]
     for path in sorted(raw.glob("*.csv")):
         columns = ("goal", "Goal", "Behavior", "forbidden_prompt")
-        prompts += [row[c] for row in _rows(path) for c in columns if row.get(c)]
+        prompts += [row[c] for row in read_rows(path) for c in columns if row.get(c)]
     for path in sorted(raw.glob("*.json")):
-        prompts += _json(path)
+        prompts += read_json(path)
     return [frozenset(normal(p).split()) for p in prompts]
 
 
-def _weak_refusal(text: str) -> bool:
+def weak_refusal(text: str) -> bool:
     """Whether an answer opens like a refusal; only used where another label agrees."""
     return bool(_REFUSES.search(text[:250].lower().replace("\u2019", "'")))
 
 
 def _gptfuzz(folder: Path, banned: Callable[[str], bool]) -> Iterator[Example]:
-    questions = [row["text"] for row in _rows(folder / "question_list.csv")]
+    questions = [row["text"] for row in read_rows(folder / "question_list.csv")]
     for name in ("train.csv", "evaluate.csv"):
-        for row in _rows(folder / name):
-            question, harm, says_no = questions[int(row["question"])], int(row["label"]), _weak_refusal(row["Response"])
+        for row in read_rows(folder / name):
+            question, harm, says_no = questions[int(row["question"])], int(row["label"]), weak_refusal(row["Response"])
             refusal = UNKNOWN if harm == int(says_no) else int(says_no)
             part: Part = "validation" if zlib.crc32(question.encode()) % 10 == 0 else "train"
             if name == "evaluate.csv":
                 part = "test"
             if not banned(question):
-                yield Example(row["Response"], "gptfuzz", part, harm, UNKNOWN, refusal)
+                yield Example(row["Response"], "gptfuzz", part, harm, UNKNOWN, refusal, prompt=question)
 
 
 def _diasafety(folder: Path) -> Iterator[Example]:
     for name, part in (("train", "train"), ("val", "validation"), ("test", "test")):
-        for row in _json(folder / f"{name}.json"):
+        for row in read_json(folder / f"{name}.json"):
             harm = int(row["label"] == "Unsafe")
             toxic = {"Offending User": harm, "Toxicity Agreement": UNKNOWN}.get(row["category"], UNKNOWN if harm else 0)
             # Weighs less: half of these labels depend on a context that the moderator does not see.
             yield Example(row["response"], "DiaSafety", part, harm, toxic, UNKNOWN, 0.8)  # type: ignore[arg-type]
 
 
+def tweet(row: Mapping[str, str]) -> str:
+    """The text of a row of Davidson's tweets, without whom it is addressed to."""
+    return re.sub(r"^(RT )?(@\S+ ?)*", "", row["tweet"].strip('"'))
+
+
 def _davidson(folder: Path) -> Iterator[Example]:
-    for row in _rows(folder / "labeled_data.csv"):
+    for row in read_rows(folder / "labeled_data.csv"):
         # A quarter, since tweets are not answers and most of them are offensive; all of the few that are neither.
         if row["class"] != "1" or zlib.crc32(row["tweet"].encode()) // 128 % 5 == 0:
-            text = re.sub(r"^(RT )?(@\S+ ?)*", "", row["tweet"].strip('"'))
-            yield Example(text, "davidson-hate", _part(row["tweet"]), UNKNOWN, int(row["class"] != "2"), UNKNOWN, 0.6)
+            yield Example(tweet(row), "davidson-hate", _part(row["tweet"]), UNKNOWN, int(row["class"] != "2"), UNKNOWN, 0.6)
 
 
 def _just_eval(folder: Path, banned: Callable[[str], bool]) -> Iterator[Example]:
     for path in sorted((folder / "safety_scores").glob("*.json")):
-        for row in _json(path):
+        for row in read_json(path):
             score = str((row["parsed_result"].get("safety") or {}).get("score", ""))
             if score in {"1", "2", "4", "5"} and not banned(row["input"]):
-                harm, says_no = int(score in {"1", "2"}), _weak_refusal(row["output_cand"])
+                harm, says_no = int(score in {"1", "2"}), weak_refusal(row["output_cand"])
                 refusal = UNKNOWN if harm == int(says_no) else int(says_no)
-                yield Example(row["output_cand"], "just-eval safety", _part(row["input"]), harm, 0, refusal)
+                part = _part(row["input"])
+                yield Example(row["output_cand"], "just-eval safety", part, harm, 0, refusal, prompt=row["input"])
     for path in sorted((folder / "outputs").glob("*.json")):
-        for row in _json(path):
+        for row in read_json(path):
             wanted = row["dataset"] not in {"MaliciousInstruct", "hh-rlhf/red-team-attempts", "lima"}
             if wanted and zlib.crc32(f"{path.name}{row['id']}".encode()) % 2 == 0 and not banned(row["instruction"]):
-                yield _harmless(row["output"], "just-eval answers", row["instruction"])
+                yield harmless(row["output"], "just-eval answers", row["instruction"])
 
 
 def _refusal_direction(folder: Path, banned: Callable[[str], bool]) -> Iterator[Example]:
     for path in sorted((folder / "completions").glob("*/*_evaluations.json")):
-        for row in _json(path)["completions"]:
+        for row in read_json(path)["completions"]:
             refusal = 1 - int(row["is_jailbreak_substring_matching"])
             if path.name.startswith("jailbreakbench"):
                 harm = int(row["is_jailbreak_llamaguard2"])
-                yield Example(row["response"], "JailbreakBench", "unrelated", harm, UNKNOWN, refusal)
+                yield Example(row["response"], "JailbreakBench", "unrelated", harm, UNKNOWN, refusal, prompt=row["prompt"])
             elif not banned(row["prompt"]):
-                yield Example(row["response"], "refusal_direction", _part(row["prompt"]), 0, 0, refusal)
+                part = _part(row["prompt"])
+                yield Example(row["response"], "refusal_direction", part, 0, 0, refusal, prompt=row["prompt"])
 
 
-def _harmless(text: str, source: str, prompt: str) -> Example:
-    return Example(text, source, _part(prompt), 0, 0, UNKNOWN if _weak_refusal(text) else 0)
+def harmless(text: str, source: str, prompt: str) -> Example:
+    return Example(text, source, _part(prompt), 0, 0, UNKNOWN if weak_refusal(text) else 0, prompt=prompt)
 
 
 def _ordinary(data: Path) -> Iterator[Example]:
-    for row in _json(data / "dolly" / "dolly_3k.json"):
-        yield _harmless(row["output"], "dolly", row["instruction"])
-    for row in _rows(data / "dolly" / "databricks_dolly_15k.csv"):
-        yield _harmless(row["response"], "dolly", row["instruction"])
-    for row in _json(data / "GPTeacher" / "roleplay-simple-deduped-roleplay-instruct.json"):
-        yield _harmless(row["response"], "GPTeacher", row["instruction"])
+    for row in read_json(data / "dolly" / "dolly_3k.json"):
+        yield harmless(row["output"], "dolly", row["instruction"])
+    for row in read_rows(data / "dolly" / "databricks_dolly_15k.csv"):
+        yield harmless(row["response"], "dolly", row["instruction"])
+    for row in read_json(data / "GPTeacher" / "roleplay-simple-deduped-roleplay-instruct.json"):
+        yield harmless(row["response"], "GPTeacher", row["instruction"])
     for path in sorted((data / "personalitychat").glob("qna_chitchat_the_*.tsv")):
-        for row in _rows(path, "\t"):
-            yield _harmless(row["Answer"], "personalitychat", row["Question"])
+        for row in read_rows(path, "\t"):
+            yield harmless(row["Answer"], "personalitychat", row["Question"])
     rng = random.Random(0)
     with gzip.open(data / "self-dialogue" / "self_dialogues.jsonl.gz", "rt", encoding="utf-8") as file:
         for line in file:
             turns = json.loads(line)["turns"]
             if rng.random() < 0.12 and turns:
-                yield _harmless(" ".join(turns[1 : rng.randint(2, 6)]), "self-dialogue", turns[0])
+                yield harmless(" ".join(turns[1 : rng.randint(2, 6)]), "self-dialogue", turns[0])
 
 
 def _xstest(folder: Path) -> Iterator[Example]:
     for path in sorted((folder / "model_completions").glob("*.csv")):
-        for row in _rows(path):
+        for row in read_rows(path):
             complied, refused = row["final_label"].startswith("1"), row["final_label"].startswith("2")
             unsafe, refusal = row["type"].startswith("contrast"), int(refused) if complied or refused else UNKNOWN
-            yield Example(row["completion"], "XSTest", "unrelated", int(complied and unsafe), UNKNOWN, refusal)
+            harm = int(complied and unsafe)
+            yield Example(row["completion"], "XSTest", "unrelated", harm, UNKNOWN, refusal, prompt=row["prompt"])

@@ -1,0 +1,220 @@
+"""A second opinion on answers: word vectors, a small convolution and three heads, shipped in the wheel, NumPy only.
+
+It shares neither features nor training rows with the lite moderator, so it can judge what a search against lite came up
+with. How it was trained and what it is worth: ``ttsa_guard/embedded/SECOND_OPINION_CARD.md``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from ttsa_guard.errors import ModelError
+from ttsa_guard.moderators.lite import HEADS, probabilities
+from ttsa_guard.plugins import Register, hookimpl
+from ttsa_guard.verdict import Verdict
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+EDGE, UNKNOWN_WORD, FIRST_WORD = 0, 1, 2
+"""Ids: before and after a text, a word that is not in the vocabulary, the first word of the vocabulary."""
+PASSAGE = 128
+"""Words of a passage: a text is as bad as its worst one, however long it is."""
+SENTENCE = 48
+"""Words after which a sentence without an end is cut."""
+WIDTH = 3
+"""Neighbouring words that the convolution sees at once."""
+_TOKEN = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*|\d+|[.!?]+|[,;:\n]")
+_STOPS = frozenset(".!?\n")
+_BATCH_CHARACTERS = 50_000
+"""Of the texts that are scored at once, which bounds the memory that a batch of long ones takes."""
+
+
+class SecondOpinionOptions(BaseModel):
+    """Settings of the second opinion."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    threshold: float = Field(0.5, ge=0, le=1, description="from this score on, an answer is flagged")
+
+
+class SecondOpinion:
+    """Flags an answer whose worst sentence or passage looks harmful or abusive.
+
+    The score is the larger of `harm` and `toxicity`. `refusal`, which judges the first passage, is reported beside them
+    and is no part of the score.
+    """
+
+    name = "second_opinion"
+
+    def __init__(self, options: SecondOpinionOptions | None = None) -> None:
+        """Read the weights that ship with the package (once for each process).
+
+        Raises:
+            ModelError: the weights are missing or damaged.
+        """
+        self.options = options or SecondOpinionOptions()
+        self._network = _shipped()
+
+    def scores(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """Scores in [0, 1], [texts, 3], columns in the order of `lite.HEADS`."""
+        return self._network.scores(texts)
+
+    async def moderate(self, texts: Sequence[str], *, prompts: Sequence[str]) -> list[Verdict]:
+        """One verdict for each text; `prompts` are not looked at."""
+        del prompts
+        scores = await asyncio.to_thread(self.scores, texts)
+        return [self._verdict(row) for row in scores.tolist()]
+
+    def _verdict(self, row: list[float]) -> Verdict:
+        categories = dict(zip(HEADS, row, strict=True))
+        worst = max(categories["harm"], categories["toxicity"])
+        return Verdict.scored(self.name, worst, threshold=self.options.threshold, categories=categories)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Words of a batch of texts in one row, and the windows in it: sentences first, then passages.
+
+    `starts[k]` are the places where sentences (k = 0) and passages (k = 1) begin; each ends where the next begins.
+    `owner[w]` is the text of window w; `first[t]` is the window that is the first passage of text t.
+    """
+
+    ids: Ints
+    starts: tuple[Ints, Ints]
+    owner: Ints
+    first: Ints
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words, numbers (all ``0``), punctuation and line ends of `text`."""
+    plain = unicodedata.normalize("NFKC", text).replace("\u2019", "'").lower()
+    return ["0" if token[0].isdigit() else token if token[0].isalpha() else token[0] for token in _TOKEN.findall(plain)]
+
+
+def lay_out(texts: Sequence[str], index: Mapping[str, int]) -> Layout:
+    """Words of a non-empty batch of any texts as ids of `index`, with an `EDGE` before and after each text."""
+    ids: list[int] = []
+    starts: tuple[list[int], list[int]] = ([], [])
+    owners: tuple[list[int], list[int]] = ([], [])
+    first = []
+    for text, tokens in enumerate(map(words, texts)):
+        begin, sentence = len(ids), len(ids)
+        cuts = [begin]
+        for place, (before, token) in enumerate(pairwise(tokens), begin + 2):
+            if (before in _STOPS and token not in _STOPS) or place - sentence >= SENTENCE:
+                cuts.append(sentence := place)
+        ids += [EDGE, *(index.get(token, UNKNOWN_WORD) for token in tokens), EDGE]
+        first.append(len(starts[1]))
+        # The last passage takes in a rest that is too short to be one.
+        passages = range(begin, max(begin + 1, len(ids) - PASSAGE // 2), PASSAGE)
+        for kind, found in enumerate((cuts, passages)):
+            starts[kind].extend(found)
+            owners[kind].extend([text] * len(found))
+    places = (np.array(starts[0], np.int64), np.array(starts[1], np.int64))
+    owner = np.array(owners[0] + owners[1], np.int64)
+    return Layout(np.array(ids, np.int64), places, owner, np.array(first, np.int64) + len(places[0]))
+
+
+@dataclass(frozen=True)
+class Network:
+    """The trained network. `tables[j]` [words, filters] is what a word adds to the filters as the j-th of `WIDTH` words."""
+
+    index: Mapping[str, int]
+    tables: tuple[Floats, ...]
+    filter_bias: Floats
+    hidden: Floats
+    hidden_bias: Floats
+    heads: Floats
+    heads_bias: Floats
+    temperature: Floats
+
+    @classmethod
+    def read(cls, path: Path) -> Network:
+        """Read what `train_second_opinion` wrote.
+
+        Raises:
+            ModelError: it is missing or damaged.
+        """
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in stored.files}
+            names = arrays.pop("words").tobytes().decode().split(" ")
+            vectors = arrays.pop("vectors") * arrays.pop("scales").astype(np.float32)[:, None]
+            if len(vectors) != FIRST_WORD + len(names):
+                raise ValueError(f"{len(names)} words but {len(vectors)} vectors")
+            tables = tuple(vectors @ kernel.astype(np.float32) for kernel in arrays.pop("kernels"))
+            index = {word: i for i, word in enumerate(names, FIRST_WORD)}
+            network = cls(index, tables, **{name: array.astype(np.float32) for name, array in arrays.items()})
+            network.scores(["."])
+        except (OSError, EOFError, BadZipFile, KeyError, TypeError, ValueError, IndexError) as error:
+            raise ModelError(f"cannot read the second opinion's weights: {error}", hint="reinstall ttsa-guard") from error
+        return network
+
+    def scores(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """Scores in [0, 1], [texts, 3]."""
+        return probabilities(self.logits(texts), self.temperature)
+
+    def logits(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """Logits before the temperature, [texts, 3]: the worst window for harm and toxicity, the first passage for refusal."""
+        rows = [self._logits(batch) for batch in _batches(texts)]
+        return np.concatenate(rows).astype(np.float64) if rows else np.zeros((0, len(HEADS)))
+
+    def _logits(self, texts: Sequence[str]) -> Floats:
+        layout = lay_out(texts, self.index)
+        filtered = self._filtered(layout.ids)
+        windows = np.concatenate([_pooled(filtered, starts) for starts in layout.starts])
+        logits = np.maximum(windows @ self.hidden + self.hidden_bias, 0.0) @ self.heads + self.heads_bias
+        worst = np.full((len(texts), len(HEADS)), -np.inf, np.float32)
+        np.maximum.at(worst, layout.owner, logits)
+        refusal = HEADS.index("refusal")
+        worst[:, refusal] = logits[layout.first, refusal]
+        return worst
+
+    def _filtered(self, ids: Ints) -> Floats:
+        """Filter outputs at every word, [words, filters]."""
+        padded = np.pad(ids, WIDTH // 2, constant_values=EDGE)
+        total = sum(table[padded[j : j + ids.size]] for j, table in enumerate(self.tables))
+        return np.maximum(total + self.filter_bias, 0.0)
+
+
+def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        if batch and size + len(text) > _BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+        batch.append(text)
+        size += len(text)
+    if batch:
+        yield batch
+
+
+def _pooled(filtered: Floats, starts: Ints) -> Floats:
+    """Maximum and mean of the filters over each window, [windows, 2 * filters]."""
+    sizes = np.diff(starts, append=len(filtered))[:, None].astype(np.float32)
+    means = np.add.reduceat(filtered, starts) / sizes
+    return np.concatenate([np.maximum.reduceat(filtered, starts), means], axis=1)
+
+
+@lru_cache(maxsize=1)
+def _shipped() -> Network:
+    return Network.read(Path(__file__).parents[1] / "embedded" / "second_opinion.npz")
+
+
+@hookimpl
+def ttsa_register_moderators(register: Register) -> None:
+    """Offer the moderator as ``use: second_opinion``."""
+    register("second_opinion", SecondOpinion, options=SecondOpinionOptions)
