@@ -1,0 +1,49 @@
+"""``ttsa-guard bench``: ways of mending flagged answers, side by side."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ttsa_guard.cli import common
+
+app = typer.Typer(no_args_is_help=True)
+Arms = Annotated[list[str] | None, typer.Option("--arm", help="Only this arm; several times.", show_default=False)]
+
+
+@app.callback()
+def _group() -> None:
+    """Compare ways of mending flagged answers under one budget."""
+
+
+@app.command()
+def run(
+    config: Annotated[str, typer.Argument(help="YAML file, or 'embedded' or 'quick', which ship.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder of the results.", show_default=False)],
+    data: Annotated[Path | None, typer.Option(help="Folder with the public data sets.", show_default=False)] = None,
+    arm: Arms = None,
+    n: Annotated[
+        int | None, typer.Option(min=1, help="Prompts of each kind; default: the settings'.", show_default=False)
+    ] = None,
+    together: Annotated[int, typer.Option(min=1, help="Answers reviewed at once; more than one blurs the seconds.")] = 1,
+) -> None:
+    """Run a benchmark; one that was stopped goes on. cases.jsonl holds prompts and flagged answers: do not publish it unread."""
+    from ttsa_guard.bench.config import BenchConfig
+
+    settings = BenchConfig.load(config, n=n)
+    from ttsa_guard.bench.runner import Runner
+
+    words = ["ttsa-guard", "bench", "run", Path(config).name, *(["--n", str(n)] if n else []), "--out", "DIR"]
+    runner = Runner(settings, out, datasets=data, together=together, command=shlex.join(words))
+    common.hide_loading_bars()
+    with common.quiet(), common.progress() as progress:
+        asyncio.run(runner.run(progress, arms=arm or ()))
+    for name, why in runner.failed.items():
+        common.err.print(common.plain(f"arm {name} failed: {why}", "red"), soft_wrap=True)
+    common.err.print(f"see: ttsa-guard bench report {shlex.quote(str(out))}", markup=False, soft_wrap=True)
+    if runner.failed:
+        raise typer.Exit(1)
