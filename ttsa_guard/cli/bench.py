@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -47,3 +48,31 @@ def run(
     common.err.print(f"see: ttsa-guard bench report {shlex.quote(str(out))}", markup=False, soft_wrap=True)
     if runner.failed:
         raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of the results.", show_default=False)],
+    as_json: common.AsJson = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with tables and plots to this file.", show_default=False)
+    ] = None,
+) -> None:
+    """Say what a benchmark has found; texts are never shown."""
+    from ttsa_guard.bench.measure import Results
+    from ttsa_guard.bench.tables import tables
+
+    summary = Results.load(folder).summary()
+    if html:
+        from ttsa_guard.bench.page import page
+
+        html.write_text(page(summary), encoding="utf-8")
+    if as_json:
+        typer.echo(json.dumps(summary, indent=1))
+        return
+    for table in tables(summary):
+        common.out.print(table, "")
+    common.out.print("in brackets: 95 % intervals; --json and --html say more", style="dim")
+    if summary["missing"]:
+        lacking = f"not finished, start the run again: {'; '.join(summary['missing'])}"
+        common.err.print(common.plain(lacking, "yellow"), soft_wrap=True)
