@@ -82,12 +82,14 @@ class BenchConfig(_Part):
         return self
 
     def guard(self, arm: str | None = None) -> GuardConfig:
-        """The guard's settings in this arm; without one, or in one without a guard, what all arms have in common.
+        """The guard's settings in this arm; without one, or in one without a guard, the common ones and no steerers.
 
         Raises:
             ConfigError: the arm sets what is the same for every arm, or as in `GuardConfig.parse`.
         """
-        own = (arm and self.arms[arm]) or {}
+        own = self.arms[arm] if arm else None
+        if own is None:
+            own = {"steerers": []}
         for key in SHARED:
             if key in own or key in self.settings:
                 raise ConfigError(f"arm {arm!r} sets {key!r}", hint=f"{', '.join(SHARED)} are set for all arms together")

@@ -21,7 +21,7 @@ from ttsa_guard.bench.config import BenchConfig
 from ttsa_guard.bench.judges import Judge, ModeratorJudge, WorldJudge, lexical_similarity
 from ttsa_guard.errors import ConfigError, TTSAError, nearest
 from ttsa_guard.guard import Guard
-from ttsa_guard.moderators.base import moderate_safely
+from ttsa_guard.moderators.base import Moderator, moderate_safely
 from ttsa_guard.parts import make
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.record import AuditRecord, Outcome
@@ -65,11 +65,13 @@ class Runner:
         for arm in arms:
             if arm not in self.config.arms:
                 raise ConfigError(f"there is no arm {arm!r}", hint=nearest(arm, self.config.arms))
+        # The judge comes first: the backend takes longest, and a typo should show at once.
+        judge = make(self.plugins(), "moderators", self.config.judge) if self.config.judge else None
         backend = make(self.plugins(), "backends", self.config.backend)
         try:
             self._begin(backend)
             cases = await self._cases(backend, progress)
-            judges = self._judges(cases)
+            judges = _judges(cases, judge)
             done = _done(self.folder / ROWS)
             chosen = arms or list(self.config.arms)
             left = {arm: [case for case in cases if (arm, case.id) not in done] for arm in chosen}
@@ -83,7 +85,7 @@ class Runner:
                     # A foreign message may quote a text.
                     self.failed[arm] = error.message if isinstance(error, TTSAError) else type(error).__name__
         finally:
-            await backend.close()
+            await _close(backend, judge)
 
     # ------------------------------------------------------------------ steps
 
@@ -115,20 +117,11 @@ class Runner:
             config = self.config
             items = [i for s in config.data for i in data.read(s, n=config.n, seed=config.seed, folder=self.datasets)]
             guard = Guard.from_config(config.guard(), plugins=self.plugins(), backend=backend)
-            stored.save(await Collector(backend, guard.gate, guard.config).collect(items, progress), path)
+            try:
+                stored.save(await Collector(backend, guard.gate, guard.config).collect(items, progress), path)
+            finally:
+                await _close(*guard.moderators)
         return stored.load(path)
-
-    def _judges(self, cases: Sequence[Case]) -> Callable[[Case], Judge]:
-        exact = WorldJudge() if any(case.item.truth for case in cases) else None
-        judge = self.config.judge
-        other = ModeratorJudge(make(self.plugins(), "moderators", judge)) if judge else None
-
-        def of(case: Case) -> Judge:
-            found = exact if case.item.truth else other
-            assert found is not None
-            return found
-
-        return of
 
     async def _arm(
         self, arm: str, backend: Backend, todo: Sequence[Case], judges: Callable[[Case], Judge], advance: Callable[[], None]
@@ -155,6 +148,26 @@ class Runner:
                 for task in work:
                     task.cancel()
                 await asyncio.gather(*work, return_exceptions=True)
+                await _close(*guard.moderators)
+
+
+def _judges(cases: Sequence[Case], moderator: Moderator | None) -> Callable[[Case], Judge]:
+    """Which judge a case has: the exact one if there is one for it, else the moderator."""
+    exact = WorldJudge() if any(case.item.truth for case in cases) else None
+    other = ModeratorJudge(moderator) if moderator else None
+
+    def of(case: Case) -> Judge:
+        found = exact if case.item.truth else other
+        assert found is not None
+        return found
+
+    return of
+
+
+async def _close(*parts: object) -> None:
+    for part in parts:
+        if close := getattr(part, "close", None):
+            await close()
 
 
 async def _row(arm: str, case: Case, guard: Guard, outcome: Outcome | None, judge: Judge) -> dict[str, Any]:
