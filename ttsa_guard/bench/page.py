@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
@@ -45,7 +46,9 @@ def page(summary: Mapping[str, Any]) -> str:
         reading="\n".join(f"<li>{line}</li>" for line in _reading(summary["meta"]["config"])),
         quality="\n".join(_quality(groups, arms)),
         costs="\n".join(_costs(groups, arms, summary["meta"]["config"]["reference"])),
+        reference=escape(summary["meta"]["config"]["reference"]),
         tables="\n".join(_tables(summary)),
+        arms=_settings({arm: summary["meta"]["config"]["arms"][arm] for arm in arms}),
     )
 
 
@@ -121,6 +124,14 @@ def _tables(summary: Mapping[str, Any]) -> Iterable[str]:
     if columns:
         title = f"benign prompts ({benign['unflagged']} unflagged, {benign['flagged']} flagged)"
         yield _details(title, _table(columns, benign["arms"], reference), shown=True)
+
+
+def _settings(arms: Mapping[str, Any]) -> str:
+    rows = (
+        f'<tr><th scope="row">{i} {escape(arm)}</th><td class="text"><code>{escape(json.dumps(settings))}</code></td></tr>'
+        for i, (arm, settings) in enumerate(arms.items(), 1)
+    )
+    return f"<table><tbody>{''.join(rows)}</tbody></table>"
 
 
 def _details(title: str, table: str, *, shown: bool) -> str:

@@ -14,7 +14,7 @@ from ttsa_guard.errors import ConfigError
 COLOURS = ("#3b82f6", "#f08c2e", "#22a06b", "#a06be0")
 """On white and on black alike."""
 _INK = "#010203"  # replaced by the page's text colour
-_WIDTH = 5.2
+_WIDTH = 4.6
 Series = Mapping[str, Mapping[str, Mapping[str, float]]]
 """By the name of the series and by arm: value, low and high."""
 
@@ -49,37 +49,40 @@ def cost(points: Mapping[str, tuple[float, float]], arms: Sequence[str], label: 
         figure = _figure(3.7)
         panel = figure.subplots()
         most = max([x for x, _ in points.values()] or [0]) or 1.0
-        places = _apart({arm: (x / most, y / 100) for arm, (x, y) in points.items()})
         for arm, (x, y) in points.items():
-            colour = COLOURS[0 if arm == marked else 1]
-            panel.plot(x, y, "o", color=colour, markersize=5)
-            to = (places[arm][0] * most, places[arm][1] * 100)
-            line = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0}
-            panel.annotate(str(arms.index(arm) + 1), (x, y), to, ha="left", va="center", arrowprops=line)
+            panel.plot(x, y, "o", color=COLOURS[0 if arm == marked else 1], markersize=5, zorder=3 if arm == marked else 2)
+        spots: dict[tuple[float, float], list[int]] = {}
+        for arm, (x, y) in points.items():
+            spots.setdefault((round(x / most, 2), round(y / 100, 2)), []).append(arms.index(arm) + 1)
+        line = {"arrowstyle": "-", "color": "#888888", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0}
+        for (x, y), (beside, height) in _apart(list(spots)).items():
+            numbers = ", ".join(map(str, spots[x, y]))
+            place = (beside * most, height * 100)
+            panel.annotate(numbers, (x * most, y * 100), place, ha="left", va="center", arrowprops=line)
         panel.set(xlabel=label, ylabel="% good", xlim=(-0.05 * most, 1.22 * most), ylim=(-8, 108))
         return _svg(figure, f"cost {label}")
 
 
-def _apart(
-    points: Mapping[str, tuple[float, float]], *, near: float = 0.11, step: float = 0.062
-) -> dict[str, tuple[float, float]]:
-    """Places for labels on the right of their points, in units of the axes, none over another one."""
-    places: dict[str, tuple[float, float]] = {}
-    for arm, (x, y) in sorted(points.items(), key=lambda p: (p[1][1], p[1][0])):
-        column = [b for a, b in places.values() if abs(a - (x + 0.04)) < near]
-        places[arm] = (x + 0.04, _free(y, column, step))
+def _apart(points: Sequence[tuple[float, float]], *, near: float = 0.11, step: float = 0.062) -> dict[tuple[float, float], Any]:
+    """Places for labels on the right of their points, in units of the axes, none over another label or point."""
+    places: dict[tuple[float, float], Any] = {}
+    for x, y in sorted(points, key=lambda point: (point[1], point[0])):
+        beside = x + 0.04
+        column = [b for a, b in places.values() if abs(a - beside) < near]
+        column += [b for a, b in points if -0.02 < a - beside < near / 2]
+        places[x, y] = (beside, _free(y, column, step))
     return places
 
 
 def _free(y: float, taken: Sequence[float], step: float) -> float:
-    """The height closest to `y` that is `step` away from all that are taken."""
-    edges = [-9.0, *sorted(taken), 9.0]
+    """The height closest to `y` that is `step` away from all that are taken; `y` itself if there is no such place."""
+    edges = [-0.06 - step, *sorted(taken), 1.06 + step]
     gaps = [(low + step, high - step) for low, high in pairwise(edges) if high - low >= 2 * step - 1e-9]
-    return min((min(max(y, low), high) for low, high in gaps), key=lambda place: abs(place - y))
+    return min((min(max(y, low), high) for low, high in gaps), key=lambda place: abs(place - y), default=y)
 
 
 def _numbered(arms: Sequence[str]) -> list[str]:
-    return [f"{arm}  {i}" for i, arm in enumerate(arms, 1)]
+    return [f"{i}  {arm}" for i, arm in enumerate(arms, 1)]
 
 
 def _figure(height: float) -> Any:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from ttsa_guard.bench.measure import COLUMNS
 
-_SHOWN = ("good", "helpful", "swapped", "unsafe", "refusals among swaps", "generations", "decode passes", "seconds")
+_SHOWN = ("good", "helpful", "swapped", "unsafe", "generations", "decode passes", "seconds")
 _WITH_INTERVAL = ("good", "helpful")
 
 
@@ -43,11 +43,12 @@ def _group(name: str, group: Mapping[str, Any]) -> Table:
 
 
 def _table(title: str, arms: Mapping[str, Any], columns: Mapping[str, str]) -> Table:
-    table = Table(box=None, pad_edge=False, title=Text(title, style="bold"), title_justify="left")
-    table.add_column("arm")
+    table = Table(box=None, pad_edge=False, collapse_padding=True, title=Text(title, style="bold"), title_justify="left")
+    table.add_column("arm", overflow="fold", min_width=max(len(word) for arm in arms for word in arm.split()))
     for column, how in columns.items():
-        table.add_column(f"{column}, median" if how == "median" else column, justify="right")
+        words = [*column.split(), *(["%"] if how == "share" else [])]
+        table.add_column("\n".join(words), justify="right", min_width=max(map(len, words)))
     for arm, found in arms.items():
         cells = (value(how, found.get(c), interval=c in _WITH_INTERVAL) for c, how in columns.items())
-        table.add_row(Text(arm), *cells)
+        table.add_row(Text(arm), *(cell.replace(" %", "") for cell in cells))
     return table

@@ -72,7 +72,7 @@ def report(
         return
     for table in tables(summary):
         common.out.print(table, "")
-    common.out.print("in brackets: 95 % intervals; --json and --html say more", style="dim")
+    common.out.print("in brackets: 95 % intervals; seconds are medians; --json and --html say more", style="dim")
     if summary["missing"]:
         lacking = f"not finished, start the run again: {'; '.join(summary['missing'])}"
         common.err.print(common.plain(lacking, "yellow"), soft_wrap=True)
