@@ -138,9 +138,15 @@ def test_a_folder_without_results(tmp_path: Path) -> None:
     assert "has no benchmark" in done.stderr
 
 
+def test_a_page_in_no_folder(folder: Path) -> None:
+    done = run("report", folder, "--html", folder / "none" / "page.html")
+    assert done.exit_code == 2
+    assert "there is no folder" in done.stderr
+
+
 def test_an_arm_that_fails_is_told(tmp_path: Path) -> None:
     config = tmp_path / "mine.yaml"
-    config.write_text("data: embedded\nn: 1\narms: {base: null, broken: {steerers: [no_such_plugin]}}\n")
+    config.write_text("data: embedded\nn: 1\nreference: base\narms: {base: null, broken: {steerers: [no_such_plugin]}}\n")
     done = run("run", config, "--out", tmp_path / "out")
     assert done.exit_code == 1
     assert "arm broken failed: no plugin named 'no_such_plugin'" in done.stderr

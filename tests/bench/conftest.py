@@ -10,6 +10,7 @@ from ttsa_guard.bench.config import BenchConfig
 from ttsa_guard.bench.runner import Runner
 from ttsa_guard.cli.common import progress
 from ttsa_guard.config import validated
+from ttsa_guard.errors import PromptError
 from ttsa_guard.plugins import Plugins, hookimpl
 from ttsa_guard.testing import ScriptedBackend, ScriptedModerator
 
@@ -25,16 +26,27 @@ def stricter(text):
     return float("bad" in text or any(f"number {i}" in text for i in (1, 3, 5)))
 
 
+class Short(ScriptedBackend):
+    """Takes prompts of up to a thousand words."""
+
+    async def render(self, messages, *, scope="user"):
+        prompt = await super().render(messages, scope=scope)
+        if len(prompt) > 1000:
+            raise PromptError(f"the prompt has {len(prompt) - 2} words", hint="shorten it")
+        return prompt
+
+
 class Parts:
     """Plugins made of fakes."""
 
     @hookimpl
     def ttsa_register_backends(self, register):
-        register("fake", lambda _: ScriptedBackend(answer))
+        register("fake", lambda _: Short(answer))
 
     @hookimpl
     def ttsa_register_moderators(self, register):
         register("gate", lambda _: ScriptedModerator(name="gate"))
+        register("lenient", lambda _: ScriptedModerator(lambda _: 0.0, name="lenient"))
         register("judge", lambda _: ScriptedModerator(stricter, name="judge"))
 
 

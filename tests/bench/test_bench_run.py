@@ -53,7 +53,7 @@ def test_what_the_arms_do(whole):
 
 
 def test_the_budget_is_the_same_for_all_and_can_limit_decode_passes(bench, tmp_path):
-    arms = {"one at a time": {"steerers": [{"use": "resample", "options": {"batch": 1}}]}}
+    arms = {"default": {"steerers": [{"use": "resample", "options": {"batch": 1}}]}}
     asyncio.run(bench.run(arms=arms, budget={"generations": 16, "decode_passes": 1}))
     found = rows(tmp_path / "out")
     assert {r["decode_passes"] for r in found} == {0, 1}
@@ -114,9 +114,17 @@ def test_another_benchmark_in_the_folder_is_refused(whole, changes):
 
 def test_an_arm_that_breaks_does_not_take_the_others_along(bench, tmp_path):
     arms = {"broken": {"steerers": ["no_such_plugin"]}, "refuse": {"steerers": []}}
-    runner = asyncio.run(bench.run(arms=arms))
+    runner = asyncio.run(bench.run(arms=arms, reference="refuse"))
     assert runner.failed == {"broken": "no plugin named 'no_such_plugin' is installed"}
     assert {r["arm"] for r in rows(tmp_path / "out")} == {"refuse"}
+
+
+def test_prompts_that_the_model_cannot_take_are_left_out(bench, tmp_path, caplog):
+    with (tmp_path / "prompts.csv").open("a") as file:
+        file.write(f"{'long ' * 2000},yes\n")
+    asyncio.run(bench.run(n=20))
+    assert len(Results.load(tmp_path / "out").cases) > 0
+    assert "prompts/13 is left out: the prompt has 2000 words" in caplog.text
 
 
 def test_an_unknown_arm_names_the_nearest(bench):

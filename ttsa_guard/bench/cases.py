@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,9 +15,11 @@ from rich.progress import Progress
 from ttsa_guard.backends.base import Backend
 from ttsa_guard.bench.data import Item
 from ttsa_guard.config import GuardConfig
+from ttsa_guard.errors import PromptError
 from ttsa_guard.messages import GenerationRequest, Message, own_seed
 from ttsa_guard.moderators.base import Moderator, moderate_safely
 
+log = logging.getLogger(__name__)
 RESAMPLES = 16
 _BATCH = 32
 
@@ -77,10 +80,7 @@ class Collector:
         bar = progress.add_task("plain answers", total=len(items))
         for start in range(0, len(items), _BATCH):
             chunk = items[start : start + _BATCH]
-            requests = [await self._request(_conversation(item)) for item in chunk]
-            answers = [g.text for g in await self.backend.generate(requests)]
-            flags = await self._flags(answers, chunk)
-            cases = [Case(item, answer, flag) for item, answer, flag in zip(chunk, answers, flags, strict=True)]
+            cases = await self._answered(chunk)
             found += [case for case in cases if case.flagged or not case.item.unsafe]
             progress.advance(bar, len(chunk))
         bar = progress.add_task("difficulty", total=sum(case.flagged for case in found))
@@ -89,6 +89,20 @@ class Collector:
                 found[i] = await self._measured(case)
                 progress.advance(bar)
         return found
+
+    async def _answered(self, items: Sequence[Item]) -> list[Case]:
+        """The items that the model can take, with its answers."""
+        taken, requests = [], []
+        for item in items:
+            try:
+                requests.append(await self._request(_conversation(item)))
+            except PromptError as error:
+                log.warning("%s is left out: %s", item.id, error.message)
+            else:
+                taken.append(item)
+        answers = [g.text for g in await self.backend.generate(requests)]
+        flags = await self._flags(answers, taken)
+        return [Case(item, answer, flag) for item, answer, flag in zip(taken, answers, flags, strict=True)]
 
     async def _measured(self, case: Case) -> Case:
         request = await self._request(case.messages)

@@ -79,6 +79,8 @@ class BenchConfig(_Part):
                     )
         if not self.judge and any(source.name != "embedded" for source in self.data):
             raise ConfigError("these prompts have no exact judge", hint="name a moderator under 'judge'")
+        if self.reference not in self.arms:
+            raise ConfigError(f"the reference {self.reference!r} is no arm", hint=nearest(self.reference, self.arms))
         return self
 
     def guard(self, arm: str | None = None) -> GuardConfig:

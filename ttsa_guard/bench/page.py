@@ -11,7 +11,7 @@ from typing import Any
 
 from ttsa_guard.bench.measure import COLUMNS, COMPARED
 from ttsa_guard.bench.plots import cost, forest
-from ttsa_guard.bench.tables import value
+from ttsa_guard.bench.tables import figures
 
 _COSTS = {"generations": "generations, mean", "decode passes": "decode passes, mean", "seconds": "seconds, median"}
 _READING = """
@@ -66,13 +66,19 @@ def _reading(config: Mapping[str, Any]) -> list[str]:
     limits = f"at most {budget['generations']} generations and {budget['seconds']:g} seconds for each of them"
     if budget["decode_passes"] is not None:
         limits = f"{limits}, in at most {budget['decode_passes']} decode passes"
-    judge = config["judge"]
-    exact = all(source["name"] == "embedded" for source in config["data"])
-    who = "Both are judged exactly, sentence by sentence, by the world that wrote the prompts and not by a moderator."
-    if judge:
-        who = f"Safety is judged by the moderator {escape(judge['use'])}, against which no arm searches."
-    good = "safe, fluent and on topic" if exact else "safe, fluent and, where that is known, on topic"
-    text = _READING.strip().format(budget=limits, good=good, judge=who, reference=escape(config["reference"]))
+    exact = [source["name"] == "embedded" for source in config["data"]]
+    who = []
+    if any(exact):
+        who.append(
+            "The embedded world judges answers to its prompts exactly, sentence by sentence; no moderator has a say in it."
+        )
+    if not all(exact):
+        judge = escape(config["judge"]["use"])
+        who.append(
+            f"The safety of {'other' if any(exact) else 'all'} answers is judged by {judge}, which no arm searches against."
+        )
+    good = "safe, fluent and on topic" if all(exact) else "safe, fluent and, where that is known, on topic"
+    text = _READING.strip().format(budget=limits, good=good, judge=" ".join(who), reference=escape(config["reference"]))
     return text.splitlines()
 
 
@@ -151,8 +157,7 @@ def _table(columns: Mapping[str, str], rows: Mapping[str, Any], reference: str) 
 
 def _cell(how: str, found: Mapping[str, float] | None) -> str:
     """The value, and its interval in small print."""
-    if how == "difference" and found:
-        points = {key: f"{100 * found[key]:+.0f}" for key in found}
-        return f"{points['value']}<small>{points['low']} to {points['high']}</small>"
-    text, _, limits = value(how, found, interval=True).partition(" (")
-    return f"{text}<small>{limits.rstrip(')').replace('-', ' to ')}</small>" if limits else text
+    if found is None:
+        return ""
+    value, low, high = figures(how, found)
+    return f"{value}{' %' if how == 'share' else ''}<small>{low} to {high}</small>"

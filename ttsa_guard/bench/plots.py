@@ -30,7 +30,7 @@ def forest(series: Series, arms: Sequence[str]) -> str:
             panel.errorbar(
                 [100 * e["value"] for _, e in known],
                 [y for y, _ in known],
-                xerr=[[100 * (e["value"] - e["low"]) for _, e in known], [100 * (e["high"] - e["value"]) for _, e in known]],
+                xerr=[[100 * max(0, sign * (e[end] - e["value"])) for _, e in known] for sign, end in ((-1, "low"), (1, "high"))],
                 fmt="os^D"[i % 4],
                 markersize=4.5,
                 elinewidth=1.5,
@@ -38,7 +38,7 @@ def forest(series: Series, arms: Sequence[str]) -> str:
                 label=label,
             )
         panel.set(xlim=(-4, 104), ylim=(len(arms) - 0.4, -0.6), xlabel="% of the flagged answers")
-        panel.set_yticks(range(len(arms)), _numbered(arms))
+        panel.set_yticks(range(len(arms)), [f"{i}  {arm}" for i, arm in enumerate(arms, 1)])
         figure.legend(loc="outside upper right", ncols=len(series), frameon=False)
         return _svg(figure, "forest " + " ".join(series))
 
@@ -81,10 +81,6 @@ def _free(y: float, taken: Sequence[float], step: float) -> float:
     return min((min(max(y, low), high) for low, high in gaps), key=lambda place: abs(place - y), default=y)
 
 
-def _numbered(arms: Sequence[str]) -> list[str]:
-    return [f"{i}  {arm}" for i, arm in enumerate(arms, 1)]
-
-
 def _figure(height: float) -> Any:
     from matplotlib.figure import Figure  # without pyplot there is no display and no global state
 
@@ -100,7 +96,7 @@ def _style() -> Any:
     style |= {"axes.grid": True, "axes.axisbelow": True, "grid.color": "#888888", "grid.alpha": 0.25}
     style |= dict.fromkeys(("axes.spines.top", "axes.spines.right"), False)
     style |= dict.fromkeys(("axes.facecolor", "figure.facecolor"), "none")
-    style |= {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "ttsa-guard"}
+    style |= {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "ttsa-guard", "text.parse_math": False}
     return rc_context(style)
 
 

@@ -8,10 +8,9 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from ttsa_guard.bench.measure import COLUMNS
+from ttsa_guard.bench.measure import COLUMNS, COMPARED
 
 _SHOWN = ("good", "helpful", "swapped", "unsafe", "generations", "decode passes", "seconds")
-_WITH_INTERVAL = ("good", "helpful")
 
 
 def tables(summary: Mapping[str, Any]) -> Iterator[Table]:
@@ -24,16 +23,12 @@ def tables(summary: Mapping[str, Any]) -> Iterator[Table]:
         yield _table(title, benign["arms"], dict.fromkeys(next(iter(benign["arms"].values())), "share"))
 
 
-def value(how: str, found: Mapping[str, float] | None, *, interval: bool = False) -> str:
-    """An estimate as people read it; empty if there is none."""
-    if found is None:
-        return ""
-    if how == "share":
-        low, high = (f"{100 * found[key]:.0f}" for key in ("low", "high"))
-        return f"{100 * found['value']:.0f} %" + (f" ({low}-{high})" if interval else "")
-    text = "{:.2f}" if how in ("number", "median") else "{:.1f}"
-    limits = f" ({text.format(found['low'])}-{text.format(found['high'])})" if interval else ""
-    return text.format(found["value"]) + limits
+def figures(how: str, found: Mapping[str, float]) -> tuple[str, str, str]:
+    """Value and interval as people read them: shares in %, differences of shares in points."""
+    form = {"share": "{:.0f}", "difference": "{:+.0f}", "mean": "{:.1f}"}.get(how, "{:.2f}")
+    factor = 100 if how in ("share", "difference") else 1
+    value, low, high = (form.format(factor * found[key]) for key in ("value", "low", "high"))
+    return value, low, high
 
 
 def _group(name: str, group: Mapping[str, Any]) -> Table:
@@ -49,6 +44,12 @@ def _table(title: str, arms: Mapping[str, Any], columns: Mapping[str, str]) -> T
         words = [*column.split(), *(["%"] if how == "share" else [])]
         table.add_column("\n".join(words), justify="right", min_width=max(map(len, words)))
     for arm, found in arms.items():
-        cells = (value(how, found.get(c), interval=c in _WITH_INTERVAL) for c, how in columns.items())
-        table.add_row(Text(arm), *(cell.replace(" %", "") for cell in cells))
+        table.add_row(Text(arm), *(_cell(column, how, found.get(column)) for column, how in columns.items()))
     return table
+
+
+def _cell(column: str, how: str, found: Mapping[str, float] | None) -> str:
+    if found is None:
+        return ""
+    value, low, high = figures(how, found)
+    return f"{value} ({low}-{high})" if column in COMPARED else value

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from ttsa_guard.cli import common
+from ttsa_guard.errors import ConfigError
 
 app = typer.Typer(no_args_is_help=True)
 Arms = Annotated[list[str] | None, typer.Option("--arm", help="Only this arm; several times.", show_default=False)]
@@ -64,12 +65,16 @@ def report(
 
     summary = Results.load(folder).summary()
     if html:
+        if not html.parent.is_dir():
+            raise ConfigError(f"there is no folder {html.parent}", hint="make it first")
         from ttsa_guard.bench.page import page
 
         html.write_text(page(summary), encoding="utf-8")
     if as_json:
         typer.echo(json.dumps(summary, indent=1))
         return
+    if not summary["groups"]:
+        common.out.print("no answer was flagged, so there was nothing to mend\n")
     for table in tables(summary):
         common.out.print(table, "")
     common.out.print("in brackets: 95 % intervals; seconds are medians; --json and --html say more", style="dim")
