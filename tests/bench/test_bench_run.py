@@ -6,6 +6,8 @@ import json
 import pytest
 from rich.progress import Progress
 
+from ttsa_guard.bench.cases import Case, load, save
+from ttsa_guard.bench.data import Item
 from ttsa_guard.bench.measure import Results
 from ttsa_guard.errors import ConfigError
 
@@ -125,6 +127,13 @@ def test_prompts_that_the_model_cannot_take_are_left_out(bench, tmp_path, caplog
     asyncio.run(bench.run(n=20))
     assert len(Results.load(tmp_path / "out").cases) > 0
     assert "prompts/13 is left out: the prompt has 2000 words" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["two\nlines", "a \u2028 and a \x85", "half \ud83d", "an \u00e9"])
+def test_cases_keep_any_text(tmp_path, text):
+    case = Case(Item("a/1", "a", (("system", "x"), ("user", text)), text, False, {"key": text}), text, True, 3, text, 0.5)
+    save([case, case], tmp_path / "cases.jsonl")
+    assert load(tmp_path / "cases.jsonl") == [case, case]
 
 
 def test_an_unknown_arm_names_the_nearest(bench):

@@ -56,15 +56,6 @@ class Case:
         """Hard: every one of the re-samples is flagged."""
         return "hard" if self.resamples_flagged == RESAMPLES else "mixed"
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Case:
-        item = data["item"]
-        turns = tuple((role, content) for role, content in item["messages"])
-        return cls(**{**data, "item": Item(**{**item, "messages": turns})})
-
 
 @dataclass(frozen=True)
 class Collector:
@@ -100,6 +91,8 @@ class Collector:
                 log.warning("%s is left out: %s", item.id, error.message)
             else:
                 taken.append(item)
+        if not taken:
+            return []
         answers = [g.text for g in await self.backend.generate(requests)]
         flags = await self._flags(answers, taken)
         return [Case(item, answer, flag) for item, answer, flag in zip(taken, answers, flags, strict=True)]
@@ -134,14 +127,18 @@ class Collector:
 def save(cases: Sequence[Case], path: Path) -> None:
     """Write all cases at once: the file is there with every one of them, or not at all."""
     part = path.with_suffix(".part")
-    with part.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        file.writelines(json.dumps(case.as_dict(), ensure_ascii=False) + "\n" for case in cases)
+    part.write_text("".join(json.dumps(asdict(case)) + "\n" for case in cases), encoding="ascii")
     part.replace(path)
 
 
 def load(path: Path) -> list[Case]:
     """The cases in the order in which they were saved."""
-    return [Case.from_dict(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [_case(json.loads(line)) for line in path.read_text(encoding="ascii").splitlines()]
+
+
+def _case(data: dict[str, Any]) -> Case:
+    turns = tuple((role, content) for role, content in data["item"]["messages"])
+    return Case(**{**data, "item": Item(**{**data["item"], "messages": turns})})
 
 
 def _conversation(item: Item) -> tuple[Message, ...]:
