@@ -52,6 +52,7 @@ def test_arms_are_merged_over_the_common_settings(bench):
         pytest.param({"arms": {}}, "bench.arms", id="no-arms"),
         pytest.param({"sed": 1}, "unknown setting 'bench.sed'\n.*'seed'", id="typo-above"),
         pytest.param({"data": [{"file": "a.csv", "hub": "b"}]}, "give one of name, file and hub", id="two-origins"),
+        pytest.param({"data": [{"file": "a.csv"}, {"file": "b/a.csv"}]}, "have the same name", id="two-of-a-name"),
         pytest.param({"data": ["xtest"]}, "bench.data", id="unknown-data"),
         pytest.param({"reference": "defult"}, "'defult' is no arm\n.*'default'", id="unknown-reference"),
         pytest.param({"judge": None}, "have no exact judge\n.*under 'judge'", id="no-judge"),

@@ -79,6 +79,9 @@ class BenchConfig(_Part):
                     )
         if not self.judge and any(source.name != "embedded" for source in self.data):
             raise ConfigError("these prompts have no exact judge", hint="name a moderator under 'judge'")
+        labels = [source.label for source in self.data]
+        if len(set(labels)) < len(labels):
+            raise ConfigError(f"two of the sources {', '.join(labels)} have the same name", hint="rename one of the files")
         if self.reference not in self.arms:
             raise ConfigError(f"the reference {self.reference!r} is no arm", hint=nearest(self.reference, self.arms))
         return self
