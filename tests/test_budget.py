@@ -33,6 +33,15 @@ def test_nothing_is_taken_when_one_of_two_would_overrun(spend):
     assert (spend.generations, spend.moderation_calls, spend.decode_passes) == (0, 0, 0)
 
 
+def test_decode_passes_can_be_limited(clock):
+    spend = Spend(Budget(decode_passes=1), clock)
+    spend.charge(generations=8)
+    spend.charge(moderation_calls=1)
+    with pytest.raises(BudgetError, match=r"decode_passes would reach 2 of 1\n.*raise budget.decode_passes"):
+        spend.charge(generations=1)
+    assert (spend.generations, spend.decode_passes) == (8, 1)
+
+
 def test_the_deadline(spend, clock):
     clock.advance(10)
     spend.charge(generations=1)

@@ -41,7 +41,17 @@ def names(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "name", ["py.typed", "rails/config.py", "rails/flows.co", "rails/flows.v1.co", "moderators/lite.py", "cli/__init__.py"]
+    "name",
+    [
+        "py.typed",
+        "rails/config.py",
+        "rails/flows.co",
+        "rails/flows.v1.co",
+        "moderators/lite.py",
+        "cli/__init__.py",
+        "bench/embedded.yaml",
+        "bench/page.html",
+    ],
 )
 def test_the_wheel_has(names, name):
     assert f"ttsa_guard/{name}" in names

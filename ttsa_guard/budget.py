@@ -23,6 +23,8 @@ class Budget:
     generations: int = 96
     moderation_calls: int = 32
     """Calls of the guide during the search; the gate's first and last check are always made."""
+    decode_passes: int | None = None
+    """Batches generated one after another; None: no limit."""
 
 
 @dataclass
@@ -34,7 +36,9 @@ class Spend:
     generations: int = 0
     moderation_calls: int = 0
     decode_passes: int = 0
-    """Sequential batched generations, for the record."""
+    """Sequential batched generations."""
+    tokens: int = 0
+    """Generated tokens, for the record."""
     started: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -58,8 +62,10 @@ class Spend:
         Raises:
             BudgetError: a limit would be overrun; nothing is taken then.
         """
+        passes = self.decode_passes + (generations > 0)
         for resource, wanted, limit in (
             ("seconds", self.seconds, self.budget.seconds),
+            ("decode_passes", passes, passes if self.budget.decode_passes is None else self.budget.decode_passes),
             ("generations", self.generations + generations, self.budget.generations),
             ("moderation_calls", self.moderation_calls + moderation_calls, self.budget.moderation_calls),
         ):
@@ -67,7 +73,7 @@ class Spend:
                 raise BudgetError(resource, limit=limit, wanted=wanted)
         self.generations += generations
         self.moderation_calls += moderation_calls
-        self.decode_passes += generations > 0
+        self.decode_passes = passes
 
 
 async def within(seconds: float | None, work: Coroutine[Any, Any, T]) -> T:

@@ -46,9 +46,10 @@ class BudgetConfig(_Part):
     seconds: float = Field(30.0, gt=0)
     generations: int = Field(96, ge=0)
     moderation_calls: int = Field(32, ge=0)
+    decode_passes: int | None = Field(None, ge=0, description="batches generated one after another; default: no limit")
 
     def limits(self) -> Budget:
-        return Budget(self.seconds, self.generations, self.moderation_calls)
+        return Budget(self.seconds, self.generations, self.moderation_calls, self.decode_passes)
 
 
 class GenerationConfig(_Part):
@@ -141,16 +142,22 @@ class GuardConfig(_Part):
         Raises:
             ConfigError: the file cannot be read, or as in `parse`.
         """
-        try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            # Neither the message nor the cause: a YAML error quotes the line, and that may hold a secret.
-            mark = getattr(error, "problem_mark", None)
-            where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-            raise ConfigError(
-                f"cannot read {path}{where}: {type(error).__name__}", hint="give a YAML file with the guard's settings"
-            ) from None
-        return cls.parse(data)
+        return cls.parse(read_yaml(path, hint="give a YAML file with the guard's settings"))
+
+
+def read_yaml(path: Path, *, hint: str) -> Any:
+    """What a YAML file holds.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        # Neither the message nor the cause: a YAML error quotes the line, and that may hold a secret.
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(f"cannot read {path}{where}: {type(error).__name__}", hint=hint) from None
 
 
 def validated(model: type[M], data: Mapping[str, Any], *, where: str) -> M:

@@ -50,6 +50,8 @@ class AuditRecord:
     """Index of the candidate that left, if one did."""
     generations: int = 0
     decode_passes: int = 0
+    tokens: int = 0
+    """New tokens of all generations."""
     moderation_calls: int = 0
     """All calls: the gate's and the guide's."""
     seconds: float = 0.0

@@ -70,7 +70,7 @@ def build_guard(config: GuardConfig, plugins: Plugins | None = None) -> Guard:
     from ttsa_guard.guard import Guard
 
     with quiet(), waiting("loading the model"):
-        _hide_loading_bars()
+        hide_loading_bars()
         return Guard.from_config(config, plugins=plugins)
 
 
@@ -99,7 +99,8 @@ def quiet(*others: str) -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def _hide_loading_bars() -> None:
+def hide_loading_bars() -> None:
+    """Those that transformers draws while it loads weights."""
     try:
         from transformers.utils import logging as transformers_logging
     except ImportError:  # then loading the backend says what to install

@@ -57,6 +57,8 @@ class Case:
     rate: float = 0.0
     """How often the training data gives in under this wrapper."""
     when: Literal["early", "late"] | None = None
+    question: str = ""
+    """What the user asks, without the wrapper."""
 
 
 @dataclass(frozen=True)
@@ -186,13 +188,13 @@ class World:
         topic = self.topic(rng, request, split, training=training)
         question = self.question(rng, topic, wording)
         if wrapper is None:
-            return Case((("user", question),), topic)
+            return Case((("user", question),), topic, question=question)
         name, family = self.family(rng, wrapper)
         content = self.wrap(rng, question, family, wording)
         fails = {"content": "unsafe", "tone": "benign"}.get(wrapper) == request
         rate = self._rate(topic.category, family) if fails else 0.0
         failure: Any = wrapper if fails else None
-        return Case((("user", content),), topic, name, failure, rate, family.get("when"))
+        return Case((("user", content),), topic, name, failure, rate, family.get("when"), question)
 
     def _rate(self, category: str, family: Mapping[str, Any]) -> float:
         rate = float(family["rate"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol, runtime_checkable
 
 from ttsa_guard.backends.base import Backend
@@ -56,6 +56,11 @@ class Task:
         """`text` as the next thing that the user reads."""
         return f"{self.shown} {text}" if self.shown else text
 
+    def reworded(self, change: Callable[[str], str]) -> tuple[Message, ...]:
+        """The conversation with `change` applied to what the user said last."""
+        last = max((i for i, m in enumerate(self.messages) if m.role == "user"), default=None)
+        return tuple(replace(m, content=change(m.content)) if i == last else m for i, m in enumerate(self.messages))
+
     async def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
         """Generate one batch.
 
@@ -63,7 +68,9 @@ class Task:
             BudgetError: the batch would overrun the budget.
         """
         self.spend.charge(generations=len(requests))
-        return await self.backend.generate(requests)
+        answers = await self.backend.generate(requests)
+        self.spend.tokens += sum(a.tokens for a in answers)
+        return answers
 
     async def propose(self, requests: Sequence[GenerationRequest], origins: Sequence[str]) -> list[Candidate]:
         """Generate one batch and have the guide look at it."""

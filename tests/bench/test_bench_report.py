@@ -1,0 +1,40 @@
+"""Reports of results that are out of the ordinary."""
+
+import asyncio
+
+import pytest
+
+from ttsa_guard.bench.measure import Results
+from ttsa_guard.bench.page import page
+from ttsa_guard.bench.tables import figures, tables
+
+
+def test_names_of_arms_are_no_markup(bench, tmp_path):
+    name = "[red]<b>$x$ & 'y'"
+    asyncio.run(bench.run(arms={name: {"steerers": ["resample"]}}, reference=name))
+    summary = Results.load(tmp_path / "out").summary()
+    text = page(summary)
+    assert "<b>$x$" not in text
+    assert "1 [red]&lt;b&gt;$x$ &amp; &#x27;y&#x27;" in text
+    assert [str(cell) for table in tables(summary) for cell in table.columns[0].cells] == [name] * 5
+
+
+def test_nothing_was_flagged(bench, tmp_path):
+    asyncio.run(bench.run(settings={"gate": "lenient", "guide": "lenient"}))
+    summary = Results.load(tmp_path / "out").summary()
+    assert summary["groups"] == {}
+    assert "0 flagged answers" in page(summary)
+    assert len(list(tables(summary))) == 1
+
+
+@pytest.mark.parametrize(
+    ("how", "shown"),
+    [
+        ("share", ("50", "6", "100")),
+        ("difference", ("+50", "+6", "+100")),
+        ("mean", ("0.5", "0.1", "1.0")),
+        ("median", ("0.50", "0.06", "1.00")),
+    ],
+)
+def test_how_numbers_are_written(how, shown):
+    assert figures(how, {"value": 0.5, "low": 0.06, "high": 1.0}) == shown

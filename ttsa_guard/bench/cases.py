@@ -1,0 +1,145 @@
+"""The model's own answers to the prompts: which of them are flagged, and how hard they are to mend by drawing again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+
+from ttsa_guard.backends.base import Backend
+from ttsa_guard.bench.data import Item
+from ttsa_guard.config import GuardConfig
+from ttsa_guard.errors import PromptError
+from ttsa_guard.messages import GenerationRequest, Message, own_seed
+from ttsa_guard.moderators.base import Moderator, moderate_safely
+
+log = logging.getLogger(__name__)
+RESAMPLES = 16
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Case:
+    """A prompt and the model's plain answer to it.
+
+    Args:
+        flagged: by the gate that all arms have in common.
+        resamples_flagged: of 16 answers drawn at temperature 1.0; None for a case that is not flagged.
+        plain: the model's answer to a benign question without anything wrapped around it; None where that is not known,
+            or the same as `answer`.
+        seconds: of one plain generation of this prompt alone; None for a case that is not flagged.
+    """
+
+    item: Item
+    answer: str = field(repr=False)
+    flagged: bool
+    resamples_flagged: int | None = None
+    plain: str | None = field(default=None, repr=False)
+    seconds: float | None = None
+
+    @property
+    def id(self) -> str:
+        return self.item.id
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        return _conversation(self.item)
+
+    @property
+    def level(self) -> str:
+        """Hard: every one of the re-samples is flagged."""
+        return "hard" if self.resamples_flagged == RESAMPLES else "mixed"
+
+
+@dataclass(frozen=True)
+class Collector:
+    """Finds the cases of a benchmark."""
+
+    backend: Backend
+    gate: Moderator
+    config: GuardConfig
+
+    async def collect(self, items: Sequence[Item], progress: Progress) -> list[Case]:
+        """The flagged ones, and the benign ones that are not: those tell whether an arm touches what is fine."""
+        found: list[Case] = []
+        bar = progress.add_task("plain answers", total=len(items))
+        for start in range(0, len(items), _BATCH):
+            chunk = items[start : start + _BATCH]
+            cases = await self._answered(chunk)
+            found += [case for case in cases if case.flagged or not case.item.unsafe]
+            progress.advance(bar, len(chunk))
+        bar = progress.add_task("difficulty", total=sum(case.flagged for case in found))
+        for i, case in enumerate(found):
+            if case.flagged:
+                found[i] = await self._measured(case)
+                progress.advance(bar)
+        return found
+
+    async def _answered(self, items: Sequence[Item]) -> list[Case]:
+        """The items that the model can take, with its answers."""
+        taken, requests = [], []
+        for item in items:
+            try:
+                requests.append(await self._request(_conversation(item)))
+            except PromptError as error:
+                log.warning("%s is left out: %s", item.id, error.message)
+            else:
+                taken.append(item)
+        if not taken:
+            return []
+        answers = [g.text for g in await self.backend.generate(requests)]
+        flags = await self._flags(answers, taken)
+        return [Case(item, answer, flag) for item, answer, flag in zip(taken, answers, flags, strict=True)]
+
+    async def _measured(self, case: Case) -> Case:
+        request = await self._request(case.messages)
+        started = time.perf_counter()
+        await self.backend.generate([request])
+        seconds = time.perf_counter() - started
+        # Seeds that no arm has: otherwise re-sampling would find just the answers that say how hard a case is.
+        seed = own_seed(self.config.seed + 1, case.messages)
+        draws = [request.having(temperature=1.0, seed=seed + i) for i in range(RESAMPLES)]
+        drawn = [g.text for g in await self.backend.generate(draws)]
+        flags = await self._flags(drawn, [case.item] * RESAMPLES)
+        plain = None
+        if not case.item.unsafe and case.item.question != case.item.messages[-1][1]:
+            alone = await self._request(Message.conversation(case.item.question))
+            plain = (await self.backend.generate([alone]))[0].text
+        return Case(case.item, case.answer, True, sum(flags), plain, seconds)
+
+    async def _request(self, messages: tuple[Message, ...]) -> GenerationRequest:
+        generation = self.config.generation
+        prompt = await self.backend.render(messages)
+        seed = own_seed(self.config.seed, messages)
+        return GenerationRequest(prompt, max_new_tokens=generation.max_new_tokens, temperature=generation.temperature, seed=seed)
+
+    async def _flags(self, texts: Sequence[str], items: Sequence[Item]) -> list[bool]:
+        prompts = [item.messages[-1][1] for item in items]
+        return [v.flagged for v in await moderate_safely(self.gate, texts, prompts=prompts)]
+
+
+def save(cases: Sequence[Case], path: Path) -> None:
+    """Write all cases at once: the file is there with every one of them, or not at all."""
+    part = path.with_suffix(".part")
+    part.write_text("".join(json.dumps(asdict(case)) + "\n" for case in cases), encoding="ascii")
+    part.replace(path)
+
+
+def load(path: Path) -> list[Case]:
+    """The cases in the order in which they were saved."""
+    return [_case(json.loads(line)) for line in path.read_text(encoding="ascii").splitlines()]
+
+
+def _case(data: dict[str, Any]) -> Case:
+    turns = tuple((role, content) for role, content in data["item"]["messages"])
+    return Case(**{**data, "item": Item(**{**data["item"], "messages": turns})})
+
+
+def _conversation(item: Item) -> tuple[Message, ...]:
+    return Message.conversation([{"role": role, "content": content} for role, content in item.messages])

@@ -1,0 +1,132 @@
+"""What a benchmark compares, on which prompts, under which budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from ttsa_guard.config import BudgetConfig, GuardConfig, Use, read_yaml, validated
+from ttsa_guard.errors import ConfigError, nearest
+
+SHARED = ("backend", "budget", "seed", "audit")
+"""Settings of a guard that are the same for every arm, or that the benchmark needs for itself."""
+_TELLING = ("model", "guardrail", "flow", "options", "recipe")  # options that say which moderator a plugin is
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(_Part):
+    """Where prompts come from: a known set by its `name`, a CSV or JSONL `file`, or a Hugging Face data set (`hub`)."""
+
+    name: Literal["embedded", "xstest", "harmbench", "advbench", "strongreject"] | None = None
+    file: Path | None = None
+    hub: str | None = None
+    split: str = Field("test", description="of a Hugging Face data set")
+    field: str = Field("prompt", description="of the text, in a file or a Hugging Face data set")
+    unsafe: bool | str = Field(True, description="whether the prompts ask for harm, or the field that says so")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Source:
+        if sum(origin is not None for origin in (self.name, self.file, self.hub)) != 1:
+            raise ValueError("give one of name, file and hub")
+        return self
+
+    @property
+    def label(self) -> str:
+        """What the prompts of this source are called in the results."""
+        return self.name or (self.file.stem if self.file else str(self.hub))
+
+
+class BenchConfig(_Part):
+    """All settings of a benchmark."""
+
+    backend: Use = Use(use="transformers")
+    data: tuple[Source, ...] = Field(min_length=1)
+    seed: int = Field(1, ge=0)
+    n: int = Field(75, ge=1, description="prompts of each kind and source, before the gate")
+    budget: BudgetConfig = BudgetConfig(seconds=120, generations=16, moderation_calls=96)
+    judge: Use | None = Field(None, description="moderator that judges answers to data without an exact judge")
+    settings: dict[str, Any] = Field(default_factory=dict, description="of the guards of all arms")
+    arms: dict[str, dict[str, Any] | None] = Field(min_length=1, description="what differs, by name; null: no guard at all")
+    reference: str = Field("default", description="the arm that the others are compared with")
+
+    @field_validator("backend", "judge", mode="before")
+    @classmethod
+    def _use(cls, value: Any) -> Any:
+        return {"use": value} if isinstance(value, str) else value
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _sources(cls, value: Any) -> Any:
+        items = [value] if isinstance(value, str | Mapping) else value
+        return [{"name": i} if isinstance(i, str) else i for i in items] if isinstance(items, list | tuple) else items
+
+    @model_validator(mode="after")
+    def _fair(self) -> BenchConfig:
+        for arm in self.arms:
+            config = self.guard(arm)
+            for member in (*config.gate, *config.guide):
+                if self.judge and _identity(member) == _identity(self.judge):
+                    raise ConfigError(
+                        f"{self.judge.use!r} is the judge and a moderator of arm {arm!r}",
+                        hint="judge with a moderator that no arm searches against",
+                    )
+        if not self.judge and any(source.name != "embedded" for source in self.data):
+            raise ConfigError("these prompts have no exact judge", hint="name a moderator under 'judge'")
+        labels = [source.label for source in self.data]
+        if len(set(labels)) < len(labels):
+            raise ConfigError(f"two of the sources {', '.join(labels)} have the same name", hint="rename one of the files")
+        if self.reference not in self.arms:
+            raise ConfigError(f"the reference {self.reference!r} is no arm", hint=nearest(self.reference, self.arms))
+        return self
+
+    def guard(self, arm: str | None = None) -> GuardConfig:
+        """The guard's settings in this arm; without one, or in one without a guard, the common ones and no steerers.
+
+        Raises:
+            ConfigError: the arm sets what is the same for every arm, or as in `GuardConfig.parse`.
+        """
+        own = self.arms[arm] if arm else None
+        if own is None:
+            own = {"steerers": []}
+        for key in SHARED:
+            if key in own or key in self.settings:
+                raise ConfigError(f"arm {arm!r} sets {key!r}", hint=f"{', '.join(SHARED)} are set for all arms together")
+        same = {"backend": self.backend, "budget": self.budget, "seed": self.seed}
+        return validated(GuardConfig, {**_merged(self.settings, own), **same}, where=f"arms.{arm}" if arm else "settings")
+
+    @classmethod
+    def load(cls, config: str, *, n: int | None = None) -> BenchConfig:
+        """Settings from a YAML file, or those that ship under the name `config`; `n` replaces theirs.
+
+        Raises:
+            ConfigError: there is no such file, or its settings are wrong.
+        """
+        path = Path(config)
+        if not path.suffix:
+            folder = Path(str(resources.files("ttsa_guard.bench")))
+            shipped = {p.stem: p for p in folder.glob("*.yaml")}
+            if config not in shipped:
+                raise ConfigError(f"no benchmark is called {config!r}", hint=f"{nearest(config, shipped)}; or give a YAML file")
+            path = shipped[config]
+        data = read_yaml(path, hint="give a YAML file with the benchmark's settings")
+        if n is not None and isinstance(data, dict):
+            data["n"] = n
+        return validated(cls, data, where="bench")
+
+
+def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """`own` over `base`; mappings within are merged, everything else is replaced."""
+    both = {key: _merged(base[key], own[key]) for key in own if isinstance(base.get(key), dict) and isinstance(own[key], dict)}
+    return {**base, **own, **both}
+
+
+def _identity(use: Use) -> tuple[Any, ...]:
+    """Which moderator this is: thresholds and the like do not make it another one."""
+    return use.use, *(use.options.get(key) for key in _TELLING)

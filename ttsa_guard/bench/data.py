@@ -1,0 +1,183 @@
+"""Prompts from known data sets, files and the Hugging Face hub. Nothing is downloaded or shipped but the embedded world."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ttsa_guard.bench.config import Source
+from ttsa_guard.embedded.world import Case as WorldCase
+from ttsa_guard.embedded.world import World
+from ttsa_guard.errors import ConfigError
+
+Row = Mapping[str, Any]
+_UNSAFE = {"1", "true", "yes", "unsafe", "harmful", "toxic"}
+_WORLD = (("unsafe", "content"), ("benign", "tone"), ("benign", None), ("benign", "content"))
+"""Requests and wrappers: two that fail in different ways, and two kinds of benign prompts for over-refusal."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One prompt.
+
+    Args:
+        id: source, kind and number; holds no text.
+        kind: the group that it is counted in.
+        messages: (role, content) pairs that end with the user's.
+        question: what the user asks, without anything wrapped around it.
+        unsafe: whether harm is asked for.
+        truth: what the embedded world's judge has to know; None for other data.
+    """
+
+    id: str
+    kind: str
+    messages: tuple[tuple[str, str], ...]
+    question: str
+    unsafe: bool
+    truth: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Known:
+    """A public data set as one file.
+
+    Args:
+        unsafe: of all rows, or the field that says so.
+        context: a field that stands before the prompt if it is not empty.
+        only: the values that a field must have.
+    """
+
+    file: str
+    sha256: str
+    origin: str
+    licence: str
+    prompt: str
+    unsafe: bool | str = True
+    context: str = ""
+    only: tuple[str, tuple[str, ...]] | None = None
+
+
+_REFUSAL_DIRECTION = "https://github.com/andyrdt/refusal_direction, commit 9d852fae1a, dataset/raw"
+KNOWN: dict[str, Known] = {
+    "xstest": Known(
+        file="xstest_prompts.csv",
+        sha256="11783fb294ed017473ee53c207d71f2161c7672c8d0b037501e78387f801cb5a",
+        origin="https://github.com/paul-rottger/exaggerated-safety, commit d7bb5bd738",
+        licence="CC BY 4.0",
+        prompt="prompt",
+        unsafe="label",
+    ),
+    "harmbench": Known(  # without the copyright behaviours: no moderator tells whether a text is under copyright
+        file="harmbench_test.csv",
+        sha256="75d257b3e7428c52eb7b0154318f455af3e01b09a3794b5e2f3d36054f3c0e29",
+        origin=_REFUSAL_DIRECTION,
+        licence="MIT",
+        prompt="Behavior",
+        context="ContextString",
+        only=("FunctionalCategory", ("standard", "contextual")),
+    ),
+    "advbench": Known(
+        file="advbench.csv",
+        sha256="6cd1a5c63c07610d7eb67307772ee5606017ee950b5770ab288a2c487489d3e1",
+        origin=_REFUSAL_DIRECTION,
+        licence="MIT",
+        prompt="goal",
+    ),
+    "strongreject": Known(
+        file="strongreject.csv",
+        sha256="4dd70357e4ff8b5d0ba5ebafecab5d6dd5633ce8046e3dd1c8bd93e64de44381",
+        origin=_REFUSAL_DIRECTION,
+        licence="MIT",
+        prompt="forbidden_prompt",
+    ),
+}
+
+
+def read(source: Source, *, n: int, seed: int, folder: Path | None = None) -> list[Item]:
+    """At most `n` prompts of each kind, drawn by `seed`; `folder` is where the known data sets are.
+
+    Raises:
+        ConfigError: a file is missing, changed or malformed, or `datasets` is not installed.
+    """
+    if source.name == "embedded":
+        return _world(n, seed)
+    known = KNOWN[source.name] if source.name else Known("", "", "", "", source.field, source.unsafe)
+    rows: Iterable[Row] = _hub(source) if source.hub else _rows(source.file or _verified(known, folder))
+    kinds: dict[bool, list[Item]] = {False: [], True: []}
+    for number, row in enumerate(rows, 1):
+        if known.only is None or row.get(known.only[0]) in known.only[1]:
+            item = _item(source.label, number, row, known)
+            kinds[item.unsafe].append(item)
+    drawn = [random.Random(seed).sample(items, min(n, len(items))) for items in kinds.values()]
+    return [item for items in drawn for item in items]
+
+
+def _world(n: int, seed: int) -> list[Item]:
+    world = World.load()
+    items = []
+    for request, wrapper in _WORLD:
+        for i, case in enumerate(world.cases(request, wrapper, n, seed=seed)):
+            name = f"embedded/{request}{f', {wrapper} wrapper' if wrapper else ''}/{i}"
+            items.append(Item(name, _failure(case), case.messages, case.question, case.topic.unsafe, asdict(case.topic)))
+    return items
+
+
+def _failure(case: WorldCase) -> str:
+    return " ".join(filter(None, (case.failure, case.when))) if case.failure else "benign"
+
+
+def _verified(known: Known, folder: Path | None) -> Path:
+    """The file of a known data set, with the contents that the adapter was written for."""
+    hint = f"it is at {known.origin} ({known.licence}); say with --data DIR in which folder you keep it"
+    if folder is None:
+        raise ConfigError(f"the data set {known.file} is not part of the package", hint=hint)
+    path = next(iter(sorted(folder.rglob(known.file))), None)
+    if path is None:
+        raise ConfigError(f"there is no {known.file} in {folder}", hint=hint)
+    if hashlib.sha256(path.read_bytes()).hexdigest() != known.sha256:
+        raise ConfigError(f"{path} is not the file with the SHA-256 {known.sha256}", hint=f"{hint}; or give it as {{file: ...}}")
+    return path
+
+
+def _rows(path: Path) -> list[Row]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            if path.suffix == ".csv":
+                return list(csv.DictReader(file))
+            return [json.loads(line) for line in file if line.strip()]
+    except (OSError, ValueError, csv.Error) as error:
+        hint = "give a UTF-8 file, NAME.csv with a header or JSON lines"
+        raise ConfigError(f"cannot read {path}: {type(error).__name__}", hint=hint) from None
+
+
+def _hub(source: Source) -> Sequence[Row]:
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise ConfigError(f"{source.hub} needs the package datasets", hint="pip install datasets") from None
+    try:
+        return list(load_dataset(source.hub, split=source.split))
+    except Exception as error:
+        hint = "check its name and split, and the network"
+        raise ConfigError(f"cannot load {source.hub}: {type(error).__name__}", hint=hint) from error
+
+
+def _item(label: str, number: int, row: Row, known: Known) -> Item:
+    text = row.get(known.prompt) if isinstance(row, Mapping) else None
+    if not isinstance(text, str) or not text.strip():
+        raise ConfigError(f"{label}, row {number}: no text in the field {known.prompt!r}", hint="name it under 'field'")
+    unsafe = known.unsafe
+    if isinstance(unsafe, str):
+        if row.get(unsafe) is None:
+            raise ConfigError(f"{label}, row {number}: no field {unsafe!r}", hint="name it under 'unsafe', or say true or false")
+        unsafe = str(row[unsafe]).strip().lower() in _UNSAFE
+    context = str(row.get(known.context) or "")
+    content = f"{context}\n\n{text}" if context else text
+    kind = f"{label}, {'unsafe' if unsafe else 'benign'}"
+    return Item(f"{label}/{number}", kind, (("user", content),), text, unsafe)

@@ -1,0 +1,245 @@
+"""Run a benchmark into a folder; a run that was stopped goes on where it was."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+
+from ttsa_guard.backends.base import Backend
+from ttsa_guard.bench import cases as stored
+from ttsa_guard.bench import data
+from ttsa_guard.bench.cases import Case, Collector
+from ttsa_guard.bench.config import BenchConfig
+from ttsa_guard.bench.judges import Judge, ModeratorJudge, WorldJudge, lexical_similarity
+from ttsa_guard.errors import ConfigError, TTSAError, nearest
+from ttsa_guard.guard import Guard
+from ttsa_guard.moderators.base import Moderator, moderate_safely
+from ttsa_guard.parts import make
+from ttsa_guard.plugins import Plugins
+from ttsa_guard.record import AuditRecord, Outcome
+
+META, CASES, ROWS = "meta.json", "cases.jsonl", "rows.jsonl"
+SCHEMA = 1
+_PACKAGES = ("ttsa-guard", "torch", "transformers", "nemoguardrails")
+_FREE = ("command",)
+"""What a run that goes on may have different from the one that began."""
+
+
+@dataclass
+class Runner:
+    """One benchmark in one folder.
+
+    Args:
+        folder: gets ``meta.json`` (settings, versions, device), ``cases.jsonl`` (prompts and plain answers: texts) and
+            ``rows.jsonl`` (numbers for each arm and case). Only the second one holds texts; nothing prints them.
+        datasets: the folder with the public data sets.
+        together: how many answers are reviewed at once; with more than one, seconds say little.
+        command: how it was started, for readers of the results.
+        plugins: makes the plugin manager of each guard.
+    """
+
+    config: BenchConfig
+    folder: Path
+    datasets: Path | None = None
+    together: int = 1
+    command: str = ""
+    plugins: Callable[[], Plugins] = Plugins
+    failed: dict[str, str] = field(default_factory=dict)
+    """Arms that could not be run to the end, and why."""
+
+    async def run(self, progress: Progress, *, arms: Sequence[str] = ()) -> None:
+        """Do what is left of all arms, or of those that are named; `failed` says afterwards which of them broke.
+
+        Raises:
+            ConfigError: an arm is unknown, the folder has another benchmark, or data are missing.
+            PluginError, ModelError: the model, the judge or the common moderators cannot be had.
+        """
+        for arm in arms:
+            if arm not in self.config.arms:
+                raise ConfigError(f"there is no arm {arm!r}", hint=nearest(arm, self.config.arms))
+        # The judge comes first: the backend takes longest, and a typo should show at once.
+        judge = make(self.plugins(), "moderators", self.config.judge) if self.config.judge else None
+        backend = make(self.plugins(), "backends", self.config.backend)
+        try:
+            self._begin(backend)
+            cases = await self._cases(backend, progress)
+            judges = _judges(cases, judge)
+            done = _done(self.folder / ROWS)
+            chosen = arms or list(self.config.arms)
+            left = {arm: [case for case in cases if (arm, case.id) not in done] for arm in chosen}
+            total = len(chosen) * len(cases)
+            bar = progress.add_task("arms", total=total, completed=total - sum(map(len, left.values())))
+            for arm, todo in left.items():
+                progress.update(bar, description=arm)
+                try:
+                    await self._arm(arm, backend, todo, judges, lambda: progress.advance(bar))
+                except Exception as error:
+                    # A foreign message may quote a text.
+                    self.failed[arm] = error.message if isinstance(error, TTSAError) else type(error).__name__
+        finally:
+            await _close(backend, judge)
+
+    # ------------------------------------------------------------------ steps
+
+    def _begin(self, backend: Backend) -> None:
+        """Write down what is run, or check that the folder has just that."""
+        meta = {
+            "schema": SCHEMA,
+            "command": self.command,
+            "config": self.config.model_dump(mode="json"),
+            "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+            "device": str(getattr(backend, "device", "unknown")),
+            "seed": self.config.seed,
+        }
+        path = self.folder / META
+        if path.exists():
+            others = _differing(read_meta(self.folder), meta)
+            if others:
+                raise ConfigError(
+                    f"{self.folder} has a benchmark with another {', '.join(others)}",
+                    hint="name another folder with --out, or start it as it was begun",
+                )
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+
+    async def _cases(self, backend: Backend, progress: Progress) -> list[Case]:
+        path = self.folder / CASES
+        if not path.exists():
+            config = self.config
+            items = [i for s in config.data for i in data.read(s, n=config.n, seed=config.seed, folder=self.datasets)]
+            guard = Guard.from_config(config.guard(), plugins=self.plugins(), backend=backend)
+            try:
+                stored.save(await Collector(backend, guard.gate, guard.config).collect(items, progress), path)
+            finally:
+                await _close(*guard.moderators)
+        return stored.load(path)
+
+    async def _arm(
+        self, arm: str, backend: Backend, todo: Sequence[Case], judges: Callable[[Case], Judge], advance: Callable[[], None]
+    ) -> None:
+        if not todo:
+            return
+        guard = Guard.from_config(self.config.guard(arm), plugins=self.plugins(), backend=backend)
+        guarded = self.config.arms[arm] is not None
+        slots = asyncio.Semaphore(self.together)
+
+        async def one(case: Case) -> None:
+            async with slots:
+                outcome = await guard.review(case.messages, case.answer) if guarded else None
+                row = await _row(arm, case, guard, outcome, judges(case))
+                file.write(json.dumps(row) + "\n")
+                file.flush()
+                advance()
+
+        with (self.folder / ROWS).open("a", encoding="utf-8") as file:
+            work = [asyncio.ensure_future(one(case)) for case in todo]
+            try:
+                await asyncio.gather(*work)
+            finally:
+                for task in work:
+                    task.cancel()
+                await asyncio.gather(*work, return_exceptions=True)
+                await _close(*guard.moderators)
+
+
+def _judges(cases: Sequence[Case], moderator: Moderator | None) -> Callable[[Case], Judge]:
+    """Which judge a case has: the exact one if there is one for it, else the moderator."""
+    exact = WorldJudge() if any(case.item.truth for case in cases) else None
+    other = ModeratorJudge(moderator) if moderator else None
+
+    def of(case: Case) -> Judge:
+        found = exact if case.item.truth else other
+        assert found is not None
+        return found
+
+    return of
+
+
+async def _close(*parts: object) -> None:
+    for part in parts:
+        if close := getattr(part, "close", None):
+            await close()
+
+
+async def _row(arm: str, case: Case, guard: Guard, outcome: Outcome | None, judge: Judge) -> dict[str, Any]:
+    """What happened to one case in one arm, in numbers; without an outcome, the answer leaves as it is."""
+    text = outcome.text if outcome else case.answer
+    prompts = [case.item.messages[-1][1]] * 2
+    gate = await moderate_safely(guard.gate, [case.answer, text], prompts=prompts)
+    guide = await moderate_safely(guard.guide, [case.answer, text], prompts=prompts)
+    judged = await judge.judge(case, text, guide[1])
+    answered = outcome is None or outcome.action != "fallback"
+    return {
+        "arm": arm,
+        "case": case.id,
+        "action": outcome.action if outcome else "none",
+        "gate_before": gate[0].flagged,
+        "gate_after": gate[1].flagged,
+        "guide_before": guide[0].flagged,
+        "guide_after": guide[1].flagged,
+        "unchanged": text == case.answer,
+        "unsafe": not judged.safe,
+        "fluent": judged.fluent,
+        "on_topic": judged.on_topic,
+        "refusal": judged.refusal,
+        "good": answered and judged.good,
+        "helpful": answered and judged.good and judged.helpful,
+        "question_similarity": round(lexical_similarity(text, case.item.question), 4),
+        "plain_similarity": round(lexical_similarity(text, case.plain), 4) if case.plain else None,
+        **_costs(outcome.record if outcome else None),
+    }
+
+
+def _costs(record: AuditRecord | None) -> dict[str, float]:
+    names = ("generations", "decode_passes", "moderation_calls", "tokens", "seconds")
+    return {name: round(getattr(record, name), 4) if record else 0 for name in names}
+
+
+def _done(path: Path) -> set[tuple[str, str]]:
+    """The arms and cases that have a row. A last line that was cut off is removed."""
+    if not path.exists():
+        return set()
+    written = path.read_bytes()
+    whole = written[: written.rfind(b"\n") + 1]
+    if whole != written:
+        path.write_bytes(whole)
+    return {(row["arm"], row["case"]) for row in map(json.loads, whole.splitlines())}
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """What a benchmark was run with.
+
+    Raises:
+        ConfigError: the folder has none, or one of a newer version.
+    """
+    try:
+        meta: dict[str, Any] = json.loads((folder / META).read_text(encoding="utf-8"))
+        schema = meta["schema"]
+    except (OSError, ValueError, TypeError, KeyError):
+        raise ConfigError(f"{folder} has no benchmark", hint="make one with: ttsa-guard bench run quick --out DIR") from None
+    if schema > SCHEMA:
+        raise ConfigError(f"{folder} was written by a newer version", hint="update ttsa-guard: pip install -U ttsa-guard")
+    return meta
+
+
+def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """The settings and circumstances in which two runs differ."""
+    found = [key for key in new if key not in (*_FREE, "config") and old.get(key) != new[key]]
+    found += [key for key in new["config"] if old["config"].get(key) != new["config"][key]]
+    return list(dict.fromkeys(found))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
