@@ -75,7 +75,7 @@ class IclConfidence:
             climb.tell(proxy(await backend.token_log_probs(prompt, list(climb.ask()), positions), lengths))
             if climb.ended == "gate":
                 return
-            last = k == options.iterations or climb.ended
+            last = climb.ended is not None or k == options.iterations
             if climb.best is not proposed and (last or k % options.every == 0):
                 proposed = climb.best
                 yield await task.propose([task.base.having(prompt=prompt, rows=proposed)], [f"proxy {climb.value:.3f}"])
