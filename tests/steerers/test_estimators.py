@@ -5,7 +5,17 @@ import math
 import pytest
 import torch
 
-from ttsa_guard.steerers.estimators import Antithetic, OneSided, RandomDirection, floor_cosine, unit
+from ttsa_guard.steerers.estimators import (
+    Antithetic,
+    Climb,
+    Forward,
+    OneSided,
+    RandomDirection,
+    clip_rows,
+    floor_cosine,
+    signal_to_noise,
+    unit,
+)
 
 
 def seeded(seed=0):
@@ -229,3 +239,176 @@ def test_antithetic_with_a_probe_of_zero_finds_nothing():
     estimator = Antithetic(4, 0.0, seeded())
     points = estimator.ask(ORIGIN)
     assert torch.equal(estimator.tell(points.sum((1, 2))), torch.zeros(3, 4))
+
+
+# ---------------------------------------------------------------------- rows that stay
+
+
+FREE = torch.tensor([True, False, True])
+
+
+@pytest.mark.parametrize("kind", [Forward, Antithetic])
+def test_frozen_rows_get_no_noise_and_no_gradient(kind):
+    estimator = kind(6, 0.3, seeded(), FREE)
+    points = estimator.ask(ORIGIN)
+    assert torch.equal(points[:, 1], ORIGIN[1].expand(len(points), -1))
+    assert not torch.isclose(points[1:, FREE], ORIGIN[FREE]).any()
+    gradient = estimator.tell(points.sum((1, 2)))
+    assert torch.equal(gradient[1], torch.zeros(4))
+    assert gradient[FREE].abs().min() > 0
+
+
+@pytest.mark.parametrize("kind", [Forward, Antithetic])
+def test_what_is_free_is_probed_as_if_all_were(kind):
+    masked, plain = kind(6, 0.3, seeded(), FREE).ask(ORIGIN), kind(6, 0.3, seeded()).ask(ORIGIN)
+    assert torch.equal(masked[:, FREE], plain[:, FREE])
+
+
+# ---------------------------------------------------------------------- forward differences
+
+
+def test_forward_by_hand():
+    estimator = Forward(2, 0.5, seeded())
+    directions = torch.randn(2, 3, 4, generator=seeded())
+    asked = estimator.ask(ORIGIN)
+    assert torch.equal(asked[0], ORIGIN)
+    assert torch.allclose(asked[1:], ORIGIN + 0.5 * directions)
+    values = torch.tensor([1.0, 2.0, 0.5])
+    assert estimator.value(values) == 1.0
+    assert torch.equal(estimator.changes(values), torch.tensor([1.0, -0.5]))
+    assert torch.allclose(estimator.tell(values), (2.0 * directions[0] - 1.0 * directions[1]) / 2)
+
+
+def test_antithetic_knows_the_value_between_its_pairs():
+    estimator = Antithetic(6, 0.3, seeded())
+    values = estimator.ask(ORIGIN).sum((1, 2))
+    assert estimator.value(values) == pytest.approx(ORIGIN.sum().item(), abs=1e-4)
+
+
+# ---------------------------------------------------------------------- the size of a direction
+
+
+def test_clipping_shortens_long_rows_only():
+    direction = torch.tensor([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]])
+    assert torch.allclose(clip_rows(direction, 1.0), torch.tensor([[0.6, 0.8], [0.3, 0.4], [0.0, 0.0]]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [([1.0, 2.0, 3.0], 2.0), ([-1.0, -2.0, -3.0], 2.0), ([1.0, -1.0], 0.0), ([5.0], 0.0), ([0.0, 0.0], 0.0)],
+)
+def test_signal_to_noise(changes, expected):
+    assert signal_to_noise(torch.tensor(changes)) == pytest.approx(expected)
+
+
+# ---------------------------------------------------------------------- the ascent
+
+
+def climb(kind=Forward, *, free=None, probe=0.01, **settings):
+    settings = {"step": 0.1, "clip": 1.0, "cosine": 0.2, "gate": -math.inf, "signal": 0.0, "patience": 0, **settings}
+    return Climb(ORIGIN, kind(8, probe, seeded(), free), **settings)
+
+
+def scripted(search, values):
+    """Give the point itself each of the values in turn, and its probes the same; how many it took."""
+    for k, value in enumerate(values, 1):
+        search.tell(torch.full((len(search.ask()),), value))
+        if search.ended:
+            return k
+    return len(values)
+
+
+def near(points, goal):
+    return 1 / (1 + distance(points, goal))
+
+
+@pytest.mark.parametrize("kind", [Forward, Antithetic])
+@pytest.mark.parametrize("clip", [1.0, None])
+def test_it_climbs(kind, clip):
+    goal = ORIGIN + 0.5
+    search = climb(kind, clip=clip)
+    for _ in range(40):
+        search.tell(near(search.ask(), goal))
+    assert search.ended is None
+    assert near(search.best, goal) > 3 * near(ORIGIN, goal)
+    assert search.value == pytest.approx(near(search.best, goal).item(), abs=0.01)
+
+
+@pytest.mark.parametrize(("slope", "clip", "length"), [(3.0, 1.0, 0.1), (3.0, None, 0.1), (1e-3, None, 0.1)])
+def test_a_row_moves_by_a_step(slope, clip, length):
+    search = climb(clip=clip)
+    search.tell(slope * search.ask().sum((1, 2)))
+    assert torch.allclose((search.point - ORIGIN).norm(dim=-1), torch.tensor(length), atol=1e-5)
+
+
+def test_a_small_gradient_moves_by_less():
+    search, estimator = climb(), Forward(8, 0.01, seeded())
+    values = 1 + 1e-3 * (search.ask() - ORIGIN).sum((1, 2))
+    search.tell(values)
+    estimator.ask(ORIGIN)
+    assert torch.allclose(search.point, ORIGIN + 0.1 * estimator.tell(values))
+    assert 0 < (search.point - ORIGIN).norm(dim=-1).max() < 0.05
+
+
+def test_frozen_rows_stay_where_they_are_at_the_floor_too():
+    search = climb(free=FREE, step=50.0, cosine=0.9)
+    for _ in range(3):
+        search.tell(search.ask().sum((1, 2)).abs())
+    assert torch.equal(search.point[1], ORIGIN[1])
+    assert cosine(search.point[FREE], ORIGIN[FREE]) == pytest.approx(0.9, abs=1e-4)
+
+
+def test_it_keeps_the_best_point():
+    search = climb()
+    points = []
+    for value in (0.2, 0.5, 0.4, 0.5):
+        points.append(search.point)
+        search.tell(value + torch.linspace(0, 0.01, len(search.ask())))
+    assert search.best is points[1]
+    assert search.value == 0.5
+
+
+@pytest.mark.parametrize(("first", "ended"), [(0.09, "gate"), (math.nan, "gate"), (0.11, None)])
+def test_a_first_value_below_the_gate_ends_it(first, ended):
+    search = climb(gate=0.1)
+    assert scripted(search, [first, 0.05]) == (1 if ended else 2)
+    assert search.ended == ended
+    assert search.best is ORIGIN
+
+
+def test_patience():
+    search = climb(patience=3)
+    assert scripted(search, [0.1, 0.2, 0.2, 0.1, 0.3, 0.3, 0.2, 0.1, 0.9]) == 8
+    assert (search.ended, search.value) == ("patience", pytest.approx(0.3))
+    assert scripted(climb(patience=0), [0.1] * 50) == 50
+
+
+@pytest.mark.parametrize(("patience", "after"), [(5, 5), (0, 3)])
+def test_steps_in_the_noise_are_skipped_and_end_it(patience, after):
+    search = climb(signal=0.5, patience=patience)
+    assert scripted(search, [0.1] * 9) == after
+    assert search.ended == "signal"
+    assert torch.equal(search.point, ORIGIN)
+
+
+def test_a_clear_signal_is_followed_and_forgives_what_was_skipped():
+    search = climb(signal=0.5)
+    for k in range(9):
+        n = len(search.ask()) - 1
+        changes = torch.ones(n) + 0.1 * torch.randn(n, generator=seeded(k)) if k % 3 == 2 else torch.zeros(n)
+        before = search.point
+        search.tell(torch.cat([torch.zeros(1), changes]))
+        assert torch.equal(search.point, before) == (k % 3 < 2)
+    assert search.ended is None
+
+
+@pytest.mark.parametrize("where", [0, 4])
+def test_what_is_not_a_number_ends_it(where):
+    search = climb()
+    scripted(search, [0.1, 0.3])
+    best, values = search.best, torch.full((len(search.ask()),), 0.2)
+    values[where] = math.nan
+    search.tell(values)
+    assert search.ended == "not finite"
+    assert search.best is best
+    assert torch.isfinite(best).all()

@@ -96,6 +96,29 @@ class ScoresText(Protocol):
 
 
 @runtime_checkable
+class ExposesLogProbs(Protocol):
+    """Words inside a prompt can be found among its tokens, and scored where they stand."""
+
+    async def locate(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
+        """The last user text as the model reads it, and the characters [start, end) of it that each token of
+        ``render(messages)`` covers; other tokens have empty spans.
+
+        Raises:
+            PromptError: as `Backend.render` does.
+        """
+        ...
+
+    async def token_log_probs(self, prompt: Prompt, rows: Sequence[torch.Tensor], positions: Sequence[int]) -> torch.Tensor:
+        """Log-probability of the prompt's own token at each position, 1 or later, given what stands before it.
+
+        Returns:
+            For each value of the movable rows, in nats: [len(rows), len(positions)], float32 on the CPU; NaN where the model
+            overflows.
+        """
+        ...
+
+
+@runtime_checkable
 class Differentiable(Protocol):
     """The objective has exact gradients."""
 

@@ -204,6 +204,19 @@ class Engine:
         terms = torch.where(weights >= 0, weights * chosen, -weights * unlikelihood)
         return terms.sum(-1) / weights.abs().sum(-1).clamp(min=1e-9)
 
+    @torch.no_grad()
+    def token_log_probs(self, prompt: Prompt, rows: Sequence[torch.Tensor], positions: Sequence[int]) -> torch.Tensor:
+        """See `ExposesLogProbs.token_log_probs`. Nothing that comes after the last of the tokens is computed."""
+        asked = torch.tensor(positions, dtype=torch.long, device=self.device)
+        targets = torch.tensor(prompt.ids, device=self.device)[asked]
+        parts = []
+        for start in range(0, len(rows), self.batch_size):
+            embeds = torch.stack([self.assemble(prompt, r)[: max(positions)] for r in rows[start : start + self.batch_size]])
+            logits = self.model(inputs_embeds=embeds, logits_to_keep=asked - 1, use_cache=False).logits
+            chosen = logits.float().log_softmax(-1).gather(-1, targets.expand(len(embeds), -1)[..., None])
+            parts.append(chosen[..., 0].cpu())
+        return torch.cat(parts)
+
 
 class _Pieces:
     """Passes on what a new token adds to the text of the answer.

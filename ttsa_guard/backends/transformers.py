@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 import torch
 from jinja2 import TemplateError
 from pydantic import BaseModel, ConfigDict, Field
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase
 
 from ttsa_guard.backends.base import Continuation
 from ttsa_guard.backends.batching import Batcher
@@ -100,6 +100,12 @@ class TransformersBackend:
         found = await self._loaded.gradients([Scored(prompt, r, g) for r, g in zip(rows, goals, strict=True)])
         return torch.tensor([value for value, _ in found]), torch.stack([gradient for _, gradient in found])
 
+    async def locate(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
+        return locate(self._engine.tokenizer, messages, **self.options.template_options)
+
+    async def token_log_probs(self, prompt: Prompt, rows: Sequence[torch.Tensor], positions: Sequence[int]) -> torch.Tensor:
+        return await self._run(self._engine.token_log_probs, prompt, rows, positions)
+
     async def close(self) -> None:
         """Nothing to do: the weights may be shared, and go when the last backend that uses them does."""
 
@@ -117,6 +123,24 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, s
     Raises:
         PromptError: empty, no chat template, or the template refuses the conversation.
     """
+    _, encoded, (first, last) = _encoded(tokenizer, messages, scope, template_options)
+    flags = [end > first and start < last for start, end in encoded["offset_mapping"]]
+    return Prompt(_segments(encoded["input_ids"], flags))
+
+
+def locate(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], **template_options: Any
+) -> tuple[str, list[tuple[int, int]]]:
+    """See `ExposesLogProbs.locate`."""
+    text, encoded, (first, last) = _encoded(tokenizer, messages, "user", template_options)
+    spans = [(min(max(start, first), last), min(max(end, first), last)) for start, end in encoded["offset_mapping"]]
+    return text[first:last], [(start - first, end - first) for start, end in spans]
+
+
+def _encoded(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], scope: Scope, template_options: dict[str, Any]
+) -> tuple[str, BatchEncoding, tuple[int, int]]:
+    """The conversation as text and as tokens with their offsets, and where `scope` stands in the text."""
     if not tokenizer.chat_template:
         raise PromptError(
             "the model has no chat template", hint="choose an instruction-tuned model, or set tokenizer.chat_template"
@@ -133,8 +157,7 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, s
         other = [*turns[:asked], {"role": "user", "content": _MARK}, *turns[asked + 1 :]]
         marked = _templated(tokenizer, other, template_options)
         first, last = _content_span(text, marked, turns[asked]["content"].strip())
-    flags = [end > first and start < last for start, end in encoded["offset_mapping"]]
-    return Prompt(_segments(encoded["input_ids"], flags))
+    return text, encoded, (first, last)
 
 
 def _templated(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], options: dict[str, Any]) -> str:

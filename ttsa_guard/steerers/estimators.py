@@ -5,6 +5,7 @@ Shapes: T soft tokens, d hidden size, n probes. Every generator is given by the 
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -20,6 +21,12 @@ def unit(direction: torch.Tensor, normalise: Normalise) -> torch.Tensor:
     axes = (-1,) if normalise == "per_token" else (-2, -1)
     norm = direction.norm(dim=axes, keepdim=True)
     return torch.where(norm > 0, direction / norm.clamp(min=torch.finfo(norm.dtype).tiny), torch.zeros_like(direction))
+
+
+def clip_rows(direction: torch.Tensor, longest: float) -> torch.Tensor:
+    """`direction` [..., T, d] with the rows that are longer than `longest` shortened to it; the others stay."""
+    clipped: torch.Tensor = direction * (longest / direction.norm(dim=-1, keepdim=True).clamp(min=longest))
+    return clipped
 
 
 def floor_cosine(point: torch.Tensor, origin: torch.Tensor, floor: float) -> torch.Tensor:
@@ -95,20 +102,136 @@ class RandomDirection(OneSided):
 
 
 class Antithetic:
-    """Gradient of a smooth function from symmetric differences: mean of (f(x + mu u) - f(x - mu u)) / (2 mu) u."""
+    """Gradient of a smooth function from symmetric differences: mean of (f(x + mu u) - f(x - mu u)) / (2 mu) u.
 
-    def __init__(self, pairs: int, probe: float, generator: torch.Generator) -> None:
-        self.pairs, self.probe = pairs, probe
+    Args:
+        free: which rows may move, [T]; the others get no noise, so their gradient is zero. None: all.
+    """
+
+    def __init__(self, pairs: int, probe: float, generator: torch.Generator, free: torch.Tensor | None = None) -> None:
+        self.pairs, self.probe, self.free = pairs, probe, free
         self._generator = generator
         self._directions = torch.zeros(0)
 
     def ask(self, point: torch.Tensor) -> torch.Tensor:
         """Points to evaluate around `point` [T, d]: [2 * pairs, T, d]."""
-        self._directions = torch.randn(self.pairs, *point.shape, generator=self._generator)
+        self._directions = _noise(self.pairs, point, self._generator, self.free)
         return torch.cat([point + self.probe * self._directions, point - self.probe * self._directions])
+
+    def value(self, values: torch.Tensor) -> float:
+        """The function at the point itself, about: what is odd in it cancels out within the pairs."""
+        return float(values.mean())
+
+    def changes(self, values: torch.Tensor) -> torch.Tensor:
+        """How much the function changes along each direction, [pairs]."""
+        ahead, behind = values.chunk(2)
+        return ahead - behind
 
     def tell(self, values: torch.Tensor) -> torch.Tensor:
         """The gradient estimate [T, d] from the values of the asked points, [2 * pairs]."""
-        ahead, behind = values.chunk(2)
-        slopes = (ahead - behind) / (2 * self.probe or 1.0)
+        slopes = self.changes(values) / (2 * self.probe or 1.0)
         return (slopes[:, None, None] * self._directions).mean(0)
+
+
+class Forward:
+    """Gradient of a smooth function from one-sided differences: mean of (f(x + mu u) - f(x)) / mu u; see `Antithetic`."""
+
+    def __init__(self, probes: int, probe: float, generator: torch.Generator, free: torch.Tensor | None = None) -> None:
+        self.probes, self.probe, self.free = probes, probe, free
+        self._generator = generator
+        self._directions = torch.zeros(0)
+
+    def ask(self, point: torch.Tensor) -> torch.Tensor:
+        """Points to evaluate: `point` [T, d] itself and those around it; [1 + probes, T, d]."""
+        self._directions = _noise(self.probes, point, self._generator, self.free)
+        return torch.cat([point[None], point + self.probe * self._directions])
+
+    def value(self, values: torch.Tensor) -> float:
+        return float(values[0])
+
+    def changes(self, values: torch.Tensor) -> torch.Tensor:
+        return values[1:] - values[0]
+
+    def tell(self, values: torch.Tensor) -> torch.Tensor:
+        slopes = self.changes(values) / (self.probe or 1.0)
+        return (slopes[:, None, None] * self._directions).mean(0)
+
+
+def _noise(n: int, point: torch.Tensor, generator: torch.Generator, free: torch.Tensor | None) -> torch.Tensor:
+    noise = torch.randn(n, *point.shape, generator=generator)
+    return noise if free is None else noise * free[:, None]
+
+
+def signal_to_noise(changes: torch.Tensor) -> float:
+    """abs(mean) / std of what the probes changed; 0 for fewer than two of them. Below about 1 an estimate is mostly noise."""
+    return float(changes.mean().abs() / (changes.std() + 1e-8)) if len(changes) > 1 else 0.0
+
+
+class Climb:
+    """Zeroth-order ascent that keeps its best point and knows when to stop (arXiv 2605.23180).
+
+    Args:
+        origin: where it starts, [T, d].
+        estimator: of the gradient; its `free` rows are those that move.
+        step: factor on the direction.
+        clip: longest row of a direction; None: every row that moves has norm 1.
+        cosine: lowest cosine of the free rows to where they started.
+        gate: a first value below it ends the search.
+        signal: a step is skipped if `signal_to_noise` is below it; 0 skips none.
+        patience: the search ends after so many iterations without a better value (0: it does not), and after so many
+            skipped steps in a row (0: after 3).
+    """
+
+    def __init__(
+        self,
+        origin: torch.Tensor,
+        estimator: Forward | Antithetic,
+        *,
+        step: float,
+        clip: float | None,
+        cosine: float,
+        gate: float,
+        signal: float,
+        patience: int,
+    ) -> None:
+        self.origin = self.point = self.best = origin
+        self.estimator = estimator
+        self.step, self.clip, self.cosine = step, clip, cosine
+        self.gate, self.signal, self.patience = gate, signal, patience
+        self.value = -math.inf
+        """At `best`."""
+        self.ended: Literal["gate", "signal", "patience", "not finite"] | None = None
+        self._stale = self._weak = 0
+
+    def ask(self) -> torch.Tensor:
+        """The points to evaluate, [n, T, d]."""
+        return self.estimator.ask(self.point)
+
+    def tell(self, values: torch.Tensor) -> None:
+        """Move, given the values of the asked points, [n]; or set `ended`, and ask no more."""
+        value = self.estimator.value(values)
+        if self.value == -math.inf and not value >= self.gate:
+            self.ended = "gate"
+            return
+        self._stale += 1
+        if value > self.value:
+            self.best, self.value, self._stale = self.point, value, 0
+        if signal_to_noise(self.estimator.changes(values)) < self.signal:
+            self._weak += 1
+            if self._weak >= (self.patience or 3):
+                self.ended = "signal"
+            return
+        self._weak = 0
+        self._move(self.estimator.tell(values))
+        if not bool(torch.isfinite(self.point).all()):
+            self.ended = "not finite"
+        elif self.patience and self._stale >= self.patience:
+            self.ended = "patience"
+
+    def _move(self, gradient: torch.Tensor) -> None:
+        direction = unit(gradient, "per_token") if self.clip is None else clip_rows(gradient, self.clip)
+        moved = self.point + self.step * direction
+        # Of the free rows alone: the way back to the boundary rescales whatever is projected.
+        free = slice(None) if self.estimator.free is None else self.estimator.free
+        moved[free] = floor_cosine(moved[free], self.origin[free], self.cosine)
+        self.point = moved

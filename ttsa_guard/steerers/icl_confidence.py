@@ -1,0 +1,146 @@
+"""Make a model surer of the examples in its prompt: Self-Improving In-Context Learning (arXiv 2605.23180).
+
+For few-shot prompts. The input embeddings climb a proxy of how well the model predicts the labels of the demonstrations; the
+answer to the query is then generated from where it is highest. The search takes prompt-length forward passes only: no token
+is generated and no moderator is asked. It is no safety method by itself: what it finds is verified like any candidate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from ttsa_guard.backends.base import ExposesLogProbs, TakesEmbeddings
+from ttsa_guard.plugins import Register, hookimpl
+from ttsa_guard.steerers.base import Candidate, Task
+from ttsa_guard.steerers.estimators import Antithetic, Climb, Forward
+
+CONFIDENCE, ROBUSTNESS, GAIN = 0.6, 0.3, 0.1
+"""Weights of the parts of the proxy."""
+
+
+class IclConfidenceOptions(BaseModel):
+    """The defaults are the published ones. Lengths are in units of the embeddings, as published for Llama-3.1-8B.
+
+    A label is what stands between `label` and the next `end`; without an `end` after it, it is that of the query. The
+    defaults read ``Input: ...\\nLabel: ...\\n``, line by line.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    label: str = Field("Label:", min_length=1, description="what stands before a label")
+    end: str = Field("\n", min_length=1, description="what stands after it")
+    estimator: Literal["one_sided", "symmetric"] = Field("one_sided", description="differences that estimate the gradient")
+    probes: int = Field(16, ge=2, description="N, probes an iteration; symmetric: half as many pairs")
+    probe: float = Field(0.001, gt=0, description="mu, factor on the standard-normal probes")
+    step: float = Field(0.03, ge=0, description="factor on the direction")
+    clip: float | None = Field(1.0, gt=0, description="longest row of a direction; null: every row has norm 1")
+    cosine: float = Field(0.2, gt=0, lt=1, description="lowest cosine of the moved rows to the original ones")
+    gate: float = Field(0.1, ge=0, le=1, description="lowest proxy of the original prompt; below it nothing is tried")
+    signal: float = Field(0.0, ge=0, description="signal-to-noise ratio below which a step is skipped; 0: none is")
+    patience: int = Field(15, ge=0, description="iterations without a better proxy before the end; 0: no such end")
+    iterations: int = Field(250, ge=1, description="most iterations")
+    every: int = Field(25, ge=1, description="iterations between two candidates of the path")
+
+
+class IclConfidence:
+    """One candidate a round: the answer at the best point so far, every `every` iterations if that has moved, and at the end.
+
+    A last user message without demonstrations gets none.
+    """
+
+    name = "icl_confidence"
+    needs: ClassVar[tuple[type, ...]] = (TakesEmbeddings, ExposesLogProbs)
+
+    def __init__(self, options: IclConfidenceOptions) -> None:
+        self.options = options
+
+    async def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
+        options, backend = self.options, task.backend
+        assert isinstance(backend, TakesEmbeddings)
+        assert isinstance(backend, ExposesLogProbs)
+        text, spans = await backend.locate(task.messages)
+        labels = label_tokens(find_labels(text, options.label, options.end), spans)
+        if not labels:
+            return
+        prompt = await backend.render(task.messages)
+        free = torch.tensor([position <= labels[-1][-1] for position in prompt.soft_positions])
+        climb = self._climb(await backend.embed(prompt.soft_ids), free, task.seed)
+        positions, lengths = [position for label in labels for position in label], [len(label) for label in labels]
+        proposed: torch.Tensor | None = None
+        for k in range(1, options.iterations + 1):
+            climb.tell(proxy(await backend.token_log_probs(prompt, list(climb.ask()), positions), lengths))
+            if climb.ended == "gate":
+                return
+            last = climb.ended is not None or k == options.iterations
+            if climb.best is not proposed and (last or k % options.every == 0):
+                proposed = climb.best
+                yield await task.propose([task.base.having(prompt=prompt, rows=proposed)], [f"proxy {climb.value:.3f}"])
+            if last:
+                return
+
+    def _climb(self, origin: torch.Tensor, free: torch.Tensor, seed: int) -> Climb:
+        options = self.options
+        generator = torch.Generator().manual_seed(seed)
+        estimator = (
+            Forward(options.probes, options.probe, generator, free)
+            if options.estimator == "one_sided"
+            else Antithetic(options.probes // 2, options.probe, generator, free)
+        )
+        return Climb(
+            origin,
+            estimator,
+            step=options.step,
+            clip=options.clip,
+            cosine=options.cosine,
+            gate=options.gate,
+            signal=options.signal,
+            patience=options.patience,
+        )
+
+
+def find_labels(text: str, label: str, end: str) -> list[tuple[int, int]]:
+    """Where the labels of the demonstrations stand in `text`, [start, end), without white space around them."""
+    found: list[tuple[int, int]] = []
+    at = text.find(label)
+    while at >= 0 and (stop := text.find(end, at + len(label))) >= 0:
+        content = text[at + len(label) : stop]
+        if content.strip():
+            start = stop - len(content.lstrip())
+            found.append((start, start + len(content.strip())))
+        at = text.find(label, stop)
+    return found
+
+
+def label_tokens(labels: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """Positions of the tokens of each label, given the characters that each token of the prompt covers.
+
+    The token at position 0 has nothing before it that could predict it: it counts for no label, and a label without another
+    token is left out.
+    """
+    found = ([i for i, (a, b) in enumerate(spans) if i and a < end and b > start] for start, end in labels)
+    return [positions for positions in found if positions]
+
+
+def proxy(log_probs: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+    """How well labels are predicted, in [0, 1]: 0.6 C + 0.3 R + 0.1 G for each row, [n].
+
+    C is the mean of the labels' confidences, a confidence being the geometric mean of the token probabilities; R is the 10 %
+    quantile of all token probabilities; G is the mean rise, falls counted as 0, of the confidence from a label to the next.
+
+    Args:
+        log_probs: of the tokens of all labels, in order, [n, sum of lengths].
+        lengths: how many tokens each label has.
+    """
+    labels = torch.stack([part.mean(-1).exp() for part in torch.split(log_probs, list(lengths), dim=-1)], dim=-1)
+    robustness = log_probs.exp().quantile(0.1, dim=-1)
+    gain = labels.diff(dim=-1).clamp(min=0).sum(-1) / max(1, len(lengths) - 1)
+    return CONFIDENCE * labels.mean(-1) + ROBUSTNESS * robustness + GAIN * gain
+
+
+@hookimpl
+def ttsa_register_steerers(register: Register) -> None:
+    register("icl_confidence", IclConfidence, options=IclConfidenceOptions)
