@@ -211,7 +211,8 @@ class Engine:
         targets = torch.tensor(prompt.ids, device=self.device)[asked]
         parts = []
         for start in range(0, len(rows), self.batch_size):
-            embeds = torch.stack([self.assemble(prompt, r)[: max(positions)] for r in rows[start : start + self.batch_size]])
+            batch = [self.start(prompt, r, ()) for r in rows[start : start + self.batch_size]]
+            embeds = torch.stack([torch.cat([self.embed(b.fixed), b.rest])[: max(positions)] for b in batch])
             logits = self.model(inputs_embeds=embeds, logits_to_keep=asked - 1, use_cache=False).logits
             chosen = logits.float().log_softmax(-1).gather(-1, targets.expand(len(embeds), -1)[..., None])
             parts.append(chosen[..., 0].cpu())

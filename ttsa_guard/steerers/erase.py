@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, islice
 from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -69,7 +69,8 @@ def split_parts(text: str) -> list[str]:
 def shortened(parts: int, most: int) -> list[tuple[int, ...]]:
     """Which of the parts stay: every one alone, then all but one, then other numbers of them, at most `most` choices."""
     sizes = [1, *range(parts - 1, 1, -1)]
-    return [kept for size in sizes if size < parts for kept in combinations(range(parts), size)][:most]
+    every = (kept for size in sizes if size < parts for kept in combinations(range(parts), size))
+    return list(islice(every, most))
 
 
 @hookimpl

@@ -33,10 +33,15 @@ class Prefill:
 
     async def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
         openings = mixed_openings(task.profile, min(self.options.openings, task.spend.generations_left))
-        if not openings or not (self.options.always or await find_turn(task) is None):
+        if not openings or not (self.options.always or await _opening_is_at_fault(task)):
             return
         requests = [task.base.having(opening=task.after_shown(o.text), seed=task.seed + i) for i, o in enumerate(openings)]
         yield await task.propose(requests, [f"opening {o.text!r}" for o in openings])
+
+
+async def _opening_is_at_fault(task: Task) -> bool:
+    turn = await find_turn(task)
+    return turn is None or turn.kept == task.shown
 
 
 def mixed_openings(profile: ModelProfile, n: int, kinds: Sequence[OpeningKind] = KINDS) -> list[Opening]:

@@ -1,0 +1,91 @@
+"""Requests of different conversations meet in one batch, and see nothing of one another."""
+
+import asyncio
+import threading
+
+import pytest
+
+from ttsa_guard.backends.base import Continuation
+from ttsa_guard.backends.transformers import TransformersBackend, TransformersOptions
+from ttsa_guard.errors import ModelError
+from ttsa_guard.messages import GenerationRequest, Message
+
+run = asyncio.run
+
+
+@pytest.fixture
+def backend(tiny_model):
+    return TransformersBackend(TransformersOptions(model=str(tiny_model), device="cpu", dtype="float32", batch_size=64))
+
+
+@pytest.fixture
+def asked(backend):
+    """Requests of six conversations."""
+    contents = ["the kettle", "a much longer question about the kettle and the owl", "owls", "tea", "a", "why is that so"]
+    prompts = [run(backend.render([Message("user", content)])) for content in contents]
+    return [[GenerationRequest(p, temperature=t, seed=i, max_new_tokens=12) for t in (0, 0.9)] for i, p in enumerate(prompts)]
+
+
+@pytest.fixture
+def batches(backend, monkeypatch):
+    """The sizes of the batches that the model decodes."""
+    sizes, decode = [], backend._loaded.generate._work
+
+    def counting(requests, stops):
+        sizes.append(len(requests))
+        return decode(requests, stops)
+
+    monkeypatch.setattr(backend._loaded.generate, "_work", counting)
+    return sizes
+
+
+async def while_busy(backend, jobs, *, given_up=()):
+    """The results of jobs that are asked for while the model is at work on something else."""
+    done = threading.Event()
+    backend._loaded.worker.submit(done.wait, 10)
+    tasks = [asyncio.ensure_future(backend.generate(job)) for job in jobs]
+    await asyncio.sleep(0)
+    for i in given_up:
+        tasks[i].cancel()
+    await asyncio.sleep(0)
+    done.set()
+    return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def test_who_asks_while_the_model_works_is_answered_in_one_batch(backend, asked, batches):
+    alone = [run(backend.generate(job)) for job in asked]
+    batches.clear()
+    assert run(while_busy(backend, asked)) == alone
+    assert batches == [12]
+
+
+def test_the_fault_of_one_is_not_everybodys(backend, asked):
+    wrong = [asked[2][0].having(rows=run(backend.embed([1, 2, 3]))[:, :5])]
+    found = run(while_busy(backend, [*asked[:3], wrong, *asked[3:]]))
+    assert isinstance(found.pop(3), ModelError)
+    assert found == [run(backend.generate(job)) for job in asked]
+
+
+def test_a_caller_that_gives_up_does_not_end_the_others(backend, asked, batches):
+    found = run(while_busy(backend, asked, given_up=[3]))
+    assert batches == [10]
+    assert isinstance(found.pop(3), asyncio.CancelledError)
+    assert found == [run(backend.generate(job)) for i, job in enumerate(asked) if i != 3]
+
+
+def test_scores_and_gradients_meet_too(backend, asked):
+    prompts = [job[0].prompt for job in asked]
+    goals = [Continuation((("an owl", 1.0),)), Continuation((("tea", 1.0), ("no", -1.0)))]
+    rows = [run(backend.embed(p.soft_ids)) for p in prompts]
+
+    async def gather():
+        scores = asyncio.gather(*(backend.log_likelihoods(p, ["an owl", "tea is nice"]) for p in prompts))
+        slopes = asyncio.gather(*(backend.gradient(p, [r, r], goals) for p, r in zip(prompts, rows, strict=True)))
+        return await scores, await slopes
+
+    scores, slopes = run(gather())
+    for prompt, r, score, (values, gradients) in zip(prompts, rows, scores, slopes, strict=True):
+        assert run(backend.log_likelihoods(prompt, ["an owl", "tea is nice"])) == pytest.approx(score, abs=1e-5)
+        alone = run(backend.gradient(prompt, [r, r], goals))
+        assert values.tolist() == pytest.approx(alone[0].tolist(), abs=1e-5)
+        assert float((gradients - alone[1]).abs().max()) < 1e-5

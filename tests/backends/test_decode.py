@@ -1,0 +1,193 @@
+"""Our decoding loop against the models' own `generate`."""
+
+import threading
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import torch
+import transformers
+from transformers import AutoModelForCausalLM
+
+from ttsa_guard.backends.decode import KEPT_TOKENS, SHARED_FROM, ReferenceDecoder, SharedDecoder, Start, choose
+
+SIZES = {
+    "vocab_size": 512,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 4096,
+    "pad_token_id": 0,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+}
+ENDS = (1, 2, 3)
+
+
+def built(kind, **changes):
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(**{**SIZES, **changes})
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return built("Qwen2")
+
+
+@pytest.fixture
+def both(model):
+    return SharedDecoder(model, ENDS), ReferenceDecoder(model, ENDS)
+
+
+def start(model, fixed, rest, seed=0, **options):
+    """`fixed` ids, then `rest` moved rows; both are drawn by their length and `seed`."""
+    draw = torch.Generator().manual_seed(1000 * fixed + seed)
+    ids = tuple(torch.randint(4, 512, (fixed,), generator=torch.Generator().manual_seed(fixed)).tolist())
+    rows = model.get_input_embeddings()(torch.randint(4, 512, (rest,), generator=draw)).detach()
+    return Start(ids, rows + 0.01 * torch.randn(rows.shape, generator=draw), **{"most": 24, "seed": seed, **options})
+
+
+def batches(model):
+    """Copied and shared beginnings, alone and among others, long and short rows, none at all."""
+    few = [start(model, 20, n, seed=n) for n in (1, 7, 3)]
+    many = [start(model, SHARED_FROM // 8, 5 + i % 3, seed=i) for i in range(9)]
+    bare = [start(model, 0, n, seed=n) for n in (4, 9)]
+    return {"copied": few, "shared": many, "bare": bare, "one": few[:1], "mixed": [many[0], *bare, *few, *many[1:]]}
+
+
+@pytest.mark.parametrize("kind", ["copied", "shared", "bare", "one", "mixed"])
+def test_greedy_tokens_are_those_of_generate(model, both, kind):
+    ours, reference = (decoder.decode(batches(model)[kind]) for decoder in both)
+    assert ours == reference
+    assert all(len(row) == 24 or row[-1] in ENDS for row in ours)
+
+
+def test_sampled_tokens_do_not_depend_on_the_batch(model, both):
+    rows = [start(model, 20 if i % 2 else 200, 3 + i, seed=i, temperature=0.9, most=5 + 3 * i) for i in range(6)]
+    ours, reference = (decoder.decode(rows) for decoder in both)
+    assert ours == reference == [both[0].decode([row])[0] for row in rows]
+    assert [len(row) for row in ours] == [
+        row.most if out[-1] not in ENDS else len(out) for row, out in zip(rows, ours, strict=True)
+    ]
+
+
+def test_long_conversations_are_computed_once(model, both):
+    rows = [start(model, 900, 5, seed=i, most=2) for i in range(8)]
+    for prefix in ([900], []):
+        with counted(model) as tokens:
+            both[0].decode(rows)
+        assert tokens == [*prefix, 8 * 5, 8]
+
+
+@contextmanager
+def counted(model):
+    """Rows times tokens of every call of the model."""
+    found = []
+
+    def hook(_, __, options):
+        found.append(options["inputs_embeds"].shape[0] * options["inputs_embeds"].shape[1])
+
+    handle = model.register_forward_pre_hook(hook, with_kwargs=True)
+    yield found
+    handle.remove()
+
+
+def test_a_later_turn_goes_on_from_what_was_computed(model, both):
+    long = start(model, 300, 4, most=8)
+    shorter, longer = replace(long, fixed=long.fixed[:200]), replace(long, fixed=(*long.fixed, 7, 8, 9))
+    for row, new in ((long, [300]), (shorter, []), (longer, [3])):
+        with counted(model) as tokens:
+            found = both[0].decode([row])
+        assert tokens == [*new, 4, *[1] * (len(found[0]) - 1)]
+        assert found == both[1].decode([row])
+
+
+def test_what_is_kept_is_bounded(model):
+    decoder = SharedDecoder(model, ENDS)
+    for i in range(4, 4 + 6):
+        decoder.decode([start(model, 3000 + i, 1, most=1)])
+    assert sum(map(len, decoder._kept)) <= KEPT_TOKENS
+
+
+def test_finished_rows_leave_the_batch(model):
+    rows = [start(model, 20, 3, seed=i, most=most) for i, most in enumerate((2, 2, 2, 12))]
+    with counted(model) as tokens:
+        SharedDecoder(model, [512]).decode(rows)  # an end that never comes
+    assert tokens[-10:] == [1] * 10
+
+
+def test_a_stopped_row_ends_and_the_others_go_on(model, both):
+    stop = threading.Event()
+    rows = [start(model, 20, 3, seed=1, stop=stop), start(model, 20, 5, seed=2)]
+    alone = both[1].decode(rows[1:])
+    for decoder in both:
+        stop.clear()
+        seen = []
+        found = decoder.decode(rows, lambda token, seen=seen: (seen.append(token), len(seen) == 3 and stop.set()))
+        assert len(found[0]) in (3, 4)
+        assert found[1:] == alone
+
+
+def test_gradients_go_through_shared_beginnings(model, both):
+    leaves, found = [], []
+    for decoder in both:
+        rows = batches(model)["mixed"]
+        leaf = [row.rest.clone().requires_grad_() for row in rows]
+        starts = [Start(row.fixed, rest) for row, rest in zip(rows, leaf, strict=True)]
+        logits = decoder.logits(starts, 1)
+        logits.log_softmax(-1)[..., 5].sum().backward()
+        leaves.append([rest.grad for rest in leaf])
+        found.append(logits.detach())
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+    for ours, reference in zip(*leaves, strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-3, atol=1e-5)
+
+
+# ---------------------------------------------------------------------- which models take it
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("Llama", {}),
+        ("Llama", {"num_key_value_heads": 4}),
+        ("Qwen2", {}),
+        ("Qwen3", {"head_dim": 32}),
+        ("Mistral", {"sliding_window": None}),
+        ("Gemma", {"head_dim": 16}),
+        ("Phi3", {}),
+        ("Granite", {}),
+        ("OPT", {"word_embed_proj_dim": 64, "ffn_dim": 96}),
+        ("GPT2", {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512}),
+    ],
+    ids=str,
+)
+def test_plain_models_are_decoded_by_our_loop(kind, changes):
+    decoder, problem = choose(built(kind, **changes), ENDS)
+    assert (type(decoder), problem) == (SharedDecoder, "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "why"),
+    [
+        ("Mistral", {"sliding_window": 128}, "sliding"),
+        ("Gemma2", {"head_dim": 16, "sliding_window": 128}, "sliding_attention"),
+        ("Qwen2", {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 1}, "sliding_attention"),
+        ("Bloom", {"n_head": 4, "n_layer": 2}, "trial"),
+    ],
+    ids=str,
+)
+def test_other_models_are_decoded_by_generate_and_it_is_said_why(kind, changes, why):
+    model = built(kind, **changes)
+    decoder, problem = choose(model, ENDS)
+    assert isinstance(decoder, ReferenceDecoder)
+    assert why in problem
+    assert decoder.decode([start(model, 10, 3)])
+
+
+def test_bfloat16_is_taken_too():
+    decoder, problem = choose(built("Qwen2").to(torch.bfloat16), ENDS)
+    assert (type(decoder), problem) == (SharedDecoder, "")
