@@ -90,6 +90,11 @@ class ScoresText(Protocol):
         """Mean token log-likelihood, in nats, of each text after the unmoved prompt."""
         ...
 
+
+@runtime_checkable
+class ScoresRows(Protocol):
+    """Objectives can be evaluated at moved rows."""
+
     async def objective(self, prompt: Prompt, rows: Sequence[torch.Tensor], goals: Sequence[Continuation]) -> torch.Tensor:
         """The objective of goal i at rows i, divided by the sum of its absolute token weights; [len(rows)], float32."""
         ...
@@ -102,5 +107,5 @@ class Differentiable(Protocol):
     async def gradient(
         self, prompt: Prompt, rows: Sequence[torch.Tensor], goals: Sequence[Continuation]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Values [n] and gradients [n, k, hidden] of `ScoresText.objective` with respect to the rows."""
+        """Values [n] and gradients [n, k, hidden] of `ScoresRows.objective` with respect to the rows."""
         ...

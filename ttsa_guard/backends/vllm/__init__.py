@@ -1,0 +1,217 @@
+"""vLLM servers, one or many, as the backend: chat and steered candidates over their OpenAI-compatible HTTP protocol.
+
+Ray Serve LLM answers the same requests. The weights are on the servers; here are the tokenizer, the chat template and the
+table of input embeddings. Servers have to be started with ``--enable-prompt-embeds``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import aclosing
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from ttsa_guard.backends.transformers import find_profile, model_path
+from ttsa_guard.backends.vllm.checks import examine
+from ttsa_guard.backends.vllm.local import ChatPrompt, LocalHalf
+from ttsa_guard.backends.vllm.protocol import CHAT, Call, Growth, OtherPromptError, new_tokens, prompt_log_likelihood
+from ttsa_guard.backends.vllm.replicas import Replica, Replicas
+from ttsa_guard.errors import ModelError, PromptError
+from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt, Scope
+from ttsa_guard.plugins import Register, hookimpl
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class VLLMOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = Field(min_length=1, description="what the servers run: 'embedded', a Hugging Face name, or a path")
+    urls: tuple[str, ...] = Field(min_length=1, description="base addresses, one for each server: http://host:8000")
+    served_name: str | None = Field(None, description="what the servers call the model; default: as `model`")
+    key: str = Field("VLLM_API_KEY", description="environment variable that holds the servers' key, if they want one")
+    timeout: float = Field(20.0, gt=0, description="seconds for one answer of one server; then another one is asked")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="of the embeddings that are sent; auto: as the weights are stored"
+    )
+    profile: Path | None = Field(None, description="file made by 'ttsa-guard openings'")
+    template_options: dict[str, Any] = Field(default_factory=dict, description="passed to the chat template")
+
+    @field_validator("urls", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("urls")
+    @classmethod
+    def _base(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        if any("@" in url for url in urls):
+            raise ValueError("no credentials in addresses: the key comes from the environment")
+        if not all(url.startswith(("http://", "https://")) for url in urls):
+            raise ValueError("an address begins with http:// or https://")
+        bases = tuple(url.rstrip("/").removesuffix("/v1") for url in urls)
+        if len(set(bases)) < len(bases):
+            raise ValueError("an address is listed twice")
+        return bases
+
+
+class VLLMBackend:
+    """One model on one or many servers. Nothing is asked of them before the first answer is wanted."""
+
+    def __init__(self, options: VLLMOptions) -> None:
+        self.options = options
+        self.name = options.model
+        self._served = options.served_name or options.model
+        self._local = LocalHalf(model_path(options.model), options.dtype)
+        self.token_norm = self._local.token_norm
+        self.profile = find_profile(options.profile, options.model)
+        self._sends_parts = True
+        key = os.environ.get(options.key, "").strip()
+        self._servers = Replicas(
+            [Replica(url, key=key, key_name=options.key, timeout=options.timeout) for url in options.urls],
+            lambda replica: examine(replica, self._local, self._served),
+        )
+
+    @property
+    def context_length(self) -> int:
+        """The smallest one of the servers that have been asked."""
+        return min([self._local.context_length, *self._servers.contexts])
+
+    @property
+    def device(self) -> str:
+        return f"{len(self.options.urls)} x vLLM"
+
+    @property
+    def dtype(self) -> str:
+        return str(self._local.dtype).removeprefix("torch.")
+
+    async def render(self, messages: Sequence[Message], *, scope: Scope = "user") -> Prompt:
+        prompt = self._local.render(messages, scope=scope, **self.options.template_options)
+        if len(prompt) >= self.context_length:
+            raise PromptError(
+                f"the prompt has {len(prompt)} tokens, the model takes fewer than {self.context_length}",
+                hint="shorten the conversation",
+            )
+        return prompt
+
+    async def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
+        """One HTTP request for each answer: the servers batch them, and a fault concerns that answer alone, which another
+        server is then asked for. At a temperature above 0, samples differ from those of other backends."""
+        return await _all(self._answer(request) for request in requests)
+
+    async def stream(self, request: GenerationRequest, on_text: Callable[[str], None]) -> Generation:
+        """Where a server fails in the middle, another one goes on from there."""
+        growth = Growth(partial(self._generation, request), on_text)
+
+        async def work(replica: Replica) -> Generation:
+            if growth.ended:
+                return growth.end()
+            tail = [*self._local.encode(request.opening), *growth.ids]
+            call = Call.of_rows(self._local, request, tail) if request.rows is not None else Call.of_ids(request.prompt, tail)
+            body = self._body(replica, request, call, done=len(growth.ids))
+            growth.begin(call)
+            async with aclosing(replica.events(call.path, {**body, "stream": True})) as events:
+                async for event in events:
+                    growth.add(event)
+            return growth.end()
+
+        return await self._servers.do(work)
+
+    async def embed(self, ids: Sequence[int]) -> torch.Tensor:
+        return self._local.embed(ids).float()
+
+    async def log_likelihoods(self, prompt: Prompt, texts: Sequence[str]) -> list[float]:
+        return await _all(self._log_likelihood(prompt, text) for text in texts)
+
+    async def close(self) -> None:
+        await self._servers.close()
+
+    async def _answer(self, request: GenerationRequest) -> Generation:
+        opening = self._local.encode(request.opening)
+
+        async def work(replica: Replica) -> Generation:
+            call = self._call(request, opening)
+            try:
+                return await self._asked(replica, request, call)
+            except OtherPromptError:
+                if call.path != CHAT:
+                    raise
+                log.warning("%s has another chat template than the tokenizer here; whole prompts are sent now", replica.name)
+                self._sends_parts = False
+                return await self._asked(replica, request, self._call(request, opening))
+
+        return await self._servers.do(work)
+
+    def _call(self, request: GenerationRequest, opening: list[int]) -> Call:
+        """Token ids where nothing moved; else the moved rows in a chat message if the server makes the same prompt of that."""
+        prompt = request.prompt
+        if request.rows is None:
+            return Call.of_ids(prompt, opening)
+        if isinstance(prompt, ChatPrompt) and self._sends_parts and not opening:
+            return Call.of_parts(self._local, prompt, request.rows, self.options.template_options)
+        return Call.of_rows(self._local, request, opening)
+
+    async def _asked(self, replica: Replica, request: GenerationRequest, call: Call) -> Generation:
+        ids, ended = new_tokens(await replica.post(call.path, self._body(replica, request, call)), call)
+        return self._generation(request, ids, ended)
+
+    def _body(self, replica: Replica, request: GenerationRequest, call: Call, *, done: int = 0) -> dict[str, Any]:
+        """All sampling settings are named: a server takes what is missing from the model's generation_config.json."""
+        room = replica.context - len(call.expected)
+        if room < 1:
+            raise ModelError(
+                f"the prompt has {len(call.expected)} tokens, the server takes fewer than {replica.context}",
+                hint="shorten the conversation, or raise --max-model-len",
+            )
+        return {
+            **call.prompt,
+            "model": self._served,
+            "max_tokens": max(1, min(request.max_new_tokens - done, room)),
+            "temperature": request.temperature,
+            "seed": request.seed,
+            "top_p": 1,
+            "top_k": 0,
+            "min_p": 0,
+            "repetition_penalty": 1,
+            "stop_token_ids": self._local.ends,
+            "return_token_ids": True,
+        }
+
+    def _generation(self, request: GenerationRequest, ids: Sequence[int], ended: bool) -> Generation:
+        end = next((i for i, token in enumerate(ids) if token in self._local.ends), len(ids))
+        text = self._local.decode([*self._local.encode(request.opening), *ids[:end]])
+        return Generation(text.strip(), end, ended)
+
+    async def _log_likelihood(self, prompt: Prompt, text: str) -> float:
+        ids = self._local.encode(text)
+
+        async def work(replica: Replica) -> float:
+            kept = ids[: replica.context - len(prompt) - 1]  # the server wants room for one more token
+            call = Call.of_ids(prompt, kept)
+            body = {**call.prompt, "model": self._served, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
+            return prompt_log_likelihood(await replica.post(call.path, {**body, "return_token_ids": True}), call, last=len(kept))
+
+        return await self._servers.do(work) if ids else 0.0
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results in order; at the first fault the other work is cancelled."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+@hookimpl
+def ttsa_register_backends(register: Register) -> None:
+    register("vllm", VLLMBackend, options=VLLMOptions)
