@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
 from ttsa_guard.backends.vllm.local import LocalHalf
-from ttsa_guard.backends.vllm.protocol import COMPLETIONS, Call, packed, token_log_probability
+from ttsa_guard.backends.vllm.protocol import COMPLETIONS, Call, packed, top_log_probabilities
 from ttsa_guard.backends.vllm.replicas import Replica
 from ttsa_guard.errors import AccessError, InputError, ModelError
 from ttsa_guard.messages import Prompt, Tokens
 
 OLDEST = (0, 31)
 _PROBE = "How are you?"
-_TOLERANCE = 0.25  # nats between the same prompt as ids and as embeddings; other weights are off by more
+_TOP = 5
+_TOLERANCE = 0.25  # nats between the same prompt as ids and as embeddings; other embeddings are off by more
 
 
 async def examine(replica: Replica, local: LocalHalf, name: str) -> int:
@@ -27,17 +29,17 @@ async def examine(replica: Replica, local: LocalHalf, name: str) -> int:
     context = await _context(replica, local, name)
     ids = tuple(local.encode(_PROBE))
     call = Call.of_ids(Prompt((Tokens(ids),)), ())
-    body = {"model": name, "max_tokens": 1, "temperature": 0, "logprobs": 0, "return_token_ids": True}
+    body = {"model": name, "max_tokens": 1, "temperature": 0, "return_token_ids": True, "return_tokens_as_token_ids": True}
     try:
-        by_ids = token_log_probability(await replica.post(COMPLETIONS, {**body, **call.prompt}), call)
+        by_ids = top_log_probabilities(await replica.post(COMPLETIONS, {**body, **call.prompt, "logprobs": _TOP}), call)
     except InputError:
         raise ModelError("the server does not know the tokens of the configured model", hint=_other(name)) from None
     rows = Call(COMPLETIONS, {"prompt_embeds": packed(local.embed(ids))}, (None,) * len(ids))
     try:
-        by_rows = token_log_probability(await replica.post(COMPLETIONS, {**body, **rows.prompt}), rows)
+        by_rows = top_log_probabilities(await replica.post(COMPLETIONS, {**body, **rows.prompt, "logprobs": 4 * _TOP}), rows)
     except InputError as error:
         raise _refused(error, local, name) from None
-    if not abs(by_ids - by_rows) <= _TOLERANCE:
+    if not all(abs(value - by_rows.get(token, -math.inf)) <= _TOLERANCE for token, value in by_ids.items()):
         raise ModelError("the server's model has other input embeddings than the configured one", hint=_other(name))
     return context
 

@@ -88,7 +88,7 @@ class _LogProbability(_Strict):
 
 
 class _LogProbabilities(_Strict):
-    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]] = Field(min_length=1)
 
 
 class _Choice(_Strict):
@@ -141,13 +141,13 @@ def prompt_log_likelihood(answer: Any, call: Call, *, last: int) -> float:
     return sum(found) / last
 
 
-def token_log_probability(answer: Any, call: Call) -> float:
-    """Log-probability of the first new token, in nats; raises as `new_tokens` does."""
+def top_log_probabilities(answer: Any, call: Call) -> dict[str, float]:
+    """Log-probabilities of the likeliest first tokens, in nats; raises as `new_tokens` does."""
     new_tokens(answer, call)
     found = _read(_Answer, answer).choices[0].logprobs
-    if found is None or not found.token_logprobs:
+    if found is None:
         raise _garbage("it gives no log-probabilities")
-    return found.token_logprobs[0]
+    return found.top_logprobs[0]
 
 
 class Growth:
