@@ -25,6 +25,8 @@ _PACE = 0.95
 """Share of a rate limit that is used: arrivals jitter, and who is over the limit for a moment is refused."""
 _LONGEST_WAIT = 20.0
 _LONGEST_CONNECT = 3.0
+_KEEP_ALIVE = 4.0
+"""Common servers hang up after 5 idle seconds; a request that is just being sent then would fail."""
 _LONGEST_EVENT = 2**24
 _JSON = {"Content-Type": "application/json"}
 _ACCESS = {401, 402, 403, 404, 405, 407}
@@ -110,7 +112,7 @@ class Http:
         sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=min(timeout, _LONGEST_CONNECT))
+        self._timeout = timeout
         self._connections = connections
         self._tries = tries
         self._sleep, self._jitter = sleep, jitter
@@ -122,7 +124,7 @@ class Http:
 
     async def get(self, url: str, *, headers: Mapping[str, str] | None = None) -> Any:
         """The JSON that the service answers; raises as `post` does."""
-        return await self._ask("GET", url, None, headers or {}, {}, 1.0)
+        return await self._ask("GET", url, headers=headers)
 
     async def post(
         self,
@@ -132,20 +134,25 @@ class Http:
         headers: Mapping[str, str] | None = None,
         params: Mapping[str, str] | None = None,
         units: float = 1.0,
+        timeout: float | None = None,
     ) -> Any:
         """The JSON that the service answers.
+
+        Args:
+            timeout: seconds for one try of this, if not the usual ones.
 
         Raises:
             AccessError: it refuses the key or does not know the address.
             InputError: it refuses the request.
             ModeratorError: it is down, too slow or answers garbage, after all tries.
         """
-        return await self._ask("POST", url, _encoded(body), headers or {}, params or {}, units)
+        sent = {"data": _encoded(body), "params": params}
+        return await self._ask("POST", url, headers=headers, units=units, timeout=timeout, **sent)
 
     async def events(self, url: str, body: Any, *, headers: Mapping[str, str] | None = None) -> AsyncGenerator[Any, None]:
-        """The JSON of each server-sent event until the service says that it is done; one try, raises as `post` does."""
+        """The JSON of each server-sent event until the service says that it is done. One try; raises as `post` does."""
         self._breaker.check()
-        timeout = aiohttp.ClientTimeout(sock_connect=self._timeout.sock_connect, sock_read=self._timeout.total)
+        timeout = aiohttp.ClientTimeout(sock_connect=_LONGEST_CONNECT, sock_read=self._timeout)
         sent = {**_JSON, **(headers or {})}
         try:
             with _faults():
@@ -166,15 +173,24 @@ class Http:
             raise later.problem from None
 
     async def _ask(
-        self, method: str, url: str, data: bytes | None, headers: Mapping[str, str], params: Mapping[str, str], units: float
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None,
+        units: float = 1.0,
+        timeout: float | None = None,
+        **sent: Any,
     ) -> Any:
+        sent["headers"] = {**_JSON, **(headers or {})}
+        sent["timeout"] = aiohttp.ClientTimeout(total=timeout or self._timeout, sock_connect=_LONGEST_CONNECT)
         problem = ModeratorError("the service was not asked")
         for attempt in range(self._tries):
             self._breaker.check()
             await self._units.take(units)
             await self._requests.take()
             try:
-                found = await self._once(method, url, data, headers, params)
+                found = await self._once(method, url, **sent)
             except (AccessError, InputError):
                 self._breaker.succeeded()  # it is up
                 raise
@@ -191,14 +207,9 @@ class Http:
                 await self._sleep(pause)
         raise problem
 
-    async def _once(
-        self, method: str, url: str, data: bytes | None, headers: Mapping[str, str], params: Mapping[str, str]
-    ) -> Any:
-        sent = {**_JSON, **headers}
+    async def _once(self, method: str, url: str, **sent: Any) -> Any:
         with _faults():
-            async with self._open().request(
-                method, url, data=data, headers=sent, params=params, allow_redirects=False
-            ) as response:
+            async with self._open().request(method, url, allow_redirects=False, **sent) as response:
                 raw = await response.read()
         _refuse(response, raw)
         try:
@@ -210,8 +221,8 @@ class Http:
         """The session of this event loop; connections cannot move to another one."""
         loop = asyncio.get_running_loop()
         if self._session is None or self._session.closed or self._loop is not loop:
-            connector = aiohttp.TCPConnector(limit=self._connections)
-            self._session, self._loop = aiohttp.ClientSession(connector=connector, timeout=self._timeout), loop
+            connector = aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=_KEEP_ALIVE)
+            self._session, self._loop = aiohttp.ClientSession(connector=connector), loop
         return self._session
 
     async def close(self) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import re
 import time
 from functools import partial
 
@@ -10,10 +11,12 @@ import pytest
 import torch
 from nemoguardrails.types import ChatMessage
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
 
 from ttsa_guard.backends.base import Backend, Differentiable, ScoresRows, ScoresText, Streams, TakesEmbeddings
 from ttsa_guard.backends.transformers import model_path
 from ttsa_guard.backends.vllm import VLLMBackend, VLLMOptions, replicas
+from ttsa_guard.cli import app
 from ttsa_guard.config import GuardConfig, validated
 from ttsa_guard.errors import ConfigError, ModelError, PromptError
 from ttsa_guard.guard import Guard
@@ -24,7 +27,7 @@ from ttsa_guard.steerers.embedding import Embedding, EmbeddingOptions
 from ttsa_guard.steerers.prefill import Prefill, PrefillOptions
 from ttsa_guard.testing import ScriptedModerator
 
-from .vllm_server import Server, after, breaking_off, cut, hanging, killed, nothing, running, says, status, unpacked
+from .vllm_server import Server, after, breaking_off, cut, hanging, killed, late, nothing, running, says, status, unpacked
 
 USER = Message("user", "the kettle")
 LEGIBLE = Message("user", "clean")  # the answer has few broken characters, so that it streams in many pieces
@@ -443,6 +446,16 @@ def test_a_fault_that_passes(server, backend_for, tiny):
     assert generate(backend, request) == asyncio.run(tiny.generate([request]))
 
 
+def test_a_long_answer_may_take_longer(server, backend_for, tiny):
+    server.fault = late(0.5)
+    backend = backend_for(server, timeout=0.3)
+    request = request_for(backend)
+    with pytest.raises(ModelError, match="too long"):
+        generate(backend, request)
+    longer = request.having(max_new_tokens=240)
+    assert generate(backend_for(server, timeout=0.3), longer) == asyncio.run(tiny.generate([longer]))
+
+
 def test_log_likelihoods_that_are_none(server, backend_for):
     for wrong in (lambda body: answer(body), lambda body: answer(body, prompt_logprobs=[None] * len(body["prompt"]))):
         server.fault = says(wrong)
@@ -462,7 +475,7 @@ def test_candidates_are_shared_out(pair, backend_for, tiny):
 
 
 def test_who_is_busy_gets_less(pair, backend_for):
-    pair[0].delay = 0.4
+    pair[0].fault = late(0.4)
     backend = backend_for(*pair)
     request = request_for(backend)
 
@@ -630,3 +643,22 @@ def test_it_is_a_model_of_the_host(server, backend_for, tiny):
     assert whole.content == expected.text == "".join(piece.delta_content for piece in pieces)
     assert len(pieces) > 3
     assert whole.usage.input_tokens == len(request.prompt)
+
+
+def test_the_doctor_examines_it(tmp_path):
+    folder, file = model_path("embedded"), tmp_path / "settings.yml"
+    with running(Server(folder, name="embedded", context=512)) as [server]:
+        backend = {"use": "vllm", "options": {"model": "embedded", "urls": server.url}}
+        file.write_text(json.dumps({"backend": backend, "steerers": ["prefill", "resample"]}))
+        sound = CliRunner().invoke(app, ["doctor", "--config", str(file)])
+        server.embeds = False
+        broken = CliRunner().invoke(app, ["doctor", "--config", str(file)])
+    assert (sound.exit_code, broken.exit_code) == (0, 1)
+    assert "device 1 x vLLM, float16" in sound.stdout
+    assert "start vLLM with --enable-prompt-embeds" in broken.stdout
+
+
+def test_its_options_are_listed():
+    listed = CliRunner().invoke(app, ["plugins", "--verbose"]).stdout
+    options = listed.partition("vllm (backend)")[2].partition("\n\n")[0]
+    assert all(re.search(rf"^  {name} ", options, re.MULTILINE) for name in VLLMOptions.model_fields)

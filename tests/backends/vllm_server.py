@@ -37,19 +37,16 @@ class Server:
         embeds: started with ``--enable-prompt-embeds``.
         template: the chat template, if not the model's.
         scale: factor on the embeddings of token ids, as if the weights were others.
-        delay: seconds before each answer.
     """
 
-    def __init__(
-        self, folder, *, name="m", version="0.32.0", key="", embeds=True, context=256, template=None, scale=1.0, delay=0.0
-    ):
+    def __init__(self, folder, *, name="m", version="0.32.0", key="", embeds=True, context=256, template=None, scale=1.0):
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.tokenizer.add_special_tokens({"additional_special_tokens": [PLACEHOLDER]})
         if template:
             self.tokenizer.chat_template = template
         self.name, self.version, self.key, self.embeds = name, version, key, embeds
-        self.context, self.scale, self.delay = context, scale, delay
+        self.context, self.scale = context, scale
         self.fault, self.dead = nothing, False
         self.asked = []
         self.url = ""
@@ -87,7 +84,6 @@ class Server:
         prompt, said = self.chat(body) if path == "/v1/chat/completions" else self.completion(body)
         if len(said) + body["max_tokens"] > self.context:
             raise RefusalError(400, "maximum context length")
-        await asyncio.sleep(self.delay)
         ids, found, reason = self.generate(prompt, body)
         if body.get("stream"):
             return await self.streamed(request, ids, said, reason)
@@ -232,6 +228,13 @@ def says(answer):
     async def fault(_server, _request, body):
         said = answer(body) if callable(answer) else answer
         return web.Response(text=said if isinstance(said, str) else json.dumps(said), content_type="application/json")
+
+    return fault
+
+
+def late(seconds):
+    async def fault(*_):
+        await asyncio.sleep(seconds)
 
     return fault
 

@@ -38,7 +38,7 @@ class VLLMOptions(BaseModel):
     urls: tuple[str, ...] = Field(min_length=1, description="base addresses, one for each server: http://host:8000")
     served_name: str | None = Field(None, description="what the servers call the model; default: as `model`")
     key: str = Field("VLLM_API_KEY", description="environment variable that holds the servers' key, if they want one")
-    timeout: float = Field(20.0, gt=0, description="seconds for one answer of one server; then another one is asked")
+    timeout: float = Field(20.0, gt=0, description="seconds for 100 tokens from one server; then another one is asked")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="of the embeddings that are sent; auto: as the weights are stored"
     )
@@ -108,7 +108,7 @@ class VLLMBackend:
         return await _all(self._answer(request) for request in requests)
 
     async def stream(self, request: GenerationRequest, on_text: Callable[[str], None]) -> Generation:
-        """Where a server fails in the middle, another one goes on from there."""
+        """As in the contract. Where a server fails in the middle, another one goes on from there."""
         growth = Growth(partial(self._generation, request), on_text)
 
         async def work(replica: Replica) -> Generation:

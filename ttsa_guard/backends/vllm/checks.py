@@ -64,7 +64,8 @@ async def _context(replica: Replica, local: LocalHalf, name: str) -> int:
     if name not in models:
         names = ", ".join(sorted(map(repr, models))) or "none"
         raise ModelError(f"the server has no model {name!r}", hint=f"set backend.options.served_name to one of: {names}")
-    limit = models[name].get("max_model_len")
+    ray = models[name].get("metadata")
+    limit = models[name].get("max_model_len") or (ray.get("max_request_context_length") if isinstance(ray, dict) else None)
     return limit if isinstance(limit, int) and limit > 0 else local.context_length
 
 

@@ -15,6 +15,7 @@ from ttsa_guard.http import Breaker, Http
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 _TRIES = 2  # of one server, for one answer
+_TOKENS = 100
 _GRACE = 1.0  # seconds that a server which is ready waits for the others to be
 
 
@@ -25,7 +26,7 @@ class Replica:
         url: its base address.
         key: sent to it if it is not empty.
         key_name: the environment variable that holds the key, for hints.
-        timeout: seconds for one answer.
+        timeout: seconds for each 100 tokens of an answer, and between two events of a stream.
     """
 
     def __init__(self, url: str, *, key: str, key_name: str, timeout: float) -> None:
@@ -38,7 +39,7 @@ class Replica:
         self.problem: ModelError | None = None
         self.breaker = Breaker()
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._key_name = key_name
+        self._key_name, self._timeout = key_name, timeout
         self._http = Http(timeout=timeout, tries=1, connections=0, breaker=self.breaker)
         self._checking: asyncio.Task[None] | None = None
 
@@ -47,7 +48,9 @@ class Replica:
         return await self._http.get(self.url + path, headers=self._headers)
 
     async def post(self, path: str, body: Any) -> Any:
-        return await self._http.post(self.url + path, body, headers=self._headers)
+        """As `Http.post` does; longer answers may take longer."""
+        seconds = self._timeout * max(1.0, body["max_tokens"] / _TOKENS)
+        return await self._http.post(self.url + path, body, headers=self._headers, timeout=seconds)
 
     def events(self, path: str, body: Any) -> AsyncGenerator[Any, None]:
         return self._http.events(self.url + path, body, headers=self._headers)
