@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from ttsa_guard.backends.transformers import find_profile, model_path
 from ttsa_guard.backends.vllm.checks import examine
 from ttsa_guard.backends.vllm.local import ChatPrompt, LocalHalf
-from ttsa_guard.backends.vllm.protocol import CHAT, Call, Growth, OtherPromptError, new_tokens, prompt_log_likelihood
+from ttsa_guard.backends.vllm.protocol import CHAT, Call, Growth, OtherPromptError, answered, prompt_log_likelihood
 from ttsa_guard.backends.vllm.replicas import Replica, Replicas
 from ttsa_guard.errors import ModelError, PromptError
 from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt, Scope
@@ -114,8 +114,7 @@ class VLLMBackend:
         async def work(replica: Replica) -> Generation:
             if growth.ended:
                 return growth.end()
-            tail = [*self._local.encode(request.opening), *growth.ids]
-            call = Call.of_rows(self._local, request, tail) if request.rows is not None else Call.of_ids(request.prompt, tail)
+            call = self._whole(request, [*self._local.encode(request.opening), *growth.ids])
             body = self._body(replica, request, call, done=len(growth.ids))
             growth.begin(call)
             async with aclosing(replica.events(call.path, {**body, "stream": True})) as events:
@@ -146,22 +145,26 @@ class VLLMBackend:
                     raise
                 log.warning("%s has another chat template than the tokenizer here; whole prompts are sent now", replica.name)
                 self._sends_parts = False
-                return await self._asked(replica, request, self._call(request, opening))
+                return await self._asked(replica, request, self._whole(request, opening))
 
         return await self._servers.do(work)
 
     def _call(self, request: GenerationRequest, opening: list[int]) -> Call:
-        """Token ids where nothing moved; else the moved rows in a chat message if the server makes the same prompt of that."""
+        """Only the moved rows, in a chat message, if the server makes the same prompt of that."""
         prompt = request.prompt
+        if request.rows is not None and isinstance(prompt, ChatPrompt) and self._sends_parts and not opening:
+            return Call.of_parts(prompt, self._local.checked(prompt, request.rows), self.options.template_options)
+        return self._whole(request, opening)
+
+    def _whole(self, request: GenerationRequest, tail: list[int]) -> Call:
+        """Token ids, which cost the least; where rows have moved, embeddings."""
         if request.rows is None:
-            return Call.of_ids(prompt, opening)
-        if isinstance(prompt, ChatPrompt) and self._sends_parts and not opening:
-            return Call.of_parts(self._local, prompt, request.rows, self.options.template_options)
-        return Call.of_rows(self._local, request, opening)
+            return Call.of_ids(request.prompt, tail)
+        return Call.of_rows(self._local.assemble(request.prompt, request.rows, tail))
 
     async def _asked(self, replica: Replica, request: GenerationRequest, call: Call) -> Generation:
-        ids, ended = new_tokens(await replica.post(call.path, self._body(replica, request, call)), call)
-        return self._generation(request, ids, ended)
+        choice = answered(await replica.post(call.path, self._body(replica, request, call)), call)
+        return self._generation(request, choice.token_ids, choice.finished)
 
     def _body(self, replica: Replica, request: GenerationRequest, call: Call, *, done: int = 0) -> dict[str, Any]:
         """All sampling settings are named: a server takes what is missing from the model's generation_config.json."""
@@ -196,8 +199,9 @@ class VLLMBackend:
         async def work(replica: Replica) -> float:
             kept = ids[: replica.context - len(prompt) - 1]  # the server wants room for one more token
             call = Call.of_ids(prompt, kept)
-            body = {**call.prompt, "model": self._served, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
-            return prompt_log_likelihood(await replica.post(call.path, {**body, "return_token_ids": True}), call, last=len(kept))
+            body = {"model": self._served, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0, "return_token_ids": True}
+            choice = answered(await replica.post(call.path, {**body, **call.prompt}), call)
+            return prompt_log_likelihood(choice, call, last=len(kept))
 
         return await self._servers.do(work) if ids else 0.0
 

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from ttsa_guard.backends.vllm.local import LocalHalf
-from ttsa_guard.backends.vllm.protocol import COMPLETIONS, Call, packed, top_log_probabilities
+from ttsa_guard.backends.vllm.protocol import COMPLETIONS, Call, answered, top_log_probabilities
 from ttsa_guard.backends.vllm.replicas import Replica
 from ttsa_guard.errors import AccessError, InputError, ModelError
 from ttsa_guard.messages import Prompt, Tokens
@@ -29,14 +29,13 @@ async def examine(replica: Replica, local: LocalHalf, name: str) -> int:
     context = await _context(replica, local, name)
     ids = tuple(local.encode(_PROBE))
     call = Call.of_ids(Prompt((Tokens(ids),)), ())
-    body = {"model": name, "max_tokens": 1, "temperature": 0, "return_token_ids": True, "return_tokens_as_token_ids": True}
+    rows = Call.of_rows(local.embed(ids))
     try:
-        by_ids = top_log_probabilities(await replica.post(COMPLETIONS, {**body, **call.prompt, "logprobs": _TOP}), call)
+        by_ids = await _likeliest(replica, name, call, _TOP)
     except InputError:
         raise ModelError("the server does not know the tokens of the configured model", hint=_other(name)) from None
-    rows = Call(COMPLETIONS, {"prompt_embeds": packed(local.embed(ids))}, (None,) * len(ids))
     try:
-        by_rows = top_log_probabilities(await replica.post(COMPLETIONS, {**body, **rows.prompt, "logprobs": 4 * _TOP}), rows)
+        by_rows = await _likeliest(replica, name, rows, 4 * _TOP)
     except InputError as error:
         raise _refused(error, local, name) from None
     if not all(abs(value - by_rows.get(token, -math.inf)) <= _TOLERANCE for token, value in by_ids.items()):
@@ -67,6 +66,12 @@ async def _context(replica: Replica, local: LocalHalf, name: str) -> int:
     ray = models[name].get("metadata")
     limit = models[name].get("max_model_len") or (ray.get("max_request_context_length") if isinstance(ray, dict) else None)
     return limit if isinstance(limit, int) and limit > 0 else local.context_length
+
+
+async def _likeliest(replica: Replica, name: str, call: Call, n: int) -> dict[str, float]:
+    body = {"model": name, "max_tokens": 1, "temperature": 0, "return_token_ids": True, "return_tokens_as_token_ids": True}
+    answer = await replica.post(COMPLETIONS, {**body, **call.prompt, "logprobs": n})
+    return top_log_probabilities(answered(answer, call))
 
 
 def _refused(error: InputError, local: LocalHalf, name: str) -> ModelError:

@@ -12,14 +12,14 @@ from typing import Annotated, Any, Literal, TypeVar
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ttsa_guard.backends.vllm.local import ChatPrompt, LocalHalf
+from ttsa_guard.backends.vllm.local import ChatPrompt
 from ttsa_guard.errors import ModeratorError
-from ttsa_guard.messages import Generation, GenerationRequest, Prompt
+from ttsa_guard.messages import Generation, Prompt
 
 M = TypeVar("M", bound=BaseModel)
 Token = Annotated[int, Field(ge=0, lt=2**31)]
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
-_MOVED = None
+_UNKNOWN = None
 
 
 class OtherPromptError(ModeratorError):
@@ -47,22 +47,20 @@ class Call:
         return cls(COMPLETIONS, {"prompt": list(ids)}, ids)
 
     @classmethod
-    def of_rows(cls, local: LocalHalf, request: GenerationRequest, tail: Sequence[int]) -> Call:
-        """All of the prompt as embeddings, moved ones and others, then those of `tail`."""
-        assert request.rows is not None
-        whole = local.assemble(request.prompt, request.rows, tail)
-        return cls(COMPLETIONS, {"prompt_embeds": packed(whole)}, (_MOVED,) * len(whole))
+    def of_rows(cls, rows: torch.Tensor) -> Call:
+        """All of the prompt as embeddings, [length, hidden], moved ones and others."""
+        return cls(COMPLETIONS, {"prompt_embeds": packed(rows)}, (_UNKNOWN,) * len(rows))
 
     @classmethod
-    def of_parts(cls, local: LocalHalf, prompt: ChatPrompt, rows: torch.Tensor, template_options: dict[str, Any]) -> Call:
+    def of_parts(cls, prompt: ChatPrompt, rows: torch.Tensor, template_options: dict[str, Any]) -> Call:
         """The conversation, with the moved rows in place of a message's text: some kilobytes, however long the prompt is."""
-        part = {"type": "prompt_embeds", "data": packed(local.checked(prompt, rows))}
+        part = {"type": "prompt_embeds", "data": packed(rows)}
         messages = [
             {"role": role, "content": [part] if i == prompt.soft else text} for i, (role, text) in enumerate(prompt.turns)
         ]
         body = {"messages": messages, "chat_template_kwargs": template_options} if template_options else {"messages": messages}
         moved = set(prompt.soft_positions)
-        return cls(CHAT, body, tuple(_MOVED if i in moved else token for i, token in enumerate(prompt.ids)))
+        return cls(CHAT, body, tuple(_UNKNOWN if i in moved else token for i, token in enumerate(prompt.ids)))
 
 
 def packed(rows: torch.Tensor) -> str:
@@ -91,16 +89,22 @@ class _LogProbabilities(_Strict):
     top_logprobs: list[dict[str, float]] = Field(min_length=1)
 
 
-class _Choice(_Strict):
+class Choice(_Strict):
+    """One answer."""
+
     token_ids: list[Token]
     finish_reason: Literal["stop", "length"]
     prompt_token_ids: list[int] | None = None
     logprobs: _LogProbabilities | None = None
     prompt_logprobs: list[dict[str, _LogProbability] | None] | None = None
 
+    @property
+    def finished(self) -> bool:
+        return self.finish_reason == "stop"
+
 
 class _Answer(_Strict):
-    choices: list[_Choice] = Field(min_length=1, max_length=1)
+    choices: list[Choice] = Field(min_length=1, max_length=1)
     usage: _Usage
     prompt_token_ids: list[int] | None = None
 
@@ -115,11 +119,11 @@ class _Event(_Strict):
     choices: list[_Delta] = Field(max_length=1)
 
 
-def new_tokens(answer: Any, call: Call) -> tuple[list[int], bool]:
-    """The generated token ids, and whether the model ended by itself.
+def answered(answer: Any, call: Call) -> Choice:
+    """What the server answers to `call`.
 
     Raises:
-        OtherPromptError: the server has read another prompt.
+        OtherPromptError: it has read another prompt.
         ModeratorError: it answers something else than an answer.
     """
     found = _read(_Answer, answer)
@@ -127,13 +131,16 @@ def new_tokens(answer: Any, call: Call) -> tuple[list[int], bool]:
     _check_prompt(choice.prompt_token_ids or found.prompt_token_ids, call)
     if not choice.token_ids or len(choice.token_ids) != found.usage.completion_tokens:
         raise _garbage("its tokens are not as many as it says")
-    return choice.token_ids, choice.finish_reason == "stop"
+    return choice
 
 
-def prompt_log_likelihood(answer: Any, call: Call, *, last: int) -> float:
-    """Mean log-likelihood of the `last` tokens of the prompt, in nats; raises as `new_tokens` does."""
-    new_tokens(answer, call)
-    known = _read(_Answer, answer).choices[0].prompt_logprobs or []
+def prompt_log_likelihood(choice: Choice, call: Call, *, last: int) -> float:
+    """Mean log-likelihood of the `last` tokens of the prompt, in nats.
+
+    Raises:
+        ModeratorError: the server does not give it.
+    """
+    known = choice.prompt_logprobs or []
     pairs = zip(known[-last:], call.expected[-last:], strict=False)
     found = [at[str(token)].logprob for at, token in pairs if at and str(token) in at]
     if len(known) != len(call.expected) or len(found) != last or not all(map(math.isfinite, found)):
@@ -141,13 +148,15 @@ def prompt_log_likelihood(answer: Any, call: Call, *, last: int) -> float:
     return sum(found) / last
 
 
-def top_log_probabilities(answer: Any, call: Call) -> dict[str, float]:
-    """Log-probabilities of the likeliest first tokens, in nats; raises as `new_tokens` does."""
-    new_tokens(answer, call)
-    found = _read(_Answer, answer).choices[0].logprobs
-    if found is None:
+def top_log_probabilities(choice: Choice) -> dict[str, float]:
+    """Log-probabilities of the likeliest first tokens, in nats.
+
+    Raises:
+        ModeratorError: the server does not give them.
+    """
+    if choice.logprobs is None:
         raise _garbage("it gives no log-probabilities")
-    return found.top_logprobs[0]
+    return choice.logprobs.top_logprobs[0]
 
 
 class Growth:
@@ -171,7 +180,7 @@ class Growth:
         self._call = call
 
     def add(self, event: Any) -> None:
-        """One event of the server; raises as `new_tokens` does."""
+        """One event of the server; raises as `answered` does."""
         for delta in _read(_Event, event).choices:
             self._add(delta)
 
@@ -206,7 +215,7 @@ class Growth:
 def _check_prompt(said: Sequence[int] | None, call: Call) -> None:
     wanted = call.expected
     same = said is not None and len(said) == len(wanted)
-    if not same or any(token not in (_MOVED, other) for token, other in zip(wanted, said or (), strict=True)):
+    if not same or any(token not in (_UNKNOWN, other) for token, other in zip(wanted, said or (), strict=True)):
         raise OtherPromptError("the server has read another prompt", hint="give it the same model, with the same chat template")
 
 

@@ -125,8 +125,12 @@ class Replicas:
                 self._doubt(replica)
             finally:
                 replica.load -= 1
-        known = (replica.problem for replica in self._members if replica.problem)
-        raise problem or next(known, None) or ModelError("no server is left", hint="see their logs")
+        found = problem or next((replica.problem for replica in self._members if replica.problem), None)
+        raise (
+            ModelError(found.message, hint=found.hint)
+            if found
+            else ModelError("all servers rest after failures", hint="are they up?")
+        )
 
     async def close(self) -> None:
         for replica in self._members:
