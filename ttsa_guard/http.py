@@ -96,7 +96,7 @@ class Http:
         timeout: seconds for one try, reading the answer included; in `events`, between two events.
         tries: at most, for faults that may pass.
         requests_per_second, units_per_minute: what the service allows; None: no limit.
-        connections: at most, at a time; 0: any number.
+        connections: at most, at a time.
     """
 
     def __init__(

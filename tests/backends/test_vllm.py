@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import math
 import re
 import time
 from functools import partial
@@ -13,7 +14,7 @@ from nemoguardrails.types import ChatMessage
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-from ttsa_guard.backends.base import Backend, Differentiable, ScoresRows, ScoresText, Streams, TakesEmbeddings
+from ttsa_guard.backends.base import Backend, Continuation, Differentiable, ScoresRows, ScoresText, Streams, TakesEmbeddings
 from ttsa_guard.backends.transformers import model_path
 from ttsa_guard.backends.vllm import VLLMBackend, VLLMOptions, replicas
 from ttsa_guard.cli import app
@@ -88,10 +89,9 @@ def request_for(backend, *messages, scope="user", move=0.0, seed=0, **settings):
 
 def test_it_has_the_capabilities_that_the_protocol_allows(server, backend_for):
     backend = backend_for(server)
-    for protocol in (Backend, Streams, TakesEmbeddings, ScoresText):
+    for protocol in (Backend, Streams, TakesEmbeddings, ScoresText, ScoresRows):
         assert isinstance(backend, protocol)
-    for protocol in (ScoresRows, Differentiable):
-        assert not isinstance(backend, protocol)
+    assert not isinstance(backend, Differentiable)
     assert server.asked == []
 
 
@@ -103,7 +103,8 @@ REQUESTS = {
     "opening": [{"opening": "the kettle"}, {"opening": "it"}],
     "content part": [{"move": 0.5, "seed": i} for i in range(3)],
     "content part in a conversation": [{"messages": TALK, "move": 0.5, "seed": i} for i in range(3)],
-    "rows and opening": [{"move": 0.5, "opening": "the kettle"}],
+    "content part and opening": [{"move": 0.5, "opening": "the kettle"}],
+    "opening that is reserved on the server": [{"move": 0.5, "opening": "<prompt_embeds>"}],
     "all rows": [{"messages": TALK, "move": 0.2, "scope": "all", "seed": i} for i in range(2)],
     "white space around the text": [{"messages": [Message("user", "\n the kettle \n")], "move": 0.5}],
     "text that is reserved on the server": [
@@ -186,6 +187,38 @@ def test_log_likelihoods_are_those_of_the_model_in_process(server, backend_for, 
     assert found == pytest.approx(asyncio.run(tiny.log_likelihoods(prompt, texts)), abs=1e-4)
 
 
+GOALS = {
+    "likely": (("the kettle", 1.0),),
+    "unlikely": (("the kettle", 1.0), (" is in", -0.5)),
+    "context": (("it", 0.0), (" is in the kitchen", 2.0)),
+    "characters of several tokens": (("🎉 the", 1.0),),
+    "spaces": (("  the  ", 1.0),),
+    "nothing": (("", 1.0),),
+    "no weight": (("the", 0.0),),
+}
+
+
+@pytest.mark.parametrize("scope", ["user", "all"])
+def test_objectives_are_those_of_the_model_in_process(server, backend_for, tiny, scope):
+    backend = backend_for(server)
+    requests = [request_for(backend, *TALK, scope=scope, move=0.5, seed=i) for i in range(len(GOALS))]
+    goals = [Continuation(spans) for spans in GOALS.values()]
+    prompt, rows = requests[0].prompt, [request.rows for request in requests]
+    found = run(backend, backend.objective(prompt, rows, goals))
+    torch.testing.assert_close(found, asyncio.run(tiny.objective(prompt, rows, goals)), atol=1e-4, rtol=1e-4)
+
+
+def test_an_objective_asks_for_no_beginning_twice(server, backend_for):
+    backend = backend_for(server)
+    request = request_for(backend, move=0.5)
+    spans = [("the kettle", 1.0)], [("the kettle", 1.0), (" is", -1.0)], [("the", 0.0), (" kettle", 1.0)]
+    goals = [Continuation(tuple(each)) for each in spans]
+    run(backend, backend.objective(request.prompt, [request.rows] * 3, goals))
+    ids, _ = goals[1].tokens(AutoTokenizer.from_pretrained(backend.name))
+    assert len(server.answers) == len(ids)
+    assert all(path == CHAT and body["max_tokens"] == 1 for path, body in server.answers)
+
+
 # ---------------------------------------------------------------------- what travels
 
 
@@ -202,7 +235,7 @@ def test_only_the_soft_rows_travel(server, backend_for):
 
 def test_whole_prompts_share_their_prefix_to_the_bit(server, backend_for):
     backend = backend_for(server, dtype="bfloat16")
-    generate(backend, *(request_for(backend, *TALK, move=0.5, seed=i, opening="it") for i in range(2)))
+    generate(backend, *(request_for(backend, *TALK, move=0.5, seed=i, opening="<prompt_embeds>") for i in range(2)))
     first, second = (unpacked(body["prompt_embeds"]) for _, body in server.answers)
     start = request_for(backend, *TALK).prompt.soft_positions[0]
     assert first.dtype == second.dtype == torch.bfloat16
@@ -449,11 +482,24 @@ def test_a_fault_that_passes(server, backend_for, tiny):
 def test_a_long_answer_may_take_longer(server, backend_for, tiny):
     server.fault = late(0.5)
     backend = backend_for(server, timeout=0.3)
-    request = request_for(backend)
+    request = request_for(backend, Message("user", "they"))  # the answer is short, but the server cannot know
     with pytest.raises(ModelError, match="too long"):
         generate(backend, request)
     longer = request.having(max_new_tokens=240)
     assert generate(backend_for(server, timeout=0.3), longer) == asyncio.run(tiny.generate([longer]))
+
+
+def test_log_probabilities_that_are_none(server, backend_for):
+    for wrong in (
+        {"token_ids": [7]},
+        {"token_ids": [7], "logprobs": {"content": [{"logprob": -math.inf}]}},
+        {"token_ids": [8, 9]},
+    ):
+        server.fault = says(lambda body, wrong=wrong: answer(body, prompt=server.chat(body)[1], **wrong))
+        backend = backend_for(server)
+        request = request_for(backend, move=0.5)
+        with pytest.raises(ModelError, match="no log-probability"):
+            run(backend, backend.objective(request.prompt, [request.rows], [Continuation((("t", 1.0),))]))
 
 
 def test_log_likelihoods_that_are_none(server, backend_for):
@@ -598,6 +644,17 @@ def test_steering_with_a_server_that_is_killed_in_the_middle():
     assert len(done) >= plain + record.generations
 
 
+def test_the_default_mode_of_steering_climbs_on_several_servers(pair, backend_for):
+    backend = backend_for(*pair)
+    [plain] = generate(backend, request_for(backend))
+    steerer = Embedding(EmbeddingOptions(iterations=2, probes=2, openings=1, continuations=0))
+    guard = guard_over(backend, flagged=lambda text: text == plain.text, steerers=[steerer])
+    outcome = run(guard, guard.review([USER], plain.text))
+    assert len(outcome.record.candidates) == 1
+    climbing = [body for server in pair for _, body in server.answers if "allowed_token_ids" in body]
+    assert len(climbing) % (2 * 2 * 2) == 0 < len(climbing)  # for each token of the opening, two pairs of probes, two steps
+
+
 # ---------------------------------------------------------------------- the key, the guard, the host, the command line
 
 
@@ -612,20 +669,6 @@ def test_the_key_is_sent_and_never_shown(tiny_model, backend_for, monkeypatch, c
             generate(backend, request_for(backend))
     shown = [repr(backend), repr(backend.options), str(caught.value), repr(caught.value), caplog.text]
     assert not any(KEY in text for text in shown)
-
-
-@pytest.mark.parametrize(
-    ("options", "enough"),
-    [({}, False), ({"mode": "paper"}, True), ({"direction": "random"}, True), ({"gradient": "estimated"}, False)],
-)
-def test_steerers_say_what_they_need_as_their_options_are(server, backend_for, options, enough):
-    steerer = Embedding(EmbeddingOptions(**options))
-    if enough:
-        guard_over(backend_for(server), steerers=[steerer])
-    else:
-        with pytest.raises(ConfigError, match="ScoresRows") as caught:
-            guard_over(backend_for(server), steerers=[steerer])
-        assert "paper" in caught.value.hint
 
 
 def test_it_is_a_model_of_the_host(server, backend_for, tiny):

@@ -16,6 +16,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from ttsa_guard.backends.base import Continuation
 from ttsa_guard.backends.transformers import TransformersBackend, TransformersOptions, model_path
 from ttsa_guard.backends.vllm import VLLMBackend, VLLMOptions
 from ttsa_guard.cli import app
@@ -144,9 +145,22 @@ def test_streams_and_log_likelihoods_are_those_of_the_model_in_process(servers, 
     assert found == pytest.approx(asyncio.run(local.log_likelihoods(request.prompt, texts)), abs=1e-4)
 
 
+def test_objectives_are_those_of_the_model_in_process(servers, local):
+    backend = VLLMBackend(VLLMOptions(**options(servers)))
+    requests = [moved(backend, TALK, seed) for seed in range(4)]
+    goals = [
+        Continuation((("Happy to help you clean", 1.0),)),
+        Continuation((("Sure, here is", 1.0), (" the bad", -0.7))),
+        Continuation((("I know ", 0.0), ("nothing", 2.0))),
+        Continuation((("🎉 party", 1.0),)),
+    ]
+    prompt, rows = requests[0].prompt, [request.rows for request in requests]
+    found = run(backend, backend.objective(prompt, rows, goals))
+    torch.testing.assert_close(found, asyncio.run(local.objective(prompt, rows, goals)), atol=1e-3, rtol=1e-4)
+
+
 def test_the_demo(servers, tmp_path):
-    settings = {"backend": {"use": "vllm", "options": options(servers)}, "steerers": ["prefill", "resample"]}
-    (tmp_path / "settings.yml").write_text(json.dumps(settings))
+    (tmp_path / "settings.yml").write_text(json.dumps({"backend": {"use": "vllm", "options": options(servers)}}))
     result = CliRunner().invoke(app, ["demo", "--json", "--config", str(tmp_path / "settings.yml")])
     report = json.loads(result.stdout)
     assert (report["conversations"], report["judge"]) == (10, "world")

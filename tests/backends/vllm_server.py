@@ -20,6 +20,11 @@ def unpacked(data):
     return torch.load(io.BytesIO(base64.b64decode(data)), weights_only=True)
 
 
+def examines(body):
+    """Whether a client asks this only to find out whether the server can be used."""
+    return "return_tokens_as_token_ids" in body
+
+
 class RefusalError(Exception):
     """An answer with another status than 200."""
 
@@ -54,7 +59,7 @@ class Server:
     @property
     def answers(self):
         """(path, body) of what was asked, without the examination of a new client."""
-        return [(path, body) for path, body in self.asked if body and "logprobs" not in body]
+        return [(path, body) for path, body in self.asked if body and not examines(body)]
 
     # ------------------------------------------------------------------ routes
 
@@ -72,7 +77,7 @@ class Server:
                 return web.json_response({"version": self.version}) if self.version else web.Response(status=404)
             if path == "/v1/models":
                 return web.json_response({"data": [{"id": self.name, "max_model_len": self.context}]})
-            other = await self.fault(self, request, body) if "logprobs" not in body else None
+            other = await self.fault(self, request, body) if not examines(body) else None
             return other or await self.answer(request, path, body)
         except RefusalError as refusal:
             said = {"error": {"message": f"{refusal} in: {json.dumps(body)[:200]}", "code": refusal.status}}
@@ -90,7 +95,11 @@ class Server:
         choice = {"index": 0, "text": self.tokenizer.decode(ids), "finish_reason": reason, "token_ids": ids}
         answer = {"choices": [choice], "usage": {"prompt_tokens": len(said), "completion_tokens": len(ids)}}
         (answer if path == "/v1/chat/completions" else choice)["prompt_token_ids"] = said
-        if "logprobs" in body:
+        if "allowed_token_ids" in body:
+            values = [float(logits.log_softmax(-1)[token]) for logits, token in zip(found, ids, strict=True)]
+            content = [{"logprob": value} for value in values]
+            choice["logprobs"] = {"content": content} if "messages" in body else {"token_logprobs": values}
+        elif "logprobs" in body:
             choice["logprobs"] = {"top_logprobs": [self.top(logits, body["logprobs"]) for logits in found]}
         if "prompt_logprobs" in body:
             choice["prompt_logprobs"] = self.scored(prompt, said)
@@ -124,8 +133,9 @@ class Server:
             elif PLACEHOLDER in content:
                 raise RefusalError(400, "reserved placeholder")
             turns.append({**message, "content": content})
-        options = body.get("chat_template_kwargs", {})
-        text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **options)
+        end = {"add_generation_prompt": True, "continue_final_message": False}
+        options = {key: body.get(key, value) for key, value in end.items()} | body.get("chat_template_kwargs", {})
+        text = self.tokenizer.apply_chat_template(turns, tokenize=False, **options)
         mark = self.tokenizer.convert_tokens_to_ids(PLACEHOLDER)
         pieces, said = [], []
         for token in self.tokenizer(text, add_special_tokens=False)["input_ids"]:
@@ -157,7 +167,11 @@ class Server:
             step = self.model(inputs_embeds=new, past_key_values=past, use_cache=True)
             past, logits = step.past_key_values, step.logits[0, -1]
             heat = body["temperature"]
-            token = int(torch.multinomial((logits / heat).softmax(-1), 1, generator=draw)) if heat else int(logits.argmax())
+            allowed = body.get("allowed_token_ids", range(len(logits)))
+            if heat:
+                token = int(torch.multinomial((logits / heat).softmax(-1), 1, generator=draw))
+            else:
+                token = max(allowed, key=logits.tolist().__getitem__)
             ids.append(token)
             found.append(logits)
             if token in ends:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing
@@ -18,10 +19,20 @@ from typing import Any, Literal, TypeVar
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from ttsa_guard.backends.base import Continuation
 from ttsa_guard.backends.transformers import find_profile, model_path
 from ttsa_guard.backends.vllm.checks import examine
 from ttsa_guard.backends.vllm.local import ChatPrompt, LocalHalf
-from ttsa_guard.backends.vllm.protocol import CHAT, Call, Growth, OtherPromptError, answered, prompt_log_likelihood
+from ttsa_guard.backends.vllm.protocol import (
+    CHAT,
+    Call,
+    Choice,
+    Growth,
+    OtherPromptError,
+    answered,
+    log_probability,
+    prompt_log_likelihood,
+)
 from ttsa_guard.backends.vllm.replicas import Replica, Replicas
 from ttsa_guard.errors import ModelError, PromptError
 from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt, Scope
@@ -70,7 +81,7 @@ class VLLMBackend:
         self.options = options
         self.name = options.model
         self._served = options.served_name or options.model
-        self._local = LocalHalf(model_path(options.model), options.dtype)
+        self._local = LocalHalf(model_path(options.model), options.dtype, options.template_options)
         self.token_norm = self._local.token_norm
         self.profile = find_profile(options.profile, options.model)
         self._sends_parts = True
@@ -94,7 +105,7 @@ class VLLMBackend:
         return str(self._local.dtype).removeprefix("torch.")
 
     async def render(self, messages: Sequence[Message], *, scope: Scope = "user") -> Prompt:
-        prompt = self._local.render(messages, scope=scope, **self.options.template_options)
+        prompt = self._local.render(messages, scope=scope)
         if len(prompt) >= self.context_length:
             raise PromptError(
                 f"the prompt has {len(prompt)} tokens, the model takes fewer than {self.context_length}",
@@ -130,6 +141,25 @@ class VLLMBackend:
     async def log_likelihoods(self, prompt: Prompt, texts: Sequence[str]) -> list[float]:
         return await _all(self._log_likelihood(prompt, text) for text in texts)
 
+    async def objective(self, prompt: Prompt, rows: Sequence[torch.Tensor], goals: Sequence[Continuation]) -> torch.Tensor:
+        """One request for each token with a weight, and each beginning once: servers score no prompt that has embeddings, but
+        tell how likely a token was that they are made to generate."""
+        points = [row.detach().cpu().numpy().tobytes() for row in rows]
+        tokens = [goal.tokens(self._local.tokenizer) for goal in goals]
+        wanted = {
+            (point, tuple(ids[: i + 1])): row
+            for point, row, (ids, weights) in zip(points, rows, tokens, strict=True)
+            for i, weight in enumerate(weights)
+            if weight
+        }
+        found = await _all(self._log_probability(prompt, row, ids) for (_, ids), row in wanted.items())
+        known = dict(zip(wanted, found, strict=True))
+        values = []
+        for point, (ids, weights) in zip(points, tokens, strict=True):
+            terms = [_term(weight, known[point, tuple(ids[: i + 1])]) for i, weight in enumerate(weights) if weight]
+            values.append(sum(terms) / max(sum(map(abs, weights)), 1e-9))
+        return torch.tensor(values, dtype=torch.float32)
+
     async def close(self) -> None:
         await self._servers.close()
 
@@ -137,34 +167,53 @@ class VLLMBackend:
         opening = self._local.encode(request.opening)
 
         async def work(replica: Replica) -> Generation:
-            call = self._call(request, opening)
+            choice = await self._asked(replica, request, opening)
+            return self._generation(request, choice.token_ids, choice.finished)
+
+        return await self._servers.do(work)
+
+    async def _log_probability(self, prompt: Prompt, rows: torch.Tensor, ids: tuple[int, ...]) -> float:
+        """Of the last one of `ids`, after the prompt and the others, in nats."""
+        request = GenerationRequest(prompt, rows=rows, max_new_tokens=1, temperature=0)
+
+        async def work(replica: Replica) -> float:
+            return log_probability(await self._asked(replica, request, ids[:-1], token=ids[-1]), ids[-1])
+
+        return await self._servers.do(work)
+
+    async def _asked(
+        self, replica: Replica, request: GenerationRequest, tail: Sequence[int], *, token: int | None = None
+    ) -> Choice:
+        """What comes after the prompt and `tail`; `token`, if it is given."""
+        call = self._call(request, tail)
+        while True:
+            body = self._body(replica, request, call)
+            if token is not None:
+                body |= call.scoring(token)
             try:
-                return await self._asked(replica, request, call)
+                return answered(await replica.post(call.path, body), call)
             except OtherPromptError:
                 if call.path != CHAT:
                     raise
                 log.warning("%s has another chat template than the tokenizer here; whole prompts are sent now", replica.name)
                 self._sends_parts = False
-                return await self._asked(replica, request, self._whole(request, opening))
+                call = self._whole(request, tail)
 
-        return await self._servers.do(work)
-
-    def _call(self, request: GenerationRequest, opening: list[int]) -> Call:
+    def _call(self, request: GenerationRequest, tail: Sequence[int]) -> Call:
         """Only the moved rows, in a chat message, if the server makes the same prompt of that."""
-        prompt = request.prompt
-        if request.rows is not None and isinstance(prompt, ChatPrompt) and self._sends_parts and not opening:
-            return Call.of_parts(prompt, self._local.checked(prompt, request.rows), self.options.template_options)
-        return self._whole(request, opening)
+        prompt, tail = request.prompt, tuple(tail)
+        if request.rows is not None and isinstance(prompt, ChatPrompt) and self._sends_parts:
+            begun = self._local.begun(prompt, tail)
+            if begun is not None:
+                rows = self._local.checked(prompt, request.rows)
+                return Call.of_parts(prompt, rows, tail, begun, self.options.template_options)
+        return self._whole(request, tail)
 
-    def _whole(self, request: GenerationRequest, tail: list[int]) -> Call:
+    def _whole(self, request: GenerationRequest, tail: Sequence[int]) -> Call:
         """Token ids, which cost the least; where rows have moved, embeddings."""
         if request.rows is None:
             return Call.of_ids(request.prompt, tail)
         return Call.of_rows(self._local.assemble(request.prompt, request.rows, tail))
-
-    async def _asked(self, replica: Replica, request: GenerationRequest, call: Call) -> Generation:
-        choice = answered(await replica.post(call.path, self._body(replica, request, call)), call)
-        return self._generation(request, choice.token_ids, choice.finished)
 
     def _body(self, replica: Replica, request: GenerationRequest, call: Call, *, done: int = 0) -> dict[str, Any]:
         """All sampling settings are named: a server takes what is missing from the model's generation_config.json."""
@@ -204,6 +253,13 @@ class VLLMBackend:
             return prompt_log_likelihood(choice, call, last=len(kept))
 
         return await self._servers.do(work) if ids else 0.0
+
+
+def _term(weight: float, log_probability: float) -> float:
+    """What a token adds to an objective: see `Continuation`."""
+    if weight > 0:
+        return weight * log_probability
+    return -weight * math.log1p(-min(math.exp(log_probability), 1 - 1e-6))
 
 
 async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -44,12 +45,15 @@ class LocalHalf:
     Args:
         path: a folder or a name on the Hugging Face hub.
         dtype: of the embeddings that are sent; "auto" is that of the stored table.
+        template_options: passed to the chat template.
 
     Raises:
         ModelError: the tokenizer or the table cannot be loaded.
     """
 
-    def __init__(self, path: str, dtype: str) -> None:
+    def __init__(self, path: str, dtype: str, template_options: dict[str, Any]) -> None:
+        self.template_options = template_options
+        self.begun = lru_cache(4096)(self._begun)  # asked again for every probe of a search
         try:
             self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
             config: Any = AutoConfig.from_pretrained(path)
@@ -70,30 +74,37 @@ class LocalHalf:
 
     # ------------------------------------------------------------------ texts
 
-    def render(self, messages: Sequence[Message], *, scope: Scope, **template_options: Any) -> Prompt:
+    def render(self, messages: Sequence[Message], *, scope: Scope) -> Prompt:
         """As the backend does; a `ChatPrompt` where the server would make the same tokens around the soft rows."""
-        prompt = render(self.tokenizer, messages, scope=scope, **template_options)
+        prompt = render(self.tokenizer, messages, scope=scope, **self.template_options)
         special = markers(self.tokenizer)
         turns = tuple((m.role, without_markers(special, m.content)) for m in messages)
         asked = max(i for i, (role, text) in enumerate(turns) if role == "user" and text.strip())
-        same = scope == "user" and self._renders_alike(prompt, turns, asked, template_options)
-        return ChatPrompt(prompt.segments, turns, asked) if same else prompt
+        chat = ChatPrompt(prompt.segments, turns, asked)
+        return chat if scope == "user" and self._renders_alike(chat, ()) else prompt
 
-    def _renders_alike(
-        self, prompt: Prompt, turns: Sequence[tuple[str, str]], soft: int, template_options: dict[str, Any]
-    ) -> bool:
-        if any(PLACEHOLDER in text for i, (_, text) in enumerate(turns) if i != soft):
+    def _begun(self, prompt: ChatPrompt, tail: tuple[int, ...]) -> str | None:
+        """The text with which the assistant has to have begun for the server to make the ids `tail` of it, if there is one."""
+        return self.decode(tail) if not tail or self._renders_alike(prompt, tail) else None
+
+    def _renders_alike(self, prompt: ChatPrompt, tail: tuple[int, ...]) -> bool:
+        if any(PLACEHOLDER in text for i, (_, text) in enumerate(prompt.turns) if i != prompt.soft):
             return False  # the server refuses it
-        marked = [{"role": role, "content": PLACEHOLDER if i == soft else text} for i, (role, text) in enumerate(turns)]
+        turns = [
+            {"role": role, "content": PLACEHOLDER if i == prompt.soft else text} for i, (role, text) in enumerate(prompt.turns)
+        ]
+        if tail:
+            turns.append({"role": "assistant", "content": self.decode(tail)})
+        end: dict[str, Any] = {"add_generation_prompt": not tail, "continue_final_message": bool(tail)}
         try:
-            text = self.tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=True, **template_options)
-        except TemplateError:
+            text = self.tokenizer.apply_chat_template(turns, tokenize=False, **end, **self.template_options)
+        except (TemplateError, ValueError):
             return False
         ids = self._marked(text, add_special_tokens=False)["input_ids"]
         at = [i for i, token in enumerate(ids) if token == self._marked.convert_tokens_to_ids(PLACEHOLDER)]
         if len(at) != 1 or prompt.soft_positions != tuple(range(at[0], at[0] + len(prompt.soft_ids))):
             return False
-        return prompt.ids == (*ids[: at[0]], *prompt.soft_ids, *ids[at[0] + 1 :])
+        return (*prompt.ids, *tail) == (*ids[: at[0]], *prompt.soft_ids, *ids[at[0] + 1 :])
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer.encode(encodable(text), add_special_tokens=False) if text else []

@@ -52,15 +52,30 @@ class Call:
         return cls(COMPLETIONS, {"prompt_embeds": packed(rows)}, (_UNKNOWN,) * len(rows))
 
     @classmethod
-    def of_parts(cls, prompt: ChatPrompt, rows: torch.Tensor, template_options: dict[str, Any]) -> Call:
-        """The conversation, with the moved rows in place of a message's text: some kilobytes, however long the prompt is."""
+    def of_parts(cls, prompt: ChatPrompt, rows: torch.Tensor, tail: Sequence[int], begun: str, options: dict[str, Any]) -> Call:
+        """The conversation, with the moved rows in place of a message's text: some kilobytes, however long the prompt is.
+
+        Args:
+            tail, begun: what the assistant has said already, as ids and as text.
+            options: of the chat template.
+        """
         part = {"type": "prompt_embeds", "data": packed(rows)}
-        messages = [
+        messages: list[dict[str, Any]] = [
             {"role": role, "content": [part] if i == prompt.soft else text} for i, (role, text) in enumerate(prompt.turns)
         ]
-        body = {"messages": messages, "chat_template_kwargs": template_options} if template_options else {"messages": messages}
+        body: dict[str, Any] = {"messages": messages}
+        if tail:
+            messages.append({"role": "assistant", "content": begun})
+            body |= {"add_generation_prompt": False, "continue_final_message": True}
+        if options:
+            body["chat_template_kwargs"] = options
         moved = set(prompt.soft_positions)
-        return cls(CHAT, body, tuple(_UNKNOWN if i in moved else token for i, token in enumerate(prompt.ids)))
+        return cls(CHAT, body, (*(_UNKNOWN if i in moved else token for i, token in enumerate(prompt.ids)), *tail))
+
+    def scoring(self, token: int) -> dict[str, Any]:
+        """The part of a body that has the server generate `token`, and say how likely it was."""
+        asked: dict[str, Any] = {"logprobs": True, "top_logprobs": 0} if self.path == CHAT else {"logprobs": 0}
+        return {"allowed_token_ids": [token], "max_tokens": 1, **asked}
 
 
 def packed(rows: torch.Tensor) -> str:
@@ -86,7 +101,9 @@ class _LogProbability(_Strict):
 
 
 class _LogProbabilities(_Strict):
-    top_logprobs: list[dict[str, float]] = Field(min_length=1)
+    token_logprobs: list[float] = []
+    top_logprobs: list[dict[str, float]] = []
+    content: list[_LogProbability] = []
 
 
 class Choice(_Strict):
@@ -154,9 +171,21 @@ def top_log_probabilities(choice: Choice) -> dict[str, float]:
     Raises:
         ModeratorError: the server does not give them.
     """
-    if choice.logprobs is None:
+    if choice.logprobs is None or not choice.logprobs.top_logprobs:
         raise _garbage("it gives no log-probabilities")
     return choice.logprobs.top_logprobs[0]
+
+
+def log_probability(choice: Choice, token: int) -> float:
+    """Log-probability of `token`, which the server was made to generate, in nats.
+
+    Raises:
+        ModeratorError: the server does not give it.
+    """
+    found = choice.logprobs and [*choice.logprobs.token_logprobs, *(one.logprob for one in choice.logprobs.content)]
+    if not found or choice.token_ids != [token] or not math.isfinite(found[0]):
+        raise _garbage("it gives no log-probability of a token")
+    return found[0]
 
 
 class Growth:

@@ -16,6 +16,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 _TRIES = 2  # of one server, for one answer
 _TOKENS = 100
+_CONNECTIONS = 256  # as many answers as a server works on at a time, unless told otherwise
 _GRACE = 1.0  # seconds that a server which is ready waits for the others to be
 
 
@@ -40,7 +41,7 @@ class Replica:
         self.breaker = Breaker()
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._key_name, self._timeout = key_name, timeout
-        self._http = Http(timeout=timeout, tries=1, connections=0, breaker=self.breaker)
+        self._http = Http(timeout=timeout, tries=1, connections=_CONNECTIONS, breaker=self.breaker)
         self._checking: asyncio.Task[None] | None = None
 
     async def get(self, path: str) -> Any:
