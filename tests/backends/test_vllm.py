@@ -155,7 +155,17 @@ def test_a_template_that_is_another_one_on_the_server(tiny_model, backend_for, t
             assert generate(backend, *requests) == asyncio.run(tiny.generate(requests))
     assert [path for path, _ in server.answers].count(CHAT) <= 2  # of the first batch
     assert all(path == COMPLETIONS for path, _ in server.answers[-2:])
-    assert "another chat template" in caplog.text
+    assert "whole prompts" in caplog.text
+
+
+def test_a_server_that_takes_no_embeddings_in_chats(server, backend_for, tiny):
+    async def refusing(server, request, body):
+        return await status(400)(server, request, body) if "messages" in body else None
+
+    server.fault = refusing
+    backend = backend_for(server)
+    requests = [request_for(backend, move=0.5, seed=i) for i in range(2)]
+    assert generate(backend, *requests) == asyncio.run(tiny.generate(requests))
 
 
 def test_options_of_the_template_reach_the_server(tiny_model, tmp_path, backend_for):

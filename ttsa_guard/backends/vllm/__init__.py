@@ -34,7 +34,7 @@ from ttsa_guard.backends.vllm.protocol import (
     prompt_log_likelihood,
 )
 from ttsa_guard.backends.vllm.replicas import Replica, Replicas
-from ttsa_guard.errors import ModelError, PromptError
+from ttsa_guard.errors import InputError, ModelError, PromptError
 from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt, Scope
 from ttsa_guard.plugins import Register, hookimpl
 
@@ -144,7 +144,7 @@ class VLLMBackend:
     async def objective(self, prompt: Prompt, rows: Sequence[torch.Tensor], goals: Sequence[Continuation]) -> torch.Tensor:
         """One request for each token with a weight, and each beginning once: servers score no prompt that has embeddings, but
         tell how likely a token was that they are made to generate."""
-        points = [row.detach().cpu().numpy().tobytes() for row in rows]
+        points = [row.detach().float().cpu().numpy().tobytes() for row in rows]
         tokens = [goal.tokens(self._local.tokenizer) for goal in goals]
         wanted = {
             (point, tuple(ids[: i + 1])): row
@@ -192,10 +192,10 @@ class VLLMBackend:
                 body |= call.scoring(token)
             try:
                 return answered(await replica.post(call.path, body), call)
-            except OtherPromptError:
+            except (InputError, OtherPromptError):
                 if call.path != CHAT:
                     raise
-                log.warning("%s has another chat template than the tokenizer here; whole prompts are sent now", replica.name)
+                log.warning("%s does not make our prompt of a chat; whole prompts are sent from now on", replica.name)
                 self._sends_parts = False
                 call = self._whole(request, tail)
 

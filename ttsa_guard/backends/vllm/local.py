@@ -53,7 +53,7 @@ class LocalHalf:
 
     def __init__(self, path: str, dtype: str, template_options: dict[str, Any]) -> None:
         self.template_options = template_options
-        self.begun = lru_cache(4096)(self._begun)  # asked again for every probe of a search
+        self.begun = lru_cache(1024)(self._begun)  # asked again for every probe of a search
         try:
             self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
             config: Any = AutoConfig.from_pretrained(path)
