@@ -3,11 +3,12 @@ import os
 # Before anything imports transformers, nemoguardrails or torch: they read these once.
 os.environ.update(HF_HUB_OFFLINE="1", NEMO_GUARDRAILS_NO_USAGE_STATS="1", OMP_WAIT_POLICY="PASSIVE")
 
+import signal
 import socket
 import subprocess
 import time
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -67,21 +68,25 @@ def unused_port():
 
 @pytest.fixture(scope="session")
 def serving():
-    """Runs a server until the end of a ``with``, from when it answers at `url`; what it prints goes to the file `log`."""
+    """Runs a server until the end of a ``with``, from when it answers at `url`; what it prints goes to the file `log`. Gives
+    the process, which leads a group of its own."""
 
     @contextmanager
     def run(command, url, log, *, cwd, seconds=60, **environment):
         with log.open("wb") as out:
-            process = subprocess.Popen(command, stdout=out, stderr=out, cwd=cwd, env={**os.environ, **environment})
+            process = subprocess.Popen(
+                command, stdout=out, stderr=out, cwd=cwd, env={**os.environ, **environment}, start_new_session=True
+            )
         try:
             end = time.monotonic() + seconds
             while not _answers(url):
                 failed = process.poll() is not None or time.monotonic() > end
                 assert not failed, f"the server did not start:\n{log.read_text()[-2000:]}"
                 time.sleep(0.1)
-            yield
+            yield process
         finally:
-            process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # with the workers that it has started
             process.wait()
 
     return run

@@ -74,9 +74,17 @@ class AccessError(ModeratorError):
 
 
 class InputError(ModeratorError):
-    """A moderation service refuses to judge this text: too long, in another language, malformed."""
+    """A moderation service refuses to judge this text: too long, in another language, malformed.
+
+    Args:
+        said: the service's own words, for programs: they may quote the text.
+    """
 
     retryable = False
+
+    def __init__(self, message: str, *, hint: str = "", said: bytes = b"") -> None:
+        super().__init__(message, hint=hint)
+        self.said = said
 
 
 class BudgetError(TTSAError):

@@ -77,7 +77,7 @@ class Guard:
             if missing:
                 raise ConfigError(
                     f"steerer {steerer.name!r} needs a backend that {', '.join(missing)}; {backend.name!r} does not",
-                    hint="choose another backend, or the steerers 'resample' or 'prefill'",
+                    hint="choose another backend, the steerers 'resample' or 'prefill', or 'embedding' with {mode: paper}",
                 )
 
     @classmethod

@@ -1,4 +1,4 @@
-"""JSON over HTTP for moderators that are services: one session, bounded retries, pacing, and a breaker.
+"""JSON over HTTP for moderators and models that are services: one session, bounded retries, pacing, and a breaker.
 
 Nothing here puts a text, a key or an address with a key into an error: those carry the kind of fault and the status only.
 """
@@ -9,7 +9,8 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
@@ -23,6 +24,11 @@ from ttsa_guard.errors import AccessError, InputError, ModeratorError
 _PACE = 0.95
 """Share of a rate limit that is used: arrivals jitter, and who is over the limit for a moment is refused."""
 _LONGEST_WAIT = 20.0
+_LONGEST_CONNECT = 3.0
+_KEEP_ALIVE = 4.0
+"""Common servers hang up after 5 idle seconds; a request that is just being sent then would fail."""
+_LONGEST_EVENT = 2**24
+_JSON = {"Content-Type": "application/json"}
 _ACCESS = {401, 402, 403, 404, 405, 407}
 _INPUT = {400, 413, 414, 422}
 
@@ -61,8 +67,13 @@ class Breaker:
     _count: int = field(default=0, init=False)
     _until: float = field(default=0.0, init=False)
 
+    @property
+    def resting(self) -> float:
+        """Seconds that are left of the rest; 0 if there is none."""
+        return max(0.0, self._until - self.clock())
+
     def check(self) -> None:
-        if (left := self._until - self.clock()) > 0:
+        if left := self.resting:
             raise ModeratorError(f"the service rests for {left:.0f} s after {self._count} failures", hint="is it up?")
 
     def succeeded(self) -> None:
@@ -71,16 +82,21 @@ class Breaker:
     def failed(self) -> None:
         self._count += 1
         if self._count >= self.failures:
-            self._until = self.clock() + self.rest
+            self.trip()
+
+    def trip(self) -> None:
+        """Begin a rest now."""
+        self._until = self.clock() + self.rest
 
 
 class Http:
-    """Posts JSON to a service.
+    """Asks a service for JSON.
 
     Args:
-        timeout: seconds for one try, reading the answer included.
+        timeout: seconds for one try, reading the answer included; in `events`, between two events.
         tries: at most, for faults that may pass.
         requests_per_second, units_per_minute: what the service allows; None: no limit.
+        connections: at most, at a time.
     """
 
     def __init__(
@@ -90,18 +106,25 @@ class Http:
         tries: int,
         requests_per_second: float | None = None,
         units_per_minute: float | None = None,
+        connections: int = 100,
+        breaker: Breaker | None = None,
         clock: Clock = time.monotonic,
         sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        self._timeout = aiohttp.ClientTimeout(total=timeout)
+        self._timeout = timeout
+        self._connections = connections
         self._tries = tries
         self._sleep, self._jitter = sleep, jitter
         self._requests = Pacer(requests_per_second, clock, sleep)
         self._units = Pacer(units_per_minute / 60 if units_per_minute else None, clock, sleep)
-        self._breaker = Breaker(clock)
+        self._breaker = breaker or Breaker(clock)
         self._session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def get(self, url: str, *, headers: Mapping[str, str] | None = None) -> Any:
+        """The JSON that the service answers; raises as `post` does."""
+        return await self._ask("GET", url, headers=headers)
 
     async def post(
         self,
@@ -111,22 +134,63 @@ class Http:
         headers: Mapping[str, str] | None = None,
         params: Mapping[str, str] | None = None,
         units: float = 1.0,
+        timeout: float | None = None,
     ) -> Any:
         """The JSON that the service answers.
+
+        Args:
+            timeout: seconds for one try of this, if not the usual ones.
 
         Raises:
             AccessError: it refuses the key or does not know the address.
             InputError: it refuses the request.
             ModeratorError: it is down, too slow or answers garbage, after all tries.
         """
-        data = json.dumps(body).encode("ascii")  # lone surrogates too
+        sent = {"data": _encoded(body), "params": params}
+        return await self._ask("POST", url, headers=headers, units=units, timeout=timeout, **sent)
+
+    async def events(self, url: str, body: Any, *, headers: Mapping[str, str] | None = None) -> AsyncGenerator[Any, None]:
+        """The JSON of each server-sent event until the service says that it is done. One try; raises as `post` does."""
+        self._breaker.check()
+        timeout = aiohttp.ClientTimeout(sock_connect=_LONGEST_CONNECT, sock_read=self._timeout)
+        sent = {**_JSON, **(headers or {})}
+        try:
+            with _faults():
+                async with self._open().post(
+                    url, data=_encoded(body), headers=sent, timeout=timeout, read_bufsize=_LONGEST_EVENT, allow_redirects=False
+                ) as response:
+                    if response.status != 200:
+                        _refuse(response, await response.read())
+                    async for line in response.content:
+                        if (event := line.removeprefix(b"data:").strip()) == b"[DONE]":
+                            self._breaker.succeeded()
+                            return
+                        if line.startswith(b"data:"):
+                            yield json.loads(event)
+            raise _LaterError(ModeratorError("the service stopped in the middle of its answer", hint="see its status"))
+        except _LaterError as later:
+            self._breaker.failed()
+            raise later.problem from None
+
+    async def _ask(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None,
+        units: float = 1.0,
+        timeout: float | None = None,
+        **sent: Any,
+    ) -> Any:
+        sent["headers"] = {**_JSON, **(headers or {})}
+        sent["timeout"] = aiohttp.ClientTimeout(total=timeout or self._timeout, sock_connect=_LONGEST_CONNECT)
         problem = ModeratorError("the service was not asked")
         for attempt in range(self._tries):
             self._breaker.check()
             await self._units.take(units)
             await self._requests.take()
             try:
-                found = await self._once(url, data, headers or {}, params or {})
+                found = await self._once(method, url, **sent)
             except (AccessError, InputError):
                 self._breaker.succeeded()  # it is up
                 raise
@@ -143,37 +207,22 @@ class Http:
                 await self._sleep(pause)
         raise problem
 
-    async def _once(self, url: str, data: bytes, headers: Mapping[str, str], params: Mapping[str, str]) -> Any:
-        sent = {"Content-Type": "application/json", **headers}
-        try:
-            async with self._open().post(url, data=data, headers=sent, params=params, allow_redirects=False) as response:
+    async def _once(self, method: str, url: str, **sent: Any) -> Any:
+        with _faults():
+            async with self._open().request(method, url, allow_redirects=False, **sent) as response:
                 raw = await response.read()
-        except asyncio.TimeoutError:
-            raise _LaterError(ModeratorError("the service took too long", hint="raise its timeout, or see its status")) from None
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            problem = f"the connection to the service failed with {type(error).__name__}"
-            raise _LaterError(ModeratorError(problem, hint="see its address and status")) from None
-        self._refuse(response)
+        _refuse(response, raw)
         try:
             return json.loads(raw)
         except (ValueError, RecursionError):
             raise _LaterError(ModeratorError("the service answered something that is not JSON", hint="see its address")) from None
 
-    def _refuse(self, response: aiohttp.ClientResponse) -> None:
-        status = response.status
-        if status in _ACCESS:
-            raise AccessError(f"the service refuses access: HTTP {status}", hint="see its key, its address and your plan")
-        if status in _INPUT:
-            raise InputError(f"the service refuses the request: HTTP {status}", hint="too long, or in another language?")
-        if status != 200:
-            wait = _seconds(response.headers.get("Retry-After"))
-            raise _LaterError(ModeratorError(f"the service failed: HTTP {status}", hint="see its status and your limits"), wait)
-
     def _open(self) -> aiohttp.ClientSession:
         """The session of this event loop; connections cannot move to another one."""
         loop = asyncio.get_running_loop()
         if self._session is None or self._session.closed or self._loop is not loop:
-            self._session, self._loop = aiohttp.ClientSession(timeout=self._timeout), loop
+            connector = aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=_KEEP_ALIVE)
+            self._session, self._loop = aiohttp.ClientSession(connector=connector), loop
         return self._session
 
     async def close(self) -> None:
@@ -188,6 +237,35 @@ class _LaterError(Exception):
     def __init__(self, problem: ModeratorError, wait: float = 0.0) -> None:
         super().__init__()
         self.problem, self.wait = problem, wait
+
+
+@contextmanager
+def _faults() -> Iterator[None]:
+    """Faults of the connection, as those that may pass."""
+    try:
+        yield
+    except asyncio.TimeoutError:
+        raise _LaterError(ModeratorError("the service took too long", hint="raise its timeout, or see its status")) from None
+    except (aiohttp.ClientError, OSError, ValueError, RecursionError) as error:
+        problem = f"the connection to the service failed with {type(error).__name__}"
+        raise _LaterError(ModeratorError(problem, hint="see its address and status")) from None
+
+
+def _refuse(response: aiohttp.ClientResponse, raw: bytes) -> None:
+    """Raise for every status but 200."""
+    status = response.status
+    if status in _ACCESS:
+        raise AccessError(f"the service refuses access: HTTP {status}", hint="see its key, its address and your plan")
+    if status in _INPUT:
+        hint = "too long, or in another language?"
+        raise InputError(f"the service refuses the request: HTTP {status}", hint=hint, said=raw)
+    if status != 200:
+        wait = _seconds(response.headers.get("Retry-After"))
+        raise _LaterError(ModeratorError(f"the service failed: HTTP {status}", hint="see its status and your limits"), wait)
+
+
+def _encoded(body: Any) -> bytes:
+    return json.dumps(body).encode("ascii")  # lone surrogates too
 
 
 def _seconds(retry_after: str | None) -> float:

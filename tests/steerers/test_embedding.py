@@ -2,20 +2,21 @@
 
 import asyncio
 import itertools
+from contextlib import nullcontext
 
 import pytest
 import torch
 
 from ttsa_guard.backends.transformers import TransformersBackend, TransformersOptions
 from ttsa_guard.budget import Budget, Spend
-from ttsa_guard.errors import BudgetError
+from ttsa_guard.errors import BudgetError, ConfigError
 from ttsa_guard.messages import GenerationRequest, Message
 from ttsa_guard.profile import ModelProfile, Opening
 from ttsa_guard.steerers.base import Steerer, Task
 from ttsa_guard.steerers.embedding import Embedding, EmbeddingOptions
 from ttsa_guard.steerers.goals import Turn, continued, find_turn, opening_goal, split_sentences
 from ttsa_guard.steerers.paper import sizes
-from ttsa_guard.testing import FakeClock, ScriptedBackend, ScriptedModerator
+from ttsa_guard.testing import FakeClock, ScriptedBackend, ScriptedModerator, scripted_guard
 
 MESSAGES = (Message("user", "the kettle"),)
 OPENINGS = tuple(Opening(text=text, kind=kind) for text, kind in (("The", "answer"), ("Other", "redirect"), ("Sorry", "refusal")))
@@ -457,3 +458,22 @@ def test_the_objective_rises_along_the_path(tiny_recording, answer, normalise):
     assert (exact.diff() > 0).all()
     estimated = climb(gradient="estimated", probes=24, probe=0.1)
     assert estimated[-1] > estimated[0]
+
+
+class Embeds(ScriptedBackend):
+    """Takes embeddings, and evaluates nothing at them."""
+
+    token_norm = 2.0
+
+    async def embed(self, ids):
+        return torch.ones(len(ids), HIDDEN)
+
+
+@pytest.mark.parametrize(
+    ("options", "enough"),
+    [({}, False), ({"gradient": "estimated"}, False), ({"mode": "paper"}, True), ({"direction": "random"}, True)],
+)
+def test_what_it_needs_depends_on_its_options(options, enough):
+    steerer = Embedding(EmbeddingOptions(**options))
+    with nullcontext() if enough else pytest.raises(ConfigError, match=r"ScoresRows.*\n.*mode: paper"):
+        scripted_guard(Embeds([]), steerers=[steerer])

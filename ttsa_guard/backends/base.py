@@ -5,11 +5,14 @@ A steerer names the capabilities that it needs (`Steerer.needs`); they are check
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt, Scope
+from ttsa_guard.tokens import encodable
 
 if TYPE_CHECKING:
     import torch
@@ -81,6 +84,13 @@ class Continuation:
 
     spans: tuple[tuple[str, float], ...]
 
+    def tokens(self, tokenizer: Any) -> tuple[list[int], list[float]]:
+        """Token ids, and the weight of the span in which each token ends."""
+        bounds = list(accumulate(len(text) for text, _ in self.spans))
+        encoded = tokenizer(encodable("".join(t for t, _ in self.spans)), add_special_tokens=False, return_offsets_mapping=True)
+        spans = [min(bisect_left(bounds, last), len(bounds) - 1) for _, last in encoded["offset_mapping"]]
+        return list(encoded["input_ids"]), [self.spans[i][1] for i in spans]
+
 
 @runtime_checkable
 class ScoresText(Protocol):
@@ -89,6 +99,11 @@ class ScoresText(Protocol):
     async def log_likelihoods(self, prompt: Prompt, texts: Sequence[str]) -> list[float]:
         """Mean token log-likelihood, in nats, of each text after the unmoved prompt."""
         ...
+
+
+@runtime_checkable
+class ScoresRows(Protocol):
+    """Objectives can be evaluated at moved rows."""
 
     async def objective(self, prompt: Prompt, rows: Sequence[torch.Tensor], goals: Sequence[Continuation]) -> torch.Tensor:
         """The objective of goal i at rows i, divided by the sum of its absolute token weights; [len(rows)], float32."""
@@ -125,5 +140,5 @@ class Differentiable(Protocol):
     async def gradient(
         self, prompt: Prompt, rows: Sequence[torch.Tensor], goals: Sequence[Continuation]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Values [n] and gradients [n, k, hidden] of `ScoresText.objective` with respect to the rows."""
+        """Values [n] and gradients [n, k, hidden] of `ScoresRows.objective` with respect to the rows."""
         ...

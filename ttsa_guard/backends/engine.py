@@ -150,7 +150,7 @@ class Engine:
     # ------------------------------------------------------------------ scoring
 
     def objective(self, asked: Sequence[Scored]) -> torch.Tensor:
-        """See `ScoresText.objective`, for goals after any prompts; differentiable with respect to the rows unless gradients
+        """See `ScoresRows.objective`, for goals after any prompts; differentiable with respect to the rows unless gradients
         are off."""
         rows = [self._row(a) for a in asked]
         parts = [self._objective_batch(rows[i : i + self.batch_size]) for i in range(0, len(rows), self.batch_size)]
@@ -172,23 +172,8 @@ class Engine:
         return [(float(v), g.float().cpu()) for v, g in zip(values.detach(), gradients, strict=True)]
 
     def _row(self, asked: Scored) -> Row:
-        ids, weights = self._weighted(asked.goal)
+        ids, weights = asked.goal.tokens(self.tokenizer)
         return Row(self.start(asked.prompt, asked.rows, ids, keep=len(ids) + 1), tuple(ids), tuple(weights))
-
-    def _weighted(self, goal: Continuation) -> tuple[list[int], list[float]]:
-        """Token ids of a continuation and the weight of the span in which each token ends."""
-        ids: list[int] = []
-        weights: list[float] = []
-        bounds, position = [], 0
-        for text, weight in goal.spans:
-            position += len(text)
-            bounds.append((position, weight))
-        text = encodable("".join(t for t, _ in goal.spans))
-        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        for token, (_, last) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
-            ids.append(token)
-            weights.append(next((w for bound, w in bounds if last <= bound), bounds[-1][1]))
-        return ids, weights
 
     def _objective_batch(self, batch: Sequence[Row]) -> torch.Tensor:
         longest = max(len(s.targets) for s in batch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from ttsa_guard.backends.base import Backend
 from ttsa_guard.budget import Spend
@@ -86,7 +86,11 @@ class Steerer(Protocol):
     """Proposes candidates, one round (a batch) at a time; the guard may stop after any round."""
 
     name: str
-    needs: ClassVar[tuple[type, ...]]
-    """Backend capabilities (protocols of `backends.base`) without which it cannot work."""
+
+    @property
+    def needs(self) -> tuple[type, ...]:
+        """Backend capabilities (protocols of `backends.base`) without which it cannot work as its options say; an attribute
+        will do."""
+        ...
 
     def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]: ...

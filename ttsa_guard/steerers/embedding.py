@@ -6,11 +6,11 @@ The default mode is in `surrogate`, the published one in `paper`.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ttsa_guard.backends.base import ScoresText, TakesEmbeddings
+from ttsa_guard.backends.base import ScoresRows, TakesEmbeddings
 from ttsa_guard.messages import Scope
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.steerers.base import Candidate, Task
@@ -43,13 +43,14 @@ class EmbeddingOptions(BaseModel):
 
 
 class Embedding:
-    """The embedding steerer; needs a backend that takes embeddings and scores texts."""
+    """The embedding steerer; needs a backend that takes embeddings and, where it climbs a smooth goal, evaluates it there."""
 
     name = "embedding"
-    needs: ClassVar[tuple[type, ...]] = (TakesEmbeddings, ScoresText)
 
     def __init__(self, options: EmbeddingOptions) -> None:
         self.options = options
+        climbs = options.mode == "default" and options.direction == "estimate"
+        self.needs: tuple[type, ...] = (TakesEmbeddings, ScoresRows) if climbs else (TakesEmbeddings,)
 
     def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
         rounds = paper_rounds if self.options.mode == "paper" else surrogate_rounds

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from ttsa_guard.backends.base import Differentiable, ScoresText, TakesEmbeddings
+from ttsa_guard.backends.base import Differentiable, ScoresRows, TakesEmbeddings
 from ttsa_guard.messages import Prompt
 from ttsa_guard.profile import OpeningKind
 from ttsa_guard.steerers.base import Candidate, Task
@@ -79,7 +79,7 @@ def _slope(task: Task, prompt: Prompt, options: EmbeddingOptions) -> Slope:
         return torch.stack([gradients[[j for j, (k, _) in enumerate(todo) if k == i]].mean(0) for i in range(len(goals))])
 
     async def estimated(points: Sequence[torch.Tensor], goals: Sequence[Goal]) -> torch.Tensor:
-        assert isinstance(backend, ScoresText)
+        assert isinstance(backend, ScoresRows)
         assert isinstance(backend, TakesEmbeddings)
         probe = (0.3 if options.probe is None else options.probe) * backend.token_norm / points[0].shape[-1] ** 0.5
         found = []

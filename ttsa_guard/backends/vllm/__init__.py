@@ -1,0 +1,277 @@
+"""vLLM servers, one or many, as the backend: chat and steered candidates over their OpenAI-compatible HTTP protocol.
+
+Ray Serve LLM answers the same requests. The weights are on the servers; here are the tokenizer, the chat template and the
+table of input embeddings. Servers have to be started with ``--enable-prompt-embeds``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import aclosing
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from ttsa_guard.backends.base import Continuation
+from ttsa_guard.backends.transformers import find_profile, model_path
+from ttsa_guard.backends.vllm.checks import examine
+from ttsa_guard.backends.vllm.local import ChatPrompt, LocalHalf
+from ttsa_guard.backends.vllm.protocol import (
+    CHAT,
+    Call,
+    Choice,
+    Growth,
+    OtherPromptError,
+    answered,
+    log_probability,
+    prompt_log_likelihood,
+)
+from ttsa_guard.backends.vllm.replicas import Replica, Replicas
+from ttsa_guard.errors import InputError, ModelError, PromptError
+from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt, Scope
+from ttsa_guard.plugins import Register, hookimpl
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class VLLMOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = Field(min_length=1, description="what the servers run: 'embedded', a Hugging Face name, or a path")
+    urls: tuple[str, ...] = Field(min_length=1, description="base addresses, one for each server: http://host:8000")
+    served_name: str | None = Field(None, description="what the servers call the model; default: as `model`")
+    key: str = Field("VLLM_API_KEY", description="environment variable that holds the servers' key, if they want one")
+    timeout: float = Field(20.0, gt=0, description="seconds for 100 tokens from one server; then another one is asked")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="of the embeddings that are sent; auto: as the weights are stored"
+    )
+    profile: Path | None = Field(None, description="file made by 'ttsa-guard openings'")
+    template_options: dict[str, Any] = Field(default_factory=dict, description="passed to the chat template")
+
+    @field_validator("urls", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("urls")
+    @classmethod
+    def _base(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        if any("@" in url for url in urls):
+            raise ValueError("no credentials in addresses: the key comes from the environment")
+        if not all(url.startswith(("http://", "https://")) for url in urls):
+            raise ValueError("an address begins with http:// or https://")
+        bases = tuple(url.rstrip("/").removesuffix("/v1") for url in urls)
+        if len(set(bases)) < len(bases):
+            raise ValueError("an address is listed twice")
+        return bases
+
+
+class VLLMBackend:
+    """One model on one or many servers. Nothing is asked of them before the first answer is wanted."""
+
+    def __init__(self, options: VLLMOptions) -> None:
+        self.options = options
+        self.name = options.model
+        self._served = options.served_name or options.model
+        self._local = LocalHalf(model_path(options.model), options.dtype, options.template_options)
+        self.token_norm = self._local.token_norm
+        self.profile = find_profile(options.profile, options.model)
+        self._sends_parts = True
+        key = os.environ.get(options.key, "").strip()
+        self._servers = Replicas(
+            [Replica(url, key=key, key_name=options.key, timeout=options.timeout) for url in options.urls],
+            lambda replica: examine(replica, self._local, self._served),
+        )
+
+    @property
+    def context_length(self) -> int:
+        """The smallest one of the servers that have been asked."""
+        return min([self._local.context_length, *self._servers.contexts])
+
+    @property
+    def device(self) -> str:
+        return f"{len(self.options.urls)} x vLLM"
+
+    @property
+    def dtype(self) -> str:
+        return str(self._local.dtype).removeprefix("torch.")
+
+    async def render(self, messages: Sequence[Message], *, scope: Scope = "user") -> Prompt:
+        prompt = self._local.render(messages, scope=scope)
+        if len(prompt) >= self.context_length:
+            raise PromptError(
+                f"the prompt has {len(prompt)} tokens, the model takes fewer than {self.context_length}",
+                hint="shorten the conversation",
+            )
+        return prompt
+
+    async def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
+        """One HTTP request for each answer: the servers batch them, and a fault concerns that answer alone, which another
+        server is then asked for. At a temperature above 0, samples differ from those of other backends."""
+        return await _all(self._answer(request) for request in requests)
+
+    async def stream(self, request: GenerationRequest, on_text: Callable[[str], None]) -> Generation:
+        """As in the contract. Where a server fails in the middle, another one goes on from there."""
+        growth = Growth(partial(self._generation, request), on_text)
+
+        async def work(replica: Replica) -> Generation:
+            if growth.ended:
+                return growth.end()
+            call = self._whole(request, [*self._local.encode(request.opening), *growth.ids])
+            body = self._body(replica, request, call, done=len(growth.ids))
+            growth.begin(call)
+            async with aclosing(replica.events(call.path, {**body, "stream": True})) as events:
+                async for event in events:
+                    growth.add(event)
+            return growth.end()
+
+        return await self._servers.do(work)
+
+    async def embed(self, ids: Sequence[int]) -> torch.Tensor:
+        return self._local.embed(ids).float()
+
+    async def log_likelihoods(self, prompt: Prompt, texts: Sequence[str]) -> list[float]:
+        return await _all(self._log_likelihood(prompt, text) for text in texts)
+
+    async def objective(self, prompt: Prompt, rows: Sequence[torch.Tensor], goals: Sequence[Continuation]) -> torch.Tensor:
+        """One request for each token with a weight, and each beginning once: servers score no prompt that has embeddings, but
+        tell how likely a token was that they are made to generate."""
+        points = [row.detach().float().cpu().numpy().tobytes() for row in rows]
+        tokens = [goal.tokens(self._local.tokenizer) for goal in goals]
+        wanted = {
+            (point, tuple(ids[: i + 1])): row
+            for point, row, (ids, weights) in zip(points, rows, tokens, strict=True)
+            for i, weight in enumerate(weights)
+            if weight
+        }
+        found = await _all(self._log_probability(prompt, row, ids) for (_, ids), row in wanted.items())
+        known = dict(zip(wanted, found, strict=True))
+        values = []
+        for point, (ids, weights) in zip(points, tokens, strict=True):
+            terms = [_term(weight, known[point, tuple(ids[: i + 1])]) for i, weight in enumerate(weights) if weight]
+            values.append(sum(terms) / max(sum(map(abs, weights)), 1e-9))
+        return torch.tensor(values, dtype=torch.float32)
+
+    async def close(self) -> None:
+        await self._servers.close()
+
+    async def _answer(self, request: GenerationRequest) -> Generation:
+        opening = self._local.encode(request.opening)
+
+        async def work(replica: Replica) -> Generation:
+            choice = await self._asked(replica, request, opening)
+            return self._generation(request, choice.token_ids, choice.finished)
+
+        return await self._servers.do(work)
+
+    async def _log_probability(self, prompt: Prompt, rows: torch.Tensor, ids: tuple[int, ...]) -> float:
+        """Of the last one of `ids`, after the prompt and the others, in nats."""
+        request = GenerationRequest(prompt, rows=rows, max_new_tokens=1, temperature=0)
+
+        async def work(replica: Replica) -> float:
+            return log_probability(await self._asked(replica, request, ids[:-1], token=ids[-1]), ids[-1])
+
+        return await self._servers.do(work)
+
+    async def _asked(
+        self, replica: Replica, request: GenerationRequest, tail: Sequence[int], *, token: int | None = None
+    ) -> Choice:
+        """What comes after the prompt and `tail`; `token`, if it is given."""
+        call = self._call(request, tail)
+        while True:
+            body = self._body(replica, request, call)
+            if token is not None:
+                body |= call.scoring(token)
+            try:
+                return answered(await replica.post(call.path, body), call)
+            except (InputError, OtherPromptError):
+                if call.path != CHAT:
+                    raise
+                log.warning("%s does not make our prompt of a chat; whole prompts are sent from now on", replica.name)
+                self._sends_parts = False
+                call = self._whole(request, tail)
+
+    def _call(self, request: GenerationRequest, tail: Sequence[int]) -> Call:
+        """Only the moved rows, in a chat message, if the server makes the same prompt of that."""
+        prompt, tail = request.prompt, tuple(tail)
+        if request.rows is not None and isinstance(prompt, ChatPrompt) and self._sends_parts:
+            begun = self._local.begun(prompt, tail)
+            if begun is not None:
+                rows = self._local.checked(prompt, request.rows)
+                return Call.of_parts(prompt, rows, tail, begun, self.options.template_options)
+        return self._whole(request, tail)
+
+    def _whole(self, request: GenerationRequest, tail: Sequence[int]) -> Call:
+        """Token ids, which cost the least; where rows have moved, embeddings."""
+        if request.rows is None:
+            return Call.of_ids(request.prompt, tail)
+        return Call.of_rows(self._local.assemble(request.prompt, request.rows, tail))
+
+    def _body(self, replica: Replica, request: GenerationRequest, call: Call, *, done: int = 0) -> dict[str, Any]:
+        """All sampling settings are named: a server takes what is missing from the model's generation_config.json."""
+        room = replica.context - len(call.expected)
+        if room < 1:
+            raise ModelError(
+                f"the prompt has {len(call.expected)} tokens, the server takes fewer than {replica.context}",
+                hint="shorten the conversation, or raise --max-model-len",
+            )
+        return {
+            **call.prompt,
+            "model": self._served,
+            "max_tokens": max(1, min(request.max_new_tokens - done, room)),
+            "temperature": request.temperature,
+            "seed": request.seed,
+            "top_p": 1,
+            "top_k": 0,
+            "min_p": 0,
+            "repetition_penalty": 1,
+            "stop_token_ids": self._local.ends,
+            "return_token_ids": True,
+        }
+
+    def _generation(self, request: GenerationRequest, ids: Sequence[int], ended: bool) -> Generation:
+        end = next((i for i, token in enumerate(ids) if token in self._local.ends), len(ids))
+        text = self._local.decode([*self._local.encode(request.opening), *ids[:end]])
+        return Generation(text.strip(), end, ended)
+
+    async def _log_likelihood(self, prompt: Prompt, text: str) -> float:
+        ids = self._local.encode(text)
+
+        async def work(replica: Replica) -> float:
+            kept = ids[: replica.context - len(prompt) - 1]  # the server wants room for one more token
+            call = Call.of_ids(prompt, kept)
+            body = {"model": self._served, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0, "return_token_ids": True}
+            choice = answered(await replica.post(call.path, {**body, **call.prompt}), call)
+            return prompt_log_likelihood(choice, call, last=len(kept))
+
+        return await self._servers.do(work) if ids else 0.0
+
+
+def _term(weight: float, log_probability: float) -> float:
+    """What a token adds to an objective: see `Continuation`."""
+    if weight > 0:
+        return weight * log_probability
+    return -weight * math.log1p(-min(math.exp(log_probability), 1 - 1e-6))
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results in order; at the first fault the other work is cancelled."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+@hookimpl
+def ttsa_register_backends(register: Register) -> None:
+    register("vllm", VLLMBackend, options=VLLMOptions)

@@ -1,0 +1,190 @@
+"""What the client of a vLLM server needs of the model: tokenizer, chat template, and the table of input embeddings."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from jinja2 import TemplateError
+from safetensors import safe_open
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers.utils.hub import cached_file
+
+from ttsa_guard.backends.transformers import render
+from ttsa_guard.errors import ModelError
+from ttsa_guard.messages import Message, Prompt, Scope
+from ttsa_guard.tokens import encodable, markers, without_markers
+
+PLACEHOLDER = "<prompt_embeds>"
+"""What stands in the server's chat template for a message that is sent as embeddings."""
+_TABLES = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight", "tok_embeddings.weight")
+_WHERE = "give 'embedded', a local folder, or a name on the Hugging Face hub (offline: only what is in its cache)"
+
+
+@dataclass(frozen=True)
+class ChatPrompt(Prompt):
+    """A prompt that the server can make too: its soft rows are the text of one message, no more and no less.
+
+    Args:
+        turns: (role, text) of all messages.
+        soft: index of the message whose text may move.
+    """
+
+    turns: tuple[tuple[str, str], ...]
+    soft: int
+
+
+class LocalHalf:
+    """Everything but the weights. Only the one tensor with the embeddings is read, from safetensors.
+
+    Args:
+        path: a folder or a name on the Hugging Face hub.
+        dtype: of the embeddings that are sent; "auto" is that of the stored table.
+        template_options: passed to the chat template.
+
+    Raises:
+        ModelError: the tokenizer or the table cannot be loaded.
+    """
+
+    def __init__(self, path: str, dtype: str, template_options: dict[str, Any]) -> None:
+        self.template_options = template_options
+        self.begun = lru_cache(1024)(self._begun)  # asked again for every probe of a search
+        try:
+            self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
+            config: Any = AutoConfig.from_pretrained(path)
+            self.table = _table(path)
+        except ModelError:
+            raise
+        except Exception as error:
+            raise ModelError(
+                f"the tokenizer or embeddings of {path!r} cannot be loaded: {type(error).__name__}", hint=_WHERE
+            ) from error
+        self.dtype: torch.dtype = self.table.dtype if dtype == "auto" else getattr(torch, dtype)
+        self.token_norm = float(self.table[:8192].float().norm(dim=-1).mean())
+        limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+        self.context_length = int(limit or self.tokenizer.model_max_length)
+        self.ends = _ends(path, config, self.tokenizer)
+        self._marked = copy.deepcopy(self.tokenizer)
+        self._marked.add_special_tokens({"additional_special_tokens": [PLACEHOLDER]})
+
+    # ------------------------------------------------------------------ texts
+
+    def render(self, messages: Sequence[Message], *, scope: Scope) -> Prompt:
+        """As the backend does; a `ChatPrompt` where the server would make the same tokens around the soft rows."""
+        prompt = render(self.tokenizer, messages, scope=scope, **self.template_options)
+        special = markers(self.tokenizer)
+        turns = tuple((m.role, without_markers(special, m.content)) for m in messages)
+        asked = max(i for i, (role, text) in enumerate(turns) if role == "user" and text.strip())
+        chat = ChatPrompt(prompt.segments, turns, asked)
+        return chat if scope == "user" and self._renders_alike(chat, ()) else prompt
+
+    def _begun(self, prompt: ChatPrompt, tail: tuple[int, ...]) -> str | None:
+        """The text with which the assistant has to have begun for the server to make the ids `tail` of it, if there is one."""
+        return self.decode(tail) if not tail or self._renders_alike(prompt, tail) else None
+
+    def _renders_alike(self, prompt: ChatPrompt, tail: tuple[int, ...]) -> bool:
+        if any(PLACEHOLDER in text for i, (_, text) in enumerate(prompt.turns) if i != prompt.soft):
+            return False  # the server refuses it
+        turns = [
+            {"role": role, "content": PLACEHOLDER if i == prompt.soft else text} for i, (role, text) in enumerate(prompt.turns)
+        ]
+        if tail:
+            turns.append({"role": "assistant", "content": self.decode(tail)})
+        end: dict[str, Any] = {"add_generation_prompt": not tail, "continue_final_message": bool(tail)}
+        try:
+            text = self.tokenizer.apply_chat_template(turns, tokenize=False, **end, **self.template_options)
+        except (TemplateError, ValueError):
+            return False
+        ids = self._marked(text, add_special_tokens=False)["input_ids"]
+        at = [i for i, token in enumerate(ids) if token == self._marked.convert_tokens_to_ids(PLACEHOLDER)]
+        if len(at) != 1 or prompt.soft_positions != tuple(range(at[0], at[0] + len(prompt.soft_ids))):
+            return False
+        return (*prompt.ids, *tail) == (*ids[: at[0]], *prompt.soft_ids, *ids[at[0] + 1 :])
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer.encode(encodable(text), add_special_tokens=False) if text else []
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    # ------------------------------------------------------------------ embeddings
+
+    def embed(self, ids: Sequence[int]) -> torch.Tensor:
+        """[len(ids), hidden], in the dtype that is sent.
+
+        Raises:
+            ModelError: the model has no such ids.
+        """
+        try:
+            return self.table[torch.tensor(list(ids), dtype=torch.long)].to(self.dtype)
+        except IndexError:
+            raise ModelError("the model does not have these token ids", hint="render prompts with the same backend") from None
+
+    def checked(self, prompt: Prompt, rows: torch.Tensor) -> torch.Tensor:
+        """`rows` as they are sent: a server takes what is not finite and answers nothing.
+
+        Raises:
+            ModelError: `rows` has another shape than the prompt's slots, or is not finite.
+        """
+        wanted = (len(prompt.soft_ids), self.table.shape[1])
+        if rows.shape != wanted:
+            raise ModelError(
+                f"soft rows have shape {tuple(rows.shape)}, the prompt takes {wanted}",
+                hint="rows are [number of soft tokens, hidden size]",
+            )
+        sent = rows.detach().to("cpu", self.dtype)
+        if not bool(torch.isfinite(sent).all()):
+            raise ModelError("soft rows are not finite", hint="a step or probe size is too large, or a score was NaN")
+        return sent
+
+    def assemble(self, prompt: Prompt, rows: torch.Tensor, tail: Sequence[int]) -> torch.Tensor:
+        """Embeddings of the prompt with `rows` in its soft slots, then those of `tail`; [length, hidden]."""
+        whole = self.embed([*prompt.ids, *tail])
+        whole[list(prompt.soft_positions)] = self.checked(prompt, rows)
+        return whole
+
+
+def _table(path: str) -> torch.Tensor:
+    """The input embeddings, [vocabulary, hidden], as they are stored.
+
+    Raises:
+        ModelError: there are no safetensors, or it is unclear which tensor it is.
+    """
+    index = cached_file(path, "model.safetensors.index.json", _raise_exceptions_for_missing_entries=False)
+    if index is not None:
+        with open(index, encoding="utf-8") as text:
+            files: dict[str, str] = json.load(text)["weight_map"]
+    else:
+        with safe_open(_file(path, "model.safetensors"), "pt") as weights:
+            files = dict.fromkeys(weights.keys(), "model.safetensors")
+    found = [name for name in files if name.endswith(_TABLES)]
+    if len(found) != 1:
+        raise ModelError(f"{len(found)} tensors of {path!r} look like input embeddings", hint="use the backend 'transformers'")
+    with safe_open(_file(path, files[found[0]]), "pt") as weights:
+        table: torch.Tensor = weights.get_tensor(found[0])
+    return table
+
+
+def _file(path: str, name: str) -> str:
+    found = cached_file(path, name, _raise_exceptions_for_missing_entries=False)
+    if found is None:
+        raise ModelError(f"{path!r} has no {name}", hint=_WHERE)
+    return found
+
+
+def _ends(path: str, config: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids that end an answer."""
+    try:
+        found = GenerationConfig.from_pretrained(path).eos_token_id
+    except OSError:
+        found = getattr(config.get_text_config(), "eos_token_id", None)
+    ends = {*(found if isinstance(found, list) else [found]), tokenizer.eos_token_id} - {None}
+    if not ends:
+        raise ModelError("the model has no end-of-text token", hint="set eos_token in its tokenizer configuration")
+    return sorted(ends)
