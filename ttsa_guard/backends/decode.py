@@ -152,8 +152,9 @@ class SharedDecoder:
         at = torch.arange(start, start + longest, device=self._device).expand(len(texts), -1)
         seen = Capture([(len(texts), after)])
         self.forward(self._embedding(ids), at, seen, 1)
+        # Copies: a view would keep the keys of the whole batch.
         return [
-            Prefix(tuple(k[i, :, : len(t)] for k in seen.keys), tuple(v[i, :, : len(t)] for v in seen.values))
+            Prefix(tuple(k[i, :, : len(t)].clone() for k in seen.keys), tuple(v[i, :, : len(t)].clone() for v in seen.values))
             for i, t in enumerate(texts)
         ]
 
