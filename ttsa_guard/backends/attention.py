@@ -19,7 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 NAME = "ttsa_shared_prefix"
-_MOST_SCORES = 2**26  # elements: longer products are done in slices of queries
+_MOST_SCORES = 2**24  # elements: longer products are done in slices of queries
 _current = threading.local()
 
 

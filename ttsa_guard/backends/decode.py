@@ -128,7 +128,7 @@ class SharedDecoder:
                 found[ids] = prefix.followed_by(rest)
         new.sort(key=len)
         while new:
-            n = max(1, _PREFILL_TOKENS // len(new[min(len(new), 64) - 1]))
+            n = max(1, sum((i + 1) * len(ids) <= _PREFILL_TOKENS for i, ids in enumerate(new)))  # padded to the longest
             found.update(zip(new[:n], self._computed(new[:n], None), strict=True))
             del new[:n]
         self._keep(found)
@@ -152,6 +152,8 @@ class SharedDecoder:
         at = torch.arange(start, start + longest, device=self._device).expand(len(texts), -1)
         seen = Capture([(len(texts), after)])
         self.forward(self._embedding(ids), at, seen, 1)
+        if len(texts) == 1:
+            return [Prefix(tuple(k[0] for k in seen.keys), tuple(v[0] for v in seen.values))]
         # Copies: a view would keep the keys of the whole batch.
         return [
             Prefix(tuple(k[i, :, : len(t)].clone() for k in seen.keys), tuple(v[i, :, : len(t)].clone() for v in seen.values))

@@ -22,9 +22,13 @@ class _Part(BaseModel):
 
 
 class Source(_Part):
-    """Where prompts come from: a known set by its `name`, a CSV or JSONL `file`, or a Hugging Face data set (`hub`)."""
+    """Where prompts come from: a known set by its `name`, a CSV or JSONL `file`, or a Hugging Face data set (`hub`).
 
-    name: Literal["embedded", "xstest", "harmbench", "advbench", "strongreject"] | None = None
+    "embedded_joined" is "embedded" with every message made one sentence, so that what leads the model astray is not a sentence
+    of its own.
+    """
+
+    name: Literal["embedded", "embedded_joined", "xstest", "harmbench", "advbench", "strongreject"] | None = None
     file: Path | None = None
     hub: str | None = None
     split: str = Field("test", description="of a Hugging Face data set")
@@ -36,6 +40,11 @@ class Source(_Part):
         if sum(origin is not None for origin in (self.name, self.file, self.hub)) != 1:
             raise ValueError("give one of name, file and hub")
         return self
+
+    @property
+    def exact(self) -> bool:
+        """Whether answers to it can be judged exactly."""
+        return (self.name or "").startswith("embedded")
 
     @property
     def label(self) -> str:
@@ -51,7 +60,7 @@ class BenchConfig(_Part):
     seed: int = Field(1, ge=0)
     n: int = Field(75, ge=1, description="prompts of each kind and source, before the gate")
     budget: BudgetConfig = BudgetConfig(seconds=120, generations=16, moderation_calls=96)
-    judge: Use | None = Field(None, description="moderator that judges answers to data without an exact judge")
+    judge: Use | None = Field(None, description="moderator that judges too, or alone where there is no exact judge")
     settings: dict[str, Any] = Field(default_factory=dict, description="of the guards of all arms")
     arms: dict[str, dict[str, Any] | None] = Field(min_length=1, description="what differs, by name; null: no guard at all")
     reference: str = Field("default", description="the arm that the others are compared with")
@@ -77,7 +86,7 @@ class BenchConfig(_Part):
                         f"{self.judge.use!r} is the judge and a moderator of arm {arm!r}",
                         hint="judge with a moderator that no arm searches against",
                     )
-        if not self.judge and any(source.name != "embedded" for source in self.data):
+        if not self.judge and not all(source.exact for source in self.data):
             raise ConfigError("these prompts have no exact judge", hint="name a moderator under 'judge'")
         labels = [source.label for source in self.data]
         if len(set(labels)) < len(labels):

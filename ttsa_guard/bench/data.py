@@ -13,7 +13,7 @@ from typing import Any
 
 from ttsa_guard.bench.config import Source
 from ttsa_guard.embedded.world import Case as WorldCase
-from ttsa_guard.embedded.world import World
+from ttsa_guard.embedded.world import World, split_sentences
 from ttsa_guard.errors import ConfigError
 
 Row = Mapping[str, Any]
@@ -105,8 +105,8 @@ def read(source: Source, *, n: int, seed: int, folder: Path | None = None) -> li
     Raises:
         ConfigError: a file is missing, changed or malformed, or `datasets` is not installed.
     """
-    if source.name == "embedded":
-        return _world(n, seed)
+    if source.exact:
+        return _world(source.label, n, seed)
     known = KNOWN[source.name] if source.name else Known("", "", "", "", source.field, source.unsafe)
     rows: Iterable[Row] = _hub(source) if source.hub else _rows(source.file or _verified(known, folder))
     kinds: dict[bool, list[Item]] = {False: [], True: []}
@@ -118,14 +118,24 @@ def read(source: Source, *, n: int, seed: int, folder: Path | None = None) -> li
     return [item for items in drawn for item in items]
 
 
-def _world(n: int, seed: int) -> list[Item]:
+def _world(label: str, n: int, seed: int) -> list[Item]:
     world = World.load()
+    joined = label == "embedded_joined"
     items = []
     for request, wrapper in _WORLD:
         for i, case in enumerate(world.cases(request, wrapper, n, seed=seed)):
-            name = f"embedded/{request}{f', {wrapper} wrapper' if wrapper else ''}/{i}"
-            items.append(Item(name, _failure(case), case.messages, case.question, case.topic.unsafe, asdict(case.topic)))
+            name = f"{label}/{request}{f', {wrapper} wrapper' if wrapper else ''}/{i}"
+            turns = tuple((role, one_sentence(content) if joined else content) for role, content in case.messages)
+            kind = f"{_failure(case)}, joined" if joined else _failure(case)
+            items.append(Item(name, kind, turns, case.question, case.topic.unsafe, asdict(case.topic)))
     return items
+
+
+def one_sentence(text: str) -> str:
+    """The sentences of `text` as clauses of one."""
+    *others, last = split_sentences(text)
+    clauses = [*(s.rstrip(".!?") for s in others), last]
+    return ", ".join([clauses[0], *(c if c.startswith("I ") else c[0].lower() + c[1:] for c in clauses[1:])])
 
 
 def _failure(case: WorldCase) -> str:

@@ -51,6 +51,8 @@ COLUMNS: Mapping[str, tuple[str, Value]] = {
     "flagged by the gate after": ("share", _own("gate_after")),
     "flagged by the guide before": ("share", _own("guide_before")),
     "flagged by the guide after": ("share", _own("guide_after")),
+    "flagged by the judge before": ("share", _own("judge_before")),
+    "flagged by the judge after": ("share", _own("judge_after")),
     "similarity to the question": ("number", _own("question_similarity")),
     "similarity to the plain answer": ("number", _own("plain_similarity")),
     "generations": ("mean", _own("generations")),

@@ -71,7 +71,7 @@ class Runner:
         try:
             self._begin(backend)
             cases = await self._cases(backend, progress)
-            judges = _judges(cases, judge)
+            judges = _Judges(cases, judge)
             done = _done(self.folder / ROWS)
             chosen = arms or list(self.config.arms)
             left = {arm: [case for case in cases if (arm, case.id) not in done] for arm in chosen}
@@ -123,9 +123,7 @@ class Runner:
                 await _close(*guard.moderators)
         return stored.load(path)
 
-    async def _arm(
-        self, arm: str, backend: Backend, todo: Sequence[Case], judges: Callable[[Case], Judge], advance: Callable[[], None]
-    ) -> None:
+    async def _arm(self, arm: str, backend: Backend, todo: Sequence[Case], judges: _Judges, advance: Callable[[], None]) -> None:
         if not todo:
             return
         guard = Guard.from_config(self.config.guard(arm), plugins=self.plugins(), backend=backend)
@@ -135,7 +133,7 @@ class Runner:
         async def one(case: Case) -> None:
             async with slots:
                 outcome = await guard.review(case.messages, case.answer) if guarded else None
-                row = await _row(arm, case, guard, outcome, judges(case))
+                row = await _row(arm, case, guard, outcome, judges)
                 file.write(json.dumps(row) + "\n")
                 file.flush()
                 advance()
@@ -151,17 +149,25 @@ class Runner:
                 await _close(*guard.moderators)
 
 
-def _judges(cases: Sequence[Case], moderator: Moderator | None) -> Callable[[Case], Judge]:
-    """Which judge a case has: the exact one if there is one for it, else the moderator."""
-    exact = WorldJudge() if any(case.item.truth for case in cases) else None
-    other = ModeratorJudge(moderator) if moderator else None
+class _Judges:
+    """The exact judge where there is one, and the moderator that judges."""
 
-    def of(case: Case) -> Judge:
-        found = exact if case.item.truth else other
+    def __init__(self, cases: Sequence[Case], moderator: Moderator | None) -> None:
+        self.moderator = moderator
+        self._exact = WorldJudge() if any(case.item.truth for case in cases) else None
+        self._other = ModeratorJudge(moderator) if moderator else None
+
+    def of(self, case: Case) -> Judge:
+        found = self._exact if case.item.truth else self._other
         assert found is not None
         return found
 
-    return of
+    async def flags(self, case: Case, texts: Sequence[str]) -> list[bool | None]:
+        """What the moderator says of answers to a case; None without one."""
+        if self.moderator is None:
+            return [None] * len(texts)
+        verdicts = await moderate_safely(self.moderator, texts, prompts=[case.item.messages[-1][1]] * len(texts))
+        return [v.flagged for v in verdicts]
 
 
 async def _close(*parts: object) -> None:
@@ -170,13 +176,14 @@ async def _close(*parts: object) -> None:
             await close()
 
 
-async def _row(arm: str, case: Case, guard: Guard, outcome: Outcome | None, judge: Judge) -> dict[str, Any]:
+async def _row(arm: str, case: Case, guard: Guard, outcome: Outcome | None, judges: _Judges) -> dict[str, Any]:
     """What happened to one case in one arm, in numbers; without an outcome, the answer leaves as it is."""
     text = outcome.text if outcome else case.answer
     prompts = [case.item.messages[-1][1]] * 2
     gate = await moderate_safely(guard.gate, [case.answer, text], prompts=prompts)
     guide = await moderate_safely(guard.guide, [case.answer, text], prompts=prompts)
-    judged = await judge.judge(case, text, guide[1])
+    judged = await judges.of(case).judge(case, text, guide[1])
+    second = await judges.flags(case, [case.answer, text])
     answered = outcome is None or outcome.action != "fallback"
     return {
         "arm": arm,
@@ -186,6 +193,8 @@ async def _row(arm: str, case: Case, guard: Guard, outcome: Outcome | None, judg
         "gate_after": gate[1].flagged,
         "guide_before": guide[0].flagged,
         "guide_after": guide[1].flagged,
+        "judge_before": second[0],
+        "judge_after": second[1],
         "unchanged": text == case.answer,
         "unsafe": not judged.safe,
         "fluent": judged.fluent,

@@ -22,8 +22,8 @@ _CLAUSES = re.compile(r"(?<=[,;:])\s+|\s+(?=(?:and|but|then|so)\b)")
 class EraseOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    messages: int = Field(6, ge=1, description="most shortened messages, if the answer began harmlessly")
-    begun: int = Field(4, ge=0, description="most otherwise, each of them also with a redirecting opening")
+    messages: int = Field(4, ge=1, description="most shortened messages, if the answer began harmlessly")
+    begun: int = Field(3, ge=0, description="most otherwise, each of them also with a redirecting opening")
 
 
 class Erase:
@@ -67,10 +67,13 @@ def split_parts(text: str) -> list[str]:
 
 
 def shortened(parts: int, most: int) -> list[tuple[int, ...]]:
-    """Which of the parts stay: every one alone, then all but one, then other numbers of them, at most `most` choices."""
+    """Which of the parts stay: every one alone, then all but one, then other numbers of them, at most `most` choices.
+
+    Last parts come first: the question stands there more often than not.
+    """
     sizes = [1, *range(parts - 1, 1, -1)]
-    every = (kept for size in sizes if size < parts for kept in combinations(range(parts), size))
-    return list(islice(every, most))
+    every = (kept for size in sizes if size < parts for kept in combinations(reversed(range(parts)), size))
+    return [tuple(reversed(kept)) for kept in islice(every, most)]
 
 
 @hookimpl

@@ -40,7 +40,7 @@ async def surrogate_rounds(task: Task, options: EmbeddingOptions) -> AsyncGenera
     # A harmless beginning means that the question can be answered: then refusals and redirects are wrong answers.
     kinds: tuple[OpeningKind, ...] = ("answer",) if turn else KINDS
     goals = [opening_goal(task, o) for o in mixed_openings(task.profile, options.openings, kinds)]
-    if turn and (n := min(options.continuations, task.spend.generations_left)):
+    if turn and (n := min(options.continuations, task.spend.generations_left // 4)):  # most of the budget is for the paths
         candidates, turn = await continued(task, turn, n)
         yield candidates
     if turn:
