@@ -5,11 +5,12 @@ Weights are random: speed does not need trained ones.
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
@@ -17,41 +18,43 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ttsa_guard.backends.decode import ReferenceDecoder, SharedDecoder, Start
-from ttsa_guard.devices import resolve_device, resolve_dtype
+from ttsa_guard.backends.decode import Decoder, ReferenceDecoder, SharedDecoder, Start
+from ttsa_guard.devices import Device, Dtype, resolve_device, resolve_dtype
 
-SHAPES: dict[str, dict[str, Any]] = {
-    "tiny": {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 4, "num_attention_heads": 8, "vocab_size": 4096},
-    "small": {
-        "hidden_size": 768,
-        "intermediate_size": 3072,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "vocab_size": 4096,
-    },
-    "1b": {
-        "hidden_size": 2048,
-        "intermediate_size": 8192,
-        "num_hidden_layers": 16,
-        "num_attention_heads": 32,
-        "vocab_size": 128256,
-    },
-    "3b": {
-        "hidden_size": 3072,
-        "intermediate_size": 8192,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 24,
-        "vocab_size": 128256,
-    },
-    "8b": {
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "vocab_size": 128256,
-    },
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a Llama."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    vocabulary: int
+    tied: bool = True
+
+    def config(self) -> Any:
+        return LlamaConfig(
+            hidden_size=self.hidden,
+            intermediate_size=self.intermediate,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.kv_heads,
+            vocab_size=self.vocabulary,
+            tie_word_embeddings=self.tied,
+            max_position_embeddings=8192,
+        )
+
+
+SHAPES = {
+    "tiny": Shape(256, 704, 4, 8, 4, 4096),
+    "small": Shape(768, 3072, 12, 12, 12, 4096),
+    "1b": Shape(2048, 8192, 16, 32, 8, 128256),
+    "3b": Shape(3072, 8192, 28, 24, 8, 128256),
+    "8b": Shape(4096, 14336, 32, 32, 8, 128256, tied=False),
 }
-_KV_HEADS = {"tiny": 4, "small": 12, "1b": 8, "3b": 8, "8b": 8}
+"""The three last ones as Llama 3 has them."""
 OWN = 12
 """Rows of a candidate after the shared beginning, before its new tokens."""
 PREFIXES, CANDIDATES, LENGTHS = (64, 256, 512, 1024, 2048, 4096), (1, 2, 4, 8, 16, 32, 64), (8, 16, 32, 64, 128)
@@ -82,24 +85,19 @@ class Point:
 class Speed:
     """Measures one shape on one device."""
 
-    def __init__(self, shape: str, *, device: str = "auto", dtype: str = "auto", repeats: int = 3) -> None:
-        self.shape, self.repeats = shape, repeats
+    def __init__(self, name: str, *, device: Device = "auto", dtype: Dtype = "auto", repeats: int = 3) -> None:
+        self.name, self.shape, self.repeats = name, SHAPES[name], repeats
         self.device = resolve_device(device)
-        self.dtype = resolve_dtype(dtype, self.device)  # type: ignore[arg-type]
+        self.dtype = resolve_dtype(dtype, self.device)
         torch.manual_seed(0)
-        config = LlamaConfig(
-            **SHAPES[shape], num_key_value_heads=_KV_HEADS[shape], max_position_embeddings=8192, tie_word_embeddings=shape != "8b"
-        )
         with torch.device(self.device):
-            self.model: Any = LlamaForCausalLM(config).to(self.dtype).eval()
-        self._ends = [config.vocab_size]  # never drawn: every answer has its full length
-        size = self.dtype.itemsize
-        head = config.hidden_size // config.num_attention_heads
-        self.kv_bytes = 2 * config.num_hidden_layers * config.num_key_value_heads * head * size
-        self._attention = config.hidden_size * config.num_hidden_layers  # multiply-adds a query and key, for scores or values
-        table = config.vocab_size * config.hidden_size
-        self.parameters = sum(p.numel() for p in self.model.parameters()) - (0 if config.tie_word_embeddings else table)
-        self.weight_bytes = self.parameters * size
+            model: Any = LlamaForCausalLM(self.shape.config())
+        self.model = model.to(self.dtype).eval()
+        self._ends = [self.shape.vocabulary]  # never drawn: every answer has its full length
+        head = self.shape.hidden // self.shape.heads
+        self.kv_bytes = 2 * self.shape.layers * self.shape.kv_heads * head * self.dtype.itemsize
+        table = 0 if self.shape.tied else self.shape.vocabulary * self.shape.hidden  # looked up, not read whole
+        self.parameters = sum(p.numel() for p in self.model.parameters()) - table
         self.bandwidth, self.flops = self._bandwidth(), self._flops()
 
     def sweep(self, *, generate_up_to: int = 2048) -> Iterator[Point]:
@@ -111,15 +109,18 @@ class Speed:
     def point(self, prefix: int, candidates: int, tokens: int, *, generate: bool = True) -> Point:
         starts = self._starts(prefix, candidates, tokens)
         reference = ReferenceDecoder(self.model, self._ends)
-        decoder = SharedDecoder(self.model, self._ends)
         first, later, whole = [], [], []
         found: list[list[list[int]]] = []
+
+        def timed(decoder: Decoder) -> float:
+            return self._timed(lambda: found.append(decoder.decode(starts)))
+
         for _ in range(self.repeats):  # in turn, so that a busy moment hits all of them
-            decoder = SharedDecoder(self.model, self._ends)
-            first.append(self._timed(lambda: found.append(decoder.decode(starts))))  # noqa: B023
-            later.append(self._timed(lambda: found.append(decoder.decode(starts))))  # noqa: B023
+            fresh = SharedDecoder(self.model, self._ends)
+            first.append(timed(fresh))
+            later.append(timed(fresh))
             if generate:
-                whole.append(self._timed(lambda: found.append(reference.decode(starts))))
+                whole.append(timed(reference))
         return Point(
             prefix,
             candidates,
@@ -137,33 +138,28 @@ class Speed:
         for step in range(tokens):
             queries = candidates * (1 if step else OWN)
             keys = OWN + step
-            read = self.weight_bytes + self.kv_bytes * (prefix + candidates * keys)
-            work = queries * (2 * self.parameters + 4 * (prefix + keys) * self._attention)
-            total += max(read / self.bandwidth, work / self.flops)
+            read = self.parameters * self.dtype.itemsize + self.kv_bytes * (prefix + candidates * keys)
+            attention = 4 * (prefix + keys) * self.shape.hidden * self.shape.layers
+            total += max(read / self.bandwidth, queries * (2 * self.parameters + attention) / self.flops)
         return total
 
     def memory(self, prefix: int = 2048, candidates: int = 16, tokens: int = 64) -> dict[str, float] | None:
-        """Peak over weights and keys of a batch, in bytes; None where the peak cannot be known."""
-        starts = self._starts(prefix, candidates, tokens)
-        decoder = SharedDecoder(self.model, self._ends)
-        before = self._peak()
-        if before is None:
+        """Bytes in use at the peak of a batch, against those of its weights and keys; None where the peak cannot be seen."""
+        starts, decoder = self._starts(prefix, candidates, tokens), SharedDecoder(self.model, self._ends)
+        peak = _CudaPeak() if self.device.startswith("cuda") else _ResidentPeak() if sys.platform == "linux" else None
+        if peak is None:
             return None
-        decoder.decode(starts)
-        used = self._peak(reset=False) - before  # type: ignore[operator]
-        keys = self.kv_bytes * (prefix + candidates * (OWN + tokens))
+        with peak:
+            decoder.decode(starts)
         weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
-        return {
-            "weights": weights,
-            "keys": keys,
-            "keys_per_candidate": self.kv_bytes * (OWN + tokens),
-            "used": used,
-            "ratio": (weights + used) / (weights + keys),
-        }
+        own = self.kv_bytes * (OWN + tokens)
+        keys = self.kv_bytes * prefix + own * candidates
+        ratio = (weights + peak.used) / (weights + keys)
+        return {"weights": weights, "keys": keys, "keys_per_candidate": own, "used": peak.used, "ratio": round(ratio, 3)}
 
     def machine(self) -> dict[str, Any]:
         return {
-            "shape": self.shape,
+            "shape": self.name,
             "device": torch.cuda.get_device_name() if self.device.startswith("cuda") else f"{platform.machine()} CPU",
             "dtype": str(self.dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
@@ -201,42 +197,42 @@ class Speed:
         a = torch.randn(2048, 2048, device=self.device, dtype=self.dtype)
         return 2 * 2048**3 / min(self._timed(lambda: a @ a) for _ in range(5))
 
-    def _peak(self, *, reset: bool = True) -> int | None:
-        if self.device.startswith("cuda"):
-            if reset:
-                torch.cuda.reset_peak_memory_stats()
-            return torch.cuda.max_memory_allocated()
-        if sys.platform != "linux":
-            return None
-        if reset:
-            self._watch = _Resident()
-            return self._watch.now()
-        return self._watch.stop()
+
+class _CudaPeak:
+    used = 0
+
+    def __enter__(self) -> None:
+        torch.cuda.reset_peak_memory_stats()
+        self._before = torch.cuda.memory_allocated()
+
+    def __exit__(self, *_: object) -> None:
+        self.used = torch.cuda.max_memory_allocated() - self._before
 
 
-class _Resident:
-    """The largest resident size of this process, looked at every millisecond."""
+class _ResidentPeak:
+    """By how much the resident size of this process grew at most, looked at every millisecond."""
 
-    def __init__(self) -> None:
-        self._page = 4096
-        self._most = self.now()
+    used = 0
+
+    def __enter__(self) -> None:
+        self._before = self._now()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
 
-    def now(self) -> int:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * self._page
-
-    def stop(self) -> int:
+    def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
-        return self._most
+
+    def _now(self) -> int:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     def _look(self) -> None:
         while not self._ended.wait(0.001):
-            self._most = max(self._most, self.now())
+            self.used = max(self.used, self._now() - self._before)
 
 
-def summary(speed: Speed, points: Sequence[Point], memory: dict[str, float] | None) -> dict[str, Any]:
+def results(speed: Speed, points: Sequence[Point], memory: Mapping[str, float] | None) -> dict[str, Any]:
+    """All that was measured, as plain data."""
     return {"machine": speed.machine(), "points": [asdict(p) for p in points], "memory": memory}

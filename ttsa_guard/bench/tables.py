@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
 
 from ttsa_guard.bench.measure import COLUMNS, COMPARED
+
+if TYPE_CHECKING:
+    from ttsa_guard.bench.speed import Point
 
 _SHOWN = ("good", "helpful", "swapped", "unsafe", "generations", "decode passes", "seconds")
 
@@ -21,6 +24,24 @@ def tables(summary: Mapping[str, Any]) -> Iterator[Table]:
     if any(benign["arms"].values()):
         title = f"benign prompts ({benign['unflagged']} unflagged, {benign['flagged']} flagged)"
         yield _table(title, benign["arms"], dict.fromkeys(next(iter(benign["arms"].values())), "share"))
+
+
+def speed_table(points: Sequence[Point]) -> Table:
+    """Times of batches of candidates in ms, and how many times faster than `generate` and slower than the floor they are."""
+    times, compared = ("first", "later", "generate"), ("generate/first", "generate/later", "floor", "later/floor", "same tokens")
+    headings = ("prompt", "candidates", "new tokens", *times, *compared)
+    table = Table(*headings, box=None, pad_edge=False)
+    for column in table.columns:
+        column.justify = "right"
+    for p in points:
+        row = [str(p.prefix), str(p.candidates), str(p.tokens), f"{1000 * p.first:.0f}", f"{1000 * p.later:.0f}"]
+        if p.generate is None:
+            row += ["", "", ""]
+        else:
+            row += [f"{1000 * p.generate:.0f}", f"{p.generate / p.first:.1f}", f"{p.generate / p.later:.1f}"]
+        row += [f"{1000 * p.floor:.0f}", f"{p.later / p.floor:.1f}", {True: "yes", False: "NO", None: ""}[p.equal]]
+        table.add_row(*row)
+    return table
 
 
 def figures(how: str, found: Mapping[str, float]) -> tuple[str, str, str]:

@@ -6,14 +6,16 @@ import asyncio
 import json
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from ttsa_guard.cli import common
-from ttsa_guard.errors import ConfigError
+from ttsa_guard.cli.plot import draw_speed, ready
+from ttsa_guard.errors import ConfigError, nearest
 
 app = typer.Typer(no_args_is_help=True)
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Arms = Annotated[list[str] | None, typer.Option("--arm", help="Only this arm; several times.", show_default=False)]
 
 
@@ -81,3 +83,41 @@ def report(
     if summary["missing"]:
         lacking = f"not finished, start the run again: {'; '.join(summary['missing'])}"
         common.err.print(common.plain(lacking, "yellow"), soft_wrap=True)
+
+
+@app.command()
+def speed(
+    shape: Annotated[str, typer.Option(help="Sizes of the model: tiny, small, 1b, 3b or 8b.")] = "tiny",
+    device: Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', ...")] = "auto",
+    dtype: Annotated[Dtype, typer.Option(help="Of weights and keys.")] = "auto",
+    plot: Annotated[Path | None, typer.Option(help="Draw the times to this PNG file.", show_default=False)] = None,
+    as_json: common.AsJson = False,
+) -> None:
+    """How long a batch of candidates takes, beside the model's own generate and the least that the hardware allows.
+
+    The weights are random: speed does not need trained ones.
+    """
+    from ttsa_guard.bench.speed import SHAPES, Speed, results
+    from ttsa_guard.bench.tables import speed_table
+
+    if shape not in SHAPES:
+        raise ConfigError(f"no shape is called {shape!r}", hint=nearest(shape, SHAPES))
+    if plot:
+        ready(plot)
+    with common.progress() as progress:
+        bar = progress.add_task(f"measuring {shape}", total=None)
+        found = Speed(shape, device=device, dtype=dtype)
+        memory = found.memory()
+        points = []
+        for point in found.sweep():
+            points.append(point)
+            progress.update(bar, description=f"{point.prefix} + {point.candidates} x {point.tokens} tokens")
+    if plot:
+        draw_speed(points, plot, title=f"{shape}, {found.machine()['device']}, {found.machine()['dtype']}")
+    if as_json:
+        typer.echo(json.dumps(results(found, points, memory), indent=1))
+        return
+    common.out.print(speed_table(points))
+    common.out.print("times in ms; first: the beginning is computed too, later: it was kept from an earlier answer", style="dim")
+    if memory:
+        common.out.print(f"memory at the peak: {memory['ratio']:.2f} of weights and keys")

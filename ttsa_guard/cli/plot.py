@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -89,4 +90,36 @@ def curves(judged: Mapping[str, tuple[Sequence[int], Sequence[float]]], path: Pa
     for panel in (roc, reliability):
         panel.plot([0, 1], [0, 1], color="grey", linestyle=":", linewidth=1)
     roc.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def draw_speed(points: Sequence[Any], path: Path, *, title: str) -> None:
+    """Seconds of a batch of candidates by prompt, by candidates and by new tokens, given `bench.speed.Point` values."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 4.4), layout="constrained")
+    varied = (
+        ("prefix", "prompt tokens (16 candidates, 32 new tokens)", {"candidates": 16, "tokens": 32}),
+        ("candidates", "candidates (512 prompt tokens, 32 new)", {"prefix": 512, "tokens": 32}),
+        ("tokens", "new tokens (512 prompt tokens, 16 candidates)", {"prefix": 512, "candidates": 16}),
+    )
+    lines = (
+        ("generate", "generate, whole prompts", "s-"),
+        ("first", "ours, first", "^-"),
+        ("later", "ours, prompt kept", "o-"),
+        ("floor", "floor", "k:"),
+    )
+    for panel, (name, label, fixed) in zip(figure.subplots(1, 3), varied, strict=True):
+        found = (p for p in points if all(getattr(p, key) == value for key, value in fixed.items()))
+        chosen = sorted(found, key=attrgetter(name))
+        for of, entry, style in lines:
+            known = [(getattr(p, name), getattr(p, of)) for p in chosen if getattr(p, of) is not None]
+            panel.plot(*zip(*known, strict=True), style, markersize=4, label=entry)
+        panel.set(xscale="log", yscale="log", xlabel=label)
+        panel.set_xticks([getattr(p, name) for p in chosen], [str(getattr(p, name)) for p in chosen])
+        panel.minorticks_off()
+        panel.grid(alpha=0.3)
+    figure.supylabel("seconds")
+    figure.suptitle(title)
+    figure.axes[0].legend(frameon=False)
     figure.savefig(path, dpi=150)
