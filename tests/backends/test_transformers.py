@@ -520,6 +520,8 @@ def test_weights_are_shared_and_freed(tiny_model):
 
 def test_device_and_dtype_are_told(tiny, tiny_model):
     assert (tiny.device, tiny.dtype, tiny.name) == ("cpu", "float32", str(tiny_model))
+    assert texts(tiny, GenerationRequest(render(tiny, USER), max_new_tokens=1))
+    assert tiny.decoding == "beginnings shared"
     half = TransformersBackend(TransformersOptions(model=str(tiny_model), device="cpu", dtype="bfloat16"))
     assert half.dtype == "bfloat16"
     assert embed(half, [5]).dtype == torch.float32

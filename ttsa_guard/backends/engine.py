@@ -96,9 +96,9 @@ class Engine:
 
     @property
     def decoding(self) -> str:
-        """How answers are decoded, for people."""
+        """How answers are decoded, in words. Tried out on first use: not for other threads than the model's before that."""
         problem = self._chosen[1]
-        return f"the model's own generate, since {problem}" if problem else "shared beginnings"
+        return f"by the model's own generate, since {problem}" if problem else "beginnings shared"
 
     def generate(self, requests: Sequence[GenerationRequest], stops: Sequence[threading.Event]) -> list[Generation]:
         """Answers in order. The event of a request ends its decoding at the next token."""

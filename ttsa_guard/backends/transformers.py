@@ -66,6 +66,11 @@ class TransformersBackend:
     def dtype(self) -> str:
         return str(self._engine.dtype).removeprefix("torch.")
 
+    @property
+    def decoding(self) -> str:
+        """How answers are decoded, in words; known once something was generated."""
+        return self._engine.decoding
+
     async def render(self, messages: Sequence[Message], *, scope: Scope = "user") -> Prompt:
         prompt = render(self._engine.tokenizer, messages, scope=scope, **self.options.template_options)
         if len(prompt) >= self.context_length:

@@ -108,7 +108,8 @@ def _trial(guard: Guard) -> Iterator[Finding]:
     except TTSAError as error:
         yield Finding("generation", error.message, "broken", error.hint)
         return
-    yield Finding("generation", f"{common.counted(words, 'word')} in {generation:.2f} s")
+    how = getattr(guard.backend, "decoding", "")
+    yield Finding("generation", f"{common.counted(words, 'word')} in {generation:.2f} s{how and ', '}{how}")
     if verdict.decision == "failed":
         yield Finding("gate", f"{verdict.moderator} failed: {verdict.reason}", "broken", "check its options and its service")
     else:
