@@ -1,0 +1,86 @@
+"""What a swap costs on the embedded model. Run with -s to read the figures; times are compared within one run."""
+
+import asyncio
+import time
+from statistics import median
+
+import pytest
+
+from ttsa_guard.backends.transformers import TransformersBackend, TransformersOptions
+from ttsa_guard.config import GuardConfig
+from ttsa_guard.embedded.evaluate import answers, flags, messages
+from ttsa_guard.embedded.world import World
+from ttsa_guard.guard import Guard
+from ttsa_guard.messages import GenerationRequest
+from ttsa_guard.moderators.lite import Lite
+
+pytestmark = pytest.mark.slow
+PAPER = {"steerers": [{"use": "embedding", "options": {"mode": "paper"}}], "quality": {"floor": None}}
+
+
+@pytest.fixture(scope="module")
+def backend():
+    return TransformersBackend(TransformersOptions(device="cpu", batch_size=128))
+
+
+@pytest.fixture(scope="module")
+def flagged(backend):
+    """32 conversations with their flagged answers, both kinds of failure."""
+    world, found = World.load(), []
+    for request, wrapper in (("unsafe", "content"), ("benign", "tone")):
+        cases = world.cases(request, wrapper, 40, seed=11)
+        texts = asyncio.run(answers(backend, cases, temperature=0.1))
+        hits = asyncio.run(flags(Lite(), cases, texts))
+        found += [(messages(c), t) for c, t, hit in zip(cases, texts, hits, strict=True) if hit][:16]
+    return found
+
+
+def guard(backend, settings):
+    return Guard.from_config(GuardConfig.parse({**settings, "budget": {"seconds": 300}}), backend=backend)
+
+
+async def timed(work):
+    started = time.perf_counter()
+    result = await work
+    return result, time.perf_counter() - started
+
+
+async def plain_seconds_a_token(backend, conversation):
+    request = GenerationRequest(await backend.render(conversation), max_new_tokens=96)
+    [answer], seconds = await timed(backend.generate([request]))
+    return seconds / answer.tokens
+
+
+def test_a_swap_costs_little_more_than_an_answer_of_its_length(backend, flagged):
+    tokenizer = backend._loaded.engine.tokenizer
+    arms = {"ours": guard(backend, {}), "paper": guard(backend, PAPER)}
+    times, passes = {name: [] for name in arms}, []
+    for conversation, answer in flagged[::2]:
+        plain = asyncio.run(plain_seconds_a_token(backend, conversation))
+        for name, arm in arms.items():
+            outcome, seconds = asyncio.run(timed(arm.review(conversation, answer)))
+            times[name].append(seconds / plain / len(tokenizer.encode(outcome.text)))
+            passes += [outcome.record.decode_passes] if name == "ours" else []
+    ratios = {name: median(values) for name, values in times.items()}
+    print(f"\na swap takes {ratios['ours']:.2f} plain answers of its length, in paper mode {ratios['paper']:.2f}")
+    assert median(passes) <= 1.3
+    assert ratios["paper"] > 2 * ratios["ours"]
+
+
+def test_conversations_at_once_are_mended_as_alone_and_faster(backend, flagged):
+    ours = guard(backend, {})
+
+    async def one_by_one():
+        return [await ours.review(conversation, answer) for conversation, answer in flagged]
+
+    async def at_once():
+        return await asyncio.gather(*(ours.review(conversation, answer) for conversation, answer in flagged))
+
+    ratios = []
+    for _ in range(3):
+        alone, slow = asyncio.run(timed(one_by_one()))
+        together, fast = asyncio.run(timed(at_once()))
+        assert [o.text for o in together] == [o.text for o in alone]
+        ratios.append(slow / fast)
+    print(f"\n{len(flagged)} conversations at once are mended {median(ratios):.1f} times faster than one after the other")
+    assert median(ratios) > 1.2
