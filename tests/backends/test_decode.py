@@ -9,7 +9,8 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
-from ttsa_guard.backends.decode import KEPT_TOKENS, SHARED_FROM, ReferenceDecoder, SharedDecoder, Start, choose
+from ttsa_guard.backends.decode import KEPT_TOKENS, SHARED_FROM, SharedDecoder, choose
+from ttsa_guard.backends.reference import ReferenceDecoder, Start
 
 SIZES = {
     "vocab_size": 512,

@@ -14,7 +14,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ttsa_guard.backends.base import Continuation
-from ttsa_guard.backends.decode import Decoder, OnToken, Start, choose
+from ttsa_guard.backends.decode import choose
+from ttsa_guard.backends.reference import Decoder, OnToken, Start
 from ttsa_guard.errors import ModelError
 from ttsa_guard.messages import Generation, GenerationRequest, Prompt
 from ttsa_guard.tokens import encodable

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ttsa_guard.backends.decode import Decoder, ReferenceDecoder, SharedDecoder, Start
+from ttsa_guard.backends.decode import SharedDecoder
+from ttsa_guard.backends.reference import Decoder, ReferenceDecoder, Start
 from ttsa_guard.devices import Device, Dtype, resolve_device, resolve_dtype
 
 

@@ -1,0 +1,135 @@
+"""Rows to continue, and the decoder that every model has: its own `generate`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch.nn.functional import pad
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
+
+from ttsa_guard.backends.sampling import RowSampler
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """What one row begins with, and how it is continued.
+
+    Args:
+        fixed: token ids at the beginning, whose embeddings nobody has moved.
+        rest: input embeddings after those, [m, hidden], m >= 1.
+        most: most new tokens.
+        stop: ends the row at the next token.
+    """
+
+    fixed: tuple[int, ...]
+    rest: torch.Tensor
+    most: int = 1
+    temperature: float = 0.0
+    seed: int = 0
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def __len__(self) -> int:
+        return len(self.fixed) + len(self.rest)
+
+
+OnToken = Callable[[int], None]
+
+
+class Decoder(Protocol):
+    """Runs a model on batches of rows."""
+
+    def decode(self, starts: Sequence[Start], on_token: OnToken | None = None) -> list[list[int]]:
+        """New token ids of every row, an end token the last unless the row was cut off; `on_token` is called with each of
+        the first row."""
+        ...
+
+    def logits(self, starts: Sequence[Start], keep: int) -> torch.Tensor:
+        """Logits at the last `keep` positions of the rows, [batch, keep, vocabulary]; differentiable in `rest`."""
+        ...
+
+
+class ReferenceDecoder:
+    """The model's own `generate` on full input embeddings."""
+
+    def __init__(self, model: Any, ends: Sequence[int]) -> None:
+        self._model, self._ends = model, list(ends)
+        self._embedding = model.get_input_embeddings()
+
+    @torch.no_grad()
+    def decode(self, starts: Sequence[Start], on_token: OnToken | None = None) -> list[list[int]]:
+        embeds, valid = left_padded([self._whole(s) for s in starts])
+        found = self._model.generate(
+            inputs_embeds=embeds,
+            attention_mask=valid.long(),
+            max_new_tokens=max(s.most for s in starts),
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            pad_token_id=self._ends[0],
+            eos_token_id=self._ends,
+            logits_processor=LogitsProcessorList([_Noise(starts, embeds.device)]),
+            stopping_criteria=StoppingCriteriaList([_Stop(starts)]),
+            streamer=_Tokens(on_token) if on_token else None,
+        )
+        return [_until(row, self._ends)[: s.most] for s, row in zip(starts, found.tolist(), strict=True)]
+
+    def logits(self, starts: Sequence[Start], keep: int) -> torch.Tensor:
+        embeds, valid = left_padded([self._whole(s) for s in starts])
+        found: torch.Tensor = self._model(
+            inputs_embeds=embeds, attention_mask=valid.long(), position_ids=positions(valid), logits_to_keep=keep, use_cache=False
+        ).logits
+        return found
+
+    def _whole(self, start: Start) -> torch.Tensor:
+        ids = torch.tensor(start.fixed, dtype=torch.long, device=start.rest.device)
+        return torch.cat([self._embedding(ids).to(start.rest.dtype), start.rest])
+
+
+class _Noise(LogitsProcessor):
+    def __init__(self, starts: Sequence[Start], device: torch.device) -> None:
+        self._sampler = RowSampler([s.temperature for s in starts], [s.seed for s in starts], device)
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        return self._sampler.noisy(scores)  # type: ignore[return-value]
+
+
+class _Stop(StoppingCriteria):
+    def __init__(self, starts: Sequence[Start]) -> None:
+        self._starts = starts
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **_: Any) -> torch.BoolTensor:
+        return torch.tensor([s.stop.is_set() for s in self._starts], device=input_ids.device)  # type: ignore[return-value]
+
+
+class _Tokens(BaseStreamer):
+    def __init__(self, on_token: OnToken) -> None:
+        self._on_token = on_token
+
+    def put(self, value: torch.Tensor) -> None:
+        for token in value.flatten().tolist():
+            self._on_token(token)
+
+    def end(self) -> None: ...
+
+
+def left_padded(rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Zero rows in front (never NaN: zero attention times NaN is NaN), and what is not padding; [batch, length, ...]."""
+    longest = max(map(len, rows))
+    padded = torch.stack([pad(r, (0, 0, longest - len(r), 0)) for r in rows])
+    lengths = torch.tensor([len(r) for r in rows], device=padded.device)
+    return padded, torch.arange(longest, device=padded.device) >= longest - lengths[:, None]
+
+
+def positions(valid: torch.Tensor) -> torch.Tensor:
+    return (valid.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def _until(row: list[int], ends: Sequence[int]) -> list[int]:
+    end = next((i for i, token in enumerate(row) if token in ends), len(row))
+    return row[: end + 1]
