@@ -63,6 +63,10 @@ def point(plan: PlanConfig, rate: float, replicas: int) -> Point:
     """
     simulated = min(replicas, plan.shard)
     share = simulated / replicas
+    if _work(plan, rate) >= replicas:  # the queue grows without end
+        nothing: dict[str, float] = {}
+        full = Point(rate, replicas, nothing, nothing, nothing, 1.0, 1.0, 0.0, 0.0, 0.0, sum(_calls(plan)), 0.0, "rows")
+        return replace(full, cost=_cost(plan, rate, replicas))
     return _summed_up(plan, rate, replicas, simulate(plan, enough(plan, rate * share), replicas=simulated, share=share))
 
 
@@ -123,7 +127,7 @@ def needed(plan: PlanConfig, rate: float) -> Point:
 
     More replicas never make an answer slower, so this is a bisection.
     """
-    few, many = 0, point(plan, rate, _guess(plan, rate))
+    few, many = 0, point(plan, rate, math.floor(_work(plan, rate)) + 1)
     while many.limit:
         if many.limit == "moderation" or many.busy < _IDLE:
             return many
@@ -134,13 +138,13 @@ def needed(plan: PlanConfig, rate: float) -> Point:
     return many
 
 
-def _guess(plan: PlanConfig, rate: float) -> int:
-    """Replicas that the work fills."""
+def _work(plan: PlanConfig, rate: float) -> float:
+    """Replicas that the work keeps busy with as many rows as they take; with fewer, a queue grows without end."""
     costs = plan.measured
-    token, prompt = costs.steps[costs.rows] / costs.rows, costs.prefill * plan.prompt
+    token, prompt = min(costs.steps[n] / n for n in range(1, costs.rows + 1)), costs.prefill * plan.prompt
     search = mean(s.tokens * token + s.work + s.passes * prompt for s in plan.searches)
     plain = plan.tokens * token + prompt if plan.traffic == "chat" else 0.0
-    return max(1, math.ceil(rate * (plain + plan.flags * search)))
+    return rate * (plain + plan.flags * search)
 
 
 def table(plan: PlanConfig, rates: Sequence[float] = RATES) -> list[Point]:

@@ -19,24 +19,24 @@ from ttsa_guard.plan.costs import Costs, Moderation
 
 _SHORT, _LONG = 2, 34
 """Tokens of two answers, of which the difference is steps alone."""
-_REPEATS = 7
 _JOINED = 6
 """Questions in a long prompt."""
 _GATE_CALLS = 100
 
 
-async def measure(guard: Guard, *, rows: int, seed: int = 0) -> Costs:
+async def measure(guard: Guard, *, rows: int, repeats: int = 7, seed: int = 0) -> Costs:
     """Costs of the guard's backend and gate.
 
     Args:
         rows: most rows that the backend decodes together.
+        repeats: how often everything is timed; what counts is the median.
         seed: of the questions; answers are drawn greedily.
 
     Raises:
         ModelError: hardly any answer of the model is long enough to time its steps.
     """
-    step = await _steps(guard.backend, rows, seed)
-    prefill, call = await _prompts(guard.backend, step[0][1], seed)
+    step = await _steps(guard.backend, rows, repeats, seed)
+    prefill, call = await _prompts(guard.backend, step[0][1], repeats, seed)
     gate = await _gate(guard, seed)
     return Costs(step=tuple(step), prefill=prefill, call=call, rows=rows, gate=gate, about=about(guard.backend))
 
@@ -62,12 +62,12 @@ async def _rendered(backend: Backend, texts: Sequence[str]) -> list[Prompt]:
     return [await backend.render(Message.conversation(text)) for text in texts]
 
 
-async def _steps(backend: Backend, rows: int, seed: int) -> list[tuple[int, float]]:
+async def _steps(backend: Backend, rows: int, repeats: int, seed: int) -> list[tuple[int, float]]:
     """Seconds of a step with 1, 2, 4, ... rows: the median difference of long and short answers to the same prompts."""
     prompts = await _long_answered(backend, rows, seed)
     sizes = sorted({*(2**i for i in range(rows.bit_length())), rows})
     found: dict[int, list[float]] = {n: [] for n in sizes}
-    for repeat in range(_REPEATS + 1):
+    for repeat in range(repeats + 1):
         for n in sizes:
             long, short = [await seconds(backend.generate(_requests(prompts[:n], most))) for most in (_LONG, _SHORT)]
             if repeat:  # the first round warms up
@@ -94,13 +94,13 @@ def _requests(prompts: Sequence[Prompt], most: int) -> list[GenerationRequest]:
     return [GenerationRequest(prompt, max_new_tokens=most, temperature=0.0) for prompt in prompts]
 
 
-async def _prompts(backend: Backend, step: float, seed: int) -> tuple[float, float]:
+async def _prompts(backend: Backend, step: float, repeats: int, seed: int) -> tuple[float, float]:
     """Seconds of a prompt token, and of a call without its prompt and steps. Prompts are new each time: a backend may keep
     what it has computed of others."""
-    questions = _questions(_REPEATS * 2 * (1 + _JOINED), seed + 1)
+    questions = _questions(2 * repeats * (1 + _JOINED), seed + 1)
     kinds = []
     for joined in (1, _JOINED):
-        texts = [" ".join(questions.pop() for _ in range(joined)) for _ in range(_REPEATS * 2)]
+        texts = [" ".join(questions.pop() for _ in range(joined)) for _ in range(2 * repeats)]
         prompts = await _rendered(backend, texts)
         timed = [await seconds(backend.generate(_requests([prompt], 1))) for prompt in prompts]
         kinds.append((float(np.median([len(p) for p in prompts])), median(timed)))

@@ -110,10 +110,9 @@ def arrivals(plan: PlanConfig, rate: float) -> Iterator[Arrival]:
 
 
 def enough(plan: PlanConfig, rate: float) -> list[Arrival]:
-    """As many requests as have `plan.samples` flagged ones among them on average, and at least three bursts."""
-    n = plan.samples / plan.flags if plan.flags else plan.samples
-    if plan.burst:
-        n = max(n, 3 * plan.burst.period * rate)
+    """Requests with `plan.samples` flagged ones among them on average, and for at least a deadline and three bursts."""
+    seconds = max(plan.deadline, 3 * plan.burst.period if plan.burst else 0.0)
+    n = max(plan.samples / (plan.flags or 1.0), seconds * rate)
     return list(islice(arrivals(plan, rate), math.ceil(n)))
 
 
@@ -137,11 +136,11 @@ class _Service:
     _full: float = 0.0  # when the calls so far would all have been made, evenly spaced
 
     def seconds(self, now: float, most: float) -> float:
-        """How long a call takes that starts now, `most` if it is given up."""
+        """How long a call takes that is wanted now. It is given up after `most`, and not made if it would not end by then."""
         wait, limit = 0.0, self.settings.per_second
         if limit:
             wait = max(0.0, self._full - now - _ALLOWANCE)
-            if wait >= most:
+            if wait + self.settings.p50 >= most:
                 return most
             self._full = max(self._full, now) + 1 / (limit * self.share)
         self.calls += 1

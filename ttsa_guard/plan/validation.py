@@ -7,42 +7,44 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
-from statistics import mean, median, pstdev
+from statistics import mean, pstdev
 from typing import Any
 
 from ttsa_guard.embedded.world import World
+from ttsa_guard.errors import ConfigError
 from ttsa_guard.guard import Guard
 from ttsa_guard.messages import GenerationRequest, Message, Prompt, own_seed
 from ttsa_guard.plan.config import PlanConfig, Search
-from ttsa_guard.plan.costs import Costs, Moderation
-from ttsa_guard.plan.measure import about
+from ttsa_guard.plan.costs import Costs
+from ttsa_guard.plan.measure import measure
 from ttsa_guard.plan.searches import search_of
-from ttsa_guard.plan.simulation import Answered, Arrival, pass_lengths, percentiles, simulate
+from ttsa_guard.plan.simulation import Arrival, pass_lengths, percentiles, simulate
 
 Say = Callable[[str], None]
-_REPEATS = 3
+Schedule = Sequence[tuple[float, "Conversation"]]
 _CLIENTS = 8
 """That keep the guard busy while its capacity is measured."""
+_RUNS = 2
 _QUANTITIES = ("unflagged, whole answer", "flagged, whole answer", "flagged, added by the review")
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """A prompt with what it costs when nothing else is going on.
+    """A prompt and what is known of its answer.
 
     Args:
-        messages: the prompt, and `prompt` as the model reads it.
+        prompt: the messages as the model reads them.
         tokens: of the plain answer.
-        search: of its review; None if that passes.
+        flagged: by the gate.
     """
 
     messages: tuple[Message, ...]
     prompt: Prompt
     tokens: int
-    search: Search | None = None
+    flagged: bool
 
 
 @dataclass(frozen=True)
@@ -56,74 +58,142 @@ class Timed:
 
 @dataclass(frozen=True)
 class Compared:
-    """One quantity at one rate: percentiles in seconds of two measured runs of the same requests, and predicted."""
+    """One quantity at one rate: percentiles in seconds, measured in two runs of the same requests, and predicted for each of
+    them from costs that were measured right before it."""
 
     load: float
     rate: float
     quantity: str
     answers: int
-    measured: tuple[dict[str, float], dict[str, float]]
-    predicted: dict[str, float]
+    measured: tuple[dict[str, float], ...]
+    predicted: tuple[dict[str, float], ...]
 
     def error(self, q: str) -> float:
-        """Predicted over the mean of both runs, minus one."""
-        return self.predicted[q] / mean(run[q] for run in self.measured) - 1
+        """Predicted over measured, both as means of the runs, minus one."""
+        return mean(run[q] for run in self.predicted) / mean(run[q] for run in self.measured) - 1
 
     def noise(self, q: str) -> float:
-        """Difference of the two runs over their mean."""
-        first, second = (run[q] for run in self.measured)
-        return abs(first - second) / mean((first, second))
+        """How far the measured runs are apart, over their mean."""
+        values = [run[q] for run in self.measured]
+        return (max(values) - min(values)) / mean(values)
 
 
 @dataclass(frozen=True)
 class Validation:
-    """All of it. `capacity` is in answers a second, with `flags` of them flagged."""
+    """All of it.
 
-    costs: Costs
+    Args:
+        costs: measured before each run, one after another.
+        capacity: answers a second, with `flags` of them flagged.
+        seconds: of a run.
+        conversations: those whose answer passes, and those whose answer is flagged.
+        loads: of the machine before each run, as the system tells them.
+    """
+
+    costs: tuple[Costs, ...]
     capacity: float
     flags: float
     seconds: float
-    searches: int
+    conversations: tuple[int, int]
     rows: tuple[Compared, ...]
-    machine: dict[str, Any]
+    loads: tuple[float, ...]
 
     def as_dict(self) -> dict[str, Any]:
         extra = [{q: {"error": r.error(q), "noise": r.noise(q)} for q in ("p50", "p95")} for r in self.rows]
         rows = [{**asdict(row), **more} for row, more in zip(self.rows, extra, strict=True)]
-        return {**asdict(self), "costs": self.costs.model_dump(mode="json"), "rows": rows}
+        costs = [c.model_dump(mode="json", exclude={"about"}) for c in self.costs]
+        return {**asdict(self), "about": self.costs[0].about, "costs": costs, "rows": rows}
 
 
-async def validate(
-    guard: Guard, costs: Costs, *, loads: Sequence[float], seconds: float, flags: float, n: int, seed: int, say: Say
-) -> Validation:
-    """Measure what the conversations cost one by one, the capacity with all of them, and answers at shares of that.
+@dataclass(eq=False)
+class Validator:
+    """Measures a guard and predicts what it measures.
 
     Args:
-        costs: of the guard's model and gate.
-        loads: shares of the measured capacity, 0 to 1; each is run twice for `seconds`.
+        guard: of a model in this process.
+        rows: most rows that its backend decodes together.
         flags: share of the requests whose answer is flagged.
         n: conversations of each kind.
+        seconds: of a run.
         say: is told what is being done.
     """
-    say("conversations, one by one")
-    found = await _conversations(guard, n, seed)
-    plan = _plan(found, costs, flags, seed)
-    found = [await _searched(guard, c, plan) for c in found]
-    pools = [[c for c in found if (c.search is not None) is flagged] for flagged in (False, True)]
-    say("capacity")
-    capacity = await _capacity(guard, pools, flags, seconds / 2, seed)
-    rows: list[Compared] = []
-    for load in loads:
-        rate = load * capacity
-        schedule = _schedule(pools, rate, flags, seconds, random.Random(f"{seed}/{load}"))
-        runs = []
-        for run in (1, 2):
-            say(f"{rate:.1f} answers a second, run {run}")
-            runs.append(await _drive(guard, schedule))
-        predicted = simulate(plan, _arrivals(schedule, plan), replicas=1).answers
-        rows += _compared(load, rate, runs, predicted)
-    machine = {**about(guard.backend), "cpus": os.cpu_count(), "load average": list(os.getloadavg())}
-    return Validation(costs, capacity, flags, seconds, len(pools[1]), tuple(rows), machine)
+
+    guard: Guard
+    rows: int
+    flags: float
+    n: int
+    seconds: float
+    seed: int
+    say: Say
+
+    async def validate(self, loads: Sequence[float]) -> Validation:
+        """Run the guard at `loads`, shares of its measured capacity from 0 to 1."""
+        self.say("conversations, one by one")
+        found = await _conversations(self.guard, self.n, self.seed)
+        self._pools = [[c for c in found if c.flagged is kind] for kind in (False, True)]
+        if not all(self._pools):
+            raise ConfigError("none or all of the answers are flagged", hint="take more conversations, or another gate")
+        self.say("capacity")
+        capacity = await self._capacity()
+        rows: list[Compared] = []
+        self._costs: list[Costs] = []
+        self._loads: list[float] = []
+        for load in loads:
+            rows += await self._compared(load, load * capacity)
+        pools = (len(self._pools[0]), len(self._pools[1]))
+        found_costs, machine = tuple(self._costs), tuple(self._loads)
+        return Validation(found_costs, capacity, self.flags, self.seconds, pools, tuple(rows), machine)
+
+    async def _compared(self, load: float, rate: float) -> list[Compared]:
+        schedule = self._schedule(rate, random.Random(f"{self.seed}/{load}"))
+        measured, predicted = [], []
+        for run in range(1, _RUNS + 1):
+            self.say(f"{rate:.1f} answers a second, run {run} of {_RUNS}")
+            self._loads.append(os.getloadavg()[0])
+            plan, searches = await self._calibrated()
+            measured.append(_quantities(await _drive(self.guard, schedule)))
+            simulated = simulate(plan, _arrivals(schedule, searches, plan), replicas=1).answers
+            predicted.append(_quantities([Timed(a.arrival.search is not None, a.plain, a.added) for a in simulated]))
+        return [
+            Compared(load, rate, q, len(measured[0][q]), *(tuple(percentiles(r[q]) for r in x) for x in (measured, predicted)))
+            for q in _QUANTITIES
+            if measured[0][q]
+        ]
+
+    async def _calibrated(self) -> tuple[PlanConfig, dict[Prompt, Search]]:
+        """What the work takes just now, with nothing else going on: costs, and the search of each flagged conversation."""
+        costs = await measure(self.guard, rows=self.rows, seed=len(self._costs))
+        self._costs.append(costs)
+        plan = _plan([c for pool in self._pools for c in pool], costs, self.flags, self.seed)
+        return plan, {c.prompt: await self._searched(c, plan) for c in self._pools[1]}
+
+    async def _searched(self, conversation: Conversation, plan: PlanConfig) -> Search:
+        [plain] = await self.guard.backend.generate([_request(self.guard, conversation.messages, conversation.prompt)])
+        outcome = await self.guard.review(conversation.messages, plain.text)
+        own = plan.model_copy(update={"prompt": len(conversation.prompt)})
+        return search_of(outcome.record.numbers(), own, timed=True)
+
+    async def _capacity(self) -> float:
+        """Answers a second while some clients always wait for one."""
+        rng, done = random.Random(self.seed), 0
+        end = time.perf_counter() + self.seconds / 2
+
+        async def client() -> None:
+            nonlocal done
+            while time.perf_counter() < end:
+                await _answer(self.guard, self._draw(rng), time.perf_counter())
+                done += time.perf_counter() < end
+
+        await asyncio.gather(*(client() for _ in range(_CLIENTS)))
+        return 2 * done / self.seconds
+
+    def _schedule(self, rate: float, rng: random.Random) -> Schedule:
+        """Poisson traffic: when each request comes, and which it is."""
+        times = accumulate(rng.expovariate(rate) for _ in range(math.ceil(rate * self.seconds)))
+        return [(at, self._draw(rng)) for at in times]
+
+    def _draw(self, rng: random.Random) -> Conversation:
+        return rng.choice(self._pools[rng.random() < self.flags])
 
 
 def _plan(found: Sequence[Conversation], costs: Costs, flags: float, seed: int) -> PlanConfig:
@@ -136,13 +206,9 @@ def _plan(found: Sequence[Conversation], costs: Costs, flags: float, seed: int) 
         spread=pstdev(tokens) / mean(tokens),
         prompt=round(mean(len(c.prompt) for c in found)),
         costs=costs,
-        gate=costs.gate or Moderation(),
         deadline=3600,
         seed=seed,
     )
-
-
-# ---------------------------------------------------------------------- one by one
 
 
 async def _conversations(guard: Guard, n: int, seed: int) -> list[Conversation]:
@@ -152,7 +218,8 @@ async def _conversations(guard: Guard, n: int, seed: int) -> list[Conversation]:
             messages = Message.conversation(case.messages[-1][1])
             prompt = await guard.backend.render(messages)
             [plain] = await guard.backend.generate([_request(guard, messages, prompt)])
-            found.append(Conversation(messages, prompt, max(1, plain.tokens)))
+            outcome = await guard.review(messages, plain.text)
+            found.append(Conversation(messages, prompt, max(1, plain.tokens), outcome.action != "pass"))
     return found
 
 
@@ -162,59 +229,13 @@ def _request(guard: Guard, messages: tuple[Message, ...], prompt: Prompt) -> Gen
     return GenerationRequest(prompt, max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, seed=seed)
 
 
-async def _searched(guard: Guard, conversation: Conversation, plan: PlanConfig) -> Conversation:
-    """The conversation with the search that its answer takes: the median of three reviews, after one that warms up."""
-    [plain] = await guard.backend.generate([_request(guard, conversation.messages, conversation.prompt)])
-    outcome = await guard.review(conversation.messages, plain.text)
-    if outcome.action == "pass":
-        return conversation
-    records = [(await guard.review(conversation.messages, plain.text)).record for _ in range(_REPEATS)]
-    row = {**records[0].numbers(), "seconds": median(r.seconds for r in records)}
-    own = plan.model_copy(update={"prompt": len(conversation.prompt)})
-    return Conversation(conversation.messages, conversation.prompt, conversation.tokens, search_of(row, own, timed=True))
-
-
-# ---------------------------------------------------------------------- together
-
-
 async def _answer(guard: Guard, conversation: Conversation, due: float) -> Timed:
     """One answer; its time starts when it is due, not when the machine gets round to it."""
     prompt = await guard.backend.render(conversation.messages)
     [plain] = await guard.backend.generate([_request(guard, conversation.messages, prompt)])
     answered = time.perf_counter()
     await guard.review(conversation.messages, plain.text)
-    return Timed(conversation.search is not None, answered - due, time.perf_counter() - answered)
-
-
-def _draw(pools: Sequence[Sequence[Conversation]], flags: float, rng: random.Random) -> Conversation:
-    return rng.choice(pools[rng.random() < flags])
-
-
-async def _capacity(
-    guard: Guard, pools: Sequence[Sequence[Conversation]], flags: float, seconds: float, seed: int
-) -> float:
-    """Answers a second while some clients always wait for one."""
-    rng, done, end = random.Random(seed), 0, time.perf_counter() + seconds
-
-    async def client() -> None:
-        nonlocal done
-        while time.perf_counter() < end:
-            await _answer(guard, _draw(pools, flags, rng), time.perf_counter())
-            done += time.perf_counter() < end
-
-    await asyncio.gather(*(client() for _ in range(_CLIENTS)))
-    return done / seconds
-
-
-Schedule = Sequence[tuple[float, Conversation]]
-
-
-def _schedule(
-    pools: Sequence[Sequence[Conversation]], rate: float, flags: float, seconds: float, rng: random.Random
-) -> Schedule:
-    """Poisson traffic: when each request comes, and which it is."""
-    times = accumulate(rng.expovariate(rate) for _ in range(math.ceil(rate * seconds)))
-    return [(at, _draw(pools, flags, rng)) for at in times]
+    return Timed(conversation.flagged, answered - due, time.perf_counter() - answered)
 
 
 async def _drive(guard: Guard, schedule: Schedule) -> list[Timed]:
@@ -226,20 +247,12 @@ async def _drive(guard: Guard, schedule: Schedule) -> list[Timed]:
     return await asyncio.gather(*work)
 
 
-def _arrivals(schedule: Schedule, plan: PlanConfig) -> list[Arrival]:
-    rng = random.Random(plan.seed)
-    return [Arrival(at, c.tokens, c.search, pass_lengths(c.search, plan.spread, rng) if c.search else ()) for at, c in schedule]
-
-
-def _compared(load: float, rate: float, runs: Sequence[Sequence[Timed]], predicted: Sequence[Answered]) -> list[Compared]:
-    simulated = [Timed(a.arrival.search is not None, a.plain, a.added) for a in predicted]
-    series = [_quantities(answers) for answers in (*runs, simulated)]
-    return [
-        Compared(load, rate, name, len(series[0][name]), (percentiles(first), percentiles(second)), percentiles(expected))
-        for name in _QUANTITIES
-        for first, second, expected in [[found[name] for found in series]]
-        if first
-    ]
+def _arrivals(schedule: Schedule, searches: Mapping[Prompt, Search], plan: PlanConfig) -> list[Arrival]:
+    rng, found = random.Random(plan.seed), []
+    for at, conversation in schedule:
+        search = searches.get(conversation.prompt)
+        found.append(Arrival(at, conversation.tokens, search, pass_lengths(search, plan.spread, rng) if search else ()))
+    return found
 
 
 def _quantities(answers: Sequence[Timed]) -> dict[str, list[float]]:
