@@ -36,7 +36,7 @@ class Sleeping(ScriptedBackend):
     costs = Costs(step=((1, 0.002), (16, 0.004)), call=0.01, prefill=5e-5, rows=16)
 
     def __init__(self):
-        super().__init__(lambda request: "")
+        super().__init__([])
         self._batch = Batcher(self._work, ThreadPoolExecutor(1))
 
     async def generate(self, requests):

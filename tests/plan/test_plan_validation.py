@@ -9,9 +9,9 @@ from ttsa_guard.plan.validation import Validator
 
 
 def test_the_costs_of_sleep_are_found(sleeping):
-    found, truth = asyncio.run(measure(sleeping, rows=16, repeats=1)), sleeping.backend.costs
-    assert found.steps[1] == pytest.approx(truth.steps[1], rel=0.25)
-    assert found.steps[16] == pytest.approx(truth.steps[16], rel=0.25)
+    found, truth = asyncio.run(measure(sleeping, rows=16, repeats=3)), sleeping.backend.costs
+    assert found.steps[1] == pytest.approx(truth.steps[1], rel=0.4)
+    assert found.steps[16] == pytest.approx(truth.steps[16], rel=0.4)
     assert found.call < 3 * truth.call
 
 

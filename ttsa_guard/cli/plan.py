@@ -130,6 +130,9 @@ def validate(
         typer.echo(text)
     else:
         common.out.print(_validated(found))
+        common.out.print(
+            f"capacity: {found.capacity:.3g} answers a second, {found.flags:.0%} of them flagged", style="dim", soft_wrap=True
+        )
 
 
 def _installed() -> None:
@@ -160,16 +163,14 @@ def _words(settings: PlanConfig, broken: Point | None) -> str:
 
 
 def _validated(found: Validation) -> Table:
-    table = Table(box=None, pad_edge=False, title=f"capacity {found.capacity:.1f} answers a second", title_justify="left")
+    table = Table(box=None, pad_edge=False)
     table.add_column("load")
-    table.add_column("seconds of")
-    for q in ("p50", "p95"):
-        for title in (f"{q} measured", "predicted", "error", "runs apart"):
-            table.add_column(title, justify="right")
+    table.add_column("seconds of", no_wrap=True)
+    for title in ("", "answers", "measured", "predicted", "error", "runs apart"):
+        table.add_column(title, justify="right")
     for row in found.rows:
-        cells = []
         for q in ("p50", "p95"):
             measured, predicted = (mean(run[q] for run in runs) for runs in (row.measured, row.predicted))
-            cells += [f"{measured:.3f}", f"{predicted:.3f}", f"{row.error(q):+.0%}", f"{row.noise(q):.0%}"]
-        table.add_row(f"{row.load:.0%}", f"{row.quantity} ({row.answers})", *cells)
+            seconds = (f"{measured:.3f}", f"{predicted:.3f}", f"{row.error(q):+.0%}", f"{row.noise(q):.0%}")
+            table.add_row(f"{row.load:.0%}", row.quantity, q, str(row.answers), *seconds)
     return table

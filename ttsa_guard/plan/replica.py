@@ -23,6 +23,8 @@ class Job:
         lengths: tokens of its rows; none for other work.
         seconds: of the other work, or of the prompt.
         done: happens when all of it is done.
+
+    `left` is what of it is not done: its rows, or the one piece of other work.
     """
 
     lengths: Sequence[int]
@@ -31,14 +33,14 @@ class Job:
     left: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.left = len(self.lengths)
+        self.left = len(self.lengths) or 1
 
 
 class Replica(Protocol):
     """One copy of the model."""
 
     load: int
-    """Rows that wait or are decoded."""
+    """Rows and other work that wait or are being done."""
     busy: float
     """Seconds in which it worked."""
     rows: float
@@ -89,6 +91,7 @@ class Continuous(_Queue):
         self._running = [row for row in self._running if row[2] is not job]
         heapq.heapify(self._running)
         self.load -= job.left
+        job.left = 0
 
     def _run(self) -> Generator[simpy.Event, Any, None]:
         while True:
@@ -103,6 +106,7 @@ class Continuous(_Queue):
             self.rows += rows * seconds
             self._leave()
             for job in worked:
+                self.load -= job.left
                 job.done.succeed()
 
     def _take(self) -> tuple[float, list[Job]]:
