@@ -1,6 +1,7 @@
 """``ttsa-guard plan``, and plans that begin with a benchmark."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -12,11 +13,13 @@ from ttsa_guard.bench.data import Item
 from ttsa_guard.bench.runner import CASES, META, ROWS, SCHEMA
 from ttsa_guard.cli import app, common
 from ttsa_guard.errors import ConfigError
+from ttsa_guard.plan.capacity import point
 from ttsa_guard.plan.config import PlanConfig
 from ttsa_guard.plan.costs import Costs
 from ttsa_guard.plan.searches import from_bench
 from ttsa_guard.plan.simulation import Arrival, pass_lengths, simulate
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "plan" / "settings.yml"
 COSTS = Costs(step=((1, 0.01), (32, 0.02)), about={"model": "embedded", "device": "cpu"})
 ROW = {
     "arm": "ours",
@@ -98,6 +101,11 @@ def test_a_plan_in_words(tmp_path):
     assert "100,000" in said
     assert "with 2 replicas" in said
     assert all(len(line) <= 80 for line in said.splitlines())
+
+
+def test_the_example():
+    settings = PlanConfig.load(EXAMPLE)
+    assert point(settings.model_copy(update={"samples": 50}), settings.rate, 30).limit is None
 
 
 @pytest.mark.parametrize(

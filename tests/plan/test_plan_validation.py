@@ -1,6 +1,7 @@
 """Plans against what a guard really does, over a model that sleeps: then the machine's noise is small."""
 
 import asyncio
+from statistics import mean
 
 import pytest
 
@@ -17,11 +18,11 @@ def test_the_costs_of_sleep_are_found(sleeping):
 
 @pytest.mark.slow
 def test_what_is_predicted_happens(sleeping):
-    """Three rates of Poisson traffic, through the guard and through the simulation: each percentile within a fifth."""
+    """Three rates of Poisson traffic, through the guard and through the simulation: each percentile is within a fifth, plus
+    what two runs of the same requests are apart."""
     validator = Validator(sleeping, rows=16, flags=0.3, n=12, seconds=25, seed=0, say=print)
     found = asyncio.run(validator.validate((0.2, 0.5, 0.7)))
     assert len(found.rows) == 9
-    for row in found.rows:
-        for q in ("p50", "p95"):
-            print(f"{row.load} {row.quantity} ({row.answers}) {q}: {row.error(q):+.0%}, runs apart {row.noise(q):.0%}")
-    assert all(abs(row.error(q)) < 0.2 for row in found.rows for q in ("p50", "p95"))
+    errors = [(abs(row.error(q)), row.noise(q)) for row in found.rows for q in ("p50", "p95")]
+    assert all(error < 0.2 + noise for error, noise in errors)
+    assert mean(error for error, _ in errors) < 0.15

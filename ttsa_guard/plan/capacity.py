@@ -33,7 +33,8 @@ class Point:
             the flagged ones for which nothing good was found.
         calls: moderation calls of an answer.
         cost: of a million answers.
-        limit: what breaks; None: nothing.
+        limit: what breaks; None: nothing. Where the rows are too few for the work, a queue grows without end, and no seconds
+            are given.
     """
 
     rate: float
@@ -64,9 +65,8 @@ def point(plan: PlanConfig, rate: float, replicas: int) -> Point:
     simulated = min(replicas, plan.shard)
     share = simulated / replicas
     if _work(plan, rate) >= replicas:  # the queue grows without end
-        nothing: dict[str, float] = {}
-        full = Point(rate, replicas, nothing, nothing, nothing, 1.0, 1.0, 0.0, 0.0, 0.0, sum(_calls(plan)), 0.0, "rows")
-        return replace(full, cost=_cost(plan, rate, replicas))
+        calls, cost = sum(_calls(plan)), _cost(plan, rate, replicas)
+        return Point(rate, replicas, {}, {}, {}, 1.0, 1.0, 0.0, 0.0, 0.0, calls, cost, limit="rows")
     return _summed_up(plan, rate, replicas, simulate(plan, enough(plan, rate * share), replicas=simulated, share=share))
 
 

@@ -68,7 +68,7 @@ class PlanConfig(Part):
     target: float = Field(5.0, gt=0, description="seconds: the 95th percentile of what a flagged answer takes longer")
     tolerance: float = Field(0.01, gt=0, lt=1, description="share of answers that may be lost to a limit")
     price: float = Field(2.0, ge=0, description="of a replica for an hour")
-    samples: int = Field(1000, ge=10, description="flagged answers in one simulation")
+    samples: int = Field(500, ge=10, description="flagged answers in one simulation")
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")

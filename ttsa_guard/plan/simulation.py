@@ -117,7 +117,9 @@ def enough(plan: PlanConfig, rate: float) -> list[Arrival]:
 
 
 def simulate(plan: PlanConfig, requests: Iterable[Arrival], *, replicas: int, share: float = 1.0) -> Result:
-    """Let the requests, in the order in which they come, through `replicas`; each goes to the least loaded one.
+    """Let the requests, in the order in which they come, through `replicas`; each piece of work goes to the least loaded one.
+
+    A search that runs out of time ends in the fallback here; a real guard gives what good answer it has found by then.
 
     Args:
         share: of the moderation limits, which the whole deployment has in common.
@@ -192,9 +194,8 @@ class _Deployment:
 
     def _request(self, arrival: Arrival) -> Events:
         env, plain = self.env, 0.0
-        replica = min(self.replicas, key=lambda r: r.load)
         if self.plan.traffic == "chat":
-            yield replica.submit((arrival.tokens,), self.prompt).done
+            yield self._least_loaded().submit((arrival.tokens,), self.prompt).done
             plain = env.now - arrival.at
         end, seconds = self._passing()
         if arrival.search is None or end == "gate":
@@ -203,7 +204,7 @@ class _Deployment:
         started = env.now
         clock = env.timeout(self.plan.deadline)
         yield env.timeout(seconds)
-        found = yield env.process(self._search(arrival, clock))
+        found = yield from self._search(arrival, clock)
         if found and arrival.search.swapped:
             end, seconds = self._passing()
             yield env.timeout(seconds)
@@ -222,7 +223,7 @@ class _Deployment:
             if arrival.passes:
                 todo.append((arrival.passes[i], self.prompt))
             for lengths, seconds in todo:
-                replica = min(self.replicas, key=lambda r: r.load)
+                replica = self._least_loaded()
                 job = replica.submit(lengths, seconds)
                 yield job.done | clock
                 if not job.done.triggered:
@@ -233,6 +234,9 @@ class _Deployment:
                 if clock.processed:
                     return False
         return True
+
+    def _least_loaded(self) -> Replica:
+        return min(self.replicas, key=lambda replica: replica.load)
 
     def _end(self, arrival: Arrival, plain: float, end: End, added: float) -> None:
         self.answers.append(Answered(arrival, end, plain, added))

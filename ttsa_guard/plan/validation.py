@@ -8,7 +8,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import accumulate
 from statistics import mean, pstdev
 from typing import Any
@@ -125,24 +125,23 @@ class Validator:
     seconds: float
     seed: int
     say: Say
+    _pools: tuple[list[Conversation], list[Conversation]] = field(init=False)
+    _costs: list[Costs] = field(init=False, default_factory=list)
+    _loads: list[float] = field(init=False, default_factory=list)
 
     async def validate(self, loads: Sequence[float]) -> Validation:
         """Run the guard at `loads`, shares of its measured capacity from 0 to 1."""
         self.say("conversations, one by one")
         found = await _conversations(self.guard, self.n, self.seed)
-        self._pools = [[c for c in found if c.flagged is kind] for kind in (False, True)]
+        self._pools = [c for c in found if not c.flagged], [c for c in found if c.flagged]
         if not all(self._pools):
             raise ConfigError("none or all of the answers are flagged", hint="take more conversations, or another gate")
         self.say("capacity")
         capacity = await self._capacity()
-        rows: list[Compared] = []
-        self._costs: list[Costs] = []
-        self._loads: list[float] = []
-        for load in loads:
-            rows += await self._compared(load, load * capacity)
-        pools = (len(self._pools[0]), len(self._pools[1]))
-        found_costs, machine = tuple(self._costs), tuple(self._loads)
-        return Validation(found_costs, capacity, self.flags, self.seconds, pools, tuple(rows), machine)
+        rows = [row for load in loads for row in await self._compared(load, load * capacity)]
+        passing, flagged = map(len, self._pools)
+        measured = tuple(self._costs), capacity, self.flags, self.seconds, (passing, flagged)
+        return Validation(*measured, tuple(rows), tuple(self._loads))
 
     async def _compared(self, load: float, rate: float) -> list[Compared]:
         schedule = self._schedule(rate, random.Random(f"{self.seed}/{load}"))
@@ -164,8 +163,24 @@ class Validator:
         """What the work takes just now, with nothing else going on: costs, and the search of each flagged conversation."""
         costs = await measure(self.guard, rows=self.rows, seed=len(self._costs))
         self._costs.append(costs)
-        plan = _plan([c for pool in self._pools for c in pool], costs, self.flags, self.seed)
+        plan = self._plan(costs)
         return plan, {c.prompt: await self._searched(c, plan) for c in self._pools[1]}
+
+    def _plan(self, costs: Costs) -> PlanConfig:
+        found = [conversation for pool in self._pools for conversation in pool]
+        tokens = [c.tokens for c in found]
+        return PlanConfig(
+            traffic="chat",
+            batching="calls",
+            flags=self.flags,
+            tokens=mean(tokens),
+            spread=pstdev(tokens) / mean(tokens),
+            prompt=round(mean(len(c.prompt) for c in found)),
+            costs=costs,
+            deadline=self.guard.config.budget.seconds,
+            gate_seconds=self.guard.config.gate_seconds,
+            seed=self.seed,
+        )
 
     async def _searched(self, conversation: Conversation, plan: PlanConfig) -> Search:
         [plain] = await self.guard.backend.generate([_request(self.guard, conversation.messages, conversation.prompt)])
@@ -194,21 +209,6 @@ class Validator:
 
     def _draw(self, rng: random.Random) -> Conversation:
         return rng.choice(self._pools[rng.random() < self.flags])
-
-
-def _plan(found: Sequence[Conversation], costs: Costs, flags: float, seed: int) -> PlanConfig:
-    tokens = [c.tokens for c in found]
-    return PlanConfig(
-        traffic="chat",
-        batching="calls",
-        flags=flags,
-        tokens=mean(tokens),
-        spread=pstdev(tokens) / mean(tokens),
-        prompt=round(mean(len(c.prompt) for c in found)),
-        costs=costs,
-        deadline=3600,
-        seed=seed,
-    )
 
 
 async def _conversations(guard: Guard, n: int, seed: int) -> list[Conversation]:
