@@ -44,6 +44,7 @@ def test_the_keys_of_all_rows_fit_into_the_memory():
         ("costs: {step: [[4, 0.1], [2, 0.2]]}", "rows rise"),
         ("shape: {parameters: 7.0e+10}", "does not fit"),
         ("burst: {factor: 5, share: 0.5}", "at most 1"),
+        ("gate: {p50: 0.2, p95: 0.1}", "at least the median"),
         ("[1, 2]", "not settings"),
         ("costs: none.yml", "plan measure"),
     ],

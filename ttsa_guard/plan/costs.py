@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ttsa_guard.config import read_yaml, validated
 
@@ -27,6 +27,12 @@ class Moderation(Part):
     p95: float | None = Field(None, ge=0, description="its 95th percentile; default: the median, so that it never varies")
     per_second: float | None = Field(None, gt=0, description="calls a second that the whole deployment may make")
     price: float = Field(0.0, ge=0, description="of a thousand calls")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Moderation:
+        if self.p95 is not None and self.p95 < self.p50:
+            raise ValueError("the 95th percentile is at least the median")
+        return self
 
     @property
     def sigma(self) -> float:
