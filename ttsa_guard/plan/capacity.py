@@ -17,7 +17,7 @@ RATES = (1.0, 10.0, 100.0, 1_000.0, 10_000.0, 100_000.0)
 FULL = 0.95
 """Share of its rows, or of its calls, from which on a replica or a moderation service counts as full."""
 _EXACT = 0.01  # a hundredth more replicas than needed is near enough
-_IDLE = 0.02  # with replicas as empty as this, more of them change nothing
+_IDLE = 0.05  # of the work that they could do: then more replicas change nothing
 
 
 @dataclass(frozen=True)
@@ -127,9 +127,10 @@ def needed(plan: PlanConfig, rate: float) -> Point:
 
     More replicas never make an answer slower, so this is a bisection.
     """
-    few, many = 0, point(plan, rate, math.floor(_work(plan, rate)) + 1)
+    work = _work(plan, rate)
+    few, many = 0, point(plan, rate, math.floor(work) + 1)
     while many.limit:
-        if many.limit == "moderation" or many.busy < _IDLE:
+        if many.limit == "moderation" or work < _IDLE * many.replicas:
             return many
         few, many = many.replicas, point(plan, rate, 2 * many.replicas)
     while many.replicas - few > max(1, _EXACT * many.replicas):

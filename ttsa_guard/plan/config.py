@@ -20,7 +20,11 @@ class Search(Part):
     generations: int = Field(14, ge=0, description="rows of all passes")
     tokens: int = Field(800, ge=0, description="new tokens of all rows")
     calls: int = Field(5, ge=0, description="calls of the guide")
-    work: float = Field(0.0, ge=0, description="seconds of the replica for what is not decoding: likelihoods, gradients")
+    work: float = Field(
+        0.0,
+        ge=0,
+        description="seconds of the replica for likelihoods and gradients, a part before each pass",
+    )
     swapped: bool = Field(True, description="a good answer is found")
 
 

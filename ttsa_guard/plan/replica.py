@@ -20,8 +20,8 @@ class Job:
     """Rows that one request decodes together, or other work.
 
     Args:
-        lengths: tokens of its rows; none for other work.
-        seconds: of the other work, or of the prompt.
+        lengths: tokens of its rows; none if it is other work alone.
+        seconds: of the prompt and of other work.
         done: happens when all of it is done.
 
     `left` is what of it is not done: its rows, or the one piece of other work.
@@ -146,7 +146,7 @@ class Continuous(_Queue):
 class Calls(_Queue):
     """All rows that wait when the model is free are decoded in one call, and all of them are there when it ends.
 
-    Other work has its own turn, in order. A job that is given up while it is decoded goes on to the end of the call.
+    A job without rows has its own turn, in order. A job that is given up while it is decoded goes on to the end of the call.
     """
 
     def cancel(self, job: Job) -> None:

@@ -214,17 +214,15 @@ class _Deployment:
         self._end(arrival, plain, end, env.now - started)
 
     def _search(self, arrival: Arrival, clock: simpy.Event) -> Events:
-        """Whether the search ends before the clock does: its passes with what comes before and after each of them."""
+        """Whether the search ends before the clock does: its passes, each with its part of the other work and of the calls."""
         search = arrival.search
         assert search is not None
-        parts = max(1, len(arrival.passes))
+        passes = arrival.passes or (((),) if search.work else ())
+        parts = max(1, len(passes))
         for i in range(parts):
-            todo: list[tuple[Sequence[int], float]] = [((), search.work / parts)] if search.work else []
-            if arrival.passes:
-                todo.append((arrival.passes[i], self.prompt))
-            for lengths, seconds in todo:
+            if passes:
                 replica = self._least_loaded()
-                job = replica.submit(lengths, seconds)
+                job = replica.submit(passes[i], search.work / parts + (self.prompt if passes[i] else 0.0))
                 yield job.done | clock
                 if not job.done.triggered:
                     replica.cancel(job)
