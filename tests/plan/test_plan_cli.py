@@ -1,0 +1,139 @@
+"""``ttsa-guard plan``, and plans that begin with a benchmark."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from ttsa_guard.bench import cases as stored
+from ttsa_guard.bench.cases import Case
+from ttsa_guard.bench.data import Item
+from ttsa_guard.bench.runner import CASES, META, ROWS, SCHEMA
+from ttsa_guard.cli import app, common
+from ttsa_guard.errors import ConfigError
+from ttsa_guard.plan.capacity import point
+from ttsa_guard.plan.config import PlanConfig
+from ttsa_guard.plan.costs import Costs
+from ttsa_guard.plan.searches import from_bench
+from ttsa_guard.plan.simulation import Arrival, pass_lengths, simulate
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "plan" / "settings.yml"
+COSTS = Costs(step=((1, 0.01), (32, 0.02)), about={"model": "embedded", "device": "cpu"})
+ROW = {
+    "arm": "ours",
+    "decode_passes": 2,
+    "generations": 6,
+    "tokens": 240,
+    "moderation_calls": 5,
+    "action": "swap",
+    "seconds": 4.0,
+}
+
+
+@pytest.fixture
+def quick(sleeping, monkeypatch):
+    """The guard of the commands is one over a model that hardly sleeps."""
+    sleeping.backend.costs = Costs(step=((1, 1e-4),), rows=2)
+    monkeypatch.setattr(common, "build_guard", lambda _: sleeping)
+
+
+def run(*arguments, code=0):
+    done = CliRunner().invoke(app, ["plan", *map(str, arguments)])
+    assert done.exit_code == code, done.output
+    return done
+
+
+@pytest.fixture
+def bench(tmp_path):
+    """A folder with two searches of the arm that counts, one of another arm, and an answer that passed."""
+    folder = tmp_path / "bench"
+    folder.mkdir()
+    config = {"reference": "ours", "backend": {"options": {}}, "arms": {"ours": {}, "other": {}}}
+    (folder / META).write_text(json.dumps({"schema": SCHEMA, "config": config, "device": "cpu"}))
+    items = [Item(name, "benign", (("user", "How?"),), "How?", False) for name in "abc"]
+    stored.save([Case(item, "An answer.", item.id != "c", 16) for item in items], folder / CASES)
+    lost = {"case": "b", "action": "fallback", "moderation_calls": 4, "seconds": 0.01}
+    rows = [{**ROW, "case": "a"}, {**ROW, **lost}, {**ROW, "case": "c"}, {**ROW, "arm": "other", "case": "a", "tokens": 1}]
+    (folder / ROWS).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_searches_of_a_benchmark(bench):
+    plan = PlanConfig(costs=COSTS, spread=0, prompt=0)
+    mended, lost = from_bench(bench, plan)
+    assert (mended.passes, mended.generations, mended.tokens, mended.calls, mended.swapped) == (2, 6, 240, 3, True)
+    assert (lost.calls, lost.swapped, lost.work) == (3, False, 0)
+    request = Arrival(0.0, 64, mended, pass_lengths(mended, 0, None))
+    assert simulate(plan, [request], replicas=1).answers[0].added == pytest.approx(4.0)
+
+
+def test_seconds_of_another_machine_say_nothing_about_this_one(bench):
+    other = COSTS.model_copy(update={"about": {"model": "embedded", "device": "cuda"}})
+    assert [search.work for search in from_bench(bench, PlanConfig(costs=other))] == [0, 0]
+
+
+def test_a_benchmark_and_searches_of_ones_own(bench, tmp_path):
+    file = tmp_path / "plan.yml"
+    file.write_text("searches: [{passes: 1}]\n")
+    with pytest.raises(ConfigError, match="both"):
+        PlanConfig.load(file, bench=bench)
+
+
+def test_a_plan_as_data(bench, tmp_path):
+    file, costs, picture = (tmp_path / name for name in ("plan.yml", "costs.yml", "plan.svg"))
+    file.write_text("samples: 20\ndeadline: 10\ngate: {p50: 0.1, p95: 0.2, per_second: 40}\n")
+    costs.write_text(yaml.safe_dump(COSTS.model_dump(mode="json")))
+    options = ("--config", file, "--costs", costs, "--bench", bench, "--rate", 5, "--flags", 0.1, "--plot", picture, "--json")
+    found = json.loads(run(*options).stdout)
+    assert (found["settings"]["rate"], found["settings"]["flags"], len(found["settings"]["searches"])) == (5, 0.1, 2)
+    assert [p["rate"] for p in found["points"]] == [1, 5, 10, 100, 1000, 10000, 100000]
+    assert [p["limit"] for p in found["points"]][-1] == "moderation"
+    assert 10 < found["breaks"]["rate"] < 40
+    assert "<svg" in picture.read_text()
+
+
+def test_a_plan_in_words(tmp_path):
+    file = tmp_path / "plan.yml"
+    file.write_text("samples: 20\ndeadline: 10\n")
+    said = run("--config", file, "--replicas", 2, "--tokens", 50).stdout
+    assert "100,000" in said
+    assert "with 2 replicas" in said
+    assert all(len(line) <= 80 for line in said.splitlines())
+
+
+def test_the_example():
+    settings = PlanConfig.load(EXAMPLE)
+    assert point(settings.model_copy(update={"samples": 50}), settings.rate, 30).limit is None
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--rate", 0], "greater than 0"),
+        (["--plot", "plan.txt"], "the name ends with"),
+        (["--costs", "none.yml"], "plan measure"),
+        (["--bench", "nowhere"], "has no benchmark"),
+        (["measure", "--out", "no/such/folder/costs.yml"], "there is no folder"),
+    ],
+)
+def test_what_cannot_be_done(options, told):
+    assert told in " ".join(run(*options, code=2).stderr.split())
+
+
+@pytest.mark.usefixtures("quick")
+def test_measuring_into_a_file(tmp_path):
+    run("measure", "--rows", 2, "--out", tmp_path / "costs.yml")
+    assert Costs.load(tmp_path / "costs.yml").rows == 2
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_validation(tmp_path):
+    said = run("validate", "--out", tmp_path, "--seconds", 1, "--load", 0.5, "--rows", 2, "--n", 2, "--flags", 0.5).stdout
+    assert "flagged, whole answer" in said
+    assert (tmp_path / "validation.png").stat().st_size > 1000
+    found = json.loads((tmp_path / "validation.json").read_text())
+    assert found["capacity"] > 0
+    assert len(found["costs"]) == 2
+    assert {"predicted", "measured", "p50", "p95"} <= found["rows"][0].keys()

@@ -1,0 +1,176 @@
+"""``ttsa-guard plan``: how many replicas a deployment needs, what it costs, and what breaks first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import mean
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+from rich.table import Table
+
+from ttsa_guard.cli import common, plot
+from ttsa_guard.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ttsa_guard.plan.capacity import Point
+    from ttsa_guard.plan.config import PlanConfig
+    from ttsa_guard.plan.validation import Validation
+
+app = typer.Typer(invoke_without_command=True)
+Rows = Annotated[int, typer.Option(min=1, help="Most rows that the backend decodes together, its batch_size.")]
+_BREAKS = {
+    "moderation": "the moderation limit",
+    "rows": "the replicas' rows",
+    "deadline": "the deadline",
+    "target": "the latency target",
+}
+
+
+def _option(words: str, *names: str) -> Any:
+    return typer.Option(*names, help=words, show_default=False)
+
+
+@app.callback()
+def plan(
+    context: typer.Context,
+    config: Annotated[Path | None, _option("YAML file with the plan's settings.")] = None,
+    rate: Annotated[float | None, _option("Answers a second.")] = None,
+    flags: Annotated[float | None, _option("Share of them that is flagged, 0 to 1.")] = None,
+    tokens: Annotated[float | None, _option("Mean tokens of an answer.")] = None,
+    replicas: Annotated[int | None, _option("Replicas; default: as many as the latency target takes.")] = None,
+    bench: Annotated[Path | None, _option("Folder of a benchmark, which says what searches take.")] = None,
+    costs: Annotated[Path | None, _option("File of 'ttsa-guard plan measure'.")] = None,
+    as_json: common.AsJson = False,
+    picture: Annotated[Path | None, _option("Draw latency, replicas and cost to this file.", "--plot")] = None,
+) -> None:
+    """Simulate a deployment at 1 to 100,000 answers a second: latency, replicas, cost, and what breaks first."""
+    if context.invoked_subcommand:
+        return
+    _installed()
+    if picture:
+        plot.ready(picture)
+    from ttsa_guard.plan.capacity import RATES, breaking, table
+    from ttsa_guard.plan.config import PlanConfig
+    from ttsa_guard.plan.costs import Costs
+
+    named = {"rate": rate, "flags": flags, "tokens": tokens, "replicas": replicas, "costs": costs and Costs.load(costs)}
+    settings = PlanConfig.load(config, bench=bench, **{key: value for key, value in named.items() if value is not None})
+    own = {settings.rate} if "rate" in settings.model_fields_set else set()
+    with common.waiting("simulating"):
+        points = table(settings, sorted({*RATES, *own}))
+        broken = breaking(settings, points)
+    if picture:
+        from ttsa_guard.plan.plots import draw_plan
+
+        draw_plan(points, settings.target, picture)
+    if as_json:
+        found = {"settings": settings.model_dump(mode="json"), "points": [p.as_dict() for p in points]}
+        typer.echo(json.dumps({**found, "breaks": broken.as_dict() if broken else None}, indent=1))
+        return
+    common.out.print(_table(points, own))
+    common.out.print(_words(settings, broken), style="dim")
+
+
+@app.command()
+def measure(
+    out: Annotated[Path, _option("YAML file for the costs.")],
+    model: common.Model = None,
+    config: common.Config = None,
+    rows: Rows = 32,
+) -> None:
+    """Measure on this machine what the work of a local model and of the gate takes: for --costs."""
+    _installed()
+    from ttsa_guard.plan.measure import measure as measured
+
+    if not out.parent.is_dir():
+        raise ConfigError(f"there is no folder {out.parent}", hint="make it first")
+    guard = common.build_guard(common.settings(model, config))
+    with common.quiet(), common.waiting("measuring; let nothing else run"):
+        found = common.run(guard, measured(guard, rows=rows))
+    out.write_text(yaml.safe_dump(found.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    ends = ", ".join(f"{1e3 * seconds:.1f} ms with {n}" for n, seconds in (found.step[0], found.step[-1]))
+    common.out.print(f"a step takes {ends} rows; a prompt token {1e6 * found.prefill:.0f} µs", markup=False, soft_wrap=True)
+
+
+@app.command()
+def validate(
+    out: Annotated[Path, _option("Folder for the results.")],
+    model: common.Model = None,
+    config: common.Config = None,
+    load: Annotated[list[float] | None, _option("Share of the capacity; several times; default 0.2, 0.5, 0.7.")] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="Length of a run; each load is run twice.")] = 60,
+    flags: Annotated[float, typer.Option(min=0.01, max=0.99, help="Share of the requests whose answer is flagged.")] = 0.2,
+    n: Annotated[int, typer.Option(min=1, help="Conversations of each kind.")] = 12,
+    rows: Rows = 32,
+    seed: Annotated[int, typer.Option(min=0, help="Of conversations and traffic.")] = 0,
+    as_json: common.AsJson = False,
+) -> None:
+    """Send Poisson traffic through one guard on this machine, and compare with the plan: takes minutes, alone."""
+    _installed()
+    out.mkdir(parents=True, exist_ok=True)
+    picture = out / "validation.png"
+    plot.ready(picture)
+    from ttsa_guard.plan.plots import draw_validation
+    from ttsa_guard.plan.validation import Validator
+
+    guard = common.build_guard(common.settings(model, config))
+    with common.quiet(), common.progress() as progress:
+        bar = progress.add_task("", total=None)
+        validator = Validator(guard, rows, flags, n, seconds, seed, say=lambda doing: progress.update(bar, description=doing))
+        found = common.run(guard, validator.validate(load or (0.2, 0.5, 0.7)))
+    text = json.dumps(found.as_dict(), indent=1)
+    (out / "validation.json").write_text(text + "\n", encoding="utf-8")
+    draw_validation(found, picture)
+    if as_json:
+        typer.echo(text)
+    else:
+        common.out.print(_validated(found))
+        common.out.print(
+            f"capacity: {found.capacity:.3g} answers a second, {found.flags:.0%} of them flagged", style="dim", soft_wrap=True
+        )
+
+
+def _installed() -> None:
+    if find_spec("simpy") is None:
+        raise ConfigError("plans need simpy", hint="pip install 'ttsa-guard[plan]'")
+
+
+def _table(points: Sequence[Point], own: set[float]) -> Table:
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
+    titles = ("answers\na second", "repli-\ncas", "rows\nused", "unflagged\np95, s", "flagged\np50, s", "\np95, s", "\np99, s")
+    for title in (*titles, "too\nlate", "cost of\na million"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("\nbreaks")
+    for p in points:
+        shown = [p.unflagged.get("p95"), *(p.flagged.get(q) for q in ("p50", "p95", "p99"))]
+        seconds = [f"{x:.3g}" if x is not None else "" for x in shown]
+        late = f"{p.deadline:.1%}" if p.flagged else ""
+        cells = [f"{p.rate:,g}", f"{p.replicas:,}", f"{p.rows:.0%}", *seconds, late, f"{p.cost:,.2f}"]
+        table.add_row(*cells, p.limit or "", style="bold" if p.rate in own else "")
+    return table
+
+
+def _words(settings: PlanConfig, broken: Point | None) -> str:
+    number = f"{settings.replicas} replicas" if settings.replicas else "as many replicas as help"
+    if broken is None or broken.limit is None:
+        return f"with {number}, nothing breaks; seconds are those that the review adds"
+    return f"with {number}, {_BREAKS[broken.limit]} breaks first, at {broken.rate:,.3g} answers a second"
+
+
+def _validated(found: Validation) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("load")
+    table.add_column("seconds of", no_wrap=True)
+    for title in ("", "answers", "measured", "predicted", "error", "runs apart"):
+        table.add_column(title, justify="right")
+    for row in found.rows:
+        for q in ("p50", "p95"):
+            measured, predicted = (mean(run[q] for run in runs) for runs in (row.measured, row.predicted))
+            seconds = (f"{measured:.3f}", f"{predicted:.3f}", f"{row.error(q):+.0%}", f"{row.noise(q):.0%}")
+            table.add_row(f"{row.load:.0%}", row.quantity, q, str(row.answers), *seconds)
+    return table

@@ -1,0 +1,113 @@
+"""The settings of a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from ttsa_guard.config import read_yaml, validated
+from ttsa_guard.errors import ConfigError
+from ttsa_guard.plan.costs import Costs, Moderation, Part, Shape
+
+
+class Search(Part):
+    """What mending one flagged answer takes."""
+
+    passes: int = Field(2, ge=0, description="batches decoded one after another")
+    generations: int = Field(14, ge=0, description="rows of all passes")
+    tokens: int = Field(800, ge=0, description="new tokens of all rows")
+    calls: int = Field(5, ge=0, description="calls of the guide")
+    work: float = Field(
+        0.0,
+        ge=0,
+        description="seconds of the replica for likelihoods and gradients, a part before each pass",
+    )
+    swapped: bool = Field(True, description="a good answer is found")
+
+
+class Burst(Part):
+    """The rate is `factor` times the mean at the start of each period, and lower in the rest, so that the mean stays."""
+
+    factor: float = Field(3.0, ge=1)
+    period: float = Field(60.0, gt=0, description="seconds")
+    share: float = Field(0.1, gt=0, lt=1, description="of the period that is busy")
+
+    @model_validator(mode="after")
+    def _leaves_something(self) -> Burst:
+        if self.factor * self.share > 1:
+            raise ValueError("factor times share is at most 1: more would arrive in the busy part than in all")
+        return self
+
+    def level(self, at: float) -> float:
+        """The rate at a time, as a multiple of the mean."""
+        quiet = (1 - self.factor * self.share) / (1 - self.share)
+        return self.factor if at % self.period < self.share * self.period else quiet
+
+
+class PlanConfig(Part):
+    """All settings of a plan; prices are in one currency of your choice."""
+
+    rate: float = Field(1.0, gt=0, description="answers a second, all replicas together")
+    burst: Burst | None = Field(None, description="default: the rate is constant")
+    traffic: Literal["reviews", "chat"] = Field("reviews", description="chat: the replicas generate the plain answers too")
+    flags: float = Field(0.05, ge=0, le=1, description="share of the answers that the gate flags")
+    tokens: float = Field(64, gt=0, description="of an answer, on average")
+    spread: float = Field(0.5, ge=0, description="standard deviation of an answer's tokens over their mean (gamma)")
+    prompt: int = Field(128, ge=0, description="prompt tokens of a request")
+    searches: tuple[Search, ...] = Field((Search(),), min_length=1, description="one is drawn for each flagged answer")
+    costs: Costs | None = Field(None, description="measured; default: from the shape")
+    shape: Shape = Shape()
+    batching: Literal["continuous", "calls"] = Field(
+        "continuous", description="calls: what is waiting is decoded as one batch, as by the backend transformers"
+    )
+    gate: Moderation | None = Field(None, description="default: that of the costs, else a local one of a millisecond")
+    guide: Moderation | None = Field(None, description="default: the gate, which it then shares the limit with")
+    deadline: float = Field(30.0, gt=0, description="seconds in which a search has to end: the guard's budget.seconds")
+    gate_seconds: float = Field(10.0, gt=0, description="time limit of a gate call")
+    replicas: int | None = Field(None, ge=1, description="default: as many as the target takes")
+    shard: int = Field(4, ge=1, description="replicas that are simulated; the others are like them")
+    target: float = Field(5.0, gt=0, description="seconds: the 95th percentile of what a flagged answer takes longer")
+    tolerance: float = Field(0.01, gt=0, lt=1, description="share of answers that may be lost to a limit")
+    price: float = Field(2.0, ge=0, description="of a replica for an hour")
+    samples: int = Field(500, ge=10, description="flagged answers in one simulation")
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> PlanConfig:
+        self.measured  # noqa: B018
+        return self
+
+    @property
+    def measured(self) -> Costs:
+        """The costs, or those of the shape."""
+        return self.costs or self.shape.costs()
+
+    @property
+    def first(self) -> Moderation:
+        """The gate."""
+        return self.gate or self.measured.gate or Moderation()
+
+    @classmethod
+    def load(cls, path: Path | None, *, bench: Path | None = None, **named: Any) -> PlanConfig:
+        """Settings from a YAML file with `named` ones in their place.
+
+        ``costs: FILE``, made by ``ttsa-guard plan measure``, is seen from the settings' folder. The searches and their number
+        among all answers are taken from the benchmark in `bench`, if that is given.
+
+        Raises:
+            ConfigError: a file cannot be read, or settings are wrong.
+        """
+        data = read_yaml(path, hint="give a YAML file with the plan's settings") if path else {}
+        if path and isinstance(data, Mapping) and isinstance(data.get("costs"), str):
+            data = {**data, "costs": Costs.load(path.parent / data["costs"])}
+        found = validated(cls, {**data, **named} if isinstance(data, Mapping) else data, where="plan")
+        if bench is None:
+            return found
+        if isinstance(data, Mapping) and "searches" in data:
+            raise ConfigError("searches are both in the settings and in a benchmark", hint="leave one of them out")
+        from ttsa_guard.plan.searches import from_bench
+
+        return found.model_copy(update={"searches": from_bench(bench, found)})

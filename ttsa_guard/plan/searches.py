@@ -1,0 +1,63 @@
+"""What searches take, as a benchmark has measured it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from ttsa_guard.bench.measure import Results
+from ttsa_guard.errors import ConfigError
+from ttsa_guard.plan.config import PlanConfig, Search
+from ttsa_guard.plan.simulation import pass_lengths
+
+_DRAWS = 8
+
+
+def from_bench(folder: Path, plan: PlanConfig) -> tuple[Search, ...]:
+    """The searches of the reference arm of a benchmark, one for each flagged answer.
+
+    Seconds beyond those of decoding and moderating are the replica's other work. They are known only where the costs of
+    `plan` were measured on the benchmark's device and model; elsewhere that work is taken to be none.
+
+    Raises:
+        ConfigError: the folder has no benchmark, or none of its searches.
+    """
+    results = Results.load(folder)
+    arm = results.meta["config"]["reference"]
+    flagged = {case.id for case in results.cases if case.flagged}
+    rows = [row for (name, case), row in results.rows.items() if name == arm and case in flagged]
+    if not rows:
+        raise ConfigError(f"{folder} has no searches of arm {arm!r}", hint="start its run again: it goes on")
+    return tuple(search_of(row, plan, timed=_same(results.meta, plan)) for row in rows)
+
+
+def search_of(row: Mapping[str, Any], plan: PlanConfig, *, timed: bool) -> Search:
+    """The search of one review: `row` has the counts of an audit record, and its action."""
+    swapped = row["action"] == "swap"
+    found = Search(
+        passes=row["decode_passes"],
+        generations=row["generations"],
+        tokens=row["tokens"],
+        calls=max(0, row["moderation_calls"] - 1 - swapped),
+        swapped=swapped,
+    )
+    if not timed:
+        return found
+    moderated = (1 + swapped) * plan.first.p50 + found.calls * (plan.guide or plan.first).p50
+    return found.model_copy(update={"work": max(0.0, row["seconds"] - moderated - _decoding(found, plan))})
+
+
+def _decoding(search: Search, plan: PlanConfig) -> float:
+    """Seconds of its passes where nothing else is going on."""
+    rng, costs = random.Random(plan.seed), plan.measured
+    draws = [pass_lengths(search, plan.spread, rng) for _ in range(_DRAWS)]
+    return mean(sum(costs.calling(lengths, plan.prompt) for lengths in draw) for draw in draws)
+
+
+def _same(meta: Mapping[str, Any], plan: PlanConfig) -> bool:
+    about = plan.measured.about
+    model = meta["config"]["backend"]["options"].get("model", "embedded")
+    return (about.get("model"), about.get("device")) == (model, meta["device"])
