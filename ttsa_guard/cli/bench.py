@@ -107,11 +107,11 @@ def speed(
     with common.progress() as progress:
         bar = progress.add_task(f"measuring {shape}", total=None)
         found = Speed(shape, device=device, dtype=dtype)
-        memory = found.memory()
         points = []
         for point in found.sweep():
             points.append(point)
             progress.update(bar, description=f"{point.prefix} + {point.candidates} x {point.tokens} tokens")
+        memory = found.memory()  # last, when libraries have taken what they keep
     if plot:
         draw_speed(points, plot, title=f"{shape}, {found.machine()['device']}, {found.machine()['dtype']}")
     if as_json:
