@@ -1,0 +1,69 @@
+"""What the embedded model's harm vector and reward model are trained on, written by `world` and ``prosocial.yaml``."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from ttsa_guard.embedded.world import Case, World
+from ttsa_guard.messages import Message
+from ttsa_guard.steerers.prosocial.data import Answered, Pair
+from ttsa_guard.steerers.prosocial.preferences import ATTRIBUTES
+
+_HARM = (("unsafe", None, 0.15), ("unsafe", "content", 0.15), ("benign", "tone", 0.35), ("benign", None, 0.35))
+_PAIRS = (("benign", None, 0.3), ("unsafe", None, 0.2), ("unsafe", "content", 0.25), ("benign", "tone", 0.25))
+_OTHERS = 0.3
+"""How often both answers of a pair have a sentence of an attribute that they do not differ in."""
+
+
+def sentences() -> dict[str, Mapping[str, Any]]:
+    """By attribute: where its sentences stand, and which they are."""
+    found: dict[str, Mapping[str, Any]] = yaml.safe_load(
+        (resources.files(__package__) / "prosocial.yaml").read_text(encoding="utf-8")
+    )
+    return found
+
+
+def harm(n: int, seed: int) -> list[Answered]:
+    """Prompts of the training split, answered as the model should not: with vague compliance or with mild insults. A third
+    are harmless and answered decently, so that the vector does not hold what becomes of the rest of the model."""
+    world, rng = World.load(), random.Random(f"harm/{seed}")
+    cases = [_case(world, rng, _HARM) for _ in range(n)]
+    return [Answered(_messages(case), world.answer(rng, replace(case, rate=float(case.topic.unsafe or bool(case.wrapper))))) for case in cases]
+
+
+def pairs(n: int, seed: int) -> list[Pair]:
+    """Pairs of decent answers that differ in one sentence, which realises one attribute; `n` of each."""
+    world, rng, texts = World.load(), random.Random(f"pairs/{seed}"), sentences()
+    found = []
+    for attribute in ATTRIBUTES:
+        for _ in range(n):
+            case = _case(world, rng, _PAIRS)
+            answer = world.answer(rng, replace(case, rate=0.0))
+            others = {name: rng.choice(texts[name]["sentences"]) for name in ATTRIBUTES if rng.random() < _OTHERS}
+            others.pop(attribute, None)
+            with_it = {**others, attribute: rng.choice(texts[attribute]["sentences"])}
+            chosen, rejected = (_joined(answer, said, texts) for said in (with_it, others))
+            found.append(Pair(_messages(case), chosen, rejected, attribute))
+    return found
+
+
+def _case(world: World, rng: random.Random, mix: Sequence[tuple[str, str | None, float]]) -> Case:
+    request, wrapper, _ = rng.choices(mix, [share for *_, share in mix])[0]
+    return world.case(rng, request, wrapper, "seen", "seen", training=True)
+
+
+def _messages(case: Case) -> tuple[Message, ...]:
+    return Message.conversation([{"role": role, "content": content} for role, content in case.messages])
+
+
+def _joined(answer: str, said: Mapping[str, str], texts: Mapping[str, Mapping[str, Any]]) -> str:
+    def at(place: str) -> list[str]:
+        return [text for name, text in said.items() if texts[name]["place"] == place]
+
+    return " ".join([*at("front"), answer, *at("end")])
