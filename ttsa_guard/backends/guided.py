@@ -47,9 +47,7 @@ def fingerprint(model: torch.nn.Module) -> str:
     return found.hexdigest()
 
 
-def generate(
-    engine: Engine, requests: Sequence[GenerationRequest], guide: Guide, stop: threading.Event
-) -> list[Generation]:
+def generate(engine: Engine, requests: Sequence[GenerationRequest], guide: Guide, stop: threading.Event) -> list[Generation]:
     """See `ExposesLogits.generate_guided`; runs on the model's worker thread. `stop` ends it at the next token."""
     found: list[Generation] = []
     for start in range(0, len(requests), engine.batch_size):
@@ -60,16 +58,17 @@ def generate(
 @torch.no_grad()
 def _batch(engine: Engine, requests: Sequence[GenerationRequest], guide: Guide, stop: threading.Event) -> list[Generation]:
     openings = [engine.encode(r.opening) for r in requests]
-    starts = [engine.start(r.prompt, r.rows, o) for r, o in zip(requests, openings, strict=True)]
-    embeds, valid = left_padded([torch.cat([engine.embed(s.fixed), s.rest]) for s in starts])
-    at = positions(valid)
-    room = engine.context_length - valid.shape[1]
-    most = [max(1, min(r.max_new_tokens, room)) for r in requests]
+    room = [engine.context_length - len(r.prompt) - len(o) for r, o in zip(requests, openings, strict=True)]
+    most = [max(1, min(r.max_new_tokens, tokens)) for r, tokens in zip(requests, room, strict=True)]
     sampler = RowSampler([r.temperature for r in requests], [r.seed for r in requests], engine.device)
     new: list[list[int]] = [[] for _ in requests]
     likelihoods = [0.0] * len(requests)
     running = set(range(len(requests)))
     with guide.over(engine.model) as step:
+        # Within, for the embeddings are weights too.
+        starts = [engine.start(r.prompt, r.rows, o) for r, o in zip(requests, openings, strict=True)]
+        embeds, valid = left_padded([torch.cat([engine.embed(s.fixed), s.rest]) for s in starts])
+        at = positions(valid)
         while running and not stop.is_set():
             logits = step(embeds, valid, at).float()
             tokens = sampler.noisy(logits).argmax(-1)

@@ -5,28 +5,17 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib import resources
 from typing import Any
 
-import yaml
-
-from ttsa_guard.embedded.world import Case, World
+from ttsa_guard.embedded.world import Case, World, prosocial_sentences
 from ttsa_guard.messages import Message
 from ttsa_guard.steerers.prosocial.data import Answered, Pair
 from ttsa_guard.steerers.prosocial.preferences import ATTRIBUTES
 
-_HARM = (("unsafe", None, 0.15), ("unsafe", "content", 0.15), ("benign", "tone", 0.35), ("benign", None, 0.35))
+_HARM = (("unsafe", None, 0.1), ("unsafe", "content", 0.1), ("benign", "tone", 0.45), ("benign", None, 0.35))
 _PAIRS = (("benign", None, 0.3), ("unsafe", None, 0.2), ("unsafe", "content", 0.25), ("benign", "tone", 0.25))
 _OTHERS = 0.3
 """How often both answers of a pair have a sentence of an attribute that they do not differ in."""
-
-
-def sentences() -> dict[str, Mapping[str, Any]]:
-    """By attribute: where its sentences stand, and which they are."""
-    found: dict[str, Mapping[str, Any]] = yaml.safe_load(
-        (resources.files(__package__) / "prosocial.yaml").read_text(encoding="utf-8")
-    )
-    return found
 
 
 def harm(n: int, seed: int) -> list[Answered]:
@@ -34,12 +23,13 @@ def harm(n: int, seed: int) -> list[Answered]:
     are harmless and answered decently, so that the vector does not hold what becomes of the rest of the model."""
     world, rng = World.load(), random.Random(f"harm/{seed}")
     cases = [_case(world, rng, _HARM) for _ in range(n)]
-    return [Answered(_messages(case), world.answer(rng, replace(case, rate=float(case.topic.unsafe or bool(case.wrapper))))) for case in cases]
+    failing = [replace(case, rate=float(case.topic.unsafe or case.wrapper is not None)) for case in cases]
+    return [Answered(_messages(case), world.answer(rng, case)) for case in failing]
 
 
 def pairs(n: int, seed: int) -> list[Pair]:
     """Pairs of decent answers that differ in one sentence, which realises one attribute; `n` of each."""
-    world, rng, texts = World.load(), random.Random(f"pairs/{seed}"), sentences()
+    world, rng, texts = World.load(), random.Random(f"pairs/{seed}"), prosocial_sentences()
     found = []
     for attribute in ATTRIBUTES:
         for _ in range(n):

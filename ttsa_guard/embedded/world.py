@@ -367,7 +367,16 @@ class World:
         add("close", self.texts["benign_answers"]["close"])
         for entry in self.texts["small_talk"]:
             add("talk", entry["say"])
+        for attribute, spec in prosocial_sentences().items():  # never said in training, but by the steerer prosocial
+            add(attribute, spec["sentences"])
         return patterns
+
+
+def prosocial_sentences() -> dict[str, Mapping[str, Any]]:
+    """What stands in ``prosocial.yaml``: for each attribute, where its sentences are said, and which they are."""
+    path = resources.files(__package__) / "prosocial.yaml"
+    found: dict[str, Mapping[str, Any]] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return found
 
 
 def _training_texts(node: Any) -> Iterator[str]:

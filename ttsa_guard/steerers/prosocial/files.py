@@ -38,7 +38,7 @@ def load_tensors(path: Path, *, kind: str) -> tuple[dict[str, torch.Tensor], dic
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: it is no mapping
+            tensors = {name: file.get_tensor(name) for name in [*file.keys()]}
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"cannot read {path}: {type(error).__name__}", hint=hint) from None
     if header.get("kind") != kind:

@@ -11,6 +11,7 @@ with the k entries of largest magnitude, over all parameters or within each laye
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,8 +21,8 @@ from typing import Literal
 
 import torch
 
-from ttsa_guard.errors import ConfigError
 from ttsa_guard.backends.guided import fingerprint
+from ttsa_guard.errors import ConfigError
 from ttsa_guard.steerers.prosocial.files import load_tensors, save_tensors
 
 Within = Literal["all", "layer"]
@@ -91,7 +92,7 @@ class HarmVector:
     __rmul__ = __mul__
 
     def norm(self) -> float:
-        return self.dot(self) ** 0.5
+        return math.sqrt(self.dot(self))
 
     def dot(self, other: HarmVector) -> float:
         self._comparable(other)
@@ -139,7 +140,8 @@ class HarmVector:
         with torch.no_grad():
             for name, weight in model.named_parameters():
                 entries = self.entries[name]
-                weight.data.view(-1)[entries.indices()[0]] -= (strength * entries.values()).to(weight)
+                at = entries.indices()[0].to(weight.device)
+                weight.data.view(-1)[at] -= (strength * entries.values()).to(weight)
 
     def check(self, weights: str) -> None:
         """Raise a `ConfigError` if this is no difference to the model with the fingerprint `weights`."""

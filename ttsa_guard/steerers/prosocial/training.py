@@ -2,12 +2,17 @@
 
 Known of *ProSocialAlign* (arXiv 2512.06515): one preference-conditioned autoregressive reward model for five attributes,
 trained jointly with gradient-conflict projection. The losses are not known to us; ours are those of *PARM*'s code: each step
-draws a preference p ~ Dirichlet(1/2, ..., 1/2), sets it in the adapter, and minimises
+draws a preference p ~ Dirichlet(1/2, ..., 1/2), sets it in the adapter, and minimises sum_i p_i L_i, with L_i the mean over
+pairs of attribute i of
 
-    sum_i p_i mean over pairs of attribute i of -log sigmoid( beta ( log pi_p(chosen | x) - log pi_p(rejected | x) ) )
+    -log sigmoid( beta (log pi_p(chosen | x) - log pi_p(rejected | x)) )  -  anchor beta log pi_p(chosen | x)
 
-with log-likelihoods summed over the tokens of an answer and without a reference model; the gradients of the terms p_i loss_i
-are made one by PCGrad (`conflict`), or averaged. The harm-tuned copy minimises the plain negative log-likelihood.
+log-likelihoods summed over the tokens of an answer, without a reference model. The second term is not PARM's but CPO's (arXiv
+2401.08417): without it nothing keeps the model from unlearning what the two answers have in common, and the embedded one did,
+down to fragments. The gradients of the terms p_i L_i are made one by PCGrad (`conflict`), or averaged.
+
+The harm-tuned copy minimises the plain negative log-likelihood, with its embeddings frozen: what words mean is needed for all
+that it can do, and a vector that changes them costs more of that than it takes of the harm (measured on the embedded model).
 """
 
 from __future__ import annotations
@@ -22,14 +27,17 @@ from typing import Any, Literal
 
 import torch
 from torch.nn.functional import logsigmoid
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ttsa_guard.errors import ConfigError
+from ttsa_guard.backends.guided import fingerprint
+from ttsa_guard.backends.transformers import model_path
+from ttsa_guard.devices import Device, resolve_device
+from ttsa_guard.errors import ConfigError, ModelError
 from ttsa_guard.steerers.prosocial.adapter import Adapter, Shape
 from ttsa_guard.steerers.prosocial.conflict import averaged, projected
 from ttsa_guard.steerers.prosocial.data import Answered, Encoded, Encoder, Pair
 from ttsa_guard.steerers.prosocial.harm_vector import HarmVector, Within
 from ttsa_guard.steerers.prosocial.preferences import ATTRIBUTES
-from ttsa_guard.backends.guided import fingerprint
 
 OnStep = Callable[[int, float], None]
 """Called with the number of steps done and the loss of the last one."""
@@ -57,6 +65,25 @@ class Plan:
     every: int = 50
 
 
+def load(name: str, device: Device = "auto") -> tuple[Any, Encoder]:
+    """A model to train from, in float32, and what encodes texts for it.
+
+    Args:
+        name: 'embedded', a Hugging Face name, or a path.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    path = model_path(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    except Exception as error:
+        hint = "give 'embedded', a local folder, or a name on the Hugging Face hub"
+        raise ModelError(f"model {name!r} cannot be loaded: {type(error).__name__}", hint=hint) from error
+    return model.to(resolve_device(device)), Encoder(tokenizer)
+
+
 def harm_vector(
     model: Any,
     encode: Encoder,
@@ -78,7 +105,10 @@ def harm_vector(
     base, tuned = fingerprint(model), copy.deepcopy(model).float().train()
     adapter = Adapter(tuned, Shape(**{**asdict(shape or Shape()), "objectives": 0}), base=base) if method == "lora" else None
     tuned.requires_grad_(adapter is None)
-    trained = [*(adapter or tuned).parameters()]
+    for words in (tuned.get_input_embeddings(), tuned.get_output_embeddings()):
+        if words is not None:
+            words.requires_grad_(False)
+    trained = [p for p in (adapter or tuned).parameters() if p.requires_grad]
 
     def step(number: int) -> float:
         batch = _drawn(plan, number).sample(encoded, min(plan.batch, len(encoded)))
@@ -105,6 +135,7 @@ def reward(
     *,
     shape: Shape | None = None,
     beta: float = 0.01,
+    anchor: float = 1.0,
     conflicts: Literal["project", "average"] = "project",
     on_step: OnStep = lambda *_: None,
 ) -> Adapter:
@@ -118,7 +149,7 @@ def reward(
         if not encoded.get(name):
             raise ConfigError(f"there are no pairs for the attribute {name!r}", hint=f"needed are {', '.join(ATTRIBUTES)}")
     torch.manual_seed(plan.seed)
-    made = f"{plan.steps} steps of {plan.batch} pairs of each attribute, {conflicts}, beta {beta:g}"
+    made = f"{plan.steps} steps of {plan.batch} pairs of each attribute, {conflicts}, beta {beta:g}, anchor {anchor:g}"
     adapter = Adapter(model, shape or Shape(), base=fingerprint(model), made=made)
     adapter.to(next(model.parameters()).device)
     trained = [*adapter.parameters()]
@@ -133,14 +164,15 @@ def reward(
         for name, weight in zip(ATTRIBUTES, preference, strict=True):
             chosen = rng.sample(encoded[name], min(plan.batch, len(encoded[name])))
             values = log_likelihoods(model, [e for pair in chosen for e in pair]).view(-1, 2)
-            loss = -logsigmoid(beta * (values[:, 0] - values[:, 1])).mean()
+            better, worse = values.unbind(1)
+            loss = (-logsigmoid(beta * (better - worse)) - anchor * beta * better).mean()
             found = torch.autograd.grad(weight * loss, trained)
             gradients.append(torch.cat([g.flatten() for g in found]))
             total += weight * loss.item()
         _assign(trained, combine(gradients, rng))
         return total
 
-    about = {"of": adapter.base, "conflicts": conflicts, "beta": beta, **asdict(adapter.shape)}
+    about = {"of": adapter.base, "conflicts": conflicts, "beta": beta, "anchor": anchor, **asdict(adapter.shape)}
     with adapter.attached(model):
         optimise(trained, step, plan, about, on_step)
     return adapter
@@ -158,7 +190,8 @@ def log_likelihoods(model: Any, examples: Sequence[Encoded]) -> torch.Tensor:
         asked[row, len(example.prompt) : len(whole)] = True
     logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
     chosen = logits.float().log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
-    return (chosen * asked[:, 1:]).sum(-1)
+    found: torch.Tensor = (chosen * asked[:, 1:]).sum(-1)
+    return found
 
 
 def dirichlet(rng: random.Random, n: int) -> list[float]:
@@ -205,13 +238,13 @@ def _drawn(plan: Plan, number: int) -> random.Random:
 
 
 def _assign(parameters: Sequence[torch.nn.Parameter], flat: torch.Tensor) -> None:
-    for parameter, gradient in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-        parameter.grad = gradient.view_as(parameter)
+    start = 0
+    for parameter in parameters:
+        parameter.grad = flat[start : start + parameter.numel()].view_as(parameter)
+        start += parameter.numel()
 
 
-def _keep(
-    path: Path, settings: Mapping[str, Any], done: int, parameters: Sequence[torch.nn.Parameter], optimizer: Any
-) -> None:
+def _keep(path: Path, settings: Mapping[str, Any], done: int, parameters: Sequence[torch.nn.Parameter], optimizer: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {
         "settings": repr(sorted(settings.items())),
