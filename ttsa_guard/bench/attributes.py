@@ -86,8 +86,8 @@ class Meters:
         neutral = _world_sentences()
         found = {}
         for i, name in enumerate(ATTRIBUTES):
-            others = [s for other in ATTRIBUTES if other != name for s in texts[other]["sentences"]]
-            mine = texts[name]["sentences"]
+            others = [s for other in ATTRIBUTES if other != name for s in texts[other]]
+            mine = texts[name]
             values = self.measure([*mine, *others, *neutral])[:, i]
             found[name] = float(roc_auc_score([1] * len(mine) + [0] * (len(others) + len(neutral)), values))
         return found
@@ -118,8 +118,8 @@ def _own() -> dict[str, list[str]]:
 def _world_sentences() -> list[str]:
     """What the embedded model's answers are made of, besides."""
     world, rng = World.load(), random.Random(0)
-    kinds = (("benign", None), ("unsafe", None), ("unsafe", "content"), ("benign", "tone"))
-    cases = [world.case(rng, *kind, "seen", "seen") for kind in kinds for _ in range(60)]
+    kinds: tuple[tuple[str, str | None], ...] = (("benign", None), ("unsafe", None), ("unsafe", "content"), ("benign", "tone"))
+    cases = [world.case(rng, request, wrapper, "seen", "seen") for request, wrapper in kinds for _ in range(60)]
     return sorted({s for case in cases for s in split_sentences(world.answer(rng, case))})
 
 

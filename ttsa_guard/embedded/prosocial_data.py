@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from ttsa_guard.embedded.world import Case, World, prosocial_sentences
 from ttsa_guard.messages import Message
@@ -14,7 +13,7 @@ from ttsa_guard.steerers.prosocial.preferences import ATTRIBUTES
 
 _HARM = (("unsafe", None, 0.1), ("unsafe", "content", 0.1), ("benign", "tone", 0.45), ("benign", None, 0.35))
 _PAIRS = (("benign", None, 0.3), ("unsafe", None, 0.2), ("unsafe", "content", 0.25), ("benign", "tone", 0.25))
-_OTHERS = 0.3
+_OTHERS = 0.1
 """How often both answers of a pair have a sentence of an attribute that they do not differ in."""
 
 
@@ -35,11 +34,11 @@ def pairs(n: int, seed: int) -> list[Pair]:
         for _ in range(n):
             case = _case(world, rng, _PAIRS)
             answer = world.answer(rng, replace(case, rate=0.0))
-            others = {name: rng.choice(texts[name]["sentences"]) for name in ATTRIBUTES if rng.random() < _OTHERS}
-            others.pop(attribute, None)
-            with_it = {**others, attribute: rng.choice(texts[attribute]["sentences"])}
-            chosen, rejected = (_joined(answer, said, texts) for said in (with_it, others))
-            found.append(Pair(_messages(case), chosen, rejected, attribute))
+            others = [rng.choice(texts[name]) for name in ATTRIBUTES if name != attribute and rng.random() < _OTHERS]
+            rejected = [answer, *others]
+            chosen = [answer, *others]
+            chosen.insert(rng.randint(1, len(chosen)), rng.choice(texts[attribute]))
+            found.append(Pair(_messages(case), " ".join(chosen), " ".join(rejected), attribute))
     return found
 
 
@@ -50,10 +49,3 @@ def _case(world: World, rng: random.Random, mix: Sequence[tuple[str, str | None,
 
 def _messages(case: Case) -> tuple[Message, ...]:
     return Message.conversation([{"role": role, "content": content} for role, content in case.messages])
-
-
-def _joined(answer: str, said: Mapping[str, str], texts: Mapping[str, Mapping[str, Any]]) -> str:
-    def at(place: str) -> list[str]:
-        return [text for name, text in said.items() if texts[name]["place"] == place]
-
-    return " ".join([*at("front"), answer, *at("end")])

@@ -367,15 +367,15 @@ class World:
         add("close", self.texts["benign_answers"]["close"])
         for entry in self.texts["small_talk"]:
             add("talk", entry["say"])
-        for attribute, spec in prosocial_sentences().items():  # never said in training, but by the steerer prosocial
-            add(attribute, spec["sentences"])
+        for attribute, sentences in prosocial_sentences().items():  # never said in training, but by the steerer prosocial
+            add(attribute, sentences)
         return patterns
 
 
-def prosocial_sentences() -> dict[str, Mapping[str, Any]]:
-    """What stands in ``prosocial.yaml``: for each attribute, where its sentences are said, and which they are."""
+def prosocial_sentences() -> dict[str, list[str]]:
+    """The sentences of ``prosocial.yaml``, by attribute."""
     path = resources.files(__package__) / "prosocial.yaml"
-    found: dict[str, Mapping[str, Any]] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    found: dict[str, list[str]] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return found
 
 
