@@ -85,6 +85,7 @@ def train(
     batch: Annotated[int, typer.Option(min=1, help="Pairs of each attribute a step.")] = 8,
     peak: Peak = 5e-4,
     beta: Annotated[float, typer.Option(min=0, help="Sharpness of the pairwise losses.")] = 0.01,
+    alpha: Annotated[float, typer.Option(min=0, help="Weight in decoding that is written into the file.")] = 1.0,
     conflicts: Annotated[
         Literal["project", "average"], typer.Option(help="What is done with gradients that contradict each other.")
     ] = "project",
@@ -106,6 +107,7 @@ def train(
         shape = Shape(rank=rank, targets=tuple(targets.split(",")))
         with _bar("training the reward model", steps) as on_step:
             found = training.reward(loaded, encode, read, plan, shape=shape, beta=beta, conflicts=conflicts, on_step=on_step)
+    found.alpha = alpha
     found.save(file)
     out.print(plain(f"{sum(p.numel() for p in found.parameters())} parameters, written to {file}"), soft_wrap=True)
 

@@ -24,6 +24,8 @@ KEEP = 0.06
 STRENGTH = 2.5
 """The vector is shipped that many times as long, so that subtracting it once is right. Found on prompts with seed 77."""
 BETA = 0.05
+ALPHA = 4.0
+"""Found on the same prompts. The model is surer of itself than large ones are, and has never seen the prosocial sentences."""
 
 
 def main() -> None:
@@ -49,6 +51,7 @@ def main() -> None:
             reward = training.reward(
                 model, encode, pairs, plan, shape=SHAPE, beta=BETA, conflicts=args.conflicts, on_step=on_step
             )
+            reward.alpha = ALPHA
             reward.save(args.out / REWARD)
 
 

@@ -88,11 +88,12 @@ class Adapter(nn.Module):
     Args:
         base: fingerprint of the weights that it was trained on.
         made: how, for people.
+        alpha: weight that suits it in decoding, see `product`.
     """
 
-    def __init__(self, model: nn.Module, shape: Shape, *, base: str, made: str = "") -> None:
+    def __init__(self, model: nn.Module, shape: Shape, *, base: str, made: str = "", alpha: float = 1.0) -> None:
         super().__init__()
-        self.shape, self.base, self.made = shape, base, made
+        self.shape, self.base, self.made, self.alpha = shape, base, made, alpha
         self.on = True
         self.preference: torch.Tensor | None = None
         layers = _layers(model, shape.targets)
@@ -134,7 +135,8 @@ class Adapter(nn.Module):
             ConfigError: the file cannot be written.
         """
         tensors = {name: tensor.half() for name, tensor in self.state_dict().items()}
-        save_tensors(path, tensors, kind=KIND, about={"base": self.base, "made": self.made, **asdict(self.shape)})
+        about = {"base": self.base, "made": self.made, "alpha": self.alpha, **asdict(self.shape)}
+        save_tensors(path, tensors, kind=KIND, about=about)
 
     @classmethod
     def load(cls, path: Path) -> Stored:
@@ -145,7 +147,7 @@ class Adapter(nn.Module):
         """
         tensors, about = load_tensors(path, kind=KIND)
         shape = Shape(**{**{n: about[n] for n in ("rank", "scale", "objectives")}, "targets": tuple(about["targets"])})
-        return Stored(tensors, shape, about["base"], about["made"])
+        return Stored(tensors, shape, about["base"], about["made"], about["alpha"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,6 +158,7 @@ class Stored:
     shape: Shape
     base: str
     made: str
+    alpha: float
 
     def on(self, model: nn.Module) -> Adapter:
         """The adapter for `model`, on its device, in float32.
@@ -163,7 +166,7 @@ class Stored:
         Raises:
             ConfigError: the model has no such layers.
         """
-        adapter = Adapter(model, self.shape, base=self.base, made=self.made)
+        adapter = Adapter(model, self.shape, base=self.base, made=self.made, alpha=self.alpha)
         try:
             adapter.load_state_dict({name: tensor.float() for name, tensor in self.tensors.items()})
         except RuntimeError:

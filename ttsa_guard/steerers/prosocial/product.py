@@ -2,12 +2,12 @@
 
 Known of *ProSocialAlign* (arXiv 2512.06515): generation is lexicographic, harm is removed first and prosocial quality
 maximised in what is left; the reward model's scores are combined with the base model's at every step. The equation is not
-known to us. Ours, from the decoding of *GenARM* and *PARM*:
+known to us. Ours is that of the code of *GenARM* and *PARM*, a weighted geometric mean:
 
-    pi(y_t | x, y_<t)  ~  pi_safe(y_t | x, y_<t) * pi_p(y_t | x, y_<t)^alpha
+    pi(y_t | x, y_<t)  ~  ( pi_safe(y_t | x, y_<t) * pi_p(y_t | x, y_<t)^alpha ) ^ (1 / (1 + alpha))
 
-pi_safe has the weights theta - lambda h (`harm_vector`), pi_p these with the update dW(p) (`adapter`). Their code divides the
-logits by 1 + alpha, this does not: a temperature T here is T (1 + alpha) there.
+pi_safe has the weights theta - lambda h (`harm_vector`), pi_p these with the update dW(p) (`adapter`). The exponent makes a
+temperature mean what it does without a reward model.
 """
 
 from __future__ import annotations
@@ -61,6 +61,6 @@ class Product:
                 adapter.on = False
                 logits = safe(embeds, valid, at)
                 adapter.on = True
-                return logits.float() + self.alpha * rewarding(embeds, valid, at).float().log_softmax(-1)
+                return (logits.float() + self.alpha * rewarding(embeds, valid, at).float()) / (1 + self.alpha)
 
             yield step

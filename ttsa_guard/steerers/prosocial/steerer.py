@@ -29,7 +29,9 @@ class ProSocialOptions(BaseModel):
     )
     strength: float = Field(1.0, ge=0, allow_inf_nan=False, description="how many times it is subtracted")
     reward: str | None = Field(EMBEDDED, description="file of the reward model's adapter; 'embedded', or null: none")
-    alpha: float = Field(1.0, ge=0, allow_inf_nan=False, description="weight of the reward model; 0: none")
+    alpha: float | None = Field(
+        None, ge=0, allow_inf_nan=False, description="weight of the reward model, 0: none; default: what its file says"
+    )
     prefer: dict[str, float] = Field(
         default_factory=lambda: dict(EQUAL), description="weights of the attributes, which sum to one; default: equal ones"
     )
@@ -59,7 +61,8 @@ class ProSocial:
         self.options = options
         harm = HarmVector.load(_file(options.harm_vector, HARM_VECTOR)) if options.harm_vector else None
         reward = Adapter.load(_file(options.reward, REWARD)) if options.reward else None
-        self.guide = Product(harm, reward, options.strength, options.alpha, options.prefer)
+        alpha = reward.alpha if reward and options.alpha is None else options.alpha or 0.0
+        self.guide = Product(harm, reward, options.strength, alpha, options.prefer)
 
     def fit(self, backend: ExposesLogits) -> None:
         """Check that the files belong to the backend's model; see `Fits`."""

@@ -102,6 +102,7 @@ def harm_vector(
         ConfigError: there are no examples, or the model has no layers for a low-rank adapter.
     """
     encoded = encode.answers(examples)
+    torch.manual_seed(plan.seed)
     base, tuned = fingerprint(model), copy.deepcopy(model).float().train()
     adapter = Adapter(tuned, Shape(**{**asdict(shape or Shape()), "objectives": 0}), base=base) if method == "lora" else None
     tuned.requires_grad_(adapter is None)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from importlib import resources
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from ttsa_guard.embedded.evaluate import messages
 from ttsa_guard.embedded.world import World
 from ttsa_guard.errors import ConfigError
 from ttsa_guard.guard import Guard
+from ttsa_guard.messages import GenerationRequest
 from ttsa_guard.steerers.prosocial.adapter import Adapter, Shape
 from ttsa_guard.steerers.prosocial.harm_vector import HarmVector
 from ttsa_guard.steerers.prosocial.preferences import ATTRIBUTES
@@ -93,25 +95,27 @@ def reviewed(guard, case, answer):
     return asyncio.run(guard.review(messages(case), answer))
 
 
-def test_candidates_are_charged_and_failures_end_in_the_fallback(tiny, files, caplog):
-    guard = scripted_guard(
-        steerers=[ProSocial(ProSocialOptions(n=3, **files))], gate=ScriptedModerator(bad=("",), name="gate"), budget={"generations": 2}
-    )
-    guard.backend = tiny
-    outcome = asyncio.run(guard.review("is the kettle clean?", "bad answer"))
-    assert (outcome.action, outcome.text) == ("fallback", guard.config.fallback)
+def tiny_guard(tiny, files, **settings):
+    gate, guide = ScriptedModerator(lambda _: 1.0, name="gate"), ScriptedModerator(name="guide")
+    steerer = ProSocial(ProSocialOptions(n=3, **files))
+    return Guard(GuardConfig.parse(settings), backend=tiny, gate=gate, guide=guide, steerers=[steerer])
+
+
+def test_candidates_are_charged_to_the_budget(tiny, files):
+    outcome = asyncio.run(tiny_guard(tiny, files, budget={"generations": 2}).review("is it clean?", "bad answer"))
+    assert outcome.action == "fallback"
     assert outcome.record.generations == 2
 
+
+def test_a_failure_ends_in_the_fallback_and_leaks_nothing(tiny, files, monkeypatch, caplog):
     async def broken(*_):
         raise RuntimeError("a secret")
 
+    guard = tiny_guard(tiny, files)
+    monkeypatch.setattr(tiny, "generate_guided", broken)
     with caplog.at_level(logging.DEBUG):
-        tiny_generate, tiny.generate_guided = tiny.generate_guided, broken
-        try:
-            outcome = asyncio.run(guard.review("is the kettle clean?", "bad answer"))
-        finally:
-            tiny.generate_guided = tiny_generate
-    assert outcome.text == guard.config.fallback
+        outcome = asyncio.run(guard.review("is it clean?", "bad answer"))
+    assert (outcome.action, outcome.text) == ("fallback", guard.config.fallback)
     assert "RuntimeError" in caplog.text
     assert "secret" not in caplog.text
 
@@ -135,8 +139,6 @@ def test_the_preferred_attribute_is_what_is_said(embedded):
     for name in ("empathy", "truthfulness"):
         guide = ProSocial(ProSocialOptions(prefer={name: 1.0})).guide
         prompts = [asyncio.run(embedded.render(messages(case))) for case in cases]
-        from ttsa_guard.messages import GenerationRequest
-
         found = asyncio.run(embedded.generate_guided([GenerationRequest(p) for p in prompts], guide))
         kinds = [world.judge(case, g.text).kinds for case, g in zip(cases, found, strict=True)]
         said[name] = {a: sum(a in k for k in kinds) for a in ATTRIBUTES}
@@ -145,7 +147,5 @@ def test_the_preferred_attribute_is_what_is_said(embedded):
 
 
 def test_what_ships_is_small():
-    from importlib import resources
-
     folder = resources.files("ttsa_guard") / "embedded" / "prosocial"
     assert sum(len(p.read_bytes()) for p in folder.iterdir()) < 2_000_000
