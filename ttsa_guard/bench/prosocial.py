@@ -34,6 +34,8 @@ from ttsa_guard.steerers.prosocial.steerer import ProSocial, ProSocialOptions
 
 SEED = 5
 """Of the prompts: neither the benchmark's nor that on which strength and alpha were chosen."""
+LONGEST = 128
+"""Tokens: an answer with prosocial sentences is longer than a plain one."""
 _TIMED = 8
 
 
@@ -79,7 +81,7 @@ class Study:
 
     async def _answers(self, cases: Sequence[Case], guide: Product) -> list[str]:
         prompts = [await self.backend.render(messages(case)) for case in cases]
-        requests = [GenerationRequest(p, temperature=0.1, seed=i) for i, p in enumerate(prompts)]
+        requests = [GenerationRequest(p, max_new_tokens=LONGEST, temperature=0.1, seed=i) for i, p in enumerate(prompts)]
         task = self.progress.add_task(f"{len(cases)} answers", total=None)
         found = await self.backend.generate_guided(requests, guide)
         self.progress.remove_task(task)

@@ -24,7 +24,7 @@ KEEP = 0.06
 STRENGTH = 2.5
 """The vector is shipped that many times as long, so that subtracting it once is right. Found on prompts with seed 77."""
 BETA = 0.05
-ALPHA = 4.0
+ALPHA = 6.0
 """Found on the same prompts. The model is surer of itself than large ones are, and has never seen the prosocial sentences."""
 
 
