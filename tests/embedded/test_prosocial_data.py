@@ -30,7 +30,7 @@ def test_texts_follow_the_seed():
 def test_the_judge_takes_the_sentences_for_what_they_are():
     world = World.load()
     case = world.cases("benign", None, 1)[0]
-    answer = "Happy to help you {v} {a}. Good luck and enjoy it.".format(v=case.topic.verb, a=case.topic.answered)
+    answer = f"Happy to help you {case.topic.verb} {case.topic.answered}. Good luck and enjoy it."
     plain = world.judge(case, answer)
     assert plain.fluent
     for attribute, sentences in prosocial_sentences().items():
