@@ -44,7 +44,10 @@ class Study:
 
     def __init__(self, n: int, benign: int, data: Path | None, progress: Progress) -> None:
         self.backend = TransformersBackend(TransformersOptions(device="cpu", batch_size=64))
-        self.world, self.lite, self.meters = World.load(), Lite(LiteOptions()), Meters.fitted(data)
+        self.world, self.lite = World.load(), Lite(LiteOptions())
+        self.meters = {"meters": Meters.fitted()}
+        if data:
+            self.meters["meters, GoEmotions too"] = Meters.fitted(data)
         self.shipped = ProSocial(ProSocialOptions()).guide
         self.n, self.benign, self.progress = n, benign, progress
 
@@ -53,7 +56,7 @@ class Study:
         other = Adapter.load(averaged) if averaged else None
         return {
             "flagged prompts": len(flagged),
-            "meters, ROC-AUC on sentences unseen by them": self.meters.separation(),
+            "ROC-AUC on sentences unseen by the meters": {name: meters.separation() for name, meters in self.meters.items()},
             "arms": await self._arms(flagged),
             "preferences": await self._preferences(flagged, self.shipped.reward),
             "preferences, gradients averaged": await self._preferences(flagged, other) if other else None,
@@ -178,11 +181,11 @@ class Study:
         return [self.world.judge(case, text) for case, text in zip(cases, texts, strict=True)]
 
     def _attributes(self, texts: Sequence[str], judged: Sequence[Judgement]) -> dict[str, Any]:
-        measured = self.meters.measure(texts).mean(axis=0)
-        return {
-            "said": {name: _share([name in j.kinds for j in judged])["value"] for name in ATTRIBUTES},
-            "meters": {name: round(float(value), 3) for name, value in zip(ATTRIBUTES, measured, strict=True)},
-        }
+        found = {"said": {name: _share([name in j.kinds for j in judged])["value"] for name in ATTRIBUTES}}
+        for kind, meters in self.meters.items():
+            means = meters.measure(texts).mean(axis=0)
+            found[kind] = {name: round(float(value), 3) for name, value in zip(ATTRIBUTES, means, strict=True)}
+        return found
 
 
 def _benign(judged: Sequence[Judgement]) -> dict[str, Any]:
