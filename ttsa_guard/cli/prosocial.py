@@ -11,7 +11,6 @@ import typer
 
 from ttsa_guard.cli import common
 from ttsa_guard.cli.common import out, plain
-from ttsa_guard.devices import Device
 from ttsa_guard.errors import ConfigError
 
 app = typer.Typer(no_args_is_help=True)
@@ -22,6 +21,7 @@ State = Annotated[
     Path | None, typer.Option(help="Keep the state here; a run that was stopped goes on from it.", show_default=False)
 ]
 Rank = Annotated[int, typer.Option(min=1, help="Rank of the low-rank adapter.")]
+Device = Annotated[str, typer.Option(help="'auto', 'cpu' or 'cuda'.")]
 Targets = Annotated[str, typer.Option(help="Linear layers that get an adapter.")]
 
 

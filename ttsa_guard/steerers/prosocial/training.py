@@ -31,7 +31,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ttsa_guard.backends.guided import fingerprint
 from ttsa_guard.backends.transformers import model_path
-from ttsa_guard.devices import Device, resolve_device
+from ttsa_guard.devices import resolve_device
 from ttsa_guard.errors import ConfigError, ModelError
 from ttsa_guard.steerers.prosocial.adapter import Adapter, Shape
 from ttsa_guard.steerers.prosocial.conflict import averaged, projected
@@ -65,7 +65,7 @@ class Plan:
     every: int = 50
 
 
-def load(name: str, device: Device = "auto") -> tuple[Any, Encoder]:
+def load(name: str, device: str = "auto") -> tuple[Any, Encoder]:
     """A model to train from, in float32, and what encodes texts for it.
 
     Args:
