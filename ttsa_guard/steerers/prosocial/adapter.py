@@ -146,7 +146,7 @@ class Adapter(nn.Module):
             ConfigError: it cannot be read, or is something else.
         """
         tensors, about = load_tensors(path, kind=KIND)
-        shape = Shape(**{**{n: about[n] for n in ("rank", "scale", "objectives")}, "targets": tuple(about["targets"])})
+        shape = Shape(about["rank"], about["scale"], about["objectives"], tuple(about["targets"]))
         return Stored(tensors, shape, about["base"], about["made"], about["alpha"])
 
 
