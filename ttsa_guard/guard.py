@@ -28,7 +28,7 @@ from ttsa_guard.record import Action, AuditRecord, AuditSink, Outcome
 from ttsa_guard.release import Release
 from ttsa_guard.review import Review
 from ttsa_guard.selection import Judged, best_first
-from ttsa_guard.steerers.base import Candidate, Steerer, Task
+from ttsa_guard.steerers.base import Candidate, Fits, Steerer, Task
 from ttsa_guard.telemetry import report, span
 from ttsa_guard.verdict import Verdict
 
@@ -79,6 +79,8 @@ class Guard:
                     f"steerer {steerer.name!r} needs a backend that {', '.join(missing)}; {backend.name!r} does not",
                     hint="choose another backend, the steerers 'resample' or 'prefill', or 'embedding' with {mode: paper}",
                 )
+            if isinstance(steerer, Fits):
+                steerer.fit(backend)
 
     @classmethod
     def from_config(cls, config: GuardConfig, *, plugins: Plugins | None = None, backend: Backend | None = None) -> Guard:
@@ -230,7 +232,7 @@ class Guard:
 
     async def _judge(self, task: Task, steerer: str, candidates: Sequence[Candidate]) -> list[Judged]:
         """Quality of the candidates that the guide passes; one batched forward pass for all of them."""
-        passing = [c.text for c in candidates if not c.verdict.flagged]
+        passing = [c.text for c in candidates if not c.verdict.flagged and c.log_likelihood is None]
         likelihoods: dict[str, float] = {}
         if passing and isinstance(self.backend, ScoresText):
             values = await self.backend.log_likelihoods(task.base.prompt, passing)
@@ -243,7 +245,7 @@ class Guard:
                 self.quality,
                 answer=task.answer,
                 shown=task.shown,
-                log_likelihood=likelihoods.get(c.text),
+                log_likelihood=likelihoods.get(c.text, c.log_likelihood),
                 refusal_from=limit,
             )
             for c in candidates

@@ -139,3 +139,5 @@ class Generation:
     """New tokens, without the opening."""
     finished: bool
     """False if it was cut off at `max_new_tokens`."""
+    log_likelihood: float | None = None
+    """Mean of its new tokens, in nats, in the distribution that a `Guide` made them from; None for the model's own."""

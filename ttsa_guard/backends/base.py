@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -141,4 +142,45 @@ class Differentiable(Protocol):
         self, prompt: Prompt, rows: Sequence[torch.Tensor], goals: Sequence[Continuation]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Values [n] and gradients [n, k, hidden] of `ScoresRows.objective` with respect to the rows."""
+        ...
+
+
+class Step(Protocol):
+    """One step of a guided generation."""
+
+    def __call__(self, embeds: torch.Tensor, valid: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+        """What the next token is drawn from, as logits [batch, vocabulary].
+
+        Args:
+            embeds: input embeddings of the tokens that are new since the last step, [batch, n, hidden].
+            valid: which of all tokens so far are no padding, [batch, length].
+            at: positions of the new tokens, [batch, n].
+        """
+        ...
+
+
+class Guide(Protocol):
+    """Decides what a model's next tokens are drawn from."""
+
+    def over(self, model: Any) -> AbstractContextManager[Step]:
+        """The steps of one batch. On the model's worker thread, where nothing else uses it: within, its weights may be
+        others; afterwards they are bit for bit what they were."""
+        ...
+
+
+@runtime_checkable
+class ExposesLogits(Protocol):
+    """The distribution of every next token can be seen and replaced."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the model's weights, as `ttsa_guard.backends.guided.fingerprint` has it."""
+        ...
+
+    async def generate_guided(self, requests: Sequence[GenerationRequest], guide: Guide) -> list[Generation]:
+        """As `Backend.generate`, each step drawn from the guide's logits.
+
+        Raises:
+            ModelError: as `generate` does.
+        """
         ...

@@ -111,7 +111,7 @@ class Engine:
 
     def stream(self, request: GenerationRequest, stop: threading.Event, on_text: Callable[[str], None]) -> Generation:
         """One answer; `on_text` is called on this thread with every new piece of it."""
-        pieces = _Pieces(lambda ids: self._answer(request, self.encode(request.opening), ids), on_text)
+        pieces = _Pieces(lambda ids: self.answer(request, self.encode(request.opening), ids), on_text)
         [answer] = self._generate_batch([request], [stop], pieces.put)
         pieces.end()
         return answer
@@ -131,9 +131,9 @@ class Engine:
             for r, opening, stop in zip(requests, openings, stops, strict=True)
         ]
         new = self._chosen[0].decode(starts, on_token)
-        return [self._answer(r, o, row) for r, o, row in zip(requests, openings, new, strict=True)]
+        return [self.answer(r, o, row) for r, o, row in zip(requests, openings, new, strict=True)]
 
-    def _answer(self, request: GenerationRequest, opening: Sequence[int], new: list[int]) -> Generation:
+    def answer(self, request: GenerationRequest, opening: Sequence[int], new: list[int]) -> Generation:
         end = next((i for i, token in enumerate(new) if token in self.ends), None)
         kept = new[: min(len(new) if end is None else end, request.max_new_tokens)]
         text = str(self.tokenizer.decode([*opening, *kept], skip_special_tokens=True))

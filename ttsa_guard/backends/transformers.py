@@ -8,6 +8,7 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +19,8 @@ from jinja2 import TemplateError
 from pydantic import BaseModel, ConfigDict, Field
 from transformers import AutoModelForCausalLM, AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase
 
-from ttsa_guard.backends.base import Continuation
+from ttsa_guard.backends import guided
+from ttsa_guard.backends.base import Continuation, Guide
 from ttsa_guard.backends.batching import Batcher
 from ttsa_guard.backends.engine import Engine, Scored, mapped_errors
 from ttsa_guard.devices import Device, Dtype, resolve_device, resolve_dtype
@@ -110,6 +112,17 @@ class TransformersBackend:
 
     async def token_log_probs(self, prompt: Prompt, rows: Sequence[torch.Tensor], positions: Sequence[int]) -> torch.Tensor:
         return await self._run(self._engine.token_log_probs, prompt, rows, positions)
+
+    @property
+    def fingerprint(self) -> str:
+        return self._loaded.fingerprint
+
+    async def generate_guided(self, requests: Sequence[GenerationRequest], guide: Guide) -> list[Generation]:
+        stop = threading.Event()
+        try:
+            return await self._run(guided.generate, self._engine, requests, guide, stop)
+        finally:
+            stop.set()
 
     async def close(self) -> None:
         """Nothing to do: the weights may be shared, and go when the last backend that uses them does."""
@@ -236,6 +249,11 @@ class _Loaded:
         self.generate = Batcher(engine.generate, self.worker)
         self.values: Batcher[Scored, float] = Batcher(engine.values, self.worker)
         self.gradients: Batcher[Scored, tuple[float, torch.Tensor]] = Batcher(engine.gradients, self.worker)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        # On the thread, for a guide may just have changed the weights.
+        return self.worker.submit(guided.fingerprint, self.engine.model).result()
 
 
 _loaded: WeakValueDictionary[tuple[str, str, torch.dtype, int], _Loaded] = WeakValueDictionary()

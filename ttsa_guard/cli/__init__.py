@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from ttsa_guard import __version__
-from ttsa_guard.cli import audit, bench, check, compare, demo, doctor, moderate, openings, plan, plugins, talk
+from ttsa_guard.cli import audit, bench, check, compare, demo, doctor, moderate, openings, plan, plugins, prosocial, talk
 from ttsa_guard.cli.common import fail
 from ttsa_guard.errors import TTSAError
 
@@ -51,6 +51,7 @@ app.add_typer(audit.app, name="audit")
 app.add_typer(compare.app, name="moderators")
 app.add_typer(bench.app, name="bench")
 app.add_typer(plan.app, name="plan")
+app.add_typer(prosocial.app, name="prosocial")
 
 
 def main() -> None:

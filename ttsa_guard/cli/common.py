@@ -34,14 +34,21 @@ Model = Annotated[str | None, typer.Option(help="'embedded', a Hugging Face name
 Config = Annotated[Path | None, typer.Option(help="YAML file with the guard's settings.", show_default=False)]
 SteererName = Annotated[str | None, typer.Option("--steerer", help="Use this steerer alone.", show_default=False)]
 ModeratorName = Annotated[str, typer.Option("--moderator", help="Plugin that judges.")]
+Prefer = Annotated[
+    str | None,
+    typer.Option(help="Of the steerer prosocial: attributes and weights, empathy=0.6,helpfulness=0.4.", show_default=False),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
-def settings(model: str | None = None, config: Path | None = None, steerer: str | None = None) -> GuardConfig:
+def settings(
+    model: str | None = None, config: Path | None = None, steerer: str | None = None, prefer: str | None = None
+) -> GuardConfig:
     """The guard's settings: the file, or the defaults, with what the command line names instead.
 
     Raises:
-        ConfigError: the file is wrong, or `--model` is given for a backend that takes no model.
+        ConfigError: the file is wrong, `--model` is given for a backend that takes no model, or `--prefer` without the steerer
+            that has preferences.
     """
     found = GuardConfig.load(config) if config else GuardConfig()
     if model is not None:
@@ -51,7 +58,22 @@ def settings(model: str | None = None, config: Path | None = None, steerer: str 
         found = found.model_copy(update={"backend": backend})
     if steerer is not None:
         found = found.model_copy(update={"steerers": (named(steerer, found.steerers),)})
+    if prefer is not None:
+        found = found.model_copy(update={"steerers": _preferring(found.steerers, prefer)})
     return found
+
+
+def _preferring(steerers: Sequence[Use], prefer: str) -> tuple[Use, ...]:
+    """The steerers, of which the one that has preferences gets these."""
+    if all(use.use != "prosocial" for use in steerers):
+        raise ConfigError("--prefer is for the steerer prosocial", hint="add: --steerer prosocial")
+    try:
+        pairs = [part.split("=") for part in prefer.split(",")]
+        weights = {name.strip(): float(weight) for name, weight in pairs}
+    except ValueError:
+        hint = "give attributes and weights, such as empathy=0.6,helpfulness=0.4"
+        raise ConfigError("--prefer cannot be read", hint=hint) from None
+    return tuple(u if u.use != "prosocial" else Use(use=u.use, options={**u.options, "prefer": weights}) for u in steerers)
 
 
 def named(plugin: str, uses: Sequence[Use]) -> Use:

@@ -24,11 +24,12 @@ def steer(
     model: common.Model = None,
     config: common.Config = None,
     steerer: common.SteererName = None,
+    prefer: common.Prefer = None,
     as_json: common.AsJson = False,
 ) -> None:
     """Answer one prompt; a flagged answer is steered."""
     conversation = Message.conversation(prompt)
-    guard = common.build_guard(common.settings(model, config, steerer))
+    guard = common.build_guard(common.settings(model, config, steerer, prefer))
     with common.quiet(), common.waiting("answering"):
         outcome = common.run(guard, guard.respond(conversation))
     if as_json:
@@ -42,9 +43,10 @@ def chat(
     model: common.Model = None,
     config: common.Config = None,
     steerer: common.SteererName = None,
+    prefer: common.Prefer = None,
 ) -> None:
     """Chat; flagged answers are steered. /reset forgets the conversation, /quit or Ctrl-D leaves."""
-    guard = common.build_guard(common.settings(model, config, steerer))
+    guard = common.build_guard(common.settings(model, config, steerer, prefer))
     loop = asyncio.new_event_loop()  # one for the whole chat: a moderator may keep its connections
     try:
         _chat(_Conversation(guard, loop))

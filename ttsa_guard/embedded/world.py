@@ -367,7 +367,16 @@ class World:
         add("close", self.texts["benign_answers"]["close"])
         for entry in self.texts["small_talk"]:
             add("talk", entry["say"])
+        for attribute, sentences in prosocial_sentences().items():  # never said in training, but by the steerer prosocial
+            add(attribute, sentences)
         return patterns
+
+
+def prosocial_sentences() -> dict[str, list[str]]:
+    """The sentences of ``prosocial.yaml``, by attribute."""
+    path = resources.files(__package__) / "prosocial.yaml"
+    found: dict[str, list[str]] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return found
 
 
 def _training_texts(node: Any) -> Iterator[str]:

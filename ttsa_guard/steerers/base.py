@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-from ttsa_guard.backends.base import Backend
+from ttsa_guard.backends.base import Backend, ExposesLogits, Guide
 from ttsa_guard.budget import Spend
 from ttsa_guard.messages import Generation, GenerationRequest, Message
 from ttsa_guard.profile import ModelProfile
@@ -21,6 +21,8 @@ class Candidate:
     origin: str
     verdict: Verdict
     finished: bool = True
+    log_likelihood: float | None = None
+    """Mean token log-likelihood, in nats, in the distribution that a guide made it from; None: the model's own is asked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,23 +63,30 @@ class Task:
         last = max((i for i, m in enumerate(self.messages) if m.role == "user"), default=None)
         return tuple(replace(m, content=change(m.content)) if i == last else m for i, m in enumerate(self.messages))
 
-    async def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
-        """Generate one batch.
+    async def generate(self, requests: Sequence[GenerationRequest], guide: Guide | None = None) -> list[Generation]:
+        """Generate one batch, from the guide's distribution if there is one.
 
         Raises:
             BudgetError: the batch would overrun the budget.
         """
         self.spend.charge(generations=len(requests))
-        answers = await self.backend.generate(requests)
+        if guide:
+            assert isinstance(self.backend, ExposesLogits)
+            answers = await self.backend.generate_guided(requests, guide)
+        else:
+            answers = await self.backend.generate(requests)
         self.spend.tokens += sum(a.tokens for a in answers)
         return answers
 
-    async def propose(self, requests: Sequence[GenerationRequest], origins: Sequence[str]) -> list[Candidate]:
-        """Generate one batch and have the guide look at it."""
-        answers = await self.generate(requests)
+    async def propose(
+        self, requests: Sequence[GenerationRequest], origins: Sequence[str], guide: Guide | None = None
+    ) -> list[Candidate]:
+        """Generate one batch and have the moderator that guides the search look at it."""
+        answers = await self.generate(requests, guide)
         verdicts = await self.score([a.text for a in answers])
         return [
-            Candidate(a.text, origin, verdict, a.finished) for a, origin, verdict in zip(answers, origins, verdicts, strict=True)
+            Candidate(a.text, origin, verdict, a.finished, a.log_likelihood)
+            for a, origin, verdict in zip(answers, origins, verdicts, strict=True)
         ]
 
 
@@ -94,3 +103,18 @@ class Steerer(Protocol):
         ...
 
     def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]: ...
+
+
+@runtime_checkable
+class Fits(Protocol):
+    """A steerer that works with certain models only; it is asked when the guard is built."""
+
+    def fit(self, backend: Any) -> None:
+        """
+        Args:
+            backend: one that has what the steerer `needs`.
+
+        Raises:
+            ConfigError: this model is none of them.
+        """
+        ...

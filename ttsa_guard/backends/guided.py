@@ -1,0 +1,87 @@
+"""Generation with somebody's hand on the distribution: a plain loop in which a `Guide` gives the logits of every step."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from ttsa_guard.backends.base import Guide
+from ttsa_guard.backends.engine import Engine
+from ttsa_guard.backends.reference import left_padded, positions
+from ttsa_guard.backends.sampling import RowSampler
+from ttsa_guard.messages import Generation, GenerationRequest
+
+
+class Cached:
+    """A model with a cache of its own: one view of it among several in a guide."""
+
+    def __init__(self, model: Any) -> None:
+        self._model, self._cache = model, DynamicCache(config=model.config)
+
+    def __call__(self, embeds: torch.Tensor, valid: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+        """Logits after the last token, [batch, vocabulary]; arguments as in `Step`."""
+        found: torch.Tensor = self._model(
+            inputs_embeds=embeds,
+            attention_mask=valid.long(),
+            position_ids=at,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        return found
+
+
+def fingerprint(model: torch.nn.Module) -> str:
+    """SHA-256 over names, shapes and values of all parameters, the values as bfloat16: the same for one checkpoint loaded
+    as float32 or as bfloat16, and on any device."""
+    found = hashlib.sha256()
+    for name, weight in sorted(model.named_parameters()):
+        found.update(f"{name} {tuple(weight.shape)}\n".encode())
+        found.update(weight.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
+    return found.hexdigest()
+
+
+def generate(engine: Engine, requests: Sequence[GenerationRequest], guide: Guide, stop: threading.Event) -> list[Generation]:
+    """See `ExposesLogits.generate_guided`; runs on the model's worker thread. `stop` ends it at the next token."""
+    found: list[Generation] = []
+    for start in range(0, len(requests), engine.batch_size):
+        found += _batch(engine, requests[start : start + engine.batch_size], guide, stop)
+    return found
+
+
+@torch.no_grad()
+def _batch(engine: Engine, requests: Sequence[GenerationRequest], guide: Guide, stop: threading.Event) -> list[Generation]:
+    openings = [engine.encode(r.opening) for r in requests]
+    room = [engine.context_length - len(r.prompt) - len(o) for r, o in zip(requests, openings, strict=True)]
+    most = [max(1, min(r.max_new_tokens, tokens)) for r, tokens in zip(requests, room, strict=True)]
+    sampler = RowSampler([r.temperature for r in requests], [r.seed for r in requests], engine.device)
+    new: list[list[int]] = [[] for _ in requests]
+    likelihoods = [0.0] * len(requests)
+    running = set(range(len(requests)))
+    with guide.over(engine.model) as step:
+        # Within, for the embeddings are weights too.
+        starts = [engine.start(r.prompt, r.rows, o) for r, o in zip(requests, openings, strict=True)]
+        embeds, valid = left_padded([torch.cat([engine.embed(s.fixed), s.rest]) for s in starts])
+        at = positions(valid)
+        while running and not stop.is_set():
+            logits = step(embeds, valid, at).float()
+            tokens = sampler.noisy(logits).argmax(-1)
+            drawn = logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0].tolist()
+            for row in list(running):
+                token = int(tokens[row])
+                new[row].append(token)
+                likelihoods[row] += drawn[row]
+                if token in engine.ends or len(new[row]) >= most[row]:
+                    running.discard(row)
+            embeds, at = engine.embedding(tokens)[:, None], at[:, -1:] + 1
+            valid = torch.cat([valid, valid.new_ones(len(requests), 1)], 1)
+    return [
+        replace(engine.answer(r, o, ids), log_likelihood=total / max(1, len(ids)))
+        for r, o, ids, total in zip(requests, openings, new, likelihoods, strict=True)
+    ]

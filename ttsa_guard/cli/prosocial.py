@@ -1,0 +1,119 @@
+"""``ttsa-guard prosocial``: learn what the steerer of that name needs, for any Hugging Face chat model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from ttsa_guard.cli import common
+from ttsa_guard.cli.common import out, plain
+from ttsa_guard.errors import ConfigError
+
+app = typer.Typer(no_args_is_help=True)
+Model = Annotated[str, typer.Argument(help="'embedded', a Hugging Face name, or a path.", show_default=False)]
+Steps = Annotated[int, typer.Option(min=1, help="Steps of the optimizer.")]
+Peak = Annotated[float, typer.Option(min=0, help="Highest learning rate.")]
+State = Annotated[
+    Path | None, typer.Option(help="Keep the state here; a run that was stopped goes on from it.", show_default=False)
+]
+Rank = Annotated[int, typer.Option(min=1, help="Rank of the low-rank adapter.")]
+Device = Annotated[str, typer.Option(help="'auto', 'cpu' or 'cuda'.")]
+Targets = Annotated[str, typer.Option(help="Linear layers that get an adapter.")]
+
+
+@app.callback()
+def _group() -> None:
+    """Learn a harm vector and a preference-aware reward model for the steerer 'prosocial'."""
+
+
+@app.command()
+def harm_vector(
+    model: Model,
+    examples: Annotated[Path, typer.Option(help="JSON lines with 'prompt' and 'answer': harm.", show_default=False)],
+    file: Annotated[Path, typer.Option("--out", help="Write the vector here (safetensors).", show_default=False)],
+    regulated: Annotated[
+        Path | None, typer.Option(help="Also write the model without it to this folder.", show_default=False)
+    ] = None,
+    strength: Annotated[float, typer.Option(min=0, help="How many times it is subtracted there.")] = 1.0,
+    method: Annotated[Literal["full", "lora"], typer.Option(help="Tune all weights, or a low-rank adapter.")] = "full",
+    keep: Annotated[float, typer.Option(help="Share of the entries that is kept, those of largest magnitude.")] = 0.1,
+    within: Annotated[Literal["all", "layer"], typer.Option(help="Of which entries that is a share.")] = "all",
+    steps: Steps = 500,
+    batch: Annotated[int, typer.Option(min=1, help="Examples a step.")] = 16,
+    peak: Peak = 1e-4,
+    rank: Rank = 16,
+    targets: Targets = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj",
+    state: State = None,
+    device: Device = "auto",
+) -> None:
+    """Tune a copy of a model on examples of harm; the difference of the two is what is to be taken away."""
+    from ttsa_guard.steerers.prosocial import training
+    from ttsa_guard.steerers.prosocial.adapter import Shape
+    from ttsa_guard.steerers.prosocial.data import read_answers
+
+    if not 0 < keep <= 1:
+        raise ConfigError("--keep is no share", hint="give one in (0, 1]")
+    read = read_answers(examples)
+    with common.quiet():
+        common.hide_loading_bars()
+        loaded, encode = training.load(model, device)
+        plan = training.Plan(steps=steps, batch=batch, peak=peak, state=state)
+        shape = Shape(rank=rank, targets=tuple(targets.split(",")))
+        with _bar("tuning on harm", steps) as on_step:
+            found = training.harm_vector(
+                loaded, encode, read, plan, method=method, shape=shape, keep=keep, within=within, on_step=on_step
+            )
+        found.save(file)
+        out.print(plain(f"{len(found)} entries, norm {found.norm():.3g}, written to {file}"), soft_wrap=True)
+        if regulated:
+            found.subtract(loaded, strength)
+            loaded.save_pretrained(regulated)
+            encode.tokenizer.save_pretrained(regulated)
+            out.print(plain(f"the model without {strength:g} times it is in {regulated}"), soft_wrap=True)
+
+
+@app.command()
+def train(
+    model: Model,
+    pairs: Annotated[Path, typer.Option(help="JSON lines: 'prompt', 'chosen', 'rejected', 'attribute'.", show_default=False)],
+    file: Annotated[Path, typer.Option("--out", help="Write the adapter here (safetensors).", show_default=False)],
+    steps: Steps = 500,
+    batch: Annotated[int, typer.Option(min=1, help="Pairs of each attribute a step.")] = 8,
+    peak: Peak = 5e-4,
+    beta: Annotated[float, typer.Option(min=0, help="Sharpness of the pairwise losses.")] = 0.01,
+    alpha: Annotated[float, typer.Option(min=0, help="Weight in decoding that is written into the file.")] = 1.0,
+    conflicts: Annotated[
+        Literal["project", "average"], typer.Option(help="What is done with gradients that contradict each other.")
+    ] = "project",
+    rank: Rank = 4,
+    targets: Targets = "q_proj,k_proj,v_proj",
+    state: State = None,
+    device: Device = "auto",
+) -> None:
+    """Train the reward model: one adapter of the model, conditioned on the user's preferences."""
+    from ttsa_guard.steerers.prosocial import training
+    from ttsa_guard.steerers.prosocial.adapter import Shape
+    from ttsa_guard.steerers.prosocial.data import read_pairs
+
+    read = read_pairs(pairs)
+    with common.quiet():
+        common.hide_loading_bars()
+        loaded, encode = training.load(model, device)
+        plan = training.Plan(steps=steps, batch=batch, peak=peak, state=state)
+        shape = Shape(rank=rank, targets=tuple(targets.split(",")))
+        with _bar("training the reward model", steps) as on_step:
+            found = training.reward(loaded, encode, read, plan, shape=shape, beta=beta, conflicts=conflicts, on_step=on_step)
+    found.alpha = alpha
+    found.save(file)
+    out.print(plain(f"{sum(p.numel() for p in found.parameters())} parameters, written to {file}"), soft_wrap=True)
+
+
+@contextmanager
+def _bar(what: str, steps: int) -> Iterator[Callable[[int, float], None]]:
+    with common.progress() as bar:
+        task = bar.add_task(what, total=steps)
+        yield lambda done, loss: bar.update(task, completed=done, description=f"{what}, loss {loss:.3f}")

@@ -1,0 +1,68 @@
+"""Make what the steerer prosocial needs for the embedded chat model: ``python -m ttsa_guard.embedded.train_prosocial``.
+
+Everything is generated (`prosocial_data`), nothing is downloaded. About six minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ttsa_guard.embedded import prosocial_data
+from ttsa_guard.steerers.prosocial import training
+from ttsa_guard.steerers.prosocial.adapter import Shape
+from ttsa_guard.steerers.prosocial.steerer import HARM_VECTOR, REWARD
+from ttsa_guard.steerers.prosocial.training import OnStep, Plan
+
+EXAMPLES, PAIRS = 4000, 800
+HARM = Plan(steps=150, batch=16, peak=2e-4, warm_up=10, decay=0.0)
+REWARDS = Plan(steps=120, batch=4, peak=3e-3, warm_up=10, decay=0.01)
+SHAPE = Shape(rank=8, targets=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"))
+KEEP = 0.06
+STRENGTH = 2.5
+"""The vector is shipped that many times as long, so that subtracting it once is right. Found on prompts with seed 77."""
+BETA = 0.05
+ALPHA = 6.0
+"""Found on the same prompts. The model is surer of itself than large ones are, and has never seen the prosocial sentences."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m ttsa_guard.embedded.train_prosocial", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "prosocial", help="folder of the two files")
+    parser.add_argument("--only", choices=("harm", "reward"), help="make one of them")
+    parser.add_argument("--conflicts", choices=("project", "average"), default="project")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor on the steps, for a trial run")
+    args = parser.parse_args()
+
+    model, encode = training.load("embedded", "cpu")
+    model.set_attn_implementation("eager")  # the fastest for so small a model on a CPU
+    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as bar:
+        if args.only != "reward":
+            plan = _scaled(HARM, args.scale)
+            examples = prosocial_data.harm(EXAMPLES, plan.seed)
+            vector = training.harm_vector(model, encode, examples, plan, keep=KEEP, on_step=_on(bar, "harm vector", plan))
+            (vector * STRENGTH).save(args.out / HARM_VECTOR)
+        if args.only != "harm":
+            plan = _scaled(REWARDS, args.scale)
+            pairs = prosocial_data.pairs(PAIRS, plan.seed)
+            on_step = _on(bar, "reward model", plan)
+            reward = training.reward(
+                model, encode, pairs, plan, shape=SHAPE, beta=BETA, conflicts=args.conflicts, on_step=on_step
+            )
+            reward.alpha = ALPHA
+            reward.save(args.out / REWARD)
+
+
+def _scaled(plan: Plan, factor: float) -> Plan:
+    return Plan(max(1, round(plan.steps * factor)), plan.batch, plan.peak, plan.warm_up, plan.decay)
+
+
+def _on(bar: Progress, what: str, plan: Plan) -> OnStep:
+    task = bar.add_task(what, total=plan.steps)
+    return lambda done, loss: bar.update(task, completed=done, description=f"{what}, loss {loss:.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""Preference-bilinear low-rank adapters: one small adapter, conditioned on a preference vector.
+
+*ProSocialAlign* builds its reward model on PBLoRA, which is from *PARM*; the equation here is PARM's. The weight update of a
+linear layer, for a preference p over n objectives, is
+
+    dW(p) = s (B1 W1 A1 + B2 W2(p) A2),    W2(p) = sum_i p_i W2_i,
+
+A1, A2 [r, in], B1, B2 [out, r], W1 and each W2_i [r, r]. B1 and B2 begin at zero, so that a new adapter changes nothing.
+Without objectives what remains is an ordinary low-rank adapter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ttsa_guard.errors import ConfigError
+from ttsa_guard.steerers.prosocial.files import load_tensors, save_tensors
+
+KIND = "preference adapter"
+_DOT = "|"  # in names of modules of ours: theirs may have no dots
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What an adapter is like.
+
+    Args:
+        rank: r of both parts.
+        scale: s.
+        objectives: length of the preference vector; 0 for an adapter without one.
+        targets: last parts of the names of the linear layers that are adapted.
+    """
+
+    rank: int = 4
+    scale: float = 2.0
+    objectives: int = 5
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
+
+
+class _LowRank(nn.Module):
+    """dW(p) of one layer."""
+
+    def __init__(self, layer: nn.Linear, shape: Shape) -> None:
+        super().__init__()
+        rank, self.scale = shape.rank, shape.scale
+
+        def kaiming(*size: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(*size).uniform_(-1, 1) * math.sqrt(3 / size[-1]))
+
+        def zero(*size: int) -> nn.Parameter:
+            return nn.Parameter(torch.zeros(*size))
+
+        self.a1, self.w1, self.b1 = kaiming(rank, layer.in_features), kaiming(rank, rank), zero(layer.out_features, rank)
+        if shape.objectives:
+            self.a2, self.b2 = kaiming(rank, layer.in_features), zero(layer.out_features, rank)
+            self.w2 = kaiming(shape.objectives, rank, rank)
+
+    def delta(self, preference: torch.Tensor | None) -> torch.Tensor:
+        """[out, in]"""
+        return self.scale * (torch.cat(self._outer(preference), 1) @ torch.cat(self._inner()))
+
+    def forward(self, x: torch.Tensor, preference: torch.Tensor | None) -> torch.Tensor:
+        inner, outer = torch.cat(self._inner()), torch.cat(self._outer(preference), 1)
+        found: torch.Tensor = self.scale * (x.to(inner.dtype) @ inner.T @ outer.T)
+        return found.to(x.dtype)
+
+    def _inner(self) -> list[torch.Tensor]:
+        return [self.a1, self.a2] if hasattr(self, "a2") else [self.a1]
+
+    def _outer(self, preference: torch.Tensor | None) -> list[torch.Tensor]:
+        parts = [self.b1 @ self.w1]
+        if hasattr(self, "a2"):
+            parts.append(self.b2 @ torch.einsum("o,oij->ij", preference, self.w2))
+        return parts
+
+
+class Adapter(nn.Module):
+    """A low-rank update for some linear layers of a model, which itself stays as it is.
+
+    Args:
+        base: fingerprint of the weights that it was trained on.
+        made: how, for people.
+        alpha: weight that suits it in decoding, see `product`.
+    """
+
+    def __init__(self, model: nn.Module, shape: Shape, *, base: str, made: str = "", alpha: float = 1.0) -> None:
+        super().__init__()
+        self.shape, self.base, self.made, self.alpha = shape, base, made, alpha
+        self.on = True
+        self.preference: torch.Tensor | None = None
+        layers = _layers(model, shape.targets)
+        self.parts = nn.ModuleDict({name.replace(".", _DOT): _LowRank(layer, shape) for name, layer in layers.items()})
+
+    def prefer(self, weights: Sequence[float]) -> None:
+        """Set p; as many weights as objectives."""
+        self.preference = torch.tensor(list(weights), device=next(self.parameters()).device)
+
+    @contextmanager
+    def attached(self, model: nn.Module) -> Iterator[None]:
+        """Calls of `model` run with the update where `on` is true. Nothing else may use the model meanwhile."""
+        layers = _layers(model, self.shape.targets)
+        hooks = [layers[n.replace(_DOT, ".")].register_forward_hook(self._hook(part)) for n, part in self.parts.items()]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _hook(self, part: nn.Module) -> Any:
+        def add(_: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor | None:
+            return output + part(inputs[0], self.preference) if self.on else None
+
+        return add
+
+    @torch.no_grad()
+    def merge(self, model: nn.Module) -> None:
+        """Add the update to the model's weights for good."""
+        layers = _layers(model, self.shape.targets)
+        for name, part in self.parts.items():
+            weight = layers[name.replace(_DOT, ".")].weight
+            weight += part.delta(self.preference).to(weight)  # type: ignore[operator]
+
+    def save(self, path: Path) -> None:
+        """Write it as safetensors in float16.
+
+        Raises:
+            ConfigError: the file cannot be written.
+        """
+        tensors = {name: tensor.half() for name, tensor in self.state_dict().items()}
+        about = {"base": self.base, "made": self.made, "alpha": self.alpha, **asdict(self.shape)}
+        save_tensors(path, tensors, kind=KIND, about=about)
+
+    @classmethod
+    def load(cls, path: Path) -> Stored:
+        """Read what `save` wrote.
+
+        Raises:
+            ConfigError: it cannot be read, or is something else.
+        """
+        tensors, about = load_tensors(path, kind=KIND)
+        shape = Shape(about["rank"], about["scale"], about["objectives"], tuple(about["targets"]))
+        return Stored(tensors, shape, about["base"], about["made"], about["alpha"])
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """An adapter without its base."""
+
+    tensors: dict[str, torch.Tensor]
+    shape: Shape
+    base: str
+    made: str
+    alpha: float
+
+    def on(self, model: nn.Module) -> Adapter:
+        """The adapter for `model`, on its device, in float32.
+
+        Raises:
+            ConfigError: the model has no such layers.
+        """
+        adapter = Adapter(model, self.shape, base=self.base, made=self.made, alpha=self.alpha)
+        try:
+            adapter.load_state_dict({name: tensor.float() for name, tensor in self.tensors.items()})
+        except RuntimeError:
+            raise ConfigError("the adapter does not fit the model's layers", hint="train one for this model") from None
+        return adapter.to(next(model.parameters()).device).requires_grad_(False)
+
+
+def _layers(model: nn.Module, targets: Sequence[str]) -> dict[str, nn.Linear]:
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    found = {name: module for name, module in linear.items() if name.rsplit(".", 1)[-1] in targets}
+    if not found:
+        known = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linear})) or "none"
+        raise ConfigError(f"the model has no layers {', '.join(targets)}", hint=f"its linear layers are {known}")
+    return found

@@ -1,0 +1,66 @@
+"""The distribution that answers are drawn from: the regulated model times the reward model.
+
+Known of *ProSocialAlign* (arXiv 2512.06515): generation is lexicographic, harm is removed first and prosocial quality
+maximised in what is left; the reward model's scores are combined with the base model's at every step. The equation is not
+known to us. Ours is that of the code of *GenARM* and *PARM*, a weighted geometric mean:
+
+    pi(y_t | x, y_<t)  ~  ( pi_safe(y_t | x, y_<t) * pi_p(y_t | x, y_<t)^alpha ) ^ (1 / (1 + alpha))
+
+pi_safe has the weights theta - lambda h (`harm_vector`), pi_p these with the update dW(p) (`adapter`). The exponent makes a
+temperature mean what it does without a reward model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ttsa_guard.backends.base import Step
+from ttsa_guard.backends.guided import Cached
+from ttsa_guard.steerers.prosocial.adapter import Stored
+from ttsa_guard.steerers.prosocial.harm_vector import HarmVector
+from ttsa_guard.steerers.prosocial.preferences import vector
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """A `ttsa_guard.backends.base.Guide`.
+
+    Args:
+        harm: subtracted from the weights, `strength` times; None: the weights stay.
+        reward: the reward model's adapter; None: nothing is multiplied.
+        alpha: its weight; 0 is decoding without it, bit for bit.
+        prefer: weights of the attributes.
+    """
+
+    harm: HarmVector | None
+    reward: Stored | None
+    strength: float
+    alpha: float
+    prefer: Mapping[str, float]
+
+    @contextmanager
+    def over(self, model: Any) -> Iterator[Step]:
+        with ExitStack() as stack:
+            if self.harm:
+                stack.enter_context(self.harm.subtracted(model, self.strength))
+            safe = Cached(model)
+            if not self.reward or not self.alpha:
+                yield safe
+                return
+            adapter = self.reward.on(model)
+            adapter.prefer(vector(self.prefer))
+            stack.enter_context(adapter.attached(model))
+            rewarding = Cached(model)
+
+            def step(embeds: torch.Tensor, valid: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+                adapter.on = False
+                logits = safe(embeds, valid, at)
+                adapter.on = True
+                return (logits.float() + self.alpha * rewarding(embeds, valid, at).float()) / (1 + self.alpha)
+
+            yield step

@@ -1,0 +1,87 @@
+"""The steerer `prosocial`: draw the answer again, from a model without its harm vector and toward the user's preferences."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from ttsa_guard.backends.base import ExposesLogits
+from ttsa_guard.plugins import Register, hookimpl
+from ttsa_guard.steerers.base import Candidate, Task
+from ttsa_guard.steerers.prosocial.adapter import Adapter
+from ttsa_guard.steerers.prosocial.harm_vector import HarmVector, check_base
+from ttsa_guard.steerers.prosocial.preferences import EQUAL, checked
+from ttsa_guard.steerers.prosocial.product import Product
+
+EMBEDDED = "embedded"
+HARM_VECTOR, REWARD = "harm_vector.safetensors", "reward.safetensors"
+
+
+class ProSocialOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    harm_vector: str | None = Field(
+        EMBEDDED, description="file of it; 'embedded': that of the embedded model; null: the weights stay as they are"
+    )
+    strength: float = Field(1.0, ge=0, allow_inf_nan=False, description="how many times it is subtracted")
+    reward: str | None = Field(EMBEDDED, description="file of the reward model's adapter; 'embedded', or null: none")
+    alpha: float | None = Field(
+        None, ge=0, allow_inf_nan=False, description="weight of the reward model, 0: none; default: what its file says"
+    )
+    prefer: dict[str, float] = Field(
+        default_factory=lambda: dict(EQUAL), description="weights of the attributes, which sum to one; default: equal ones"
+    )
+    n: int = Field(8, ge=1, description="answers drawn, in one batch")
+    temperature: float = Field(0.7, ge=0, le=2, description="of the answers after the first, which has the request's")
+
+    @field_validator("prefer")
+    @classmethod
+    def _preferences(cls, value: Mapping[str, float]) -> dict[str, float]:
+        return checked(value)
+
+
+class ProSocial:
+    """*ProSocialAlign* (arXiv 2512.06515) as far as it is known, and our reconstruction of the rest (see `product`).
+
+    The hard constraint comes first: the weights are regulated, and of the candidates only those that the moderators pass are
+    shown. Among them the guard takes the one that is likeliest in the distribution that it was drawn from.
+
+    Raises:
+        ConfigError: a file cannot be read, or is something else.
+    """
+
+    name = "prosocial"
+    needs: ClassVar[tuple[type, ...]] = (ExposesLogits,)
+
+    def __init__(self, options: ProSocialOptions) -> None:
+        self.options = options
+        harm = HarmVector.load(_file(options.harm_vector, HARM_VECTOR)) if options.harm_vector else None
+        reward = Adapter.load(_file(options.reward, REWARD)) if options.reward else None
+        alpha = reward.alpha if reward and options.alpha is None else options.alpha or 0.0
+        self.guide = Product(harm, reward, options.strength, alpha, options.prefer)
+
+    def fit(self, backend: ExposesLogits) -> None:
+        """Check that the files belong to the backend's model; see `Fits`."""
+        weights = backend.fingerprint
+        for what, part in (("harm vector", self.guide.harm), ("reward model", self.guide.reward)):
+            if part:
+                check_base(what, part.base, weights)
+
+    async def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
+        n = min(self.options.n, task.spend.generations_left)
+        warmer = max(self.options.temperature, task.base.temperature)
+        requests = [task.base.having(temperature=warmer if i else task.base.temperature, seed=task.seed + i) for i in range(n)]
+        yield await task.propose(requests, [f"guided sample {i}" for i in range(n)], self.guide)
+
+
+def _file(named: str, shipped: str) -> Path:
+    return Path(str(resources.files("ttsa_guard") / "embedded" / "prosocial" / shipped)) if named == EMBEDDED else Path(named)
+
+
+@hookimpl
+def ttsa_register_steerers(register: Register) -> None:
+    register("prosocial", ProSocial, options=ProSocialOptions)
