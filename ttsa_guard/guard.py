@@ -111,18 +111,25 @@ class Guard:
         panels = (m.members if isinstance(m, Panel) else (m,) for m in (self.gate, self.guide))
         return tuple(member for members in panels for member in members)
 
-    async def respond(self, messages: Sequence[Message | Mapping[str, Any]] | str) -> Outcome:
-        """Let the backend answer, and review the answer.
+    async def respond(
+        self, messages: Sequence[Message | Mapping[str, Any]] | str, *, prefer: Mapping[str, float] | None = None
+    ) -> Outcome:
+        """Let the backend answer, and review the answer; `prefer` as in `review`.
 
         Raises:
             PromptError, ModelError: the plain answer could not be generated.
         """
         conversation = Message.conversation(messages)
         [plain] = await self.backend.generate([await self._request(conversation)])
-        return await self.review(conversation, plain.text)
+        return await self.review(conversation, plain.text, prefer=prefer)
 
     async def review(
-        self, messages: Sequence[Message | Mapping[str, Any]] | str, answer: str, *, release: Release | None = None
+        self,
+        messages: Sequence[Message | Mapping[str, Any]] | str,
+        answer: str,
+        *,
+        release: Release | None = None,
+        prefer: Mapping[str, float] | None = None,
     ) -> Outcome:
         """Pass `answer` on if the gate passes it; else find a good answer, or give the fallback. Raises nothing but
         `asyncio.CancelledError`.
@@ -131,8 +138,9 @@ class Guard:
             messages: the conversation up to, and without, the answer.
             release: how much of the answer has been shown already. That stays, so every outcome begins with it: what is
                 searched for is another continuation, and the fallback comes after it. No more is released.
+            prefer: this user's preferences, for steerers that know any, instead of those in the configuration.
         """
-        review = Review(answer, Spend(self.config.budget.limits(), self._clock))
+        review = Review(answer, Spend(self.config.budget.limits(), self._clock), prefer=prefer)
         with span("ttsa_guard.review"):
             return await self._reviewed(review, messages, release)
 
@@ -211,6 +219,7 @@ class Guard:
             spend=review.spend,
             score=lambda texts: self._score(review, texts),
             seed=base.seed,
+            prefer=review.prefer,
         )
         for steerer in self.steerers:
             try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -28,6 +28,7 @@ class Review:
         judged: the candidates so far.
         gate_calls: the gate's calls, those for `shown` included.
         seconds: by phase.
+        prefer: the user's preferences, if the request has any.
     """
 
     answer: str
@@ -38,6 +39,7 @@ class Review:
     judged: list[Judged] = field(default_factory=list)
     gate_calls: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+    prefer: Mapping[str, float] | None = None
 
     @property
     def prompt(self) -> str:

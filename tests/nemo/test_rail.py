@@ -11,6 +11,7 @@ from nemoguardrails.streaming import END_OF_STREAM, StreamingHandler
 from nemoguardrails.testing import FakeLLMModel
 from nemoguardrails.types import LLMResponse, ToolCall, ToolCallFunction
 
+from ttsa_guard.steerers.resample import Resample, ResampleOptions
 from ttsa_guard.testing import ScriptedBackend, ScriptedModerator
 
 from .conftest import FALLBACK, FLAGGED, SAFE, STEERED, USER, make_app, make_guard, say
@@ -65,6 +66,28 @@ def test_history_holds_what_the_user_saw(settings: dict[str, Any]) -> None:
     say(app, [*turns, {"role": "user", "content": "And then?"}])
     first = [("system", "Be kind."), ("user", USER[0]["content"])]
     assert seen == [first, [*first, ("assistant", STEERED), ("user", "And then?")]]
+
+
+class Asked(Resample):
+    """A steerer that keeps what it is told of preferences."""
+
+    def __init__(self) -> None:
+        super().__init__(ResampleOptions(n=1))
+        self.prefer: list[Any] = []
+
+    async def steer(self, task: Any) -> Any:
+        self.prefer.append(task.prefer)
+        async for candidates in super().steer(task):
+            yield candidates
+
+
+def test_preferences_in_the_context_reach_the_steerers(version: str) -> None:
+    steerer = Asked()
+    app = make_app(version, make_guard([STEERED, STEERED], steerers=[steerer]), [FLAGGED, FLAGGED])
+    wanted = {"empathy": 0.6, "helpfulness": 0.4}
+    assert say(app)["content"] == STEERED
+    assert say(app, [{"role": "context", "content": {"ttsa_prefer": wanted}}, *USER])["content"] == STEERED
+    assert steerer.prefer == [None, wanted]
 
 
 def test_history_that_the_app_has_not_seen() -> None:

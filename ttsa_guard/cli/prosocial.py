@@ -79,7 +79,14 @@ def harm_vector(
 @app.command()
 def train(
     model: Model,
-    pairs: Annotated[Path, typer.Option(help="JSON lines: 'prompt', 'chosen', 'rejected', 'attribute'.", show_default=False)],
+    pairs: Annotated[
+        list[str],
+        typer.Option(
+            help="JSON lines, .gz or not: 'prompt', 'chosen', 'rejected', 'attribute'; ATTRIBUTE=FILE where the lines have none. "
+            "Several times.",
+            show_default=False,
+        ),
+    ],
     file: Annotated[Path, typer.Option("--out", help="Write the adapter here (safetensors).", show_default=False)],
     steps: Steps = 500,
     batch: Annotated[int, typer.Option(min=1, help="Pairs of each attribute a step.")] = 8,
@@ -99,7 +106,7 @@ def train(
     from ttsa_guard.steerers.prosocial.adapter import Shape
     from ttsa_guard.steerers.prosocial.data import read_pairs
 
-    read = read_pairs(pairs)
+    read = [pair for named in pairs for pair in read_pairs(*_named(named))]
     with common.quiet():
         common.hide_loading_bars()
         loaded, encode = training.load(model, device)
@@ -110,6 +117,12 @@ def train(
     found.alpha = alpha
     found.save(file)
     out.print(plain(f"{sum(p.numel() for p in found.parameters())} parameters, written to {file}"), soft_wrap=True)
+
+
+def _named(file: str) -> tuple[Path, str | None]:
+    """FILE or ATTRIBUTE=FILE."""
+    attribute, _, rest = file.partition("=")
+    return (Path(rest), attribute) if rest and not Path(file).exists() else (Path(file), None)
 
 
 @contextmanager

@@ -24,6 +24,9 @@ FLOW = "ttsa steer output"
 KEY = "ttsa_guard"
 """Of our settings in ``custom_data``, and of the guard among the app's registered parameters."""
 
+PREFER = "ttsa_prefer"
+"""In the conversation's context: what this user prefers, for the steerer prosocial."""
+
 current_release: ContextVar[Release | None] = ContextVar("ttsa_guard_release", default=None)
 """Of the answer that is being streamed in this context."""
 
@@ -46,7 +49,12 @@ def make_action(guard: Guard) -> Callable[..., Awaitable[RailOutcome]]:
         try:
             _blank_reasoning(events or ())
             answer = without_reasoning(said)  # the host leaves it in where it streams from the model
-            outcome = await guard.review(conversation(events or (), context or {}), answer, release=current_release.get())
+            outcome = await guard.review(
+                conversation(events or (), context or {}),
+                answer,
+                release=current_release.get(),
+                prefer=(context or {}).get(PREFER),
+            )
             if outcome.text != said:
                 withhold(said, events or ())
             return _rendered(outcome, said=said, rewritable=events is not None, refuse=refuse)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -39,6 +39,7 @@ class Task:
         spend: what is left of the budget.
         score: the guide: texts to verdicts, in order. Never raises for a moderator's fault: such verdicts are failed.
         seed: of everything random in this task.
+        prefer: this user's preferences as the request has them, unchecked; None: it has none.
     """
 
     messages: tuple[Message, ...]
@@ -49,6 +50,7 @@ class Task:
     spend: Spend
     score: Callable[[Sequence[str]], Awaitable[list[Verdict]]]
     seed: int = 0
+    prefer: Mapping[str, float] | None = None
 
     @property
     def shown(self) -> str:

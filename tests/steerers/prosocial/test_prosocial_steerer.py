@@ -120,7 +120,43 @@ def test_a_failure_ends_in_the_fallback_and_leaks_nothing(tiny, files, monkeypat
     assert "secret" not in caplog.text
 
 
-@pytest.mark.parametrize("steerers", [["prosocial"], ["erase", "prosocial", "prefill"]], ids=["alone", "cascade"])
+def test_a_request_may_have_preferences_of_its_own(embedded, monkeypatch):
+    guard = Guard.from_config(config(prefer={"empathy": 1.0}), backend=embedded)
+    used, guided = [], embedded.generate_guided
+
+    async def spy(requests, guide):
+        used.append(guide.prefer)
+        return await guided(requests[:1], guide)
+
+    monkeypatch.setattr(embedded, "generate_guided", spy)
+    case = World.load().cases("benign", "tone", 1, seed=3)[0]
+    for prefer in (None, {"truthfulness": 1.0}):
+        outcome = asyncio.run(guard.review(messages(case), "Shut up, clown.", prefer=prefer))
+        assert outcome.action in ("swap", "fallback")
+    assert used == [{"empathy": 1.0}, {"truthfulness": 1.0}]
+
+
+@pytest.mark.parametrize(
+    "prefer",
+    [{"empathy": 2.0}, {"empathy": -1.0, "sensitivity": 2.0}, {"a secret": 1.0}, {"empathy": "much"}, {}, "empathy", [1.0], 7],
+)
+def test_wrong_preferences_of_a_request_are_named_and_not_used(tiny, files, prefer, monkeypatch, caplog):
+    used, guided = [], tiny.generate_guided
+
+    async def spy(requests, guide):
+        used.append(guide.prefer)
+        return await guided(requests, guide)
+
+    monkeypatch.setattr(tiny, "generate_guided", spy)
+    guard = tiny_guard(tiny, files)
+    outcome = asyncio.run(guard.review("is it clean?", "bad answer", prefer=prefer))
+    assert outcome.text == guard.config.fallback
+    assert used == [guard.steerers[0].options.prefer]
+    assert "which sum to 1" in caplog.text
+    assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize("steerers", [["prosocial"], ["prosocial", "embedding"], ["erase", "prosocial", "prefill"]], ids="-".join)
 def test_flagged_answers_of_the_embedded_model_are_mended(embedded, steerers):
     guard = Guard.from_config(GuardConfig.parse({"steerers": steerers}), backend=embedded)
     world, before = World.load(), embedded.fingerprint

@@ -1,5 +1,6 @@
 """The adapter, the losses and the projection, with a tiny random model."""
 
+import gzip
 import json
 import random
 
@@ -23,6 +24,57 @@ HARM = [Answered(ASKED, "bad kettle"), Answered(ASKED, "bad kitchen")]
 @pytest.fixture
 def loaded(tiny_model):
     return training.load(str(tiny_model), "cpu")
+
+
+# ---------------------------------------------------------------------- data
+
+ASSISTANT = [{"role": "assistant", "content": "yes"}]
+WHOLE = [{"role": "user", "content": "is it clean?"}, *ASSISTANT]
+HH = "\n\nHuman: a kettle\n\nAssistant: fine\n\nHuman: is it clean?\n\nAssistant:"
+
+
+@pytest.mark.parametrize(
+    ("row", "turns"),
+    [
+        ({"prompt": "is it clean?", "chosen": "yes", "rejected": "no"}, 1),
+        ({"prompt": WHOLE[:1], "chosen": ASSISTANT, "rejected": [{"role": "assistant", "content": "no"}]}, 1),
+        ({"prompt": "is it clean?", "chosen": WHOLE, "rejected": [WHOLE[0], {"role": "assistant", "content": "no"}]}, 1),
+        ({"chosen": f"{HH} yes", "rejected": f"{HH} no"}, 3),
+    ],
+    ids=["texts", "turns", "whole conversations", "transcripts"],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_pairs_are_read_as_they_are_published(row, turns, packed, tmp_path):
+    path, line = tmp_path / ("p.jsonl.gz" if packed else "p.jsonl"), json.dumps(row).encode()
+    path.write_bytes(gzip.compress(line) if packed else line)
+    [pair] = read_pairs(path, "helpfulness")
+    assert (len(pair.messages), pair.messages[-1]) == (turns, Message("user", "is it clean?"))
+    assert (pair.chosen, pair.rejected, pair.attribute) == ("yes", "no", "helpfulness")
+
+
+def test_answers_to_different_prompts_are_no_pair(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps({"chosen": f"{HH} yes", "rejected": "\n\nHuman: else\n\nAssistant: no"}))
+    assert read_pairs(path, "helpfulness") == []
+
+
+@pytest.mark.parametrize(
+    ("row", "attribute", "problem"),
+    [
+        ({"prompt": "a secret", "chosen": "yes", "rejected": "no"}, None, "ATTRIBUTE=FILE"),
+        ({"prompt": "a secret", "chosen": "yes", "rejected": "no"}, "emphaty", "did you mean 'empathy'"),
+        ({"prompt": "a secret", "chosen": WHOLE[:1], "rejected": "no"}, "empathy", "no answer at the end"),
+        ({"chosen": ASSISTANT, "rejected": ASSISTANT}, "empathy", "no conversation"),
+        ({"prompt": "a secret", "chosen": "", "rejected": "no"}, "empathy", "no text in the field 'chosen'"),
+    ],
+)
+def test_wrong_pairs_are_named_by_their_line(row, attribute, problem, tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps(row))
+    with pytest.raises(ConfigError, match=problem) as error:
+        read_pairs(path, attribute)
+    assert "line 1" in str(error.value)
+    assert "secret" not in str(error.value)
 
 
 # ---------------------------------------------------------------------- projection

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,8 @@ from ttsa_guard.backends.transformers import render
 from ttsa_guard.errors import ConfigError, UsageError, nearest
 from ttsa_guard.messages import Message
 from ttsa_guard.steerers.prosocial.preferences import ATTRIBUTES
+
+_HUMAN, _ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 
 
 @dataclass(frozen=True)
@@ -91,27 +95,59 @@ def read_answers(path: Path) -> list[Answered]:
     return [Answered(_messages(path, n, row), _text(path, n, row, "answer")) for n, row in _rows(path)]
 
 
-def read_pairs(path: Path) -> list[Pair]:
-    """Lines such as ``{"prompt": "...", "chosen": "...", "rejected": "...", "attribute": "empathy"}``.
+def read_pairs(path: Path, attribute: str | None = None) -> list[Pair]:
+    """Preference pairs, one a line, in the ways that they are published:
+
+    * ``{"prompt": "...", "chosen": "...", "rejected": "..."}``, each a text or a list of role and content (TRL's formats);
+    * chosen and rejected as lists that hold the whole conversation (UltraFeedback);
+    * chosen and rejected as transcripts of ``Human:`` and ``Assistant:`` (HH-RLHF). Where they answer different prompts they
+      are no pair, and left out.
+
+    Args:
+        attribute: of lines that have no field of that name.
 
     Raises:
         ConfigError: as `read_answers`, or an attribute is unknown.
     """
     found = []
     for n, row in _rows(path):
-        attribute = _text(path, n, row, "attribute")
-        if attribute not in ATTRIBUTES:
-            raise ConfigError(f"{path}, line {n}: unknown attribute", hint=nearest(attribute, ATTRIBUTES))
-        chosen, rejected = (_text(path, n, row, field) for field in ("chosen", "rejected"))
-        found.append(Pair(_messages(path, n, row), chosen, rejected, attribute))
+        named = row.get("attribute", attribute)
+        if named not in ATTRIBUTES:
+            hint = "give the file as ATTRIBUTE=FILE" if named is None else nearest(str(named), ATTRIBUTES)
+            raise ConfigError(f"{path}, line {n}: unknown attribute", hint=hint)
+        (prompt, chosen), (other, rejected) = (_answered(path, n, row, field) for field in ("chosen", "rejected"))
+        if prompt == other:
+            found.append(Pair(prompt, chosen, rejected, named))
     return found
+
+
+def _answered(path: Path, n: int, row: Mapping[str, Any], field: str) -> tuple[tuple[Message, ...], str]:
+    """A conversation and the answer that `field` holds."""
+    value = row.get(field)
+    if isinstance(value, str) and "prompt" not in row and value.startswith(_HUMAN):
+        value = _transcript(value)
+    if not isinstance(value, list):
+        return _messages(path, n, row), _text(path, n, row, field)
+    whole = any(isinstance(turn, Mapping) and turn.get("role") == "user" for turn in value)
+    turns = _conversation(path, n, value if whole else [*_messages(path, n, row), *value], field)
+    if turns[-1].role != "assistant":
+        raise ConfigError(f"{path}, line {n}: no answer at the end of the field {field!r}", hint="end it with the assistant")
+    return turns[:-1], turns[-1].content
+
+
+def _transcript(text: str) -> list[dict[str, str]]:
+    """Turns of a transcript of HH-RLHF."""
+    parts = re.split(f"({_HUMAN}|{_ASSISTANT})", text)[1:]
+    roles = {_HUMAN: "user", _ASSISTANT: "assistant"}
+    return [{"role": roles[who], "content": said.strip()} for who, said in zip(parts[::2], parts[1::2], strict=True)]
 
 
 def _rows(path: Path) -> list[tuple[int, Mapping[str, Any]]]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        packed = path.read_bytes()
+        lines = (gzip.decompress(packed) if path.suffix == ".gz" else packed).decode().splitlines()
         rows = [(n, json.loads(line)) for n, line in enumerate(lines, 1) if line.strip()]
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError) as error:
         raise ConfigError(f"cannot read {path}: {type(error).__name__}", hint="give a UTF-8 file of JSON lines") from None
     for n, row in rows:
         if not isinstance(row, dict):
@@ -127,7 +163,13 @@ def _text(path: Path, n: int, row: Mapping[str, Any], field: str) -> str:
 
 
 def _messages(path: Path, n: int, row: Mapping[str, Any]) -> tuple[Message, ...]:
+    return _conversation(path, n, row.get("prompt") or (), "prompt")
+
+
+def _conversation(path: Path, n: int, turns: Any, field: str) -> tuple[Message, ...]:
     try:
-        return Message.conversation(row.get("prompt") or ())
+        return Message.conversation(turns)
     except (UsageError, TypeError):
-        raise ConfigError(f"{path}, line {n}: no conversation in the field 'prompt'", hint="a text, or a list of turns") from None
+        raise ConfigError(
+            f"{path}, line {n}: no conversation in the field {field!r}", hint="a text, or a list of turns"
+        ) from None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Mapping
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import ClassVar
@@ -14,9 +16,10 @@ from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.steerers.base import Candidate, Task
 from ttsa_guard.steerers.prosocial.adapter import Adapter
 from ttsa_guard.steerers.prosocial.harm_vector import HarmVector, check_base
-from ttsa_guard.steerers.prosocial.preferences import EQUAL, checked
+from ttsa_guard.steerers.prosocial.preferences import ATTRIBUTES, EQUAL, checked
 from ttsa_guard.steerers.prosocial.product import Product
 
+log = logging.getLogger(__name__)
 EMBEDDED = "embedded"
 HARM_VECTOR, REWARD = "harm_vector.safetensors", "reward.safetensors"
 
@@ -48,7 +51,8 @@ class ProSocial:
     """*ProSocialAlign* (arXiv 2512.06515) as far as it is known, and our reconstruction of the rest (see `product`).
 
     The hard constraint comes first: the weights are regulated, and of the candidates only those that the moderators pass are
-    shown. Among them the guard takes the one that is likeliest in the distribution that it was drawn from.
+    shown. Of these the guard takes the one that is likeliest in the distribution that it was drawn from. A request's own
+    preferences go before the configured ones.
 
     Raises:
         ConfigError: a file cannot be read, or is something else.
@@ -75,7 +79,19 @@ class ProSocial:
         n = min(self.options.n, task.spend.generations_left)
         warmer = max(self.options.temperature, task.base.temperature)
         requests = [task.base.having(temperature=warmer if i else task.base.temperature, seed=task.seed + i) for i in range(n)]
-        yield await task.propose(requests, [f"guided sample {i}" for i in range(n)], self.guide)
+        guide = replace(self.guide, prefer=self._preferences(task))
+        yield await task.propose(requests, [f"guided sample {i}" for i in range(n)], guide)
+
+    def _preferences(self, task: Task) -> Mapping[str, float]:
+        """The request's, or the configured ones where it has none or wrong ones."""
+        if task.prefer is None:
+            return self.options.prefer
+        try:
+            return checked(task.prefer)
+        except (AttributeError, TypeError, ValueError):
+            # A client's text may be in what is wrong, so only the rule is told.
+            log.error("the request's preferences are not used: they are weights of %s, which sum to 1", ", ".join(ATTRIBUTES))
+            return self.options.prefer
 
 
 def _file(named: str, shipped: str) -> Path:
