@@ -23,7 +23,7 @@ class EraseOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     messages: int = Field(4, ge=1, description="most shortened messages, if the answer began harmlessly")
-    begun: int = Field(3, ge=0, description="most otherwise, each of them also with a redirecting opening")
+    begun: int = Field(2, ge=0, description="most otherwise, each of them also with a redirecting opening")
 
 
 class Erase:
