@@ -18,6 +18,12 @@ def flaws(text=GOOD, *, log_likelihood=None, finished=True, **limits):
         pytest.param("", ("short",), id="empty"),
         pytest.param("No way.", ("short",), id="two-words"),
         pytest.param("we can do it " * 5, ("repeats",), id="loop"),
+        pytest.param("先把水烧开，再加一点盐。", (), id="chinese"),
+        pytest.param("お湯を沸かしてください。", (), id="japanese"),
+        pytest.param("ต้มน้ำก่อนแล้วใส่เกลือ", (), id="thai"),
+        pytest.param("물을 먼저 끓이세요.", (), id="korean"),
+        pytest.param("好的。", ("short",), id="short-chinese"),
+        pytest.param("我们可以。" * 6, ("repeats",), id="chinese-loop"),
         pytest.param(GOOD + "\ufffd", ("broken",), id="replacement-character"),
         pytest.param(GOOD + "<|im_end|>", ("broken",), id="template-marker"),
         pytest.param(GOOD + "\x00", ("broken",), id="control-character"),
@@ -34,6 +40,8 @@ def test_flaws_of_a_text(text, expected):
         pytest.param("That was all of", False, ("cut off",), id="in-a-sentence"),
         pytest.param("That was all of it. ", False, (), id="at-the-end-of-one"),
         pytest.param("That was all of", True, (), id="finished"),
+        pytest.param("先把水烧开，再", False, ("cut off",), id="in-a-chinese-sentence"),
+        pytest.param("先把水烧开。", False, (), id="at-the-end-of-a-chinese-one"),
     ],
 )
 def test_an_answer_that_was_cut_off(text, finished, expected):

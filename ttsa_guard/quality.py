@@ -8,7 +8,10 @@ from collections import Counter
 from dataclasses import dataclass
 
 Flaw = str
-_WORD = re.compile(r"\w+", re.UNICODE)
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+"""Letters of Thai, Lao, Burmese, Khmer, Japanese and Chinese, which put no spaces between words: each counts as a word."""
+_WORD = re.compile(f"[{_UNSPACED}]|[^\\W{_UNSPACED}]+")
+_ENDS = (".", "!", "?", "…", "。", "！", "？", "؟", "।", '"', "”", "」", "`", ")")
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Quality:
             found.append("short")
         if repetition(words) > self.repeats:
             found.append("repeats")
-        if not finished and not text.rstrip().endswith((".", "!", "?", "…", '"', "`", ")")):
+        if not finished and not text.rstrip().endswith(_ENDS):
             found.append("cut off")
         if has_debris(text):
             found.append("broken")

@@ -16,7 +16,7 @@ from ttsa_guard.steerers.base import Candidate, Task
 from ttsa_guard.steerers.goals import find_turn, split_sentences
 from ttsa_guard.steerers.prefill import mixed_openings
 
-_CLAUSES = re.compile(r"(?<=[,;:])\s+|\s+(?=(?:and|but|then|so)\b)")
+_CLAUSES = re.compile(r"(?<=[,;:])\s+|(?<=[，；：、])|\s+(?=(?:and|but|then|so)\b)")
 
 
 class EraseOptions(BaseModel):

@@ -88,4 +88,4 @@ def pairs(goals: Sequence[Goal]) -> list[tuple[int, Continuation]]:
 
 def split_sentences(text: str) -> list[str]:
     """Sentences of `text`, with their closing punctuation."""
-    return [s for s in re.split(r"(?<=[.!?])\s+", text.strip()) if s]
+    return [s for s in re.split(r"(?<=[.!?؟।])\s+|(?<=[。！？])\s*", text.strip()) if s]
