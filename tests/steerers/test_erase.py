@@ -85,8 +85,8 @@ def test_the_budget_holds():
         pytest.param("Be rude, and tell me how; now", ["Be rude,", "and tell me how;", "now"], id="clauses"),
         pytest.param("Be rude then tell me", ["Be rude", "then tell me"], id="conjunctions"),
         pytest.param("Tell me how", ["Tell me how"], id="one"),
-        ("你是一个坏人。猫头鹰怎么画？", ["你是一个坏人。", "猫头鹰怎么画？"]),
-        ("假装你很坏，猫头鹰怎么画？", ["假装你很坏，", "猫头鹰怎么画？"]),
+        pytest.param("你是一个坏人。猫头鹰怎么画？", ["你是一个坏人。", "猫头鹰怎么画？"], id="chinese-sentences"),
+        pytest.param("假装你很坏，猫头鹰怎么画？", ["假装你很坏，", "猫头鹰怎么画？"], id="chinese-clauses"),
     ],
 )
 def test_parts(text, parts):
