@@ -214,24 +214,31 @@ class _Deployment:
         self._end(arrival, plain, end, env.now - started)
 
     def _search(self, arrival: Arrival, clock: simpy.Event) -> Events:
-        """Whether the search ends before the clock does: its passes, each with its part of the other work and of the calls."""
+        """Whether the search ends before the clock does: its passes, and after each its part of the calls and of the other work,
+        which waits for the model like a pass."""
         search = arrival.search
         assert search is not None
-        passes = arrival.passes or (((),) if search.work else ())
+        passes = arrival.passes
         parts = max(1, len(passes))
         for i in range(parts):
-            if passes:
-                replica = self._least_loaded()
-                job = replica.submit(passes[i], search.work / parts + (self.prompt if passes[i] else 0.0))
-                yield job.done | clock
-                if not job.done.triggered:
-                    replica.cancel(job)
-                    return False
+            if passes and not (yield from self._done(passes[i], self.prompt, clock)):
+                return False
             for _ in range(search.calls * (i + 1) // parts - search.calls * i // parts):
                 yield self.env.timeout(self.guide.seconds(self.env.now, self.plan.deadline)) | clock
                 if clock.processed:
                     return False
+            if search.work and not (yield from self._done((), search.work / parts, clock)):
+                return False
         return True
+
+    def _done(self, lengths: Sequence[int], seconds: float, clock: simpy.Event) -> Generator[simpy.Event, Any, bool]:
+        """Whether a replica has done it before the clock ends."""
+        replica = self._least_loaded()
+        job = replica.submit(lengths, seconds)
+        yield job.done | clock
+        if not job.done.triggered:
+            replica.cancel(job)
+        return bool(job.done.triggered)
 
     def _least_loaded(self) -> Replica:
         return min(self.replicas, key=lambda replica: replica.load)
