@@ -37,7 +37,8 @@ class Sleeping(ScriptedBackend):
 
     def __init__(self):
         super().__init__([])
-        self._batch = Batcher(self._work, ThreadPoolExecutor(1))
+        worker = ThreadPoolExecutor(1)
+        self._batch, self._scored = Batcher(self._work, worker), Batcher(self._score, worker)
 
     async def generate(self, requests):
         return await self._batch(requests)
@@ -46,6 +47,13 @@ class Sleeping(ScriptedBackend):
         answers = [self._answered(request) for request in requests]
         time.sleep(self.costs.calling([a.tokens for a in answers], sum(len(r.prompt) for r in requests)))
         return answers
+
+    async def log_likelihoods(self, prompt, texts):
+        return await self._scored(texts)
+
+    def _score(self, texts, _):
+        time.sleep(0.03)
+        return [-0.1 for _ in texts]
 
     def _answered(self, request):
         tokens = min(request.max_new_tokens, 36 + 7 * (len(request.prompt) + request.seed) % 40)
