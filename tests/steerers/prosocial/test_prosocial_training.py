@@ -70,12 +70,26 @@ def test_an_adapter_is_there_only_while_it_is_attached(loaded):
         first = model(input_ids=ids).logits
         adapter.prefer(vector({"helpfulness": 1.0}))
         second = model(input_ids=ids).logits
-        adapter.on = False
-        off = model(input_ids=ids).logits
     assert not torch.equal(first, before)
     assert not torch.equal(first, second)
-    assert torch.equal(off, before)
     assert torch.equal(model(input_ids=ids).logits, before)
+
+
+def test_beside_the_model_the_second_half_of_a_batch_has_the_update(loaded):
+    model, _ = loaded
+    ids = torch.arange(12).view(2, 6)
+    adapter = Adapter(model, Shape(rank=2), base="")
+    torch.nn.init.ones_(next(p for n, p in adapter.named_parameters() if n.endswith("b2")))
+    adapter.prefer(vector({"empathy": 1.0}))
+    with torch.no_grad():
+        without = model(input_ids=ids).logits
+        with adapter.attached(model):
+            updated = model(input_ids=ids).logits
+        with adapter.beside(model):
+            first, second = model(input_ids=torch.cat([ids, ids])).logits.chunk(2)
+    assert torch.allclose(first, without, atol=1e-5)
+    assert torch.allclose(second, updated, atol=1e-5)
+    assert not torch.allclose(first, second, atol=1e-3)
 
 
 def test_other_layers_are_named(loaded):
