@@ -58,6 +58,22 @@ def test_intervals_hold_the_value_and_differences_are_paired():
     assert found["c"]["minus a"]["high"] < 0
 
 
+def test_answers_that_are_not_good_count_nothing_in_the_second_volume():
+    values = {"a": np.repeat(WEIGHTS[:, None], 3, axis=1)}
+    good = {"a": np.repeat((WEIGHTS.max(axis=1) >= 0.5).astype(float)[:, None], 3, axis=1)}  # not at equal weights
+    found = pareto.summary(values, good)
+    assert {kind: e["value"] for kind, e in found["good"]["a"].items()} == {
+        "all": pytest.approx(15 / 16, abs=1e-4),
+        "corners": 1,
+        "even pairs": 1,
+        "equal weights": 0,
+    }
+    assert found["on the front"] == {"a": 16}
+    assert found["hypervolume"]["a"]["value"] == pytest.approx(0.2**5, rel=1e-2)
+    assert found["hypervolume, good answers alone"]["a"]["value"] == 0
+    assert found["area"] == found["area, good answers alone"]
+
+
 def test_direction_compares_corners_and_even_pairs():
     values = np.repeat((WEIGHTS**2)[:, None], 3, axis=1)
     for found in pareto.direction(values).values():

@@ -32,6 +32,7 @@ GRID: tuple[Mapping[str, float], ...] = (
 )
 """The corners, the middles of the edges and the middle of all."""
 _WEIGHTS = np.array([vector(prefer) for prefer in GRID])
+_KINDS = {"all": slice(None), "corners": slice(5), "even pairs": slice(5, 15), "equal weights": slice(15, 16)}
 _DRAWS = 1000
 _MARKS = "os^D"
 
@@ -65,6 +66,9 @@ def summary(values: Mapping[str, Floats], good: Mapping[str, Floats]) -> dict[st
         "prompts": next(iter(values.values())).shape[1],
         "preferences": [vector(prefer) for prefer in GRID],
         "points": {name: found.round(3).tolist() for name, found in points.items()},
+        "good": {
+            name: {kind: share(found[at].mean(axis=0).tolist()) for kind, at in _KINDS.items()} for name, found in good.items()
+        },
         "on the front": {name: front(found) for name, found in points.items()},
         "hypervolume": volumes(values, hypervolume),
         "hypervolume, good answers alone": volumes(of_good, hypervolume),

@@ -171,8 +171,7 @@ class Study:
             values[name], good[name] = np.stack([v for v, _ in measured]), np.stack([g for _, g in measured])
         if self.scope.plot:
             pareto.plot({name: value.mean(axis=1) for name, value in values.items()}, self.scope.plot)
-        shares = {name: share(found.mean(axis=0).tolist()) for name, found in good.items()}
-        return {"good": shares, **pareto.summary(values, good), "direction": pareto.direction(values["trained"])}
+        return {**pareto.summary(values, good), "direction": pareto.direction(values["trained"])}
 
     def _systems(self) -> dict[str, Reward]:
         own, averaged = self.shipped.reward, self.averaged

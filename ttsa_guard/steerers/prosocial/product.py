@@ -6,8 +6,9 @@ known to us. Ours is that of the code of *GenARM* and *PARM*, a weighted geometr
 
     pi(y_t | x, y_<t)  ~  ( pi_safe(y_t | x, y_<t) * pi_p(y_t | x, y_<t)^alpha ) ^ (1 / (1 + alpha))
 
-pi_safe has the weights theta - lambda h (`harm_vector`), pi_p these with the update dW(p) (`adapter`). The exponent makes a
-temperature mean what it does without a reward model.
+pi_safe has the weights theta - lambda h (`harm_vector`), pi_p these with the update dW(p) (`adapter`); they run as two halves of
+one batch, which is one pass over the weights that they share. The exponent makes a temperature mean what it does without a
+reward model.
 """
 
 from __future__ import annotations
