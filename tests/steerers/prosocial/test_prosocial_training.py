@@ -122,6 +122,18 @@ def test_the_reward_model_learns_every_attribute(loaded, conflicts):
             assert better > worse
 
 
+def test_a_plain_adapter_learns_one_attribute_from_its_pairs_alone(loaded):
+    model, encode = loaded
+    plan = Plan(steps=40, batch=1, peak=2e-2, warm_up=5)
+    only = {"shape": Shape(rank=2, objectives=0), "attributes": ("sensitivity",)}
+    adapter = training.reward(model, encode, PAIRS[1:2], plan, beta=0.5, **only)
+    with adapter.attached(model), torch.no_grad():
+        better, worse = training.log_likelihoods(model, encode.pairs(PAIRS)["sensitivity"][0]).tolist()
+    assert better > worse
+    with pytest.raises(ConfigError, match="sensitivity"):
+        training.reward(model, encode, PAIRS[:1], plan, **only)
+
+
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_the_harm_vector_leads_to_harm_and_away_from_it(loaded, method):
     model, encode = loaded
