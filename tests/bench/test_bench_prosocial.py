@@ -8,24 +8,37 @@ import pytest
 
 from ttsa_guard.steerers.prosocial.preferences import ATTRIBUTES
 
+pytest.importorskip("moocore")
+
+
+def run(module, *words):
+    command = [sys.executable, "-m", f"ttsa_guard.{module}", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+
 
 @pytest.mark.slow
 def test_the_study_measures_what_its_card_says(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "ttsa_guard.bench.prosocial",
-        "--n",
-        "8",
-        "--benign",
-        "8",
-        "--json",
-        str(tmp_path / "s.json"),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "s.json").read_text())
-    arms = found["arms"]
+    for name in ATTRIBUTES:
+        run("embedded.train_prosocial", "--only", name, "--scale", "0.02", "--out", tmp_path)
+    file, picture = tmp_path / "s.json", tmp_path / "p.png"
+    few = ["--n", 8, "--benign", 8, "--grid", 4]
+    run("bench.prosocial", *few, "--separate", tmp_path, "--plot", picture, "--json", file)
+    found = json.loads(file.read_text())
+    arms, wins, trade = found["arms"], found["win rates"]["meters"], found["trade-offs"]
     assert arms["both"]["unsafe"]["value"] <= arms["regulation"]["unsafe"]["value"] < arms["base"]["unsafe"]["value"]
+    assert arms["refusal"]["unsafe"]["value"] == arms["refusal"]["helpful"]["value"] == 0
+    assert wins["both"]["against base"]["value"] > 0.5
+    assert wins["both"]["against refusal"]["value"] >= wins["both"]["against refusal, taken as good"]["value"]
+    assert trade["hypervolume"]["trained"]["value"] > trade["hypervolume"]["untrained"]["value"]
+    assert set(trade["points"]) == {"trained", "untrained", "separate"}
+    assert picture.exists()
     for name in ATTRIBUTES:
         assert found["preferences"][name]["said"][name] > arms["both"]["said"][name]
+        assert trade["direction"][name]["rise"]["value"] > 0
+    cost = found["cost"]
+    assert (
+        cost["regulation"]["times base, guided loop"]["a token"]["value"]
+        < cost["both"]["times base, guided loop"]["a token"]["value"]
+    )
+    assert cost["bytes"]["reward model"]["in the file"] < cost["bytes"]["reward model"]["in use, float32"]

@@ -3,6 +3,7 @@
 Held-out prompts of the embedded world whose plain answer is flagged; one answer each at temperature 0.1, without any search or
 gate, so that what is measured is the method and not the guard around it. Safety, fluency and topic are judged exactly
 (`World.judge`), attributes by the exact share of answers with one of the trained sentences and by the meters of `attributes`.
+Win rates are defined in `wins`, what is reached at which preference is summed up in `pareto`.
 """
 
 from __future__ import annotations
@@ -10,16 +11,25 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import time
-from collections.abc import Mapping, Sequence
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from rich.progress import Progress
 
 from ttsa_guard.backends.transformers import TransformersBackend, TransformersOptions
+from ttsa_guard.bench import pareto
 from ttsa_guard.bench.attributes import Meters
-from ttsa_guard.bench.measure import estimate
+from ttsa_guard.bench.measure import Floats
+from ttsa_guard.bench.overhead import memory, overhead
+from ttsa_guard.bench.wins import by_kind, share, win_rates
+from ttsa_guard.config import FALLBACK
 from ttsa_guard.embedded import prosocial_data
 from ttsa_guard.embedded.evaluate import answers, flags, messages
 from ttsa_guard.embedded.world import Case, Judgement, World
@@ -36,39 +46,68 @@ SEED = 5
 """Of the prompts: neither the benchmark's nor that on which strength and alpha were chosen."""
 LONGEST = 128
 """Tokens: an answer with prosocial sentences is longer than a plain one."""
-_TIMED = 8
+_TIMED = 24
+Reward = Callable[[Mapping[str, float]], Stored]
+"""The reward model at a preference."""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """How much is measured, and against what.
+
+    Args:
+        n: prompts of each kind, before the gate.
+        benign: benign prompts.
+        grid: flagged prompts that are answered at every preference of `pareto.GRID`.
+        data: folder with the public data sets, for more meters.
+        averaged: adapter trained with ``--conflicts average``.
+        separate: folder of adapters of one attribute each.
+        plot: file for a picture of the trade-offs.
+    """
+
+    n: int
+    benign: int
+    grid: int
+    data: Path | None
+    averaged: Path | None
+    separate: Path | None
+    plot: Path | None
 
 
 class Study:
     """What is measured, on one backend."""
 
-    def __init__(self, n: int, benign: int, data: Path | None, progress: Progress) -> None:
+    def __init__(self, scope: Scope, progress: Progress) -> None:
         self.backend = TransformersBackend(TransformersOptions(device="cpu", batch_size=64))
         self.world, self.lite = World.load(), Lite(LiteOptions())
         self.meters = {"meters": Meters.fitted()}
-        if data:
-            self.meters["meters, GoEmotions too"] = Meters.fitted(data)
+        if scope.data:
+            self.meters["meters, GoEmotions too"] = Meters.fitted(scope.data)
         self.shipped = ProSocial(ProSocialOptions()).guide
-        self.n, self.benign, self.progress = n, benign, progress
+        self.scope, self.progress = scope, progress
+        self.averaged = Adapter.load(scope.averaged) if scope.averaged else None
 
-    async def run(self, averaged: Path | None) -> dict[str, Any]:
+    async def run(self) -> dict[str, Any]:
         flagged = await self._flagged()
-        other = Adapter.load(averaged) if averaged else None
+        arms, won = await self._arms(flagged)
         return {
-            "flagged prompts": len(flagged),
+            "about": _about(),
+            "flagged prompts": {kind: sum(c.failure == kind for c in flagged) for kind in ("content", "tone")},
             "ROC-AUC on sentences unseen by the meters": {name: meters.separation() for name, meters in self.meters.items()},
-            "arms": await self._arms(flagged),
+            "arms": arms,
+            "win rates": won,
             "preferences": await self._preferences(flagged, self.shipped.reward),
-            "preferences, gradients averaged": await self._preferences(flagged, other) if other else None,
+            "preferences, gradients averaged": await self._preferences(flagged, self.averaged) if self.averaged else None,
+            "trade-offs": await self._grid(_spread(flagged, self.scope.grid)),
             "pairwise accuracy": self._accuracy(self.shipped.reward),
-            "pairwise accuracy, gradients averaged": self._accuracy(other) if other else None,
+            "pairwise accuracy, gradients averaged": self._accuracy(self.averaged) if self.averaged else None,
             "benign": await self._benign(),
-            "seconds": await self._seconds(flagged),
+            "cost": await self._cost(_spread(flagged, _TIMED)),
         }
 
     async def _flagged(self) -> list[Case]:
         kinds = (("unsafe", "content"), ("benign", "tone"))
-        cases = [case for kind in kinds for case in self.world.cases(*kind, self.n, seed=SEED)]
+        cases = [case for kind in kinds for case in self.world.cases(*kind, self.scope.n, seed=SEED)]
         found = await flags(self.lite, cases, await answers(self.backend, cases, temperature=0.1))
         return [case for case, flag in zip(cases, found, strict=True) if flag]
 
@@ -92,32 +131,27 @@ class Study:
 
     # ------------------------------------------------------------------ tables
 
-    async def _arms(self, cases: Sequence[Case]) -> dict[str, Any]:
-        arms = {
+    async def _arms(self, cases: Sequence[Case]) -> tuple[dict[str, Any], dict[str, Any]]:
+        guides = {
             "base": self._guide(regulated=False, prefer=None),
             "regulation": self._guide(regulated=True, prefer=None),
             "reward": self._guide(regulated=False, prefer=EQUAL),
             "both": self._guide(regulated=True, prefer=EQUAL),
         }
+        texts = {name: await self._answers(cases, guide) for name, guide in guides.items()} | {"refusal": [FALLBACK] * len(cases)}
+        judged = {name: self._judged(cases, own) for name, own in texts.items()}
         found: dict[str, Any] = {}
-        for name, guide in arms.items():
-            texts = await self._answers(cases, guide)
-            judged = self._judged(cases, texts)
-            flagged = await flags(self.lite, cases, texts)
+        for name, own in texts.items():
             found[name] = {
-                "unsafe": _share([not j.safe for j in judged]),
-                **{
-                    f"unsafe, {kind}": _share([not j.safe for j, c in zip(judged, cases, strict=True) if c.failure == kind])
-                    for kind in ("content", "tone")
-                },
-                "flagged": _share(flagged),
-                "fluent": _share([j.fluent for j in judged]),
-                "on topic": _share([j.on_topic for j in judged]),
-                "good": _share([j.good for j in judged]),
-                "helpful": _share([j.good and j.helpful for j in judged]),
-                **self._attributes(texts, judged),
+                "unsafe": by_kind(cases, [not j.safe for j in judged[name]]),
+                "flagged": share(await flags(self.lite, cases, own)),
+                "fluent": share([j.fluent for j in judged[name]]),
+                "on topic": share([j.on_topic for j in judged[name]]),
+                "good": share([j.good for j in judged[name]]),
+                "helpful": by_kind(cases, [j.good and j.helpful for j in judged[name]]),
+                **self._attributes(own, judged[name]),
             }
-        return found
+        return found, {kind: win_rates(cases, texts, judged, meters) for kind, meters in self.meters.items()}
 
     async def _preferences(self, cases: Sequence[Case], reward: Stored | None) -> dict[str, Any]:
         """What becomes of each attribute when all weight is on one of them, with regulation."""
@@ -125,18 +159,47 @@ class Study:
         for name in ATTRIBUTES:
             texts = await self._answers(cases, self._guide(regulated=True, prefer={name: 1.0}, reward=reward))
             judged = self._judged(cases, texts)
-            good = _share([j.good for j in judged])
-            found[name] = {"good": good, "unsafe": _share([not j.safe for j in judged]), **self._attributes(texts, judged)}
+            good = share([j.good for j in judged])
+            found[name] = {"good": good, "unsafe": share([not j.safe for j in judged]), **self._attributes(texts, judged)}
         return found
 
+    async def _grid(self, cases: Sequence[Case]) -> dict[str, Any]:
+        """All systems at all preferences, regulated and with the same alpha."""
+        values, good = {}, {}
+        for name, reward in self._systems().items():
+            measured = [await self._point(cases, prefer, reward(prefer)) for prefer in pareto.GRID]
+            values[name], good[name] = np.stack([v for v, _ in measured]), np.stack([g for _, g in measured])
+        if self.scope.plot:
+            pareto.plot({name: value.mean(axis=1) for name, value in values.items()}, self.scope.plot)
+        return {**pareto.summary(values, good), "direction": pareto.direction(values["trained"])}
+
+    def _systems(self) -> dict[str, Reward]:
+        own, averaged = self.shipped.reward, self.averaged
+        assert own is not None
+        model, _ = training.load("embedded", "cpu")
+        torch.manual_seed(SEED)
+        fresh = replace(own, tensors=Adapter(model, own.shape, base=own.base).state_dict())
+        found: dict[str, Reward] = {"trained": lambda _: own, "untrained": lambda _: fresh}
+        if self.scope.separate:
+            parts = [Adapter.load(self.scope.separate / f"{name}.safetensors") for name in ATTRIBUTES]
+            found["separate"] = lambda prefer: pareto.soup(parts, vector(prefer))
+        if averaged:
+            found["averaged"] = lambda _: averaged
+        return found
+
+    async def _point(self, cases: Sequence[Case], prefer: Mapping[str, float], reward: Stored) -> tuple[Floats, Floats]:
+        """Meters [prompts, attributes] and whether the answers are good [prompts]."""
+        texts = await self._answers(cases, self._guide(regulated=True, prefer=prefer, reward=reward))
+        return self.meters["meters"].measure(texts), np.array([j.good for j in self._judged(cases, texts)], dtype=float)
+
     async def _benign(self) -> dict[str, Any]:
-        cases = self.world.cases("benign", None, self.benign, seed=SEED)
+        cases = self.world.cases("benign", None, self.scope.benign, seed=SEED)
         plain = self._judged(cases, await self._answers(cases, self._guide(regulated=False, prefer=None)))
         found: dict[str, Any] = {"prompts": len(cases), "base": _benign(plain)}
         for name, prefer in (("regulation", None), ("both", EQUAL)):
             judged = self._judged(cases, await self._answers(cases, self._guide(regulated=True, prefer=prefer)))
             differences = [float(a.on_topic) - float(b.on_topic) for a, b in zip(judged, plain, strict=True)]
-            found[name] = {**_benign(judged), "on topic, minus base": _share(differences)}
+            found[name] = {**_benign(judged), "on topic, minus base": share(differences)}
         return found
 
     def _accuracy(self, reward: Stored | None) -> dict[str, Any]:
@@ -150,38 +213,26 @@ class Study:
             for name, encoded in pairs.items():
                 adapter.prefer(vector({name: 1.0}))
                 values = training.log_likelihoods(model, [e for pair in encoded for e in pair]).view(-1, 2).tolist()
-                found[name] = _share([better > worse for better, worse in values])
+                found[name] = share([better > worse for better, worse in values])
         return found
 
-    async def _seconds(self, cases: Sequence[Case]) -> dict[str, Any]:
-        """Of one answer alone: the median over a few prompts."""
+    async def _cost(self, cases: Sequence[Case]) -> dict[str, Any]:
         guides = {
             "base, shared decoder": None,
             "base, guided loop": self._guide(regulated=False, prefer=None),
             "regulation": self._guide(regulated=True, prefer=None),
             "both": self._guide(regulated=True, prefer=EQUAL),
         }
-        found = {}
-        for name, guide in guides.items():
-            spent = [await self._timed(case, guide) for case in cases[:_TIMED]]
-            found[name] = {
-                "seconds": _median([s for s, _ in spent]),
-                "milliseconds a token": _median([1000 * s / n for s, n in spent]),
-            }
-        return found
-
-    async def _timed(self, case: Case, guide: Product | None) -> tuple[float, int]:
-        request = GenerationRequest(await self.backend.render(messages(case)), temperature=0.1)
-        started = time.perf_counter()
-        work = self.backend.generate_guided([request], guide) if guide else self.backend.generate([request])
-        [answer] = await work
-        return time.perf_counter() - started, max(1, answer.tokens)
+        prompts = [await self.backend.render(messages(case)) for case in cases]
+        requests = [GenerationRequest(p, max_new_tokens=LONGEST, temperature=0.1, seed=i) for i, p in enumerate(prompts)]
+        spent = await overhead(self.backend, requests, guides)
+        return {"prompts": len(cases), **spent, "bytes": memory(self.shipped)}
 
     def _judged(self, cases: Sequence[Case], texts: Sequence[str]) -> list[Judgement]:
         return [self.world.judge(case, text) for case, text in zip(cases, texts, strict=True)]
 
     def _attributes(self, texts: Sequence[str], judged: Sequence[Judgement]) -> dict[str, Any]:
-        found = {"said": {name: _share([name in j.kinds for j in judged])["value"] for name in ATTRIBUTES}}
+        found = {"said": {name: share([name in j.kinds for j in judged])["value"] for name in ATTRIBUTES}}
         for kind, meters in self.meters.items():
             means = meters.measure(texts).mean(axis=0)
             found[kind] = {name: round(float(value), 3) for name, value in zip(ATTRIBUTES, means, strict=True)}
@@ -190,35 +241,39 @@ class Study:
 
 def _benign(judged: Sequence[Judgement]) -> dict[str, Any]:
     names = ("on_topic", "fluent", "safe", "helpful")
-    return {name.replace("_", " "): _share([getattr(j, name) for j in judged]) for name in names}
+    return {name.replace("_", " "): share([getattr(j, name) for j in judged]) for name in names}
 
 
-def _share(values: Sequence[float | bool]) -> dict[str, float]:
-    found = estimate([float(v) for v in values])
-    assert found is not None
-    return found.as_dict()
+def _spread(cases: Sequence[Case], n: int) -> list[Case]:
+    """`n` of the cases, or all if there are no more, of every kind."""
+    n = min(n, len(cases))
+    return [cases[i * len(cases) // n] for i in range(n)]
 
 
-def _median(values: Sequence[float]) -> float:
-    found = estimate(values, median=True)
-    assert found is not None
-    return round(found.value, 3)
+def _about() -> dict[str, Any]:
+    versions = {name: version(name) for name in ("ttsa-guard", "torch", "transformers", "scikit-learn", "moocore")}
+    machine = {"machine": f"{platform.machine()} CPU", "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    return {**machine, "seed": SEED, "versions": {"python": platform.python_version(), **versions}}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m ttsa_guard.bench.prosocial", description=__doc__)
-    parser.add_argument("--n", type=int, default=100, help="prompts of each kind, before the gate")
+    parser.add_argument("--n", type=int, default=150, help="prompts of each kind, before the gate")
     parser.add_argument("--benign", type=int, default=300, help="benign prompts")
+    parser.add_argument("--grid", type=int, default=60, help="flagged prompts that are answered at every preference")
     parser.add_argument("--data", type=Path, help="folder with the public data sets, for the meters")
     parser.add_argument("--averaged", type=Path, help="adapter trained with --conflicts average, to compare with")
+    parser.add_argument("--separate", type=Path, help="folder of adapters trained with --only ATTRIBUTE, to compare with")
+    parser.add_argument("--plot", type=Path, help="draw the trade-offs into this PNG file")
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
-    args = parser.parse_args()
+    args = vars(parser.parse_args())
+    file = args.pop("json")
     with Progress() as progress:
-        result = asyncio.run(Study(args.n, args.benign, args.data, progress).run(args.averaged))
+        result = asyncio.run(Study(Scope(**args), progress).run())
     text = json.dumps(result, indent=1)
     print(text)
-    if args.json:
-        args.json.write_text(text + "\n", encoding="utf-8")
+    if file:
+        file.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Everything is generated (`prosocial_data`), nothing is downloaded. About six min
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -13,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ttsa_guard.embedded import prosocial_data
 from ttsa_guard.steerers.prosocial import training
 from ttsa_guard.steerers.prosocial.adapter import Shape
+from ttsa_guard.steerers.prosocial.preferences import ATTRIBUTES
 from ttsa_guard.steerers.prosocial.steerer import HARM_VECTOR, REWARD
 from ttsa_guard.steerers.prosocial.training import OnStep, Plan
 
@@ -31,7 +33,8 @@ ALPHA = 6.0
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m ttsa_guard.embedded.train_prosocial", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "prosocial", help="folder of the two files")
-    parser.add_argument("--only", choices=("harm", "reward"), help="make one of them")
+    what = "make one of them, or, to compare with, a plain adapter of one attribute"
+    parser.add_argument("--only", choices=("harm", "reward", *ATTRIBUTES), help=what)
     parser.add_argument("--conflicts", choices=("project", "average"), default="project")
     parser.add_argument("--scale", type=float, default=1.0, help="factor on the steps, for a trial run")
     args = parser.parse_args()
@@ -39,7 +42,7 @@ def main() -> None:
     model, encode = training.load("embedded", "cpu")
     model.set_attn_implementation("eager")  # the fastest for so small a model on a CPU
     with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as bar:
-        if args.only != "reward":
+        if args.only in (None, "harm"):
             plan = _scaled(HARM, args.scale)
             examples = prosocial_data.harm(EXAMPLES, plan.seed)
             vector = training.harm_vector(model, encode, examples, plan, keep=KEEP, on_step=_on(bar, "harm vector", plan))
@@ -48,11 +51,20 @@ def main() -> None:
             plan = _scaled(REWARDS, args.scale)
             pairs = prosocial_data.pairs(PAIRS, plan.seed)
             on_step = _on(bar, "reward model", plan)
+            alone = args.only in ATTRIBUTES
             reward = training.reward(
-                model, encode, pairs, plan, shape=SHAPE, beta=BETA, conflicts=args.conflicts, on_step=on_step
+                model,
+                encode,
+                pairs,
+                plan,
+                shape=replace(SHAPE, objectives=0) if alone else SHAPE,
+                beta=BETA,
+                conflicts=args.conflicts,
+                attributes=(args.only,) if alone else ATTRIBUTES,
+                on_step=on_step,
             )
             reward.alpha = ALPHA
-            reward.save(args.out / REWARD)
+            reward.save(args.out / (f"{args.only}.safetensors" if alone else REWARD))
 
 
 def _scaled(plan: Plan, factor: float) -> Plan:

@@ -122,12 +122,26 @@ def test_an_adapter_is_there_only_while_it_is_attached(loaded):
         first = model(input_ids=ids).logits
         adapter.prefer(vector({"helpfulness": 1.0}))
         second = model(input_ids=ids).logits
-        adapter.on = False
-        off = model(input_ids=ids).logits
     assert not torch.equal(first, before)
     assert not torch.equal(first, second)
-    assert torch.equal(off, before)
     assert torch.equal(model(input_ids=ids).logits, before)
+
+
+def test_beside_the_model_the_second_half_of_a_batch_has_the_update(loaded):
+    model, _ = loaded
+    ids = torch.arange(12).view(2, 6)
+    adapter = Adapter(model, Shape(rank=2), base="")
+    torch.nn.init.ones_(next(p for n, p in adapter.named_parameters() if n.endswith("b2")))
+    adapter.prefer(vector({"empathy": 1.0}))
+    with torch.no_grad():
+        without = model(input_ids=ids).logits
+        with adapter.attached(model):
+            updated = model(input_ids=ids).logits
+        with adapter.beside(model):
+            first, second = model(input_ids=torch.cat([ids, ids])).logits.chunk(2)
+    assert torch.allclose(first, without, atol=1e-5)
+    assert torch.allclose(second, updated, atol=1e-5)
+    assert not torch.allclose(first, second, atol=1e-3)
 
 
 def test_other_layers_are_named(loaded):
@@ -158,6 +172,18 @@ def test_the_reward_model_learns_every_attribute(loaded, conflicts):
             adapter.prefer(vector({name: 1.0}))
             better, worse = training.log_likelihoods(model, pairs[0]).tolist()
             assert better > worse
+
+
+def test_a_plain_adapter_learns_one_attribute_from_its_pairs_alone(loaded):
+    model, encode = loaded
+    plan = Plan(steps=40, batch=1, peak=2e-2, warm_up=5)
+    only = {"shape": Shape(rank=2, objectives=0), "attributes": ("sensitivity",)}
+    adapter = training.reward(model, encode, PAIRS[1:2], plan, beta=0.5, **only)
+    with adapter.attached(model), torch.no_grad():
+        better, worse = training.log_likelihoods(model, encode.pairs(PAIRS)["sensitivity"][0]).tolist()
+    assert better > worse
+    with pytest.raises(ConfigError, match="sensitivity"):
+        training.reward(model, encode, PAIRS[:1], plan, **only)
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])

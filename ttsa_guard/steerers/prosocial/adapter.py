@@ -12,7 +12,7 @@ Without objectives what remains is an ordinary low-rank adapter.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -65,21 +65,17 @@ class _LowRank(nn.Module):
 
     def delta(self, preference: torch.Tensor | None) -> torch.Tensor:
         """[out, in]"""
-        return self.scale * (torch.cat(self._outer(preference), 1) @ torch.cat(self._inner()))
+        inner, outer = self.factors(preference)
+        return (inner @ outer).T
 
-    def forward(self, x: torch.Tensor, preference: torch.Tensor | None) -> torch.Tensor:
-        inner, outer = torch.cat(self._inner()), torch.cat(self._outer(preference), 1)
-        found: torch.Tensor = self.scale * (x.to(inner.dtype) @ inner.T @ outer.T)
-        return found.to(x.dtype)
-
-    def _inner(self) -> list[torch.Tensor]:
-        return [self.a1, self.a2] if hasattr(self, "a2") else [self.a1]
-
-    def _outer(self, preference: torch.Tensor | None) -> list[torch.Tensor]:
-        parts = [self.b1 @ self.w1]
+    def factors(self, preference: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """[in, ranks] and [ranks, out]: their product is the update, transposed."""
+        inner: list[torch.Tensor] = [self.a1]
+        outer = [self.b1 @ self.w1]
         if hasattr(self, "a2"):
-            parts.append(self.b2 @ torch.einsum("o,oij->ij", preference, self.w2))
-        return parts
+            inner.append(self.a2)
+            outer.append(self.b2 @ torch.einsum("o,oij->ij", preference, self.w2))
+        return torch.cat(inner).T, self.scale * torch.cat(outer, 1).T
 
 
 class Adapter(nn.Module):
@@ -94,7 +90,6 @@ class Adapter(nn.Module):
     def __init__(self, model: nn.Module, shape: Shape, *, base: str, made: str = "", alpha: float = 1.0) -> None:
         super().__init__()
         self.shape, self.base, self.made, self.alpha = shape, base, made, alpha
-        self.on = True
         self.preference: torch.Tensor | None = None
         layers = _layers(model, shape.targets)
         self.parts = nn.ModuleDict({name.replace(".", _DOT): _LowRank(layer, shape) for name, layer in layers.items()})
@@ -105,20 +100,42 @@ class Adapter(nn.Module):
 
     @contextmanager
     def attached(self, model: nn.Module) -> Iterator[None]:
-        """Calls of `model` run with the update where `on` is true. Nothing else may use the model meanwhile."""
+        """Calls of `model` run with the update. Nothing else may use the model meanwhile."""
+
+        def hook(part: _LowRank) -> Any:
+            return lambda _, inputs, output: output + _through(inputs[0], *part.factors(self.preference))
+
+        with self._hooked(model, hook):
+            yield
+
+    @contextmanager
+    def beside(self, model: nn.Module) -> Iterator[None]:
+        """Calls of `model` run with the update for the second half of their batch only: what it is with and without takes one
+        pass over the weights. The preference is the present one. Not for training; nothing else may use the model meanwhile."""
+
+        def hook(part: _LowRank) -> Any:
+            factors = part.factors(self.preference)
+
+            def add(_: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+                output.chunk(2)[1].add_(_through(inputs[0].chunk(2)[1], *factors))
+
+            return add
+
+        with self._hooked(model, hook):
+            yield
+
+    @contextmanager
+    def _hooked(self, model: nn.Module, hook: Callable[[_LowRank], Any]) -> Iterator[None]:
         layers = _layers(model, self.shape.targets)
-        hooks = [layers[n.replace(_DOT, ".")].register_forward_hook(self._hook(part)) for n, part in self.parts.items()]
+        hooks: list[Any] = []
         try:
+            for name, part in self.parts.items():
+                assert isinstance(part, _LowRank)
+                hooks.append(layers[name.replace(_DOT, ".")].register_forward_hook(hook(part)))
             yield
         finally:
-            for hook in hooks:
-                hook.remove()
-
-    def _hook(self, part: nn.Module) -> Any:
-        def add(_: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor | None:
-            return output + part(inputs[0], self.preference) if self.on else None
-
-        return add
+            for added in hooks:
+                added.remove()
 
     @torch.no_grad()
     def merge(self, model: nn.Module) -> None:
@@ -172,6 +189,10 @@ class Stored:
         except RuntimeError:
             raise ConfigError("the adapter does not fit the model's layers", hint="train one for this model") from None
         return adapter.to(next(model.parameters()).device).requires_grad_(False)
+
+
+def _through(x: torch.Tensor, inner: torch.Tensor, outer: torch.Tensor) -> torch.Tensor:
+    return (x.to(inner.dtype) @ inner @ outer).to(x.dtype)
 
 
 def _layers(model: nn.Module, targets: Sequence[str]) -> dict[str, nn.Linear]:

@@ -6,8 +6,9 @@ known to us. Ours is that of the code of *GenARM* and *PARM*, a weighted geometr
 
     pi(y_t | x, y_<t)  ~  ( pi_safe(y_t | x, y_<t) * pi_p(y_t | x, y_<t)^alpha ) ^ (1 / (1 + alpha))
 
-pi_safe has the weights theta - lambda h (`harm_vector`), pi_p these with the update dW(p) (`adapter`). The exponent makes a
-temperature mean what it does without a reward model.
+pi_safe has the weights theta - lambda h (`harm_vector`), pi_p these with the update dW(p) (`adapter`); they run as two halves of
+one batch, which is one pass over the weights that they share. The exponent makes a temperature mean what it does without a
+reward model.
 """
 
 from __future__ import annotations
@@ -48,19 +49,16 @@ class Product:
         with ExitStack() as stack:
             if self.harm:
                 stack.enter_context(self.harm.subtracted(model, self.strength))
-            safe = Cached(model)
+            cached = Cached(model)
             if not self.reward or not self.alpha:
-                yield safe
+                yield cached
                 return
             adapter = self.reward.on(model)
             adapter.prefer(vector(self.prefer))
-            stack.enter_context(adapter.attached(model))
-            rewarding = Cached(model)
+            stack.enter_context(adapter.beside(model))
 
             def step(embeds: torch.Tensor, valid: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-                adapter.on = False
-                logits = safe(embeds, valid, at)
-                adapter.on = True
-                return (logits.float() + self.alpha * rewarding(embeds, valid, at).float()) / (1 + self.alpha)
+                safe, preferred = cached(*(torch.cat([x, x]) for x in (embeds, valid, at))).float().chunk(2)
+                return (safe + self.alpha * preferred) / (1 + self.alpha)
 
             yield step

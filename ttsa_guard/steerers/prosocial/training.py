@@ -138,19 +138,24 @@ def reward(
     beta: float = 0.01,
     anchor: float = 1.0,
     conflicts: Literal["project", "average"] = "project",
+    attributes: Sequence[str] = ATTRIBUTES,
     on_step: OnStep = lambda *_: None,
 ) -> Adapter:
     """Train an adapter of `model` on preference pairs; the model itself stays as it is.
+
+    Args:
+        attributes: those to learn, all unless it is a plain adapter without objectives that is to learn one.
 
     Raises:
         ConfigError: an attribute has no pairs, or the model has no such layers.
     """
     encoded = encode.pairs(pairs)
-    for name in ATTRIBUTES:
+    for name in attributes:
         if not encoded.get(name):
-            raise ConfigError(f"there are no pairs for the attribute {name!r}", hint=f"needed are {', '.join(ATTRIBUTES)}")
+            raise ConfigError(f"there are no pairs for the attribute {name!r}", hint=f"needed are {', '.join(attributes)}")
     torch.manual_seed(plan.seed)
-    made = f"{plan.steps} steps of {plan.batch} pairs of each attribute, {conflicts}, beta {beta:g}, anchor {anchor:g}"
+    of = "each attribute" if tuple(attributes) == ATTRIBUTES else ", ".join(attributes)
+    made = f"{plan.steps} steps of {plan.batch} pairs of {of}, {conflicts}, beta {beta:g}, anchor {anchor:g}"
     adapter = Adapter(model, shape or Shape(), base=fingerprint(model), made=made)
     adapter.to(next(model.parameters()).device)
     trained = [*adapter.parameters()]
@@ -159,10 +164,10 @@ def reward(
 
     def step(number: int) -> float:
         rng = _drawn(plan, number)
-        preference = dirichlet(rng, len(ATTRIBUTES))
+        preference = dirichlet(rng, len(attributes))
         adapter.prefer(preference)
         gradients, total = [], 0.0
-        for name, weight in zip(ATTRIBUTES, preference, strict=True):
+        for name, weight in zip(attributes, preference, strict=True):
             chosen = rng.sample(encoded[name], min(plan.batch, len(encoded[name])))
             values = log_likelihoods(model, [e for pair in chosen for e in pair]).view(-1, 2)
             better, worse = values.unbind(1)
@@ -173,7 +178,14 @@ def reward(
         _assign(trained, combine(gradients, rng))
         return total
 
-    about = {"of": adapter.base, "conflicts": conflicts, "beta": beta, "anchor": anchor, **asdict(adapter.shape)}
+    about = {
+        "of": adapter.base,
+        "attributes": list(attributes),
+        "conflicts": conflicts,
+        "beta": beta,
+        "anchor": anchor,
+        **asdict(adapter.shape),
+    }
     with adapter.attached(model):
         optimise(trained, step, plan, about, on_step)
     return adapter

@@ -1,0 +1,82 @@
+"""What guided decoding costs: time next to plain decoding, and memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+from ttsa_guard.backends.transformers import TransformersBackend
+from ttsa_guard.bench.measure import estimate
+from ttsa_guard.messages import GenerationRequest
+from ttsa_guard.steerers.prosocial.product import Product
+from ttsa_guard.steerers.prosocial.steerer import HARM_VECTOR, REWARD
+
+_REPEATS = 3
+Spent = tuple[float, int]
+"""Seconds and tokens."""
+
+
+async def overhead(
+    backend: TransformersBackend, requests: Sequence[GenerationRequest], guides: Mapping[str, Product | None]
+) -> dict[str, Any]:
+    """Of answers drawn alone, medians over the requests, each the fastest of three runs; everything takes turns at every request,
+    and ratios are of the same request, so that other work of the machine says little.
+
+    Args:
+        guides: by name; None is decoding without one. The others are compared with the first two.
+    """
+    spent: dict[str, list[Spent]] = {name: [] for name in guides}
+    for request in requests:
+        rounds = [[await _timed(backend, request, guide) for guide in guides.values()] for _ in range(_REPEATS)]
+        for name, runs in zip(guides, zip(*rounds, strict=True), strict=True):
+            spent[name].append(min(runs))
+    bases = list(guides)[:2]
+    return {
+        name: {
+            "seconds": _median([s for s, _ in own]),
+            "tokens": _median([n for _, n in own]),
+            "milliseconds a token": _median([1000 * s / n for s, n in own]),
+            **{f"times {base}": _ratios(own, spent[base]) for base in bases if base != name},
+        }
+        for name, own in spent.items()
+    }
+
+
+def memory(guide: Product) -> dict[str, Any]:
+    """Bytes of the shipped harm vector and reward model: in their files, and as they are kept loaded."""
+    assert guide.harm is not None
+    assert guide.reward is not None
+    folder = resources.files("ttsa_guard") / "embedded" / "prosocial"
+    files = {name: len((folder / name).read_bytes()) for name in (HARM_VECTOR, REWARD)}
+    entries = [tensor for e in guide.harm.entries.values() for tensor in (e.indices(), e.values())]
+    parameters = sum(t.numel() for t in guide.reward.tensors.values())
+    return {
+        "reward model": {"parameters": parameters, "in the file": files[REWARD], "in use, float32": 4 * parameters},
+        "harm vector": {
+            "entries": len(guide.harm),
+            "in the file": files[HARM_VECTOR],
+            "loaded": sum(t.numel() * t.element_size() for t in entries),
+        },
+    }
+
+
+async def _timed(backend: TransformersBackend, request: GenerationRequest, guide: Product | None) -> Spent:
+    started = time.perf_counter()
+    [answer] = await (backend.generate_guided([request], guide) if guide else backend.generate([request]))
+    return time.perf_counter() - started, max(1, answer.tokens)
+
+
+def _ratios(own: Sequence[Spent], base: Sequence[Spent]) -> dict[str, Any]:
+    pairs = list(zip(own, base, strict=True))
+    return {
+        "an answer": _median([s / t for (s, _), (t, _) in pairs]),
+        "a token": _median([(s / n) / (t / m) for (s, n), (t, m) in pairs]),
+    }
+
+
+def _median(values: Sequence[float]) -> dict[str, float]:
+    found = estimate(values, median=True)
+    assert found is not None
+    return found.as_dict()
