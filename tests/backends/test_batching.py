@@ -2,10 +2,12 @@
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from ttsa_guard.backends.base import Continuation
+from ttsa_guard.backends.batching import Batcher
 from ttsa_guard.backends.transformers import TransformersBackend, TransformersOptions
 from ttsa_guard.errors import ModelError
 from ttsa_guard.messages import GenerationRequest, Message
@@ -57,6 +59,38 @@ def test_who_asks_while_the_model_works_is_answered_in_one_batch(backend, asked,
     batches.clear()
     assert run(while_busy(backend, asked)) == alone
     assert batches == [12]
+
+
+def test_no_kind_of_work_is_overtaken_by_what_comes_later():
+    worker, done, gates = ThreadPoolExecutor(1), [], [threading.Event() for _ in range(2)]
+    started = [threading.Event() for _ in gates]
+
+    def work(kind):
+        def run(items, _):
+            done.append((kind, *items))
+            if kind == "answers" and len(done) <= len(gates):
+                started[len(done) - 1].set()
+                gates[len(done) - 1].wait(10)
+            return items
+
+        return run
+
+    answers, scores = Batcher(work("answers"), worker), Batcher(work("scores"), worker)
+
+    async def traffic():
+        tasks = [asyncio.ensure_future(answers([1]))]
+        await asyncio.to_thread(started[0].wait, 10)
+        tasks += [asyncio.ensure_future(batcher([i])) for batcher, i in ((answers, 2), (answers, 3), (scores, 4))]
+        await asyncio.sleep(0)
+        gates[0].set()
+        await asyncio.to_thread(started[1].wait, 10)
+        tasks.append(asyncio.ensure_future(answers([5])))
+        await asyncio.sleep(0)
+        gates[1].set()
+        return await asyncio.gather(*tasks)
+
+    assert run(traffic()) == [[1], [2], [3], [4], [5]]
+    assert done == [("answers", 1), ("answers", 2, 3), ("scores", 4), ("answers", 5)]
 
 
 def test_the_fault_of_one_is_not_everybodys(backend, asked):

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
 from ttsa_guard.backends.engine import mapped_errors
@@ -32,34 +31,33 @@ class Batcher(Generic[Item, Result]):
         work: results of items, in order. It gets an event for each item, which says that nobody wants its result any more.
         worker: the model's thread.
 
-    An item's result does not depend on the batch around it, so the callers see nothing of one another.
+    An item's result does not depend on the batch around it, so the callers see nothing of one another. Several kinds of work
+    on one thread take turns: each waits for no more than one batch of each other kind.
     """
 
     def __init__(
         self, work: Callable[[Sequence[Item], Sequence[threading.Event]], Sequence[Result]], worker: ThreadPoolExecutor
     ) -> None:
         self._work, self._worker = work, worker
-        self._waiting: SimpleQueue[_Job[Item, Result]] = SimpleQueue()
+        self._waiting: list[_Job[Item, Result]] = []
+        self._lock = threading.Lock()
 
     async def __call__(self, items: Sequence[Item]) -> list[Result]:
         job: _Job[Item, Result] = _Job(tuple(items))
-        self._waiting.put(job)
-        self._worker.submit(self._drain)
+        with self._lock:
+            if not self._waiting:  # one turn for all that wait: with one for each, later work would go before other kinds
+                self._worker.submit(self._drain)
+            self._waiting.append(job)
         try:
             return await asyncio.wrap_future(job.future)
         finally:
             job.stop.set()
 
     def _drain(self) -> None:
-        """Everything that is waiting. There is one call for each job, of which most find that an earlier one has done it."""
-        jobs: list[_Job[Item, Result]] = []
-        try:
-            while True:
-                job = self._waiting.get_nowait()
-                if job.future.set_running_or_notify_cancel():
-                    jobs.append(job)
-        except Empty:
-            pass
+        """Everything that is waiting."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+        jobs = [job for job in waiting if job.future.set_running_or_notify_cancel()]
         if jobs:
             self._run(jobs)
 
