@@ -15,6 +15,7 @@ COLOURS = ("#3b82f6", "#f08c2e", "#22a06b", "#a06be0")
 """On white and on black alike."""
 _INK = "#010203"  # replaced by the page's text colour
 _WIDTH = 4.6
+_LEGEND = 40  # characters that fit beside each other
 Series = Mapping[str, Mapping[str, Mapping[str, float]]]
 """By the name of the series and by arm: value, low and high."""
 
@@ -39,7 +40,8 @@ def forest(series: Series, arms: Sequence[str]) -> str:
             )
         panel.set(xlim=(-4, 104), ylim=(len(arms) - 0.4, -0.6), xlabel="% of the flagged answers")
         panel.set_yticks(range(len(arms)), [f"{i}  {arm}" for i, arm in enumerate(arms, 1)])
-        figure.legend(loc="outside upper right", ncols=len(series), frameon=False)
+        columns = len(series) if sum(map(len, series)) < _LEGEND else 2
+        figure.legend(loc="outside upper right", ncols=columns, frameon=False)
         return _svg(figure, "forest " + " ".join(series))
 
 
