@@ -173,7 +173,10 @@ def validated(model: type[M], data: Mapping[str, Any], *, where: str) -> M:
         key = where + path
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"unknown setting {key!r}", hint=nearest(str(first["loc"][-1]), valid)) from None
-        raise ConfigError(f"setting {key!r}: {first['msg']}", hint=f"got {type(first['input']).__name__}") from None
+        problem, hint = first["msg"], f"got {type(first['input']).__name__}"
+        if first["type"] == "value_error":  # from a validator of ours, which says all that there is to say
+            problem, hint = first["ctx"]["error"], "change it; ttsa-guard plugins --verbose tells the options of plugins"
+        raise ConfigError(f"setting {key!r}: {problem}", hint=hint) from None
 
 
 def _locate(annotation: Any, location: tuple[int | str, ...]) -> tuple[str, set[str]]:
