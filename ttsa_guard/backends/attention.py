@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface
 
 NAME = "ttsa_shared_prefix"
@@ -127,6 +127,10 @@ def _shared(
 ) -> torch.Tensor:
     """Softmax over the keys of the prefix [kv heads, P, head size] and the own ones together."""
     batch, heads, queries, size = q.shape
+    if batch == 1 and queries > 1:  # nothing is shared, and the kernel for plain attention needs no memory for scores
+        seen = torch.ones(1, queries, prefix_k.shape[1] + k.shape[2], dtype=torch.bool, device=q.device)
+        seen = seen.tril(seen.shape[2] - queries) if allowed is None else pad(allowed, (prefix_k.shape[1], 0), value=True)
+        return _plain(q, torch.cat([prefix_k[None], k], 2), torch.cat([prefix_v[None], v], 2), seen, scale)
     if allowed is None:
         allowed = (
             torch.ones(queries, k.shape[2], dtype=torch.bool, device=q.device).tril(k.shape[2] - queries).expand(batch, -1, -1)

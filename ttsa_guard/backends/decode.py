@@ -18,6 +18,8 @@ SHARED_FROM = 1024
 KEPT_TOKENS = 8192
 """Tokens of beginnings whose keys are kept for later calls."""
 _PREFILL_TOKENS = 8192
+_PIECE = 512
+"""Tokens of one long beginning that go through the model at once: activations of more need more memory than its keys."""
 
 
 class SharedDecoder:
@@ -78,11 +80,10 @@ class SharedDecoder:
         found = {ids: self._lookup(ids) for ids in wanted}
         new: list[tuple[int, ...]] = []
         for ids, prefix in found.items():
-            if prefix is None:
+            if prefix is None and len(ids) <= _PIECE:
                 new.append(ids)
-            elif len(prefix) < len(ids):
-                [rest] = self._computed([ids[len(prefix) :]], prefix)
-                found[ids] = prefix.followed_by(rest)
+            else:
+                found[ids] = self._continued(ids, prefix)
         new.sort(key=len)
         while new:
             n = max(1, sum((i + 1) * len(ids) <= _PREFILL_TOKENS for i, ids in enumerate(new)))  # padded to the longest
@@ -90,6 +91,14 @@ class SharedDecoder:
             del new[:n]
         self._keep(found)
         return {ids: prefix for ids, prefix in found.items() if prefix}
+
+    def _continued(self, ids: tuple[int, ...], prefix: Prefix | None) -> Prefix:
+        """Keys of `ids`, of which `prefix` is the beginning."""
+        for start in range(len(prefix) if prefix else 0, len(ids), _PIECE):
+            [rest] = self._computed([ids[start : start + _PIECE]], prefix)
+            prefix = prefix.followed_by(rest) if prefix else rest
+        assert prefix is not None
+        return prefix
 
     def _lookup(self, ids: tuple[int, ...]) -> Prefix | None:
         """Keys of `ids`, or of the longest beginning of it that has been kept."""
