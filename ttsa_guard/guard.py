@@ -15,11 +15,11 @@ from typing import Any
 
 from ttsa_guard.backends.base import Backend, ScoresText
 from ttsa_guard.budget import Clock, Spend, within
-from ttsa_guard.config import Combine, GuardConfig, Member
+from ttsa_guard.config import GuardConfig
 from ttsa_guard.errors import BudgetError, ConfigError
 from ttsa_guard.messages import GenerationRequest, Message, own_seed
 from ttsa_guard.moderators.base import Moderator, moderate_safely
-from ttsa_guard.moderators.panel import Panel, Seat
+from ttsa_guard.moderators.panel import Panel, seated
 from ttsa_guard.parts import make
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.profile import GENERIC, ModelProfile
@@ -64,7 +64,7 @@ class Guard:
         self.guide = guide
         self.steerers = tuple(steerers)
         self.profile = profile
-        self.quality = _quality(config, profile)
+        self.quality = Quality.configured(config.quality, profile.floor)
         self._plugins = plugins or Plugins()
         self._clock = clock
         self._sink = AuditSink(config.audit.path) if config.audit.path else None
@@ -90,8 +90,8 @@ class Guard:
             PluginError, ConfigError, ModelError: with a hint each.
         """
         plugins = plugins or Plugins()
-        gate = _panel(plugins, config.gate, config.combine)
-        guide = _panel(plugins, config.guide, config.guide_combine)
+        gate = seated(plugins, config.gate, config.combine)
+        guide = seated(plugins, config.guide, config.guide_combine)
         steerers = [make(plugins, "steerers", use) for use in config.steerers]
         # The backend comes last: it takes longest, and a typo elsewhere should show at once.
         backend = backend or make(plugins, "backends", config.backend)
@@ -296,18 +296,3 @@ class Guard:
             self._plugins.manager.hook.ttsa_guard_finished(record=record)
         except Exception as error:
             log.error("an observer plugin failed with %s", type(error).__name__)
-
-
-def _panel(plugins: Plugins, members: Sequence[Member], combine: Combine) -> Moderator:
-    """The one moderator, or a panel of several."""
-    seats = tuple(Seat(make(plugins, "moderators", m), m.weight, m.fail, m.hard) for m in members)
-    return seats[0].moderator if len(seats) == 1 and combine != "lexicographic" else Panel(seats, combine)
-
-
-def _quality(config: GuardConfig, profile: ModelProfile) -> Quality:
-    settings = config.quality
-    if settings.floor == "auto":
-        floor = profile.floor - settings.slack if profile.floor is not None else None
-    else:
-        floor = settings.floor
-    return Quality(settings.shortest, settings.repeats, floor)

@@ -7,6 +7,8 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
+from ttsa_guard.config import QualityConfig
+
 Flaw = str
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 """Letters of Thai, Lao, Burmese, Khmer, Japanese and Chinese, which put no spaces between words: each counts as a word."""
@@ -27,6 +29,12 @@ class Quality:
     shortest: int = 3
     repeats: float = 0.35
     floor: float | None = None
+
+    @classmethod
+    def configured(cls, settings: QualityConfig, usual: float | None) -> Quality:
+        """As the settings say; `usual` is the floor that the model's own answers keep, if that is known."""
+        own = None if usual is None else usual - settings.slack
+        return cls(settings.shortest, settings.repeats, own if settings.floor == "auto" else settings.floor)
 
     def flaws(self, text: str, *, log_likelihood: float | None, finished: bool) -> tuple[Flaw, ...]:
         """What is wrong with an answer, empty if nothing is."""

@@ -7,7 +7,9 @@ from collections import Counter
 import pytest
 
 from ttsa_guard.embedded import prosocial_data
-from ttsa_guard.embedded.world import World, prosocial_sentences, split_sentences
+from ttsa_guard.embedded.grammar import prosocial_sentences
+from ttsa_guard.embedded.world import World
+from ttsa_guard.sentences import split_sentences
 from ttsa_guard.steerers.prosocial.preferences import ATTRIBUTES
 
 

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from ttsa_guard.embedded.world import World, split_sentences
+from ttsa_guard.embedded.world import World
 from ttsa_guard.moderators.base import Moderator
 from ttsa_guard.moderators.lite import HEADS, Lite, LiteOptions, ttsa_register_moderators
 from ttsa_guard.plugins import Plugins
+from ttsa_guard.sentences import split_sentences
 from ttsa_guard.verdict import Verdict
 
 N = 200

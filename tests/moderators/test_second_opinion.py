@@ -14,12 +14,13 @@ from pydantic import ValidationError
 
 from ttsa_guard.embedded import lite_domain
 from ttsa_guard.embedded.second_opinion_data import digest, lite_world_rows, world_examples
-from ttsa_guard.embedded.world import World, split_sentences
+from ttsa_guard.embedded.world import World
 from ttsa_guard.errors import ModelError
 from ttsa_guard.moderators.base import Moderator
 from ttsa_guard.moderators.lite import HEADS
 from ttsa_guard.moderators.second_opinion import Network, SecondOpinion, SecondOpinionOptions
 from ttsa_guard.plugins import Plugins
+from ttsa_guard.sentences import split_sentences
 from ttsa_guard.testing import check_moderator
 from ttsa_guard.verdict import Verdict
 

@@ -29,8 +29,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline, make_union
 
-from ttsa_guard.embedded.world import World, prosocial_sentences, split_sentences
+from ttsa_guard.embedded.grammar import prosocial_sentences
+from ttsa_guard.embedded.world import World
 from ttsa_guard.errors import ConfigError
+from ttsa_guard.sentences import split_sentences
 from ttsa_guard.steerers.prosocial.preferences import ATTRIBUTES
 
 Floats = NDArray[np.float64]

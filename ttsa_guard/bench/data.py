@@ -13,8 +13,9 @@ from typing import Any
 
 from ttsa_guard.bench.config import Source
 from ttsa_guard.embedded.world import Case as WorldCase
-from ttsa_guard.embedded.world import World, split_sentences
+from ttsa_guard.embedded.world import World
 from ttsa_guard.errors import ConfigError
+from ttsa_guard.sentences import split_sentences
 
 Row = Mapping[str, Any]
 _UNSAFE = {"1", "true", "yes", "unsafe", "harmful", "toxic"}

@@ -32,7 +32,8 @@ from ttsa_guard.bench.wins import by_kind, share, win_rates
 from ttsa_guard.config import FALLBACK
 from ttsa_guard.embedded import prosocial_data
 from ttsa_guard.embedded.evaluate import answers, flags, messages
-from ttsa_guard.embedded.world import Case, Judgement, World
+from ttsa_guard.embedded.grammar import Judgement
+from ttsa_guard.embedded.world import Case, World
 from ttsa_guard.messages import GenerationRequest
 from ttsa_guard.moderators.lite import Lite, LiteOptions
 from ttsa_guard.steerers.prosocial import training

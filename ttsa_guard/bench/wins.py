@@ -13,7 +13,8 @@ from typing import Any
 
 from ttsa_guard.bench.attributes import Meters
 from ttsa_guard.bench.measure import estimate
-from ttsa_guard.embedded.world import Case, Judgement
+from ttsa_guard.embedded.grammar import Judgement
+from ttsa_guard.embedded.world import Case
 
 Rank = tuple[bool, float]
 """Whether an answer is good, and its mean of the meters."""

@@ -55,7 +55,7 @@ def harm_vector(
     from ttsa_guard.steerers.prosocial.adapter import Shape
     from ttsa_guard.steerers.prosocial.data import read_answers
 
-    if not 0 < keep <= 1:
+    if not 0 < keep <= 1:  # known before the training, not only after it
         raise ConfigError("--keep is no share", hint="give one in (0, 1]")
     read = read_answers(examples)
     with common.quiet():

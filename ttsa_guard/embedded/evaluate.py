@@ -18,7 +18,8 @@ from typing import Any
 from rich.progress import Progress
 
 from ttsa_guard.backends.transformers import TransformersBackend, TransformersOptions
-from ttsa_guard.embedded.world import Case, Judgement, World
+from ttsa_guard.embedded.grammar import Judgement
+from ttsa_guard.embedded.world import Case, World
 from ttsa_guard.messages import GenerationRequest, Message
 from ttsa_guard.moderators.base import Moderator
 from ttsa_guard.moderators.lite import Lite, LiteOptions

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ttsa_guard.embedded.lite_data import UNKNOWN, Example, Part
-from ttsa_guard.embedded.world import Case, Split, World, split_sentences
+from ttsa_guard.embedded.world import Case, Split, World
+from ttsa_guard.sentences import split_sentences
 
 SOURCE = "world"
 WEIGHT = 0.4

@@ -6,7 +6,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ttsa_guard.embedded.world import Case, World, prosocial_sentences
+from ttsa_guard.embedded.grammar import prosocial_sentences
+from ttsa_guard.embedded.world import Case, World
 from ttsa_guard.messages import Message
 from ttsa_guard.steerers.prosocial.data import Answered, Pair
 from ttsa_guard.steerers.prosocial.preferences import ATTRIBUTES

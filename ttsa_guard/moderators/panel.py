@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ttsa_guard.config import Combine
+from ttsa_guard.config import Combine, Member
 from ttsa_guard.moderators.base import Moderator, moderate_safely
+from ttsa_guard.parts import make
+from ttsa_guard.plugins import Plugins
 from ttsa_guard.verdict import Verdict
 
 
@@ -97,3 +99,13 @@ def _mean(row: list[tuple[Seat, Verdict]]) -> float:
 
 def _categories(row: list[tuple[Seat, Verdict]]) -> dict[str, float]:
     return {f"{v.moderator}/{name}": score for _, v in row for name, score in v.categories.items()}
+
+
+def seated(plugins: Plugins, members: Sequence[Member], combine: Combine) -> Moderator:
+    """The one moderator that is configured, or a panel of several.
+
+    Raises:
+        PluginError, ConfigError: as `make` does.
+    """
+    seats = tuple(Seat(make(plugins, "moderators", m), m.weight, m.fail, m.hard) for m in members)
+    return seats[0].moderator if len(seats) == 1 and combine != "lexicographic" else Panel(seats, combine)

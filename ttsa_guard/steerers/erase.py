@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ttsa_guard.messages import GenerationRequest
 from ttsa_guard.plugins import Register, hookimpl
+from ttsa_guard.sentences import split_sentences
 from ttsa_guard.steerers.base import Candidate, Task
-from ttsa_guard.steerers.goals import find_turn, split_sentences
+from ttsa_guard.steerers.goals import find_turn
 from ttsa_guard.steerers.prefill import mixed_openings
 
 _CLAUSES = re.compile(r"(?<=[,;:])\s+|(?<=[，；：、])|\s+(?=(?:and|but|then|so)\b)")

@@ -6,12 +6,12 @@ nearly always. The likelihood of words that only a safe answer has is smooth, an
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ttsa_guard.backends.base import Continuation
 from ttsa_guard.profile import Opening
+from ttsa_guard.sentences import split_sentences
 from ttsa_guard.steerers.base import Candidate, Task
 
 ONSET_WORDS = 3
@@ -84,8 +84,3 @@ def _onset(sentence: str) -> str:
 def pairs(goals: Sequence[Goal]) -> list[tuple[int, Continuation]]:
     """All continuations with the index of their goal."""
     return [(i, continuation) for i, goal in enumerate(goals) for continuation in goal.continuations]
-
-
-def split_sentences(text: str) -> list[str]:
-    """Sentences of `text`, with their closing punctuation."""
-    return [s for s in re.split(r"(?<=[.!?؟।])\s+|(?<=[。！？])\s*", text.strip()) if s]
