@@ -25,7 +25,7 @@ class _Job(Generic[Item, Result]):
 
 
 class Batcher(Generic[Item, Result]):
-    """Does together whatever is waiting when the model's thread is free; nobody is waited for.
+    """Does together whatever is waiting when the model's thread is free; only what is asked in the same moment is waited for.
 
     Args:
         work: results of items, in order. It gets an event for each item, which says that nobody wants its result any more.
@@ -45,12 +45,17 @@ class Batcher(Generic[Item, Result]):
     async def __call__(self, items: Sequence[Item]) -> list[Result]:
         job: _Job[Item, Result] = _Job(tuple(items))
         with self._lock:
-            if not self._waiting:  # one turn for all that wait: with one for each, later work would go before other kinds
-                self._worker.submit(self._drain)
+            first = not self._waiting  # one turn for all that wait: with one for each, later work would go before other kinds
             self._waiting.append(job)
         try:
+            try:
+                await asyncio.sleep(0)  # what else is ready on this loop comes along
+            finally:
+                if first:
+                    self._worker.submit(self._drain)
             return await asyncio.wrap_future(job.future)
         finally:
+            job.future.cancel()  # if it has not begun
             job.stop.set()
 
     def _drain(self) -> None:

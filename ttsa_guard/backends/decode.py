@@ -50,13 +50,8 @@ class SharedDecoder:
 
     def logits(self, starts: Sequence[Start], keep: int) -> torch.Tensor:
         order = sorted(range(len(starts)), key=lambda i: starts[i].fixed)
-        rows = [starts[i] for i in order]
-        with torch.no_grad():
-            groups = self.groups(rows)
-        embeds, valid = left_padded([r.rest for r in rows])
-        allowed = None if bool(valid.all()) else _causal(valid)
-        fixed = torch.tensor([len(r.fixed) for r in rows], device=self._device)
-        found = self.forward(embeds, positions(valid) + fixed[:, None], Pass(groups, allowed), keep)
+        rows = _Rows(self, [starts[i] for i in order])
+        found = self.forward(rows.embeds, rows.at, rows.seeing(rows.embeds.shape[1]), keep)
         return found[[order.index(i) for i in range(len(starts))]]
 
     def embedded(self, ids: torch.Tensor) -> torch.Tensor:
@@ -136,39 +131,71 @@ class SharedDecoder:
             self._kept.popitem(last=False)
 
 
-class _Batch(Pass):
-    """Rows that are being decoded: their own keys in buffers that are filled in place.
+class _Rows(Pass):
+    """Rows of different conversations in one batch.
 
-    A row's keys are first those of a prefix that it has a copy of, then those of its rest, then those of its new tokens;
-    what is shorter than in other rows is padded in front, and `valid` says what is not padding.
+    Long beginnings are shared. A row's own keys are first those of a short beginning, of which it has a copy, then those of
+    its rest; what is shorter than in other rows is padded in front, and `valid` says what is not padding.
     """
 
     def __init__(self, decoder: SharedDecoder, rows: Sequence[Start]) -> None:
+        with torch.no_grad():
+            groups = decoder.groups(rows)
+        prefixes = [(n * len(prefix or ()) >= SHARED_FROM, prefix) for n, prefix in groups for _ in range(n)]
+        self.shared = [prefix if share else None for share, prefix in prefixes]
+        self._copied = [None if share else prefix for share, prefix in prefixes]
+        self.embeds, own = left_padded([r.rest for r in rows])
+        room = torch.tensor([len(p) if p else 0 for p in self._copied], device=own.device)
+        self.filled = int(room.max())
+        copied = torch.arange(self.filled, device=own.device).expand(len(rows), -1) >= self.filled - room[:, None]
+        self.valid = torch.cat([copied, own], 1)
+        self.at = positions(own) + torch.tensor([len(r.fixed) for r in rows], device=own.device)[:, None]
+        super().__init__(self.grouped())
+
+    def grouped(self) -> list[tuple[int, Prefix | None]]:
+        return [(len(list(same)), prefix) for prefix, same in groupby(self.shared)]
+
+    def seeing(self, queries: int) -> Pass:
+        """This pass, for the next `queries` tokens."""
+        valid = self.valid[:, : self.filled + queries]
+        self.allowed = _causal(valid, queries) if queries > 1 else valid[:, None]
+        return self
+
+    def extend(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.filled:
+            return keys, values
+        k, v = (torch.cat([self._front(new, kind, layer), new], 2) for kind, new in (("keys", keys), ("values", values)))
+        return k, v
+
+    def _front(self, like: torch.Tensor, kind: str, layer: int) -> torch.Tensor:
+        """The copies in front of `like`."""
+        front = like.new_zeros(len(like), like.shape[1], self.filled, like.shape[3])  # not the NaN that fresh memory may hold
+        for row, prefix in enumerate(self._copied):
+            if prefix is not None:
+                front[row, :, self.filled - len(prefix) :] = getattr(prefix, kind)[layer]
+        return front
+
+
+class _Batch(_Rows):
+    """Rows that are being decoded: their own keys in buffers that are filled in place."""
+
+    def __init__(self, decoder: SharedDecoder, rows: Sequence[Start]) -> None:
+        super().__init__(decoder, rows)
         self._decoder, self._rows = decoder, list(rows)
         self.new: list[list[int]] = [[] for _ in rows]
         self._slots = list(range(len(rows)))
         self._running = set(self._slots)
-        prefixes = [(n * len(prefix or ()) >= SHARED_FROM, prefix) for n, prefix in decoder.groups(rows) for _ in range(n)]
-        self._shared = [prefix if share else None for share, prefix in prefixes]
-        self._copied = [None if share else prefix for share, prefix in prefixes]
         self._buffers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        self._embeds, own = left_padded([r.rest for r in rows])
-        room = torch.tensor([len(p) if p else 0 for p in self._copied], device=own.device)
-        self._filled = int(room.max())
-        copied = torch.arange(self._filled, device=own.device).expand(len(rows), -1) >= self._filled - room[:, None]
-        to_come = own.new_ones(len(rows), max(r.most for r in rows))
-        self._valid = torch.cat([copied, own, to_come], 1)
-        self._at = positions(own) + torch.tensor([len(r.fixed) for r in rows], device=own.device)[:, None]
-        self._sampler = RowSampler([r.temperature for r in rows], [r.seed for r in rows], own.device)
-        super().__init__(self._grouped())
+        self.valid = torch.cat([self.valid, self.valid.new_ones(len(rows), max(r.most for r in rows))], 1)
+        self._sampler = RowSampler([r.temperature for r in rows], [r.seed for r in rows], self.valid.device)
 
     def step(self, ends: frozenset[int]) -> Iterator[tuple[int, int]]:
         """One token for every running row, as (row, token); finished rows leave. Nothing comes when all are finished."""
         self._running -= {i for i in self._running if self._rows[i].stop.is_set()}
         if not self._running:
             return
-        logits = self._decoder.forward(self._embeds, self._at, self._seeing(self._embeds.shape[1]), 1)[:, -1]
-        self._filled += self._embeds.shape[1]
+        logits = self._decoder.forward(self.embeds, self.at, self.seeing(self.embeds.shape[1]), 1)[:, -1]
+        self.filled += self.embeds.shape[1]
         tokens = self._sampler.noisy(logits).argmax(-1)
         for row, token in zip(self._slots, tokens.tolist(), strict=True):
             if row in self._running:
@@ -180,42 +207,36 @@ class _Batch(Pass):
         if keep and (len(self._slots) - len(keep)) * 8 >= len(self._slots):
             self._retain(keep)
             tokens = tokens[keep]
-        self._embeds, self._at = self._decoder.embedded(tokens)[:, None], self._at[:, -1:] + 1
+        self.embeds, self.at = self._decoder.embedded(tokens)[:, None], self.at[:, -1:] + 1
 
     def extend(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if layer not in self._buffers:
             self._buffers[layer] = (self._buffer(keys, "keys", layer), self._buffer(values, "values", layer))
-        start, end = self._filled, self._filled + keys.shape[2]
+        start, end = self.filled, self.filled + keys.shape[2]
         for buffer, new in zip(self._buffers[layer], (keys, values), strict=True):
             buffer[:, :, start:end] = new
         return self._buffers[layer][0][:, :, :end], self._buffers[layer][1][:, :, :end]
 
     def _buffer(self, like: torch.Tensor, kind: str, layer: int) -> torch.Tensor:
         rows, heads, _, size = like.shape
-        buffer = like.new_empty(rows, heads, self._valid.shape[1], size)
-        buffer[:, :, : self._filled] = 0  # not the NaN that fresh memory may hold
-        for row, prefix in enumerate(self._copied):
-            if prefix is not None:
-                buffer[row, :, self._filled - len(prefix) : self._filled] = getattr(prefix, kind)[layer]
+        buffer = like.new_empty(rows, heads, self.valid.shape[1], size)
+        buffer[:, :, : self.filled] = self._front(like, kind, layer)
         return buffer
-
-    def _seeing(self, queries: int) -> _Batch:
-        """This pass, for the next `queries` tokens."""
-        valid = self._valid[:, : self._filled + queries]
-        self.allowed = _causal(valid, queries) if queries > 1 else valid[:, None]
-        return self
 
     def _retain(self, keep: Sequence[int]) -> None:
         self._slots = [self._slots[slot] for slot in keep]
-        self._shared = [self._shared[slot] for slot in keep]
-        index = torch.tensor(keep, device=self._at.device)
-        self._valid, self._at = self._valid[index], self._at[index]
-        self._buffers = {layer: (k[index], v[index]) for layer, (k, v) in self._buffers.items()}
+        self.shared = [self.shared[slot] for slot in keep]
+        index = torch.tensor(keep, device=self.at.device)
+        self.valid, self.at = self.valid[index], self.at[index]
+        self._buffers = {layer: (self._kept(k, index), self._kept(v, index)) for layer, (k, v) in self._buffers.items()}
         self._sampler.keep(keep)
-        self.groups = self._grouped()
+        self.groups = self.grouped()
 
-    def _grouped(self) -> list[tuple[int, Prefix | None]]:
-        return [(len(list(same)), prefix) for prefix, same in groupby(self._shared)]
+    def _kept(self, buffer: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """These rows of it: what is filled is copied, the room behind it is not."""
+        kept = buffer.new_empty(len(index), *buffer.shape[1:])
+        torch.index_select(buffer[:, :, : self.filled], 0, index, out=kept[:, :, : self.filled])
+        return kept
 
 
 def choose(model: Any, ends: Sequence[int]) -> tuple[Decoder, str]:

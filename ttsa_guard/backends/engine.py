@@ -21,6 +21,8 @@ from ttsa_guard.messages import Generation, GenerationRequest, Prompt
 from ttsa_guard.tokens import encodable
 
 log = logging.getLogger(__name__)
+_SCORED_TOKENS = 2048
+"""Tokens that are scored at once: more do not make better use of the hardware, and logits of many need much memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,8 +156,9 @@ class Engine:
         """See `ScoresRows.objective`, for goals after any prompts; differentiable with respect to the rows unless gradients
         are off."""
         rows = [self._row(a) for a in asked]
-        parts = [self._objective_batch(rows[i : i + self.batch_size]) for i in range(0, len(rows), self.batch_size)]
-        values = torch.cat(parts) if parts else torch.zeros(0)
+        batches = self._batches([len(r.start.rest) for r in rows])
+        parts = [self._objective_batch([rows[i] for i in batch]) for batch in batches]
+        values = torch.cat(parts)[_inverse(batches)] if parts else torch.zeros(0)
         if not bool(torch.isfinite(values).all()):
             raise ModelError("the model's log-likelihoods are not finite", hint="try dtype float32")
         return values
@@ -175,6 +178,15 @@ class Engine:
     def _row(self, asked: Scored) -> Row:
         ids, weights = asked.goal.tokens(self.tokenizer)
         return Row(self.start(asked.prompt, asked.rows, ids, keep=len(ids) + 1), tuple(ids), tuple(weights))
+
+    def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Which rows to score together: neighbours in length, for the shorter are padded to the longest."""
+        batches: list[list[int]] = []
+        for row in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+            if not batches or len(batches[-1]) >= min(self.batch_size, _SCORED_TOKENS // lengths[row]):
+                batches.append([])
+            batches[-1].append(row)
+        return batches
 
     def _objective_batch(self, batch: Sequence[Row]) -> torch.Tensor:
         longest = max(len(s.targets) for s in batch)
@@ -229,6 +241,12 @@ class _Pieces:
         if len(text) > len(self._sent):
             self._on_text(text[len(self._sent) :])
             self._sent = text
+
+
+def _inverse(batches: Sequence[Sequence[int]]) -> list[int]:
+    """Where each row stands in the batches one after the other."""
+    order = [row for batch in batches for row in batch]
+    return sorted(range(len(order)), key=order.__getitem__)
 
 
 @contextmanager

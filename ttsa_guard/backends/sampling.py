@@ -34,12 +34,14 @@ class RowSampler:
             raise ModelError("the model's logits are not finite", hint="try dtype float32")
         if not any(self._generators):
             return logits
-        noise = torch.ones_like(logits)
-        for row, generator in zip(noise, self._generators, strict=True):
+        uniform = torch.ones_like(logits)
+        for row, generator in zip(uniform, self._generators, strict=True):
             if generator:
-                row.exponential_(generator=generator)
+                row.uniform_(generator=generator)
+        # Exponential draws. They cannot be 0, which would be infinite noise; `exponential_` takes five times as long.
+        draws = uniform.clamp_(min=2**-25).log_().neg_()
         hot = self._temperatures > 0
-        return torch.where(hot, logits / self._temperatures.where(hot, 1.0) - noise.clamp_(min=1e-20).log_(), logits)
+        return torch.where(hot, logits / self._temperatures.where(hot, 1.0) - draws.log_(), logits)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows alone."""

@@ -43,8 +43,12 @@ class Stage:
     """What they are made up from."""
 
 
-STAGES = (Stage(7500, 2e-3, 0.35, "topics"), Stage(2000, 1.5e-3, 0.6, "texts"))
-"""The second stage is there for copying: with the first alone, one unseen object in ten was misspelt."""
+STAGES = (
+    Stage(7500, 2e-3, 0.35, "topics"),
+    Stage(2000, 1.5e-3, 0.6, "texts"),
+    Stage(3000, 1.2e-3, 0.6, "texts"),
+)
+"""The later stages are there for copying: with the first alone, one unseen object in ten was misspelt."""
 
 _COLUMNS = (
     TextColumn("{task.description}"),
