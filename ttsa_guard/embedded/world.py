@@ -22,7 +22,7 @@ from ttsa_guard.embedded.grammar import Grammar, Judgement, Topic
 
 Split = Literal["seen", "unseen"]
 Failure = Literal["content", "tone"]
-Sources = Literal["topics", "texts"]
+Sources = Literal["topics", "texts"] | tuple[str, ...]
 
 _MODIFIERS = ("old", "new", "small", "large", "favourite", "cheap", "red", "green")
 _ONSETS = "b ch d f g h j k l m n p qu r s t v w y z br cl st tr".split()
@@ -56,7 +56,7 @@ class World:
     invented: float = 0.35
     """Share of the training topics whose object is made up."""
     sources: Sources = "topics"
-    """Where the words that are taken apart for that come from."""
+    """Where the words that are taken apart for that come from, or the words."""
 
     @classmethod
     def load(cls, *, invented: float = 0.35, sources: Sources = "topics") -> World:
@@ -115,7 +115,9 @@ class World:
 
     @cached_property
     def _words(self) -> list[str]:
-        """Words to invent from: those of the training topics, or of all training texts."""
+        """Words to invent from: those of the training topics, or of all training texts, or others."""
+        if isinstance(self.sources, tuple):
+            return sorted(self.sources)
         kinds = [(kind, category) for kind in ("benign", "unsafe") for category in self.texts[kind]]
         found = {w for kind, category in kinds for o in self.objects(kind, category, "seen") for w in o.split()}
         if self.sources == "texts":
