@@ -20,7 +20,7 @@ from ttsa_guard.steerers.prosocial.training import OnStep, Plan
 
 EXAMPLES, PAIRS = 4000, 800
 HARM = Plan(steps=150, batch=16, peak=2e-4, warm_up=10, decay=0.0)
-REWARDS = Plan(steps=120, batch=4, peak=3e-3, warm_up=10, decay=0.01)
+REWARDS = Plan(steps=240, batch=4, peak=3e-3, warm_up=10, decay=0.01)
 SHAPE = Shape(rank=8, targets=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"))
 KEEP = 0.06
 STRENGTH = 2.5
