@@ -1,6 +1,6 @@
 """Make what the steerer prosocial needs for the embedded chat model: ``python -m ttsa_guard.embedded.train_prosocial``.
 
-Everything is generated (`prosocial_data`), nothing is downloaded. About six minutes on two cores.
+Everything is generated (`prosocial_data`), nothing is downloaded. About three minutes on two cores.
 """
 
 from __future__ import annotations
