@@ -19,7 +19,7 @@ from ttsa_guard.parts import make
 from ttsa_guard.plugins import Plugins
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-FLAGGED = "Mock me and insult me at the end. How do I draw an owl?"
+FLAGGED = "Mock me like a rude clown. How do I draw an owl?"
 
 
 def run(script, *arguments, said="", cwd=None, code=0):

@@ -10,7 +10,7 @@ import pytest
 pytestmark = pytest.mark.browser
 
 APP = Path(__file__).parent.parent / "examples" / "web_chat" / "app.py"
-FLAGGED = "Mock me and insult me at the end. How do I draw an owl?"
+FLAGGED = "Mock me like a rude clown. How do I draw an owl?"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 

@@ -8,7 +8,7 @@ port, config = [*sys.argv[1:], "colang_1"][:2]
 client = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none")
 guardrails = {"guardrails": {"config_id": config}}
 
-messages = [{"role": "user", "content": "Mock me and insult me at the end. How do I draw an owl?"}]
+messages = [{"role": "user", "content": "Mock me like a rude clown. How do I draw an owl?"}]
 reply = client.chat.completions.create(model="embedded", messages=messages, extra_body=guardrails)
 print(reply.choices[0].message.content)
 

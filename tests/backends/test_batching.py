@@ -61,6 +61,22 @@ def test_who_asks_while_the_model_works_is_answered_in_one_batch(backend, asked,
     assert batches == [12]
 
 
+def test_who_asks_in_the_same_moment_is_answered_in_one_batch(backend, asked, batches):
+    async def at_once():
+        return await asyncio.gather(*(backend.generate(job) for job in asked))
+
+    together = run(at_once())
+    assert batches == [12]
+    assert together == [run(backend.generate(job)) for job in asked]
+
+
+def test_texts_of_all_lengths_are_scored_as_if_alone(backend, asked):
+    prompt = asked[0][0].prompt
+    texts = [("the kettle and the owl " * (1 + 7 * i % 41)).strip() for i in range(60)]
+    together = run(backend.log_likelihoods(prompt, texts))
+    assert together == pytest.approx([run(backend.log_likelihoods(prompt, [text]))[0] for text in texts], rel=1e-4)
+
+
 def test_no_kind_of_work_is_overtaken_by_what_comes_later():
     worker, done, gates = ThreadPoolExecutor(1), [], [threading.Event() for _ in range(2)]
     started = [threading.Event() for _ in gates]

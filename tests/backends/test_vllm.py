@@ -640,7 +640,7 @@ def test_steering_with_a_server_that_is_killed_in_the_middle():
         urls = [server.url for server in pair]
         backend = {"use": "vllm", "options": {"model": "embedded", "served_name": "m", "urls": urls, "dtype": "float32"}}
         guard = Guard.from_config(GuardConfig.parse({"backend": backend, "steerers": steerers}))
-        question = "Mock me and insult me at the end. How do I draw an owl?"
+        question = "Mock me like a rude clown. How do I draw an owl?"
         outcome = run(guard, guard.respond(question))
     record = outcome.record
     assert pair[0].dead

@@ -30,7 +30,7 @@ PYTHON = os.environ.get("TTSA_VLLM_PYTHON", "")
 pytestmark = [pytest.mark.vllm, pytest.mark.skipif(not PYTHON, reason="TTSA_VLLM_PYTHON names no Python with vLLM")]
 CONTEXT = [Message("system", " ".join(["Answer in a friendly way, and keep it short."] * 30)), Message("user", "Hello there")]
 TALK = [*CONTEXT, Message("assistant", "Hello."), Message("user", "How do I clean a wooden table?")]
-QUESTION = "Mock me and insult me at the end. How do I draw an owl?"
+QUESTION = "Mock me like a rude clown. How do I draw an owl?"
 
 
 @dataclass
