@@ -38,8 +38,8 @@ class RowSampler:
         for row, generator in zip(uniform, self._generators, strict=True):
             if generator:
                 row.uniform_(generator=generator)
-        # Exponential draws. They cannot be 0, which would be infinite noise; `exponential_` takes five times as long.
-        draws = uniform.clamp_(min=2**-25).log_().neg_()
+        # Exponential draws, none of them 0 or infinite, which the noise would be too; `exponential_` takes five times as long.
+        draws = uniform.clamp_(2**-25, 1 - 2**-24).log_().neg_()
         hot = self._temperatures > 0
         return torch.where(hot, logits / self._temperatures.where(hot, 1.0) - draws.log_(), logits)
 
