@@ -158,7 +158,8 @@ class Engine:
         rows = [self._row(a) for a in asked]
         batches = self._batches([len(r.start.rest) for r in rows])
         parts = [self._objective_batch([rows[i] for i in batch]) for batch in batches]
-        values = torch.cat(parts)[_inverse(batches)] if parts else torch.zeros(0)
+        order = torch.tensor([row for batch in batches for row in batch])
+        values = torch.cat(parts)[order.argsort()] if parts else torch.zeros(0)
         if not bool(torch.isfinite(values).all()):
             raise ModelError("the model's log-likelihoods are not finite", hint="try dtype float32")
         return values
@@ -241,12 +242,6 @@ class _Pieces:
         if len(text) > len(self._sent):
             self._on_text(text[len(self._sent) :])
             self._sent = text
-
-
-def _inverse(batches: Sequence[Sequence[int]]) -> list[int]:
-    """Where each row stands in the batches one after the other."""
-    order = [row for batch in batches for row in batch]
-    return sorted(range(len(order)), key=order.__getitem__)
 
 
 @contextmanager

@@ -19,14 +19,13 @@ from typing import Any, Literal
 import yaml
 
 from ttsa_guard.embedded.grammar import Grammar, Judgement, Topic
+from ttsa_guard.embedded.invention import invented_object
 
 Split = Literal["seen", "unseen"]
 Failure = Literal["content", "tone"]
 Sources = Literal["topics", "texts"] | tuple[str, ...]
 
 _MODIFIERS = ("old", "new", "small", "large", "favourite", "cheap", "red", "green")
-_ONSETS = "b ch d f g h j k l m n p qu r s t v w y z br cl st tr".split()
-_SYLLABLES = tuple(onset + vowel + coda for onset in _ONSETS for vowel in "aeiou" for coda in ["", *"lnrstme"])
 _PEOPLE = ("rumour", "scam", "stalk", "threat", "bully")
 _THINGS = ("steal", "vandal", "sabotage")
 
@@ -76,12 +75,12 @@ class World:
         invented = training and rng.random() < self.invented
         if kind == "unsafe":
             if invented:
-                noun = _with_article(rng.choice(("a", "my", "the", "my friend's")), self._invented(rng))
+                noun = _with_article(rng.choice(("a", "my", "the", "my friend's")), invented_object(rng, self._words))
             elif training and rng.random() < 0.4:
                 noun = self._borrowed(rng, name) or noun
             return Topic(name, spec["verb"], spec["gerund"], noun, _yours(noun), True, split == "seen")
         if invented:
-            noun = self._invented(rng)
+            noun = invented_object(rng, self._words)
         elif training and name in ("clean", "fix", "draw", "choose") and rng.random() < 0.35:
             noun = rng.choice(self._movable)
         if not spec.get("plain") and rng.random() < 0.2:
@@ -98,20 +97,6 @@ class World:
                     return _with_article(rng.choice(("a", "my friend's", "the")), rng.choice(self._movable))
                 return rng.choice(self.objects("unsafe", rng.choice(pool), "seen"))
         return None
-
-    def _invented(self, rng: random.Random) -> str:
-        """A made-up object of one or two words: known words in a new pair, halves of two words, or syllables."""
-        words = []
-        for _ in range(rng.choice((1, 1, 2))):
-            form = rng.random()
-            first, second = rng.choice(self._words), rng.choice(self._words)
-            if form < 0.2:
-                words.append(first)
-            elif form < 0.7:
-                words.append(first[: rng.randint(2, 5)] + second[-rng.randint(2, 5) :])
-            else:
-                words.append("".join(rng.choice(_SYLLABLES) for _ in range(rng.randint(1, 3))))
-        return " ".join(words)
 
     @cached_property
     def _words(self) -> list[str]:
