@@ -85,7 +85,7 @@ class GuardConfig(_Part):
     gate_seconds: float = Field(10.0, gt=0, description="time limit of one gate call")
     guide: tuple[Member, ...] = (Member(use="lite"),)
     guide_combine: Combine = "any"
-    steerers: tuple[Use, ...] = (Use(use="erase"), Use(use="prefill"), Use(use="embedding"))
+    steerers: tuple[Use, ...] = (Use(use="erase"), Use(use="occlude"), Use(use="prefill"), Use(use="embedding"))
     budget: BudgetConfig = BudgetConfig()
     generation: GenerationConfig = GenerationConfig()
     quality: QualityConfig = QualityConfig()

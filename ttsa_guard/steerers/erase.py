@@ -14,8 +14,7 @@ from ttsa_guard.messages import GenerationRequest
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.sentences import split_sentences
 from ttsa_guard.steerers.base import Candidate, Task
-from ttsa_guard.steerers.goals import find_turn
-from ttsa_guard.steerers.prefill import mixed_openings
+from ttsa_guard.steerers.prefill import beginnings
 
 _CLAUSES = re.compile(r"(?<=[,;:])\s+|(?<=[，；：、])|\s+(?=(?:and|but|then|so)\b)")
 
@@ -23,16 +22,14 @@ _CLAUSES = re.compile(r"(?<=[,;:])\s+|(?<=[，；：、])|\s+(?=(?:and|but|then|
 class EraseOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    messages: int = Field(4, ge=1, description="most shortened messages, if the answer began harmlessly")
-    begun: int = Field(2, ge=0, description="most otherwise, each of them also with a redirecting opening")
+    candidates: int = Field(4, ge=1, description="most answers")
 
 
 class Erase:
     """Erase-and-check (arXiv 2309.02705), used to mend instead of to detect: a batch of answers to shorter messages.
 
-    The parts are the sentences of the last user message, or the clauses of its only one. Where the flagged answer began
-    harmlessly, the question can be answered; otherwise it may itself be unsafe, and what helps then is an alternative.
-    Whether an answer is still about what was asked shows in its likelihood under the whole message, which the guard looks at.
+    The parts are the sentences of the last user message, or the clauses of its only one. Whether an answer is still about what
+    was asked shows in its likelihood under the whole message, which the guard looks at.
     """
 
     name = "erase"
@@ -46,20 +43,18 @@ class Erase:
         parts = split_parts(task.messages[last].content)
         if len(parts) < 2:
             return
-        turn = await find_turn(task)
-        redirects = [] if turn else mixed_openings(task.profile, 1, ("redirect",))
+        openings = await beginnings(task)
         requests: list[GenerationRequest] = []
-        origins: list[str] = []
-        for kept in shortened(len(parts), self.options.messages if turn else self.options.begun):
+        names: list[str] = []
+        for kept in shortened(len(parts), max(1, self.options.candidates // len(openings))):
             shorter = replace(task.messages[last], content=" ".join(parts[i] for i in kept))
             prompt = await task.backend.render([*task.messages[:last], shorter, *task.messages[last + 1 :]])
-            for opening in ("", *(task.after_shown(o.text) for o in redirects)):
-                seed = task.seed + len(requests)
-                requests.append(task.base.having(prompt=prompt, opening=opening or task.shown, seed=seed))
-                origins.append(f"parts {', '.join(str(i + 1) for i in kept)} of {len(parts)}{' redirected' if opening else ''}")
+            for i, opening in enumerate(openings):
+                requests.append(task.base.having(prompt=prompt, opening=opening, seed=task.seed + len(requests)))
+                names.append(f"parts {', '.join(str(k + 1) for k in kept)} of {len(parts)}{' redirected' if i else ''}")
         left = task.spend.generations_left
         if requests[:left]:
-            yield await task.propose(requests[:left], origins[:left])
+            yield await task.propose(requests[:left], names[:left])
 
 
 def split_parts(text: str) -> list[str]:

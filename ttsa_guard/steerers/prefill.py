@@ -44,6 +44,17 @@ async def _opening_is_at_fault(task: Task) -> bool:
     return turn is None or turn.kept == task.shown
 
 
+async def beginnings(task: Task) -> tuple[str, ...]:
+    """How answers to a changed message are made to begin: as they like after what has been shown, and also with a redirecting
+    opening where the flagged answer went wrong from its start.
+
+    Where it began harmlessly, the question can be answered; otherwise it may itself be unsafe, and what helps then is an
+    alternative.
+    """
+    redirects = [] if await find_turn(task) else mixed_openings(task.profile, 1, ("redirect",))
+    return task.shown, *(task.after_shown(o.text) for o in redirects)
+
+
 def mixed_openings(profile: ModelProfile, n: int, kinds: Sequence[OpeningKind] = KINDS) -> list[Opening]:
     """The `n` first openings, taken in turn from the `kinds`."""
     groups = [[o for o in profile.openings if o.kind == kind] for kind in kinds]

@@ -1,0 +1,73 @@
+"""Random steps of the input embeddings, long enough to change the answer, then the way back: no gradient, no goal.
+
+The smallest part of a step that is still safe keeps the most of what was asked. Without the way back this is the control that a
+search along any direction has to beat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import ClassVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from ttsa_guard.backends.base import TakesEmbeddings
+from ttsa_guard.plugins import Register, hookimpl
+from ttsa_guard.steerers.base import Candidate, Task
+from ttsa_guard.steerers.estimators import unit
+from ttsa_guard.steerers.prefill import beginnings
+
+
+class KickOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kicks: int = Field(8, ge=1, description="random directions in the first batch")
+    length: float = Field(1.25, ge=0, description="of every row's step, in mean token norms")
+    shrink: int = Field(4, ge=0, description="halvings of the way back, a batch each; 0: the control")
+    keep: int = Field(2, ge=1, description="safe kicks that go back")
+
+
+class Kick:
+    """A batch of answers from kicked rows of the user's message; then bisection for the least of the safe kicks."""
+
+    name = "kick"
+    needs: ClassVar[tuple[type, ...]] = (TakesEmbeddings,)
+
+    def __init__(self, options: KickOptions) -> None:
+        self.options = options
+
+    async def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
+        backend = task.backend
+        assert isinstance(backend, TakesEmbeddings)
+        base = task.base.having(prompt=await backend.render(task.messages, scope="user"))
+        origin = await backend.embed(base.prompt.soft_ids)
+        openings = await beginnings(task)
+        size = self.options.length * backend.token_norm
+        generator = torch.Generator().manual_seed(task.seed)
+        kicks = [size * unit(torch.randn(origin.shape, generator=generator), "per_token") for _ in range(self.options.kicks)]
+        tried = [(kick, base.having(opening=openings[i % len(openings)], seed=task.seed + i)) for i, kick in enumerate(kicks)]
+
+        async def answers(shares: Sequence[float]) -> list[Candidate]:
+            """To `tried`, each with so much of its kick."""
+            asked = list(zip(tried, shares, strict=True))[: task.spend.generations_left]
+            requests = [request.having(rows=origin + share * kick) for (kick, request), share in asked]
+            return await task.propose(requests, [f"{share:.4g} of a kick" for _, share in asked]) if asked else []
+
+        candidates = await answers([1.0] * len(tried))
+        yield candidates
+        tried = [t for t, c in zip(tried, candidates, strict=False) if not c.verdict.flagged][: self.options.keep]
+        flagged, passed = [0.0] * len(tried), [1.0] * len(tried)
+        for _ in range(self.options.shrink):
+            shares = [(low + high) / 2 for low, high in zip(flagged, passed, strict=True)]
+            candidates = await answers(shares)
+            if not candidates:
+                return
+            yield candidates
+            for i, candidate in enumerate(candidates):
+                (flagged if candidate.verdict.flagged else passed)[i] = shares[i]
+
+
+@hookimpl
+def ttsa_register_steerers(register: Register) -> None:
+    register("kick", Kick, options=KickOptions)
