@@ -395,6 +395,13 @@ def test_the_random_control_asks_the_model_nothing():
     assert torch.allclose((second - first).norm(dim=-1), torch.tensor(0.5 * 2.0))
 
 
+def test_answers_from_the_way_to_an_alternative_are_made_to_begin_with_it():
+    backend = Steep()
+    steer(task(backend, answer=BAD), openings=3, iterations=2, every=1, round=2)
+    [batch] = backend.calls
+    assert [r.opening for r in batch] == ["", "Other", ""] * 2
+
+
 # ---------------------------------------------------------------------- on the tiny model
 
 
@@ -411,12 +418,11 @@ MODES = [
 def test_a_step_of_zero_is_plain_generation(tiny_recording, options):
     job = task(tiny_recording, answer=BAD, score=lambda _: 1.0)
     found = [c.text for r in steer(job, step=0.0, iterations=3, every=1, round=1, probes=2, **options) for c in r]
-    seeds = [r.seed for batch in tiny_recording.calls for r in batch if r.rows is not None]
-    plain = asyncio.run(tiny_recording.generate([job.base.having(seed=seed) for seed in sorted(set(seeds))]))
-    texts = [g.text for g in plain]
-    assert len(set(texts)) == 3
-    each = len(found) // 3
-    assert found == [text for text in texts for _ in range(each)]
+    moved = [r for batch in tiny_recording.calls for r in batch if r.rows is not None]
+    asked = [r for r in moved if torch.equal(r.rows, moved[0].rows)]  # not the probes of paper mode
+    plain = asyncio.run(tiny_recording.generate([job.base.having(seed=r.seed, opening=r.opening) for r in asked]))
+    assert len({r.seed for r in asked}) == 3
+    assert found == [g.text for g in plain]
 
 
 @pytest.mark.parametrize("options", MODES, ids=str)

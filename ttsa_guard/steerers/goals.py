@@ -24,12 +24,16 @@ class Goal:
 
     name: str
     continuations: tuple[Continuation, ...]
+    opening: str = ""
+    """What answers from its path are made to begin with; empty: with nothing but what has been shown."""
 
 
 def opening_goal(task: Task, opening: Opening) -> Goal:
-    """Begin, or after what has been shown go on, like a safe answer."""
-    text = task.after_shown(opening.text).removeprefix(task.shown)
-    return Goal(f"toward {opening.text!r}", (Continuation(((task.shown, 0.0), (text, 1.0))),))
+    """Begin, or after what has been shown go on, like a safe answer. Redirecting answers are made to begin so, too: a model that
+    is moved toward an alternative may still refuse."""
+    begun = task.after_shown(opening.text)
+    goal = Continuation(((task.shown, 0.0), (begun.removeprefix(task.shown), 1.0)))
+    return Goal(f"toward {opening.text!r}", (goal,), begun if opening.kind == "redirect" else "")
 
 
 @dataclass(frozen=True)

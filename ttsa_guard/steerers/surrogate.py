@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from ttsa_guard.backends.base import Differentiable, ScoresRows, TakesEmbeddings
-from ttsa_guard.messages import Prompt
+from ttsa_guard.messages import GenerationRequest, Prompt
 from ttsa_guard.profile import OpeningKind
 from ttsa_guard.steerers.base import Candidate, Task
 from ttsa_guard.steerers.estimators import Antithetic, unit
@@ -52,18 +52,19 @@ async def surrogate_rounds(task: Task, options: EmbeddingOptions) -> AsyncGenera
     size = (0.1 if options.step is None else options.step) * backend.token_norm
     base = task.base.having(prompt=prompt)
     points = [origin] * len(goals)
-    stretch: list[tuple[str, torch.Tensor]] = []
+    stretch: list[tuple[str, GenerationRequest]] = []
     for k in range(1, options.iterations + 1):
         directions = await slope(points, goals)
         points = [point + size * unit(d, options.normalise) for point, d in zip(points, directions, strict=True)]
         if k % options.every == 0 or k == options.iterations:
-            stretch += [(f"{goal.name}, step {k}", point) for goal, point in zip(goals, points, strict=True)]
+            for goal, point in zip(goals, points, strict=True):
+                request = base.having(rows=point, opening=goal.opening or task.shown, seed=task.seed + k)
+                stretch.append((f"{goal.name}, step {k}", request))
         if stretch and (k % options.round == 0 or k == options.iterations):
             chosen = stretch[: task.spend.generations_left]
             if not chosen:
                 return
-            requests = [base.having(rows=point, seed=task.seed + k) for _, point in chosen]
-            yield await task.propose(requests, [name for name, _ in chosen])
+            yield await task.propose([request for _, request in chosen], [name for name, _ in chosen])
             stretch = []
 
 
