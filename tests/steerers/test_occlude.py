@@ -89,7 +89,7 @@ def test_a_message_of_one_token_is_left_to_others():
     assert (outcome.action, tried) == ("fallback", [])
 
 
-def test_only_the_last_message_is_shortened():
+def test_a_span_counts_the_tokens_of_the_message_alone():
     prompt = Prompt((Tokens((7, 8)), Soft((1, 2)), Tokens((9,)), Soft((3, 4)), Tokens((0,))))
     assert left_out(prompt, range(1, 3)) == Prompt((Tokens((7, 8)), Soft((1,)), Tokens((9,)), Soft((4,)), Tokens((0,))))
 
@@ -104,10 +104,15 @@ def test_leaving_out_needs_nothing_of_a_backend_and_blanking_does():
 
 
 def test_the_other_turns_stay():
-    backend = Reading()
-    conversation = [Message("user", "hello"), Message("assistant", "hi"), Message("user", "one two")]
-    _, tried = review(conversation, LATE, backend=backend)
-    assert tried
+    class Turns(Reading):
+        async def render(self, messages, *, scope="user"):
+            *before, last = (len(m.content.split()) for m in messages)
+            return Prompt((*(Tokens(tuple(range(100, 100 + n))) for n in before), Soft(tuple(range(1, last + 1)))))
+
+    conversation = [Message("user", "hello there"), Message("assistant", "hi"), Message("user", MESSAGE)]
+    _, tried = review(conversation, LATE, backend=Turns())
+    assert all(r.prompt.ids[:3] == (100, 101, 100) for r in tried)
+    assert all(3 < len(r.prompt) < 3 + WORDS for r in tried)
 
 
 @pytest.mark.parametrize("shares", [(0.01, 0.99), (0.3, 0.85), (0.5, 0.5)])

@@ -13,6 +13,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from ttsa_guard.backends.base import TakesEmbeddings
+from ttsa_guard.messages import GenerationRequest
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.steerers.base import Candidate, Task
 from ttsa_guard.steerers.estimators import unit
@@ -48,19 +49,19 @@ class Kick:
         kicks = [size * unit(torch.randn(origin.shape, generator=generator), "per_token") for _ in range(self.options.kicks)]
         tried = [(kick, base.having(opening=openings[i % len(openings)], seed=task.seed + i)) for i, kick in enumerate(kicks)]
 
-        async def answers(shares: Sequence[float]) -> list[Candidate]:
-            """To `tried`, each with so much of its kick."""
+        async def answers(tried: Sequence[tuple[torch.Tensor, GenerationRequest]], shares: Sequence[float]) -> list[Candidate]:
+            """To the requests, each with so much of its kick."""
             asked = list(zip(tried, shares, strict=True))[: task.spend.generations_left]
             requests = [request.having(rows=origin + share * kick) for (kick, request), share in asked]
             return await task.propose(requests, [f"{share:.4g} of a kick" for _, share in asked]) if asked else []
 
-        candidates = await answers([1.0] * len(tried))
+        candidates = await answers(tried, [1.0] * len(tried))
         yield candidates
-        tried = [t for t, c in zip(tried, candidates, strict=False) if not c.verdict.flagged][: self.options.keep]
-        flagged, passed = [0.0] * len(tried), [1.0] * len(tried)
+        safe = [t for t, c in zip(tried, candidates, strict=False) if not c.verdict.flagged][: self.options.keep]
+        flagged, passed = [0.0] * len(safe), [1.0] * len(safe)
         for _ in range(self.options.shrink):
             shares = [(low + high) / 2 for low, high in zip(flagged, passed, strict=True)]
-            candidates = await answers(shares)
+            candidates = await answers(safe, shares)
             if not candidates:
                 return
             yield candidates
