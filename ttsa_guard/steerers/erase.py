@@ -14,7 +14,7 @@ from ttsa_guard.messages import GenerationRequest
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.sentences import split_sentences
 from ttsa_guard.steerers.base import Candidate, Task
-from ttsa_guard.steerers.prefill import beginnings
+from ttsa_guard.steerers.prefill import beginnings, propose_begun
 
 _CLAUSES = re.compile(r"(?<=[,;:])\s+|(?<=[，；：、])|\s+(?=(?:and|but|then|so)\b)")
 
@@ -44,17 +44,13 @@ class Erase:
         if len(parts) < 2:
             return
         openings = await beginnings(task)
-        requests: list[GenerationRequest] = []
-        names: list[str] = []
+        variants: list[tuple[str, GenerationRequest]] = []
         for kept in shortened(len(parts), max(1, self.options.candidates // len(openings))):
             shorter = replace(task.messages[last], content=" ".join(parts[i] for i in kept))
             prompt = await task.backend.render([*task.messages[:last], shorter, *task.messages[last + 1 :]])
-            for i, opening in enumerate(openings):
-                requests.append(task.base.having(prompt=prompt, opening=opening, seed=task.seed + len(requests)))
-                names.append(f"parts {', '.join(str(k + 1) for k in kept)} of {len(parts)}{' redirected' if i else ''}")
-        left = task.spend.generations_left
-        if requests[:left]:
-            yield await task.propose(requests[:left], names[:left])
+            name = f"parts {', '.join(str(i + 1) for i in kept)} of {len(parts)}"
+            variants.append((name, task.base.having(prompt=prompt)))
+        yield await propose_begun(task, variants, openings)
 
 
 def split_parts(text: str) -> list[str]:

@@ -19,14 +19,16 @@ from ttsa_guard.steerers.base import Candidate, Task
 from ttsa_guard.steerers.estimators import unit
 from ttsa_guard.steerers.prefill import beginnings
 
+_RETURNING = 2
+"""Safe kicks that go the way back."""
+
 
 class KickOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kicks: int = Field(8, ge=1, description="random directions in the first batch")
     length: float = Field(1.25, ge=0, description="of every row's step, in mean token norms")
-    shrink: int = Field(4, ge=0, description="halvings of the way back, a batch each; 0: the control")
-    keep: int = Field(2, ge=1, description="safe kicks that go back")
+    shrink: int = Field(4, ge=0, description="halvings of the way back of two safe ones, a batch each; 0: the control")
 
 
 class Kick:
@@ -57,7 +59,7 @@ class Kick:
 
         candidates = await answers(tried, [1.0] * len(tried))
         yield candidates
-        safe = [t for t, c in zip(tried, candidates, strict=False) if not c.verdict.flagged][: self.options.keep]
+        safe = [t for t, c in zip(tried, candidates, strict=False) if not c.verdict.flagged][:_RETURNING]
         flagged, passed = [0.0] * len(safe), [1.0] * len(safe)
         for _ in range(self.options.shrink):
             shares = [(low + high) / 2 for low, high in zip(flagged, passed, strict=True)]

@@ -6,8 +6,7 @@ of its tokens, and the moderator says which of them are safe.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from itertools import product
+from collections.abc import AsyncGenerator, Sequence
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,7 +15,7 @@ from ttsa_guard.backends.base import TakesEmbeddings
 from ttsa_guard.messages import GenerationRequest, Prompt, Soft
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.steerers.base import Candidate, Task
-from ttsa_guard.steerers.prefill import beginnings
+from ttsa_guard.steerers.prefill import beginnings, propose_begun
 
 _PLACES = (0.0, 1.0, 0.5)
 """Where a span lies: at the start of the message, at its end, in its middle."""
@@ -48,20 +47,20 @@ class Occlude:
         size = len(prompt.soft_ids)
         openings = await beginnings(task)
         hidden = spans(size, max(1, self.options.candidates // len(openings)), self.options.shortest, self.options.longest)
-        tried = list(product(hidden, openings))[: task.spend.generations_left]
-        if not tried:
-            return
-        without = {span: await self._without(task, prompt, span) for span in hidden}
-        requests = [without[span].having(opening=opening, seed=task.seed + i) for i, (span, opening) in enumerate(tried)]
-        yield await task.propose(requests, [f"without tokens {s.start + 1} to {s.stop} of {size}" for s, _ in tried])
+        names = [f"without tokens {span.start + 1} to {span.stop} of {size}" for span in hidden]
+        if self.options.blank:
+            requests = await self._blanked(task, prompt, hidden)
+        else:
+            requests = [task.base.having(prompt=left_out(prompt, span)) for span in hidden]
+        yield await propose_begun(task, list(zip(names, requests, strict=True)), openings)
 
-    async def _without(self, task: Task, prompt: Prompt, span: range) -> GenerationRequest:
-        if not self.options.blank:
-            return task.base.having(prompt=left_out(prompt, span))
+    async def _blanked(self, task: Task, prompt: Prompt, hidden: Sequence[range]) -> list[GenerationRequest]:
         assert isinstance(task.backend, TakesEmbeddings)
-        rows = (await task.backend.embed(prompt.soft_ids)).clone()
-        rows[torch.tensor(span)] = 0
-        return task.base.having(prompt=prompt, rows=rows)
+        origin = await task.backend.embed(prompt.soft_ids)
+        shown = torch.ones(len(hidden), len(origin), 1)
+        for i, span in enumerate(hidden):
+            shown[i, span.start : span.stop] = 0
+        return [task.base.having(prompt=prompt, rows=origin * mask) for mask in shown]
 
 
 def spans(size: int, n: int, shortest: float, longest: float) -> list[range]:

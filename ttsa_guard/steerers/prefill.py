@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from itertools import product
 from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ttsa_guard.messages import GenerationRequest
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.profile import ModelProfile, Opening, OpeningKind
 from ttsa_guard.steerers.base import Candidate, Task
@@ -53,6 +55,17 @@ async def beginnings(task: Task) -> tuple[str, ...]:
     """
     redirects = [] if await find_turn(task) else mixed_openings(task.profile, 1, ("redirect",))
     return task.shown, *(task.after_shown(o.text) for o in redirects)
+
+
+async def propose_begun(
+    task: Task, variants: Sequence[tuple[str, GenerationRequest]], openings: Sequence[str]
+) -> list[Candidate]:
+    """Answers to each of the variants, which are a name and a request, with each of the openings: one batch, as far as the
+    budget goes."""
+    tried = list(product(variants, openings))[: task.spend.generations_left]
+    requests = [request.having(opening=opening, seed=task.seed + i) for i, ((_, request), opening) in enumerate(tried)]
+    names = [name if opening == openings[0] else f"{name} redirected" for (name, _), opening in tried]
+    return await task.propose(requests, names) if tried else []
 
 
 def mixed_openings(profile: ModelProfile, n: int, kinds: Sequence[OpeningKind] = KINDS) -> list[Opening]:
