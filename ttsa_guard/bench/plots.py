@@ -16,6 +16,7 @@ COLOURS = ("#3b82f6", "#f08c2e", "#22a06b", "#a06be0")
 _INK = "#010203"  # replaced by the page's text colour
 _WIDTH = 4.6
 _LEGEND = 40  # characters that fit beside each other
+_NEAR, _LINE, _CHARACTER = 0.04, 0.062, 0.02  # labels of `cost`, in units of the axes: closer is together; height; width
 Series = Mapping[str, Mapping[str, Mapping[str, float]]]
 """By the name of the series and by arm: value, low and high."""
 
@@ -53,27 +54,45 @@ def cost(points: Mapping[str, tuple[float, float]], arms: Sequence[str], label: 
         most = max([x for x, _ in points.values()] or [0]) or 1.0
         for arm, (x, y) in points.items():
             panel.plot(x, y, "o", color=COLOURS[0 if arm == marked else 1], markersize=5, zorder=3 if arm == marked else 2)
-        spots: dict[tuple[float, float], list[int]] = {}
-        for arm, (x, y) in points.items():
-            spots.setdefault((round(x / most, 2), round(y / 100, 2)), []).append(arms.index(arm) + 1)
+        numbered = {arms.index(arm) + 1: (x / most, y / 100) for arm, (x, y) in points.items()}
         line = {"arrowstyle": "-", "color": "#888888", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0}
-        for (x, y), (beside, height) in _apart(list(spots)).items():
-            numbers = ", ".join(map(str, spots[x, y]))
+        for numbers, (x, y), (beside, height) in _labels(numbered):
             place = (beside * most, height * 100)
             panel.annotate(numbers, (x * most, y * 100), place, ha="left", va="center", arrowprops=line)
         panel.set(xlabel=label, ylabel="% good", xlim=(-0.05 * most, 1.22 * most), ylim=(-8, 108))
         return _svg(figure, f"cost {label}")
 
 
-def _apart(points: Sequence[tuple[float, float]], *, near: float = 0.11, step: float = 0.062) -> dict[tuple[float, float], Any]:
-    """Places for labels on the right of their points, in units of the axes, none over another label or point."""
-    places: dict[tuple[float, float], Any] = {}
-    for x, y in sorted(points, key=lambda point: (point[1], point[0])):
-        beside = x + 0.04
-        column = [b for a, b in places.values() if abs(a - beside) < near]
-        column += [b for a, b in points if -0.02 < a - beside < near / 2]
-        places[x, y] = (beside, _free(y, column, step))
-    return places
+def _labels(points: Mapping[int, tuple[float, float]]) -> list[tuple[str, tuple[float, float], tuple[float, float]]]:
+    """Labels with the points that they belong to and places on their right, in units of the axes: none over another label or
+    point. What is too close together for labels of its own has one."""
+    groups: list[list[int]] = []
+    for number in sorted(points, key=lambda n: (-points[n][1], points[n][0])):
+        near = (g for g in groups if max(abs(a - b) for a, b in zip(points[g[0]], points[number], strict=True)) < _NEAR)
+        if (group := next(near, None)) is not None:
+            group.append(number)
+        else:
+            groups.append([number])
+    found: list[tuple[str, tuple[float, float], tuple[float, float]]] = []
+    for group in sorted(groups, key=lambda g: points[g[0]][1]):
+        x, y = points[group[0]]
+        text, beside = _ranges(sorted(group)), x + 0.04
+        end = beside + _CHARACTER * len(text)
+        taken = [height for other, _, (start, height) in found if start < end and beside < start + _CHARACTER * len(other)]
+        taken += [b for a, b in points.values() if beside - 0.02 < a < end]
+        found.append((text, (x, y), (beside, _free(y, taken, _LINE))))
+    return found
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Rising numbers as in "1, 2, 5-8"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
 
 
 def _free(y: float, taken: Sequence[float], step: float) -> float:
