@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
@@ -17,7 +18,7 @@ from ttsa_guard.backends.base import Backend, ScoresText
 from ttsa_guard.budget import Clock, Spend, within
 from ttsa_guard.config import GuardConfig
 from ttsa_guard.errors import BudgetError, ConfigError
-from ttsa_guard.messages import GenerationRequest, Message, own_seed
+from ttsa_guard.messages import Baseline, GenerationRequest, Message, own_seed
 from ttsa_guard.moderators.base import Moderator, moderate_safely
 from ttsa_guard.moderators.panel import Panel, seated
 from ttsa_guard.parts import make
@@ -218,6 +219,7 @@ class Guard:
             profile=self.profile,
             spend=review.spend,
             score=lambda texts: self._score(review, texts),
+            baseline=self._baseline(base),
             seed=base.seed,
             prefer=review.prefer,
         )
@@ -233,6 +235,10 @@ class Guard:
                 raise
             except Exception as error:
                 log.error("steerer %s failed with %s; the next one goes on", steerer.name, type(error).__name__)
+
+    def _baseline(self, base: GenerationRequest) -> Baseline | None:
+        floor = self.quality.floor
+        return Baseline(base.prompt, -math.inf if floor is None else floor) if isinstance(self.backend, ScoresText) else None
 
     async def _score(self, review: Review, texts: Sequence[str]) -> list[Verdict]:
         review.spend.charge(moderation_calls=1)

@@ -7,6 +7,7 @@ move. A request adds the rows for those slots. Backends keep the shared prefix o
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -106,6 +107,19 @@ class Prompt:
         return sum(len(segment.ids) for segment in self.segments)
 
 
+@dataclass(frozen=True)
+class Baseline:
+    """The unsteered prompt, after which the likelihood of a steered answer is measured.
+
+    Args:
+        prompt: the rendered conversation.
+        floor: mean token log-likelihood, in nats, below which the answer is of no use.
+    """
+
+    prompt: Prompt
+    floor: float = -math.inf
+
+
 @dataclass(frozen=True, eq=False)
 class GenerationRequest:
     """One answer to produce.
@@ -117,6 +131,8 @@ class GenerationRequest:
         max_new_tokens: longest continuation, in tokens, after the opening.
         temperature: 0 is greedy.
         seed: of this request alone, so that results do not depend on the batch.
+        baseline: asks for the answer's likelihood after another prompt. A backend that cannot measure while it generates
+            ignores this; one that can may break off an answer that will be below the floor however it goes on.
     """
 
     prompt: Prompt
@@ -125,6 +141,7 @@ class GenerationRequest:
     max_new_tokens: int = 96
     temperature: float = 0.1
     seed: int = 0
+    baseline: Baseline | None = None
 
     def having(self, **changes: Any) -> GenerationRequest:
         return replace(self, **changes)
@@ -138,6 +155,7 @@ class Generation:
     tokens: int
     """New tokens, without the opening."""
     finished: bool
-    """False if it was cut off at `max_new_tokens`."""
+    """False if it was cut off, at `max_new_tokens` or before."""
     log_likelihood: float | None = None
-    """Mean of its new tokens, in nats, in the distribution that a `Guide` made them from; None for the model's own."""
+    """Mean token log-likelihood, in nats: of all of it after the baseline, or of its new tokens in the distribution that a
+    `Guide` made them from; None: not known."""

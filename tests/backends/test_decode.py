@@ -1,16 +1,21 @@
 """Our decoding loop against the models' own `generate`."""
 
+import math
 import threading
 from contextlib import contextmanager
 from dataclasses import replace
+from statistics import mean
 
 import pytest
 import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
-from ttsa_guard.backends.decode import KEPT_TOKENS, SHARED_FROM, SharedDecoder, choose
+from ttsa_guard.backends.decode import SharedDecoder, choose
+from ttsa_guard.backends.likelihood import Likelihoods, Measured
 from ttsa_guard.backends.reference import ReferenceDecoder, Start
+from ttsa_guard.backends.rows import SHARED_FROM
+from ttsa_guard.backends.shared import KEPT_TOKENS
 
 SIZES = {
     "vocab_size": 512,
@@ -110,7 +115,7 @@ def test_what_is_kept_is_bounded(model):
     decoder = SharedDecoder(model, ENDS)
     for i in range(4, 4 + 6):
         decoder.decode([start(model, 3000 + i, 1, most=1)])
-    assert sum(map(len, decoder._kept)) <= KEPT_TOKENS
+    assert KEPT_TOKENS / 2 < decoder.model.kept_tokens <= KEPT_TOKENS
 
 
 def test_finished_rows_leave_the_batch(model):
@@ -126,10 +131,23 @@ def test_a_stopped_row_ends_and_the_others_go_on(model, both):
     alone = both[1].decode(rows[1:])
     for decoder in both:
         stop.clear()
-        seen = []
-        found = decoder.decode(rows, lambda token, seen=seen: (seen.append(token), len(seen) == 3 and stop.set()))
+
+        def third(new):
+            if len(new[0]) == 3:
+                stop.set()
+            return ()
+
+        found = decoder.decode(rows, third)
         assert len(found[0]) in (3, 4)
         assert found[1:] == alone
+
+
+def test_a_row_that_is_told_to_end_does_and_the_others_go_on(model, both):
+    rows = [start(model, 20, 5, seed=2), start(model, 20, 3, seed=1), start(model, 30, 4, seed=3)]
+    whole = both[1].decode(rows)
+    for decoder in both:
+        found = decoder.decode(rows, lambda new: [1] if len(new[1]) == 4 else [])
+        assert found == [whole[0], whole[1][:4], whole[2]]
 
 
 def test_gradients_go_through_shared_beginnings(model, both):
@@ -145,6 +163,66 @@ def test_gradients_go_through_shared_beginnings(model, both):
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
     for ours, reference in zip(*leaves, strict=True):
         torch.testing.assert_close(ours, reference, rtol=1e-3, atol=1e-5)
+
+
+# ---------------------------------------------------------------------- likelihoods after another prompt
+
+
+def measured(model, floors=(-math.inf,) * 5):
+    """Rows, and what all but the last are measured by: short prompts and such as are shared, with and without openings."""
+    rows = [start(model, 20, 3 + i, seed=i, temperature=0.9, most=10 + 7 * i) for i in range(6)]
+    prompts = [start(model, n, 0).fixed for n in (30, SHARED_FROM // 3, SHARED_FROM // 3, SHARED_FROM // 3, 1)]
+    return rows, {i: Measured(prompts[i], tuple(range(5, 5 + i)), rows[i].most, floors[i]) for i in range(5)}
+
+
+def after(model, asked, new):
+    """Log-likelihood of every token of an answer, computed without any of our code."""
+    ids = torch.tensor([[*asked.prompt, *asked.opening, *(token for token in new if token not in ENDS)]])
+    with torch.no_grad():
+        logits = model(ids).logits[0, len(asked.prompt) - 1 : -1].log_softmax(-1)
+    return logits.gather(-1, ids[0, len(asked.prompt) :, None])[:, 0].tolist()
+
+
+def test_answers_are_measured_after_another_prompt_while_they_grow(model, both):
+    rows, asked = measured(model)
+    likelihoods = Likelihoods(both[0].model, asked, ENDS)
+    new = both[0].decode(rows, likelihoods)
+    assert new == both[0].decode(rows)
+    expected = {row: mean(after(model, a, new[row])) for row, a in asked.items()}
+    assert likelihoods.means(new) == pytest.approx(expected, abs=1e-4)
+
+
+def test_an_answer_ends_early_only_if_it_cannot_reach_its_floor(model, both):
+    floors = (-2.0, -2.0, -20.0, -2.0, -0.1)
+    rows, asked = measured(model, floors)
+    whole = both[0].decode(rows)
+    likelihoods = Likelihoods(both[0].model, asked, ENDS)
+    new = both[0].decode(rows, likelihoods)
+    means = likelihoods.means(new)
+    for row, a in asked.items():
+        values = after(model, a, whole[row])
+        hopeless = [n for n in (8, 16, 32) if n < len(whole[row]) and sum(values[: len(a.opening) + n]) < a.least]
+        assert new[row] == whole[row][: min(hopeless, default=None)]
+        assert means[row] == pytest.approx(mean(after(model, a, new[row])), abs=1e-4)
+        assert not hopeless or max(means[row], mean(values)) < a.floor
+    assert 2 <= sum(new[row] != whole[row] for row in asked) <= 4
+    assert new[5] == whole[5]
+
+
+def test_every_token_is_measured_once(model):
+    rows, asked = [start(model, 20, 3, most=40)], {0: Measured(start(model, 30, 0).fixed, (5, 6), 40, -math.inf)}
+    decoder = SharedDecoder(model, [512])
+    with counted(model) as plain:
+        decoder.decode(rows)
+    likelihoods = Likelihoods(decoder.model, asked, [512])
+    with counted(model) as tokens:
+        likelihoods.means(decoder.decode(rows, likelihoods))
+    assert sum(tokens) == sum(plain) - 20 + 2 + 40  # the beginning is known by now
+
+
+def test_an_answer_that_ends_at_once_has_a_likelihood_too(both):
+    asked = {0: Measured((7, 8), (), 5, -1.0)}
+    assert Likelihoods(both[0].model, asked, ENDS).means([[ENDS[0]]]) == {0: 0.0}
 
 
 # ---------------------------------------------------------------------- which models take it

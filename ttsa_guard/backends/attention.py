@@ -41,16 +41,25 @@ class Prefix:
         return Prefix(keys, tuple(torch.cat(pair, 1) for pair in zip(self.values, other.values, strict=True)))
 
 
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Neighbouring rows that share a prefix, or have none; none of them sees the first `unseen` own keys."""
+
+    rows: int
+    prefix: Prefix | None = None
+    unseen: int = 0
+
+
 @dataclass(eq=False)
 class Pass:
     """What the rows of a batch see besides the keys of the tokens that go through the model now.
 
     Args:
-        groups: neighbouring rows that share a prefix: their number, and the prefix or None.
+        groups: neighbouring rows that are attended to together.
         allowed: which own keys a query sees, [batch, queries, own keys]; None: those up to itself.
     """
 
-    groups: Sequence[tuple[int, Prefix | None]] = ()
+    groups: Sequence[Group] = ()
     allowed: torch.Tensor | None = None
 
     def extend(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -99,13 +108,13 @@ def _attention(
     keys, values = now.extend(module.layer_idx, key, value)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     parts, start = [], 0
-    for n, prefix in now.groups or [(len(query), None)]:
-        rows = slice(start, start + n)
-        allowed = None if now.allowed is None else now.allowed[rows]
-        own = (query[rows], keys[rows], values[rows], allowed, scale)
-        shared = prefix and (prefix.keys[module.layer_idx], prefix.values[module.layer_idx])
+    for group in now.groups or [Group(len(query))]:
+        rows, seen = slice(start, start + group.rows), slice(group.unseen, None)
+        allowed = None if now.allowed is None else now.allowed[rows, :, seen]
+        own = (query[rows], keys[rows, :, seen], values[rows, :, seen], allowed, scale)
+        shared = group.prefix and (group.prefix.keys[module.layer_idx], group.prefix.values[module.layer_idx])
         parts.append(_shared(*own, *shared) if shared else _plain(*own))
-        start += n
+        start += group.rows
     return (parts[0] if len(parts) == 1 else torch.cat(parts)).transpose(1, 2).contiguous(), None
 
 

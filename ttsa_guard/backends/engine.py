@@ -14,8 +14,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ttsa_guard.backends.base import Continuation
-from ttsa_guard.backends.decode import choose
-from ttsa_guard.backends.reference import Decoder, OnToken, Start
+from ttsa_guard.backends.decode import SharedDecoder, choose
+from ttsa_guard.backends.likelihood import Likelihoods, Measured
+from ttsa_guard.backends.reference import Decoder, OnStep, Start
 from ttsa_guard.errors import ModelError
 from ttsa_guard.messages import Generation, GenerationRequest, Prompt
 from ttsa_guard.tokens import encodable
@@ -114,12 +115,12 @@ class Engine:
     def stream(self, request: GenerationRequest, stop: threading.Event, on_text: Callable[[str], None]) -> Generation:
         """One answer; `on_text` is called on this thread with every new piece of it."""
         pieces = _Pieces(lambda ids: self.answer(request, self.encode(request.opening), ids), on_text)
-        [answer] = self._generate_batch([request], [stop], pieces.put)
+        [answer] = self._generate_batch([request.having(baseline=None)], [stop], pieces.put)
         pieces.end()
         return answer
 
     def _generate_batch(
-        self, requests: Sequence[GenerationRequest], stops: Sequence[threading.Event], on_token: OnToken | None = None
+        self, requests: Sequence[GenerationRequest], stops: Sequence[threading.Event], on_step: OnStep | None = None
     ) -> list[Generation]:
         openings = [self.encode(r.opening) for r in requests]
         starts = [
@@ -132,8 +133,24 @@ class Engine:
             )
             for r, opening, stop in zip(requests, openings, stops, strict=True)
         ]
-        new = self._chosen[0].decode(starts, on_token)
-        return [self.answer(r, o, row) for r, o, row in zip(requests, openings, new, strict=True)]
+        likelihoods = self._likelihoods(requests, openings, starts)
+        new = self._chosen[0].decode(starts, likelihoods or on_step)
+        answers = [self.answer(r, o, row) for r, o, row in zip(requests, openings, new, strict=True)]
+        means = likelihoods.means(new) if likelihoods else {}
+        return [replace(answer, log_likelihood=means.get(i)) for i, answer in enumerate(answers)]
+
+    def _likelihoods(
+        self, requests: Sequence[GenerationRequest], openings: Sequence[list[int]], starts: Sequence[Start]
+    ) -> Likelihoods | None:
+        decoder = self._chosen[0]
+        if not isinstance(decoder, SharedDecoder):
+            return None
+        asked = {
+            i: Measured(r.baseline.prompt.ids, tuple(opening), start.most, r.baseline.floor)
+            for i, (r, opening, start) in enumerate(zip(requests, openings, starts, strict=True))
+            if r.baseline and len(r.baseline.prompt) + len(opening) + start.most <= self.context_length
+        }
+        return Likelihoods(decoder.model, asked, self.ends) if asked else None
 
     def answer(self, request: GenerationRequest, opening: Sequence[int], new: list[int]) -> Generation:
         end = next((i for i, token in enumerate(new) if token in self.ends), None)
@@ -229,11 +246,12 @@ class _Pieces:
         self._ids: list[int] = []
         self._sent = ""
 
-    def put(self, token: int) -> None:
-        self._ids.append(token)
+    def put(self, new: Sequence[list[int]]) -> tuple[()]:
+        self._ids = new[0]
         text = self._answer(self._ids).text
         if not text.endswith("\ufffd"):
             self._send(text)
+        return ()
 
     def end(self) -> None:
         self._send(self._answer(self._ids).text)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch.nn.functional import pad
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
-from transformers.generation.streamers import BaseStreamer
 
 from ttsa_guard.backends.sampling import RowSampler
 
@@ -37,15 +36,15 @@ class Start:
         return len(self.fixed) + len(self.rest)
 
 
-OnToken = Callable[[int], None]
+OnStep = Callable[[Sequence[list[int]]], Collection[int]]
+"""Is told the new tokens of all rows after each step, and says which rows shall end."""
 
 
 class Decoder(Protocol):
     """Runs a model on batches of rows."""
 
-    def decode(self, starts: Sequence[Start], on_token: OnToken | None = None) -> list[list[int]]:
-        """New token ids of every row, an end token the last unless the row was cut off; `on_token` is called with each of
-        the first row."""
+    def decode(self, starts: Sequence[Start], on_step: OnStep | None = None) -> list[list[int]]:
+        """New token ids of every row, an end token the last unless the row was cut off."""
         ...
 
     def logits(self, starts: Sequence[Start], keep: int) -> torch.Tensor:
@@ -61,8 +60,9 @@ class ReferenceDecoder:
         self._embedding = model.get_input_embeddings()
 
     @torch.no_grad()
-    def decode(self, starts: Sequence[Start], on_token: OnToken | None = None) -> list[list[int]]:
+    def decode(self, starts: Sequence[Start], on_step: OnStep | None = None) -> list[list[int]]:
         embeds, valid = left_padded([self._whole(s) for s in starts])
+        stop = _Stop(starts, self._ends, on_step)
         found = self._model.generate(
             inputs_embeds=embeds,
             attention_mask=valid.long(),
@@ -74,10 +74,9 @@ class ReferenceDecoder:
             pad_token_id=self._ends[0],
             eos_token_id=self._ends,
             logits_processor=LogitsProcessorList([_Noise(starts, embeds.device)]),
-            stopping_criteria=StoppingCriteriaList([_Stop(starts)]),
-            streamer=_Tokens(on_token) if on_token else None,
+            stopping_criteria=StoppingCriteriaList([stop]),
         )
-        return [_until(row, self._ends)[: s.most] for s, row in zip(starts, found.tolist(), strict=True)]
+        return [_until(row, self._ends)[:most] for row, most in zip(found.tolist(), stop.most, strict=True)]
 
     def logits(self, starts: Sequence[Start], keep: int) -> torch.Tensor:
         embeds, valid = left_padded([self._whole(s) for s in starts])
@@ -100,22 +99,19 @@ class _Noise(LogitsProcessor):
 
 
 class _Stop(StoppingCriteria):
-    def __init__(self, starts: Sequence[Start]) -> None:
-        self._starts = starts
+    """Ends rows; `most` says after how many tokens, for what `generate` fills them up with looks like an end of their own."""
+
+    def __init__(self, starts: Sequence[Start], ends: Sequence[int], on_step: OnStep | None) -> None:
+        self._starts, self._ends, self._on_step = starts, ends, on_step
+        self.most = [start.most for start in starts]
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **_: Any) -> torch.BoolTensor:
-        return torch.tensor([s.stop.is_set() for s in self._starts], device=input_ids.device)  # type: ignore[return-value]
-
-
-class _Tokens(BaseStreamer):
-    def __init__(self, on_token: OnToken) -> None:
-        self._on_token = on_token
-
-    def put(self, value: torch.Tensor) -> None:
-        for token in value.flatten().tolist():
-            self._on_token(token)
-
-    def end(self) -> None: ...
+        asked = self._on_step([_until(row, self._ends) for row in input_ids.tolist()]) if self._on_step else ()
+        done = input_ids.shape[1]
+        for row, start in enumerate(self._starts):
+            if start.stop.is_set() or row in asked:
+                self.most[row] = min(self.most[row], done)
+        return torch.tensor([done >= most for most in self.most], device=input_ids.device)  # type: ignore[return-value]
 
 
 def left_padded(rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from ttsa_guard.backends.base import Backend, ExposesLogits, Guide
 from ttsa_guard.budget import Spend
-from ttsa_guard.messages import Generation, GenerationRequest, Message
+from ttsa_guard.messages import Baseline, Generation, GenerationRequest, Message
 from ttsa_guard.profile import ModelProfile
 from ttsa_guard.verdict import Verdict
 
@@ -22,7 +22,7 @@ class Candidate:
     verdict: Verdict
     finished: bool = True
     log_likelihood: float | None = None
-    """Mean token log-likelihood, in nats, in the distribution that a guide made it from; None: the model's own is asked for."""
+    """Mean token log-likelihood, in nats, if the backend told it with the answer (see `Generation`); None: it is asked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +38,8 @@ class Task:
         profile: what is known about the model.
         spend: what is left of the budget.
         score: the guide: texts to verdicts, in order. Never raises for a moderator's fault: such verdicts are failed.
+        baseline: for requests whose answers mostly pass the moderator, so that it pays to measure them from the start; None:
+            nothing measures likelihoods.
         seed: of everything random in this task.
         prefer: this user's preferences as the request has them, unchecked; None: it has none.
     """
@@ -49,6 +51,7 @@ class Task:
     profile: ModelProfile
     spend: Spend
     score: Callable[[Sequence[str]], Awaitable[list[Verdict]]]
+    baseline: Baseline | None = None
     seed: int = 0
     prefer: Mapping[str, float] | None = None
 

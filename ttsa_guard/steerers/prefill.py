@@ -63,7 +63,10 @@ async def propose_begun(
     """Answers to each of the variants, which are a name and a request, with each of the openings: one batch, as far as the
     budget goes."""
     tried = list(product(variants, openings))[: task.spend.generations_left]
-    requests = [request.having(opening=opening, seed=task.seed + i) for i, ((_, request), opening) in enumerate(tried)]
+    requests = [
+        request.having(opening=opening, seed=task.seed + i, baseline=task.baseline)
+        for i, ((_, request), opening) in enumerate(tried)
+    ]
     names = [name if opening == openings[0] else f"{name} redirected" for (name, _), opening in tried]
     return await task.propose(requests, names) if tried else []
 

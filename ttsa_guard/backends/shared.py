@@ -1,0 +1,110 @@
+"""A model together with the keys and values of what its rows begin with: computed once, and kept for later calls."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+import torch
+
+from ttsa_guard.backends.attention import Capture, Group, Pass, Prefix, attending
+from ttsa_guard.backends.reference import Start
+
+KEPT_TOKENS = 8192
+"""Tokens of beginnings whose keys are kept for later calls."""
+_PREFILL_TOKENS = 8192
+_PIECE = 512
+"""Tokens of one long beginning that go through the model at once: activations of more need more memory than its keys."""
+
+
+class SharedModel:
+    """For models whose layers all have full attention and take it from the registry."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._embedding = model.get_input_embeddings()
+        self.device = self._embedding.weight.device
+        self._kept: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
+
+    def embedded(self, ids: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self._embedding(ids)
+        return found
+
+    def forward(self, embeds: torch.Tensor, at: torch.Tensor, now: Pass, keep: int) -> torch.Tensor:
+        """Logits at the last `keep` of the tokens with these embeddings and positions, [batch, keep, vocabulary]."""
+        with attending(self._model, now):
+            logits: torch.Tensor = self._model(inputs_embeds=embeds, position_ids=at, use_cache=False, logits_to_keep=keep).logits
+        return logits
+
+    @torch.no_grad()
+    def beginnings(self, rows: Sequence[Start]) -> list[tuple[int, Prefix | None]]:
+        """Neighbours with the same beginning: how many, and its keys and values."""
+        counts = [(ids, len(list(same))) for ids, same in groupby(rows, key=lambda r: r.fixed)]
+        found = self._prefixes([ids for ids, _ in counts if ids])
+        return [(n, found.get(ids)) for ids, n in counts]
+
+    @property
+    def kept_tokens(self) -> int:
+        """Of all beginnings that are kept."""
+        return sum(map(len, self._kept))
+
+    def _prefixes(self, wanted: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], Prefix]:
+        found = {ids: self._lookup(ids) for ids in wanted}
+        new: list[tuple[int, ...]] = []
+        for ids, prefix in found.items():
+            if prefix is None and len(ids) <= _PIECE:
+                new.append(ids)
+            else:
+                found[ids] = self._continued(ids, prefix)
+        new.sort(key=len)
+        while new:
+            n = max(1, sum((i + 1) * len(ids) <= _PREFILL_TOKENS for i, ids in enumerate(new)))  # padded to the longest
+            found.update(zip(new[:n], self._computed(new[:n], None), strict=True))
+            del new[:n]
+        self._keep(found)
+        return {ids: prefix for ids, prefix in found.items() if prefix}
+
+    def _continued(self, ids: tuple[int, ...], prefix: Prefix | None) -> Prefix:
+        """Keys of `ids`, of which `prefix` is the beginning."""
+        for start in range(len(prefix) if prefix else 0, len(ids), _PIECE):
+            [rest] = self._computed([ids[start : start + _PIECE]], prefix)
+            prefix = prefix.followed_by(rest) if prefix else rest
+        assert prefix is not None
+        return prefix
+
+    def _lookup(self, ids: tuple[int, ...]) -> Prefix | None:
+        """Keys of `ids`, or of the longest beginning of it that has been kept."""
+        best: Prefix | None = None
+        for kept, prefix in self._kept.items():
+            if kept[: len(ids)] == ids:
+                return prefix.first(len(ids))
+            if ids[: len(kept)] == kept and (best is None or len(kept) > len(best)):
+                best = prefix
+        return best
+
+    def _computed(self, texts: Sequence[tuple[int, ...]], after: Prefix | None) -> list[Prefix]:
+        """Keys and values of texts, all of which come after the same beginning. Padding is on the right: nothing sees it."""
+        longest = max(map(len, texts))
+        ids = torch.tensor([[*t, *([t[-1]] * (longest - len(t)))] for t in texts], device=self.device)
+        start = len(after) if after else 0
+        at = torch.arange(start, start + longest, device=self.device).expand(len(texts), -1)
+        seen = Capture([Group(len(texts), after)])
+        self.forward(self._embedding(ids), at, seen, 1)
+        if len(texts) == 1:
+            return [Prefix(tuple(k[0] for k in seen.keys), tuple(v[0] for v in seen.values))]
+        # Copies: a view would keep the keys of the whole batch.
+        return [
+            Prefix(tuple(k[i, :, : len(t)].clone() for k in seen.keys), tuple(v[i, :, : len(t)].clone() for v in seen.values))
+            for i, t in enumerate(texts)
+        ]
+
+    def _keep(self, found: dict[tuple[int, ...], Prefix | None]) -> None:
+        for ids, prefix in found.items():
+            if prefix:
+                longer = next((kept for kept in self._kept if kept[: len(ids)] == ids), ids)
+                self._kept.setdefault(longer, prefix)
+                self._kept.move_to_end(longer)
+        while len(self._kept) > 1 and self.kept_tokens > KEPT_TOKENS:
+            self._kept.popitem(last=False)
