@@ -8,15 +8,16 @@ import math
 import threading
 import weakref
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
 from ttsa_guard.backends.base import Backend, Continuation, Differentiable, ScoresText, TakesEmbeddings
 from ttsa_guard.backends.transformers import TransformersBackend, TransformersOptions, cached_profile, find_profile
 from ttsa_guard.errors import ModelError, PromptError
-from ttsa_guard.messages import GenerationRequest, Message, Soft
+from ttsa_guard.messages import Baseline, GenerationRequest, Message, Soft
 from ttsa_guard.profile import FILE, GENERIC, ModelProfile
 
 run = asyncio.run
@@ -331,6 +332,39 @@ def test_an_opening_is_forced_and_part_of_the_text(tiny, model, tokenizer):
     assert answer.text == tokenizer.decode(found, skip_special_tokens=True).strip()
     assert answer.text.startswith(opening)
     assert answer.tokens == 6
+
+
+def test_an_answer_is_measured_after_its_baseline_if_it_has_one(tiny):
+    plain = GenerationRequest(render(tiny, USER), temperature=1.0, max_new_tokens=20)
+    asked = [plain.having(baseline=Baseline(render(tiny, other))) for other in ("the kettle", "an owl")]
+    answers = generate(tiny, asked[0], plain, asked[1])
+    assert len({a.text for a in answers}) == 1
+    assert answers[1].log_likelihood is None
+    assert answers[0].log_likelihood != answers[2].log_likelihood
+    assert answers[2] == replace(generate(tiny, asked[1])[0], log_likelihood=pytest.approx(answers[2].log_likelihood, abs=1e-5))
+
+
+def test_an_answer_that_cannot_reach_its_floor_is_broken_off(tiny):
+    plain = GenerationRequest(render(tiny, USER), temperature=1.0, max_new_tokens=20)
+    floored = plain.having(baseline=Baseline(plain.prompt, floor=-0.1))
+    whole, broken = generate(tiny, plain, floored)
+    assert (whole.tokens, broken.tokens, broken.finished) == (20, 8, False)
+    assert whole.text.startswith(broken.text)
+    assert broken.log_likelihood < -0.1
+
+
+def test_a_model_that_is_decoded_by_its_own_generate_leaves_measuring_to_the_caller(tiny_model, tmp_path):
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path)
+    config = MistralConfig(
+        vocab_size=280, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
+        sliding_window=64, bos_token_id=1, eos_token_id=1,
+    )  # fmt: skip
+    MistralForCausalLM(config).save_pretrained(tmp_path)
+    backend = backend_for(tmp_path)
+    request = GenerationRequest(render(backend, USER), max_new_tokens=10, baseline=Baseline(render(backend, "an owl"), -0.1))
+    [answer] = generate(backend, request)
+    assert "sliding" in backend.decoding
+    assert (answer.tokens, answer.log_likelihood) == (10, None)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

@@ -10,6 +10,7 @@ from ttsa_guard.config import GuardConfig
 from ttsa_guard.embedded.evaluate import answers, flags, messages
 from ttsa_guard.embedded.world import World
 from ttsa_guard.guard import Guard
+from ttsa_guard.messages import Baseline, GenerationRequest, Message
 from ttsa_guard.moderators.lite import Lite
 from ttsa_guard.profile import FILE
 
@@ -55,6 +56,15 @@ def test_wrapped_answers_are_often_flagged_and_mended(backend, world, request_ki
     results = [world.judge(case, o.text) for (case, _), o in zip(todo, outcomes, strict=True)]
     assert sum(j.good for j in results) >= 8
     assert all(j.safe for j in results)
+
+
+def test_the_likelihood_that_comes_with_an_answer_is_that_of_its_text(backend, world):
+    prompts = [asyncio.run(backend.render(messages(c))) for c in world.cases("benign", "tone", N)]
+    baseline = asyncio.run(backend.render(Message.conversation("What should I know about tea?")))
+    requests = [GenerationRequest(p, opening=o, baseline=Baseline(baseline)) for p in prompts for o in ("", "Instead of")]
+    found = asyncio.run(backend.generate(requests))
+    texts = [answer.text for answer in found]
+    assert [a.log_likelihood for a in found] == pytest.approx(asyncio.run(backend.log_likelihoods(baseline, texts)), abs=1e-4)
 
 
 def test_an_unflagged_answer_costs_no_generation(backend):

@@ -1,6 +1,7 @@
 """Answers to the user's message with parts left out."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -105,3 +106,27 @@ def test_parts(text, parts):
 )
 def test_single_parts_come_first_then_all_but_one(parts, most, kept):
     assert shortened(parts, most) == kept
+
+
+def test_answers_are_measured_by_the_unsteered_prompt_and_not_once_more():
+    class Measuring(Obeying):
+        scored = ()
+
+        async def generate(self, requests):
+            answers = await super().generate(requests)
+            told = [-0.5 if "kettle" in self.asked(r) and r.baseline else None for r in requests]
+            return [replace(a, log_likelihood=value) for a, value in zip(answers, told, strict=True)]
+
+        async def log_likelihoods(self, prompt, texts):
+            self.scored = (*self.scored, *texts)
+            return [-2.0] * len(texts)
+
+    backend = Measuring()
+    profile = PROFILE.model_copy(update={"floor": -0.8})
+    guard = scripted_guard(backend, steerers=[Erase(EraseOptions())], profile=profile)
+    outcome = asyncio.run(guard.review(f"{RUDE} {ASKED} It is a small one.", "A fine start. Then a bad end."))
+    assert outcome.text == f"I was asked: {ASKED}"
+    [batch] = backend.calls
+    assert {backend.rendered[r.baseline.prompt.ids[0]][-1].content for r in batch} == {f"{RUDE} {ASKED} It is a small one."}
+    assert {r.baseline.floor for r in batch} == {-1.0}  # the profile's, less the slack
+    assert backend.scored == ("I was asked: It is a small one.",)
