@@ -36,9 +36,16 @@ class Prefix:
     def first(self, n: int) -> Prefix:
         return Prefix(tuple(k[:, :n] for k in self.keys), tuple(v[:, :n] for v in self.values))
 
-    def followed_by(self, other: Prefix) -> Prefix:
-        keys = tuple(torch.cat(pair, 1) for pair in zip(self.keys, other.keys, strict=True))
-        return Prefix(keys, tuple(torch.cat(pair, 1) for pair in zip(self.values, other.values, strict=True)))
+    def with_room(self, length: int) -> Prefix:
+        """Room for that many tokens, of which the first are these."""
+        found = Prefix(*(tuple(t.new_empty(t.shape[0], length, t.shape[2]) for t in kind) for kind in (self.keys, self.values)))
+        found.put(0, self)
+        return found
+
+    def put(self, start: int, other: Prefix) -> None:
+        """Fill the room from token `start` on."""
+        for mine, new in zip((*self.keys, *self.values), (*other.keys, *other.values), strict=True):
+            mine[:, start : start + len(other)] = new
 
 
 @dataclass(frozen=True, eq=False)

@@ -68,11 +68,17 @@ class SharedModel:
 
     def _continued(self, ids: tuple[int, ...], prefix: Prefix | None) -> Prefix:
         """Keys of `ids`, of which `prefix` is the beginning."""
+        if prefix and len(prefix) == len(ids):
+            return prefix
+        whole = prefix.with_room(len(ids)) if prefix else None
         for start in range(len(prefix) if prefix else 0, len(ids), _PIECE):
-            [rest] = self._computed([ids[start : start + _PIECE]], prefix)
-            prefix = prefix.followed_by(rest) if prefix else rest
-        assert prefix is not None
-        return prefix
+            [rest] = self._computed([ids[start : start + _PIECE]], whole.first(start) if whole else None)
+            if whole:
+                whole.put(start, rest)
+            else:
+                whole = rest.with_room(len(ids))
+        assert whole is not None
+        return whole
 
     def _lookup(self, ids: tuple[int, ...]) -> Prefix | None:
         """Keys of `ids`, or of the longest beginning of it that has been kept."""
