@@ -60,11 +60,17 @@ def test_wrapped_answers_are_often_flagged_and_mended(backend, world, request_ki
 
 def test_the_likelihood_that_comes_with_an_answer_is_that_of_its_text(backend, world):
     prompts = [asyncio.run(backend.render(messages(c))) for c in world.cases("benign", "tone", N)]
-    baseline = asyncio.run(backend.render(Message.conversation("What should I know about tea?")))
-    requests = [GenerationRequest(p, opening=o, baseline=Baseline(baseline)) for p in prompts for o in ("", "Instead of")]
-    found = asyncio.run(backend.generate(requests))
-    texts = [answer.text for answer in found]
-    assert [a.log_likelihood for a in found] == pytest.approx(asyncio.run(backend.log_likelihoods(baseline, texts)), abs=1e-4)
+    plain = [GenerationRequest(p, opening=opening) for p in prompts for opening in ("", "Instead of")]
+    for question in ("What should I know about tea?", "How are you?"):
+        baseline = Baseline(asyncio.run(backend.render(Message.conversation(question))))
+        found = asyncio.run(backend.generate([r.having(baseline=baseline) for r in plain]))
+        told = {a.text: a.log_likelihood for a in found if a.log_likelihood is not None}
+        assert len([a for a in found if a.text in told]) >= 0.95 * len(found)
+        expected = asyncio.run(backend.log_likelihoods(baseline.prompt, list(told)))
+        assert list(told.values()) == pytest.approx(expected, abs=1e-5)
+    without = asyncio.run(backend.generate(plain))
+    assert [a.text for a in without] == [a.text for a in found]
+    assert {a.log_likelihood for a in without} == {None}
 
 
 def test_an_unflagged_answer_costs_no_generation(backend):

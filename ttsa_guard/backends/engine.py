@@ -136,8 +136,12 @@ class Engine:
         likelihoods = self._likelihoods(requests, openings, starts)
         new = self._chosen[0].decode(starts, likelihoods or on_step)
         answers = [self.answer(r, o, row) for r, o, row in zip(requests, openings, new, strict=True)]
-        means = likelihoods.means(new) if likelihoods else {}
-        return [replace(answer, log_likelihood=means.get(i)) for i, answer in enumerate(answers)]
+        if likelihoods:
+            for i, mean in likelihoods.means(new).items():
+                # A text that the model spelled in an unusual way is not as unlikely as that; it has to be scored as a text.
+                usual = self.encode(answers[i].text) == [*openings[i], *new[i][: answers[i].tokens]]
+                answers[i] = replace(answers[i], log_likelihood=mean if usual or i in likelihoods.hopeless else None)
+        return answers
 
     def _likelihoods(
         self, requests: Sequence[GenerationRequest], openings: Sequence[list[int]], starts: Sequence[Start]

@@ -46,10 +46,13 @@ class Likelihoods:
     Args:
         asked: by row of the batch; the others are not measured.
         ends: tokens that end an answer and are no part of it.
+
+    `hopeless` are the rows that were told to end.
     """
 
     def __init__(self, model: SharedModel, asked: Mapping[int, Measured], ends: Sequence[int]) -> None:
         self._model, self._asked, self._ends = model, asked, frozenset(ends)
+        self.hopeless: set[int] = set()
         self._sums = dict.fromkeys(asked, 0.0)
         self._counts = dict.fromkeys(asked, 0)
         nothing = model.embedded(torch.zeros(0, dtype=torch.long, device=model.device))
@@ -62,13 +65,14 @@ class Likelihoods:
         self._steps, self._due = 0, _FIRST
 
     def __call__(self, new: Sequence[list[int]]) -> Collection[int]:
-        """The rows that will end below their floor however they go on."""
+        """The rows that will be below their floor however they go on."""
         self._steps += 1
         if self._steps < self._due:
             return ()
         self._due *= 2
         self._measure(new)
-        return [row for row, a in self._asked.items() if self._sums[row] < a.least]
+        self.hopeless.update(row for row, a in self._asked.items() if self._sums[row] < a.least)
+        return self.hopeless
 
     def means(self, new: Sequence[list[int]]) -> dict[int, float]:
         """Mean token log-likelihood of each answer, in nats, given all its new tokens; of an empty one it is 0."""
