@@ -46,11 +46,12 @@ class Rows(Pass):
             embeds: input embeddings of these tokens, [batch, n, hidden].
             own: which of them are no padding, [batch, n].
         """
-        at = self._next + positions(own)
+        n = own.shape[1]
+        at = self._next + positions(own) if n > 1 else self._next
         self._next = self._next + own.sum(1, keepdim=True)
         self._valid = torch.cat([self._valid, own], 1)
         self.groups = self.groups or self._grouped()
-        self.allowed = _causal(self._valid, own.shape[1]) if own.shape[1] > 1 else self._valid[:, None]
+        self.allowed = _causal(self._valid, n) if n > 1 else self._valid[:, None]
         logits = self._model.forward(embeds, at, self, keep)
         self._filled = self._valid.shape[1]
         return logits
