@@ -38,8 +38,8 @@ class Task:
         profile: what is known about the model.
         spend: what is left of the budget.
         score: the guide: texts to verdicts, in order. Never raises for a moderator's fault: such verdicts are failed.
-        baseline: for requests whose answers mostly pass the moderator, so that it pays to measure them from the start; None:
-            nothing measures likelihoods.
+        baseline: for requests whose answers pass the moderator more often than they are likely, so that it pays to measure
+            them from the start; None: nothing measures likelihoods.
         seed: of everything random in this task.
         prefer: this user's preferences as the request has them, unchecked; None: it has none.
     """

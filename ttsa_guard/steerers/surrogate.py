@@ -50,7 +50,7 @@ async def surrogate_rounds(task: Task, options: EmbeddingOptions) -> AsyncGenera
     origin = await backend.embed(prompt.soft_ids)
     slope = _slope(task, prompt, options)
     size = (0.1 if options.step is None else options.step) * backend.token_norm
-    base = task.base.having(prompt=prompt)
+    base = task.base.having(prompt=prompt, baseline=task.baseline)
     points = [origin] * len(goals)
     stretch: list[tuple[str, GenerationRequest]] = []
     for k in range(1, options.iterations + 1):
