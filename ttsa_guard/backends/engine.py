@@ -15,15 +15,13 @@ from transformers import PreTrainedTokenizerBase
 
 from ttsa_guard.backends.base import Continuation
 from ttsa_guard.backends.decode import SharedDecoder, choose
-from ttsa_guard.backends.likelihood import Likelihoods, Measured
+from ttsa_guard.backends.likelihood import SCORED_TOKENS, Likelihoods, Measured
 from ttsa_guard.backends.reference import Decoder, OnStep, Start
 from ttsa_guard.errors import ModelError
 from ttsa_guard.messages import Generation, GenerationRequest, Prompt
 from ttsa_guard.tokens import encodable
 
 log = logging.getLogger(__name__)
-_SCORED_TOKENS = 2048
-"""Tokens that are scored at once: more do not make better use of the hardware, and logits of many need much memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,7 +203,7 @@ class Engine:
         """Which rows to score together: neighbours in length, for the shorter are padded to the longest."""
         batches: list[list[int]] = []
         for row in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-            if not batches or len(batches[-1]) >= min(self.batch_size, _SCORED_TOKENS // lengths[row]):
+            if not batches or len(batches[-1]) >= min(self.batch_size, SCORED_TOKENS // lengths[row]):
                 batches.append([])
             batches[-1].append(row)
         return batches

@@ -43,7 +43,7 @@ class Kick:
     async def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
         backend = task.backend
         assert isinstance(backend, TakesEmbeddings)
-        base = task.base.having(prompt=await backend.render(task.messages, scope="user"), baseline=task.baseline)
+        base = task.base.having(prompt=await backend.render(task.messages, scope="user"))
         origin = await backend.embed(base.prompt.soft_ids)
         openings = await beginnings(task)
         size = self.options.length * backend.token_norm
