@@ -93,6 +93,7 @@ def test_a_flagged_answer_is_swapped_for_a_helpful_one():
     assert (record.reason, record.steerer, record.helpful) == ("steered", "resample", True)
     assert (record.gate_score, record.final_score) == (1.0, 0.0)
     assert (record.generations, record.decode_passes, record.moderation_calls) == (3, 1, 3)
+    assert (record.decode_steps, record.tokens) == (6, 18)
     assert [c.passed for c in record.candidates] == [False, True, True]
     assert [c.helpful for c in record.candidates] == [False, False, True]
 

@@ -37,6 +37,8 @@ class Spend:
     moderation_calls: int = 0
     decode_passes: int = 0
     """Sequential batched generations."""
+    decode_steps: int = 0
+    """Tokens of the longest answer of each of those batches, for the record."""
     tokens: int = 0
     """Generated tokens, for the record."""
     started: float = field(init=False)

@@ -50,6 +50,8 @@ class AuditRecord:
     """Index of the candidate that left, if one did."""
     generations: int = 0
     decode_passes: int = 0
+    decode_steps: int = 0
+    """New tokens of the longest generation of each pass, together: what had to be decoded one after another."""
     tokens: int = 0
     """New tokens of all generations."""
     moderation_calls: int = 0

@@ -76,6 +76,7 @@ class Review:
             chosen=next((i for i, j in enumerate(self.judged) if j is chosen), None),
             generations=spend.generations,
             decode_passes=spend.decode_passes,
+            decode_steps=spend.decode_steps,
             tokens=spend.tokens,
             moderation_calls=spend.moderation_calls + self.gate_calls,
             seconds=spend.seconds,

@@ -69,6 +69,14 @@ def test_searches_of_a_benchmark(bench):
     assert simulate(plan, [request], replicas=1).answers[0].added == pytest.approx(4.0)
 
 
+def test_searches_of_a_benchmark_that_counted_decode_steps(bench):
+    rows = [{**json.loads(line), "decode_steps": 90} for line in (bench / ROWS).read_text().splitlines()]
+    (bench / ROWS).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    mended, lost = from_bench(bench, PlanConfig(costs=COSTS, spread=0, prompt=0))
+    assert (mended.steps, lost.steps) == (90, 90)
+    assert [max(rows) for rows in pass_lengths(mended, 0, None)] == [45, 45]
+
+
 def test_seconds_of_another_machine_say_nothing_about_this_one(bench):
     other = COSTS.model_copy(update={"about": {"model": "embedded", "device": "cuda"}})
     assert [search.work for search in from_bench(bench, PlanConfig(costs=other))] == [0, 0]

@@ -1,5 +1,6 @@
 """The simulation against queueing theory where that is exact, and against what has to hold."""
 
+import random
 from collections import Counter
 from itertools import islice
 from statistics import mean
@@ -8,7 +9,7 @@ import pytest
 
 from ttsa_guard.plan.capacity import point
 from ttsa_guard.plan.config import Burst, PlanConfig, Search
-from ttsa_guard.plan.simulation import Arrival, arrivals, enough, simulate
+from ttsa_guard.plan.simulation import Arrival, arrivals, enough, pass_lengths, simulate
 
 N = 20_000
 BATCHING = pytest.mark.parametrize("batching", ["continuous", "calls"])
@@ -65,6 +66,18 @@ def test_alone_an_answer_takes_its_service_time(plan, batching):
         assert answer.end == "swap"
         assert answer.plain == pytest.approx(0.001 + 10 * step[1])
         assert answer.added == pytest.approx(0.05 + 0.5 + passes + 2 * 0.05 + 0.05)
+
+
+def test_the_longest_row_of_a_pass_is_what_was_measured():
+    rng = random.Random(0)
+    search = Search(passes=2, generations=7, tokens=230, steps=120)
+    drawn = [pass_lengths(search, 0.5, rng) for _ in range(500)]
+    assert {tuple(max(rows) for rows in passes) for passes in drawn} == {(60, 60)}
+    assert {tuple(map(len, passes)) for passes in drawn} == {(4, 3)}
+    assert mean(sum(map(sum, passes)) for passes in drawn) == pytest.approx(230, rel=0.03)
+    assert pass_lengths(search, 0, rng) == ((60, 22, 22, 22), (60, 22, 22))
+    assert pass_lengths(Search(passes=1, generations=1, tokens=50, steps=50), 0.5, rng) == ((50,),)
+    assert pass_lengths(Search(passes=0, generations=0, tokens=0, steps=0), 0.5, rng) == ()
 
 
 @BATCHING

@@ -19,11 +19,14 @@ class Search(Part):
     passes: int = Field(2, ge=0, description="batches decoded one after another")
     generations: int = Field(14, ge=0, description="rows of all passes")
     tokens: int = Field(800, ge=0, description="new tokens of all rows")
+    steps: int | None = Field(
+        None, ge=0, description="of those, the longest row's of each pass; default: drawn with the answers' spread"
+    )
     calls: int = Field(5, ge=0, description="calls of the guide")
     work: float = Field(
         0.0,
         ge=0,
-        description="seconds of the replica for likelihoods and gradients, a part before each pass",
+        description="seconds of the replica for likelihoods and gradients, a part with each pass",
     )
     swapped: bool = Field(True, description="a good answer is found")
 

@@ -41,6 +41,7 @@ def search_of(row: Mapping[str, Any], plan: PlanConfig, *, timed: bool) -> Searc
         passes=row["decode_passes"],
         generations=row["generations"],
         tokens=row["tokens"],
+        steps=row.get("decode_steps"),  # older benchmarks have none
         calls=max(0, row["moderation_calls"] - 1 - swapped),
         swapped=swapped,
     )

@@ -81,6 +81,7 @@ class Task:
         else:
             answers = await self.backend.generate(requests)
         self.spend.tokens += sum(a.tokens for a in answers)
+        self.spend.decode_steps += max((a.tokens for a in answers), default=0)
         return answers
 
     async def propose(
