@@ -26,7 +26,7 @@ class Search(Part):
     work: float = Field(
         0.0,
         ge=0,
-        description="seconds of the replica for likelihoods and gradients, a part with each pass",
+        description="seconds of the replica for likelihoods and gradients, a part before each pass",
     )
     swapped: bool = Field(True, description="a good answer is found")
 

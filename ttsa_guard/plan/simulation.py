@@ -219,21 +219,21 @@ class _Deployment:
         self._end(arrival, plain, end, env.now - started)
 
     def _search(self, arrival: Arrival, clock: simpy.Event) -> Events:
-        """Whether the search ends before the clock does: its passes, each with its part of the other work and followed by its
-        part of the calls."""
+        """Whether the search ends before the clock does: its passes, and after each its part of the calls and of the other work,
+        which waits for the model like a pass."""
         search = arrival.search
         assert search is not None
         passes = arrival.passes
         parts = max(1, len(passes))
         for i in range(parts):
-            rows, prompt = (passes[i], self.prompt) if passes else ((), 0.0)
-            seconds = prompt + search.work / parts
-            if (rows or seconds) and not (yield from self._done(rows, seconds, clock)):
+            if passes and not (yield from self._done(passes[i], self.prompt, clock)):
                 return False
             for _ in range(search.calls * (i + 1) // parts - search.calls * i // parts):
                 yield self.env.timeout(self.guide.seconds(self.env.now, self.plan.deadline)) | clock
                 if clock.processed:
                     return False
+            if search.work and not (yield from self._done((), search.work / parts, clock)):
+                return False
         return True
 
     def _done(self, lengths: Sequence[int], seconds: float, clock: simpy.Event) -> Generator[simpy.Event, Any, bool]:
