@@ -39,6 +39,8 @@ class Spend:
     """Sequential batched generations."""
     decode_steps: int = 0
     """Tokens of the longest answer of each of those batches, for the record."""
+    seconds_decoding: float = 0.0
+    """Seconds of those batches, with the wait for the model, for the record."""
     tokens: int = 0
     """Generated tokens, for the record."""
     started: float = field(init=False)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
@@ -219,7 +218,7 @@ class Guard:
             profile=self.profile,
             spend=review.spend,
             score=lambda texts: self._score(review, texts),
-            baseline=self._baseline(base),
+            baseline=Baseline(base.prompt, self.quality.lowest) if isinstance(self.backend, ScoresText) else None,
             seed=base.seed,
             prefer=review.prefer,
         )
@@ -235,10 +234,6 @@ class Guard:
                 raise
             except Exception as error:
                 log.error("steerer %s failed with %s; the next one goes on", steerer.name, type(error).__name__)
-
-    def _baseline(self, base: GenerationRequest) -> Baseline | None:
-        floor = self.quality.floor
-        return Baseline(base.prompt, -math.inf if floor is None else floor) if isinstance(self.backend, ScoresText) else None
 
     async def _score(self, review: Review, texts: Sequence[str]) -> list[Verdict]:
         review.spend.charge(moderation_calls=1)

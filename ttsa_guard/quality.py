@@ -36,10 +36,14 @@ class Quality:
         own = None if usual is None else usual - settings.slack
         return cls(settings.shortest, settings.repeats, own if settings.floor == "auto" else settings.floor)
 
+    @property
+    def lowest(self) -> float:
+        """The floor; without one, a number below all."""
+        return -math.inf if self.floor is None else self.floor
+
     def flaws(self, text: str, *, log_likelihood: float | None, finished: bool) -> tuple[Flaw, ...]:
         """What is wrong with an answer, empty if nothing is."""
         found: list[Flaw] = []
-        lowest = -math.inf if self.floor is None else self.floor
         words = _WORD.findall(text.lower())
         if len(words) < self.shortest:
             found.append("short")
@@ -49,7 +53,7 @@ class Quality:
             found.append("cut off")
         if has_debris(text):
             found.append("broken")
-        if log_likelihood is not None and not (math.isfinite(log_likelihood) and log_likelihood >= lowest):
+        if log_likelihood is not None and not (math.isfinite(log_likelihood) and log_likelihood >= self.lowest):
             found.append("unlikely")
         return tuple(found)
 

@@ -60,6 +60,8 @@ class AuditRecord:
     seconds_gate: float = 0.0
     """Of the first check, that of the answer under review."""
     seconds_search: float = 0.0
+    seconds_decoding: float = 0.0
+    """Of the decode passes of the search, with the wait for the model."""
     seconds_final: float = 0.0
     """Of the checks of what was found."""
     seed: int = 0

@@ -23,10 +23,9 @@ class Search(Part):
         None, ge=0, description="of those, the longest row's of each pass; default: drawn with the answers' spread"
     )
     calls: int = Field(5, ge=0, description="calls of the guide")
+    measuring: float = Field(0.0, ge=0, description="seconds of its passes besides prompts and steps")
     work: float = Field(
-        0.0,
-        ge=0,
-        description="seconds of the replica for likelihoods and gradients, a part before each pass",
+        0.0, ge=0, description="seconds of the replica for likelihoods and gradients by themselves, a part after each pass"
     )
     swapped: bool = Field(True, description="a good answer is found")
 

@@ -48,7 +48,10 @@ def search_of(row: Mapping[str, Any], plan: PlanConfig, *, timed: bool) -> Searc
     if not timed:
         return found
     moderated = (1 + swapped) * plan.first.p50 + found.calls * (plan.guide or plan.first).p50
-    return found.model_copy(update={"work": max(0.0, row["seconds"] - moderated - _decoding(found, plan))})
+    decoding = _decoding(found, plan)
+    measuring = max(0.0, row.get("seconds_decoding", 0.0) - decoding)
+    work = max(0.0, row["seconds"] - moderated - decoding - measuring)
+    return found.model_copy(update={"measuring": measuring, "work": work})
 
 
 def _decoding(search: Search, plan: PlanConfig) -> float:

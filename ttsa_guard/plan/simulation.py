@@ -226,7 +226,7 @@ class _Deployment:
         passes = arrival.passes
         parts = max(1, len(passes))
         for i in range(parts):
-            if passes and not (yield from self._done(passes[i], self.prompt, clock)):
+            if passes and not (yield from self._done(passes[i], self.prompt + search.measuring / parts, clock)):
                 return False
             for _ in range(search.calls * (i + 1) // parts - search.calls * i // parts):
                 yield self.env.timeout(self.guide.seconds(self.env.now, self.plan.deadline)) | clock
