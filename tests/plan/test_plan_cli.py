@@ -77,6 +77,18 @@ def test_searches_of_a_benchmark_that_counted_decode_steps(bench):
     assert [max(rows) for rows in pass_lengths(mended, 0, None)] == [45, 45]
 
 
+@pytest.mark.parametrize("beyond", [-0.2, 0.0, 0.5])
+def test_seconds_of_a_pass_beyond_its_steps_belong_to_it(bench, beyond):
+    plan = PlanConfig(costs=COSTS, spread=0, prompt=0)
+    before = from_bench(bench, plan)[0]
+    told = 2 * COSTS.calling([40, 40, 40], 0) + beyond
+    rows = [{**json.loads(line), "seconds_decoding": told} for line in (bench / ROWS).read_text().splitlines()]
+    (bench / ROWS).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    search = from_bench(bench, plan)[0]
+    assert search.measuring == pytest.approx(max(0.0, beyond))
+    assert search.measuring + search.work == pytest.approx(before.work)
+
+
 def test_seconds_of_another_machine_say_nothing_about_this_one(bench):
     other = COSTS.model_copy(update={"about": {"model": "embedded", "device": "cuda"}})
     assert [search.work for search in from_bench(bench, PlanConfig(costs=other))] == [0, 0]
