@@ -192,6 +192,16 @@ def test_answers_are_measured_after_another_prompt_while_they_grow(model, both):
     assert likelihoods.means(new) == pytest.approx(expected, abs=1e-4)
 
 
+def test_a_long_opening_of_a_short_answer_and_the_other_way_round(model):
+    decoder = SharedDecoder(model, [512])  # an end that never comes
+    rows = [start(model, 20, 3, seed=1, most=10), start(model, 20, 3, seed=2, most=40)]
+    asked = {0: Measured((7, 8), tuple(range(5, 25)), 10, -math.inf), 1: Measured((7, 8), (), 40, -math.inf)}
+    likelihoods = Likelihoods(decoder.model, asked, [512])
+    new = decoder.decode(rows, likelihoods)
+    expected = {row: mean(after(model, a, new[row])) for row, a in asked.items()}
+    assert likelihoods.means(new) == pytest.approx(expected, abs=1e-4)
+
+
 def test_an_answer_ends_early_only_if_it_cannot_reach_its_floor(model, both):
     floors = (-2.0, -2.0, -20.0, -2.0, -0.1)
     rows, asked = measured(model, floors)

@@ -60,7 +60,8 @@ class Likelihoods:
         starts = [Start(asked[row].prompt[:-1], nothing) for row in rows]
         order = neighbours(starts)
         self._slots = [rows[i] for i in order]
-        longest = max(len(a.opening) + a.most for a in asked.values())
+        # Padded to the longest opening, then as long as the longest answer goes on: they need not be of one row.
+        longest = max(len(a.opening) for a in asked.values()) + max(a.most for a in asked.values())
         self._rows = GrowingRows(model, [starts[i] for i in order], longest)
         self._steps, self._due = 0, _FIRST
 
