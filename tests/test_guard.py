@@ -98,6 +98,22 @@ def test_a_flagged_answer_is_swapped_for_a_helpful_one():
     assert [c.helpful for c in record.candidates] == [False, False, True]
 
 
+def test_the_record_tells_what_the_model_was_busy_with():
+    clock = FakeClock()
+
+    class Slow(Scoring):
+        async def generate(self, requests):
+            clock.advance(5)
+            return await ScriptedBackend([GOOD]).generate(requests)
+
+        async def log_likelihoods(self, prompt, texts):
+            clock.advance(2)
+            return await super().log_likelihoods(prompt, texts)
+
+    record = review(backend=Slow(), steerers=[resample(n=1)], clock=clock).record
+    assert (record.seconds_decoding, record.seconds_scoring, record.seconds_search) == (5, 2, 7)
+
+
 def test_a_refusal_is_kept_when_nothing_helpful_is_found():
     outcome = review(steerers=[Proposes([REFUSAL, BAD])])
     assert (outcome.text, outcome.action, outcome.record.helpful) == (REFUSAL, "swap", False)

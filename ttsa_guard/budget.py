@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -41,6 +42,8 @@ class Spend:
     """Tokens of the longest answer of each of those batches, for the record."""
     seconds_decoding: float = 0.0
     """Seconds of those batches, with the wait for the model, for the record."""
+    seconds_scoring: float = 0.0
+    """Seconds of likelihoods and gradients by themselves, with the wait for the model, for the record."""
     tokens: int = 0
     """Generated tokens, for the record."""
     started: float = field(init=False)
@@ -59,6 +62,13 @@ class Spend:
     @property
     def generations_left(self) -> int:
         return self.budget.generations - self.generations
+
+    @contextmanager
+    def scoring(self) -> Iterator[None]:
+        """What is done in it is work of the model, and no decode pass."""
+        started = self.seconds
+        yield
+        self.seconds_scoring += self.seconds - started
 
     def charge(self, *, generations: int = 0, moderation_calls: int = 0) -> None:
         """Take from the budget.

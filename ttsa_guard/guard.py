@@ -245,7 +245,8 @@ class Guard:
         passing = [c.text for c in candidates if not c.verdict.flagged and c.log_likelihood is None]
         likelihoods: dict[str, float] = {}
         if passing and isinstance(self.backend, ScoresText):
-            values = await self.backend.log_likelihoods(task.base.prompt, passing)
+            with task.spend.scoring():
+                values = await self.backend.log_likelihoods(task.base.prompt, passing)
             likelihoods = dict(zip(passing, values, strict=True))
         limit = self.config.quality.refusal_threshold
         return [

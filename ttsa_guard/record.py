@@ -62,6 +62,8 @@ class AuditRecord:
     seconds_search: float = 0.0
     seconds_decoding: float = 0.0
     """Of the decode passes of the search, with the wait for the model."""
+    seconds_scoring: float = 0.0
+    """Of its likelihoods and gradients by themselves, with the wait for the model."""
     seconds_final: float = 0.0
     """Of the checks of what was found."""
     seed: int = 0

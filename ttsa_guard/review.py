@@ -83,6 +83,7 @@ class Review:
             seconds_gate=self.seconds.get("gate", 0.0),
             seconds_search=self.seconds.get("search", 0.0),
             seconds_decoding=spend.seconds_decoding,
+            seconds_scoring=spend.seconds_scoring,
             seconds_final=self.seconds.get("final", 0.0),
             seed=seed,
             texts={"answer": self.answer, "final": text} if texts else None,

@@ -77,6 +77,17 @@ def test_searches_of_a_benchmark_that_counted_decode_steps(bench):
     assert [max(rows) for rows in pass_lengths(mended, 0, None)] == [45, 45]
 
 
+@pytest.mark.parametrize(("scoring", "work"), [(0.0, 0.0), (0.3, 0.3), (1e9, None)])
+def test_what_the_model_did_not_do_is_done_aside(bench, scoring, work):
+    plan = PlanConfig(costs=COSTS, spread=0, prompt=0)
+    rest = from_bench(bench, plan)[0].work
+    rows = [{**json.loads(line), "seconds_scoring": scoring} for line in (bench / ROWS).read_text().splitlines()]
+    (bench / ROWS).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    search = from_bench(bench, plan)[0]
+    assert search.work == pytest.approx(rest if work is None else work)
+    assert search.work + search.aside == pytest.approx(rest)
+
+
 @pytest.mark.parametrize("beyond", [-0.2, 0.0, 0.5])
 def test_seconds_of_a_pass_beyond_its_steps_belong_to_it(bench, beyond):
     plan = PlanConfig(costs=COSTS, spread=0, prompt=0)

@@ -58,14 +58,14 @@ def test_littles_law(plan, batching):
 @BATCHING
 def test_alone_an_answer_takes_its_service_time(plan, batching):
     settings = plan(traffic="chat", batching=batching, prompt=100)
-    search = Search(passes=2, generations=4, tokens=1, calls=2, work=0.5, measuring=0.3)
+    search = Search(passes=2, generations=4, tokens=1, calls=2, work=0.5, measuring=0.3, aside=0.1)
     requests = [Arrival(1000.0 * i, 10, search, ((5, 5), (7, 3))) for i in range(3)]
     step = settings.measured.steps
     passes = 2 * 0.001 + 5 * step[2] + 3 * step[2] + 4 * step[1]
     for answer in simulate(settings, requests, replicas=2).answers:
         assert answer.end == "swap"
         assert answer.plain == pytest.approx(0.001 + 10 * step[1])
-        assert answer.added == pytest.approx(0.05 + 0.5 + 0.3 + passes + 2 * 0.05 + 0.05)
+        assert answer.added == pytest.approx(0.05 + 0.5 + 0.3 + 0.1 + passes + 2 * 0.05 + 0.05)
 
 
 def test_the_longest_row_of_a_pass_is_what_was_measured():

@@ -209,7 +209,8 @@ async def _row(arm: str, case: Case, guard: Guard, outcome: Outcome | None, judg
 
 
 def _costs(record: AuditRecord | None) -> dict[str, float]:
-    names = ("generations", "decode_passes", "decode_steps", "moderation_calls", "tokens", "seconds", "seconds_decoding")
+    counts = ("generations", "decode_passes", "decode_steps", "moderation_calls", "tokens")
+    names = (*counts, "seconds", "seconds_decoding", "seconds_scoring")
     return {name: round(getattr(record, name), 4) if record else 0 for name in names}
 
 

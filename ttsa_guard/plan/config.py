@@ -27,6 +27,7 @@ class Search(Part):
     work: float = Field(
         0.0, ge=0, description="seconds of the replica for likelihoods and gradients by themselves, a part after each pass"
     )
+    aside: float = Field(0.0, ge=0, description="seconds of neither replica nor moderators, a part after each pass")
     swapped: bool = Field(True, description="a good answer is found")
 
 

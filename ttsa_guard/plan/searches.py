@@ -19,8 +19,8 @@ _DRAWS = 8
 def from_bench(folder: Path, plan: PlanConfig) -> tuple[Search, ...]:
     """The searches of the reference arm of a benchmark, one for each flagged answer.
 
-    Seconds beyond those of decoding and moderating are the replica's other work. They are known only where the costs of
-    `plan` were measured on the benchmark's device and model; elsewhere that work is taken to be none.
+    Seconds beyond those of decoding and moderating are known only where the costs of `plan` were measured on the benchmark's
+    device and model; elsewhere they are taken to be none.
 
     Raises:
         ConfigError: the folder has no benchmark, or none of its searches.
@@ -50,8 +50,9 @@ def search_of(row: Mapping[str, Any], plan: PlanConfig, *, timed: bool) -> Searc
     moderated = (1 + swapped) * plan.first.p50 + found.calls * (plan.guide or plan.first).p50
     decoding = _decoding(found, plan)
     measuring = max(0.0, row.get("seconds_decoding", 0.0) - decoding)
-    work = max(0.0, row["seconds"] - moderated - decoding - measuring)
-    return found.model_copy(update={"measuring": measuring, "work": work})
+    rest = max(0.0, row["seconds"] - moderated - decoding - measuring)
+    work = min(rest, row.get("seconds_scoring", rest))  # in older benchmarks nothing tells that work from the rest
+    return found.model_copy(update={"measuring": measuring, "work": work, "aside": rest - work})
 
 
 def _decoding(search: Search, plan: PlanConfig) -> float:

@@ -219,8 +219,8 @@ class _Deployment:
         self._end(arrival, plain, end, env.now - started)
 
     def _search(self, arrival: Arrival, clock: simpy.Event) -> Events:
-        """Whether the search ends before the clock does: its passes, and after each its part of the calls and of the other work,
-        which waits for the model like a pass."""
+        """Whether the search ends before the clock does: its passes, and after each its part of the calls, of the other work,
+        which waits for the model like a pass, and of what is done aside."""
         search = arrival.search
         assert search is not None
         passes = arrival.passes
@@ -233,6 +233,9 @@ class _Deployment:
                 if clock.processed:
                     return False
             if search.work and not (yield from self._done((), search.work / parts, clock)):
+                return False
+            yield self.env.timeout(search.aside / parts) | clock
+            if clock.processed:
                 return False
         return True
 

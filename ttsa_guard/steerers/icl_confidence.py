@@ -72,7 +72,9 @@ class IclConfidence:
         positions, lengths = [position for label in labels for position in label], [len(label) for label in labels]
         proposed: torch.Tensor | None = None
         for k in range(1, options.iterations + 1):
-            climb.tell(proxy(await backend.token_log_probs(prompt, list(climb.ask()), positions), lengths))
+            with task.spend.scoring():
+                log_probs = await backend.token_log_probs(prompt, list(climb.ask()), positions)
+            climb.tell(proxy(log_probs, lengths))
             if climb.ended == "gate":
                 return
             last = climb.ended is not None or k == options.iterations
