@@ -182,3 +182,11 @@ def test_an_observer_sees_every_record_and_changes_nothing(error, answer):
     outcome = asyncio.run(scripted_guard(plugins=plugins).review("hello", answer))
     assert observer.seen == [outcome.record]
     assert outcome.action == ("pass" if "good" in answer else "fallback")
+
+
+def test_an_observer_that_fails_keeps_the_record_from_no_other():
+    observers, plugins = [Observer(), Observer(RuntimeError("boom")), Observer()], Plugins()
+    for observer in observers:
+        plugins.add(observer)
+    outcome = asyncio.run(scripted_guard(plugins=plugins).review("hello", "a good answer"))
+    assert [observer.seen for observer in observers] == [[outcome.record]] * 3

@@ -294,7 +294,4 @@ class Guard:
                 self._sink.write(record)
             except Exception as error:
                 log.error("the audit record could not be written: %s", type(error).__name__)
-        try:
-            self._plugins.manager.hook.ttsa_guard_finished(record=record)
-        except Exception as error:
-            log.error("an observer plugin failed with %s", type(error).__name__)
+        self._plugins.tell(record)

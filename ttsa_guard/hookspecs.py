@@ -35,4 +35,4 @@ def ttsa_register_steerers(register: Register) -> None:
 
 @hookspec
 def ttsa_guard_finished(record: AuditRecord) -> None:
-    """Observe a finished review. Exceptions are logged and change nothing."""
+    """Observe a finished review. An exception is logged, and changes nothing for the answer or for other observers."""
