@@ -1,6 +1,7 @@
 """Every code block of the README runs."""
 
 import asyncio
+import json
 import re
 import shlex
 import subprocess
@@ -14,6 +15,7 @@ from ttsa_guard.config import GuardConfig
 from ttsa_guard.testing import scripted_guard
 
 README = Path(__file__).parent.parent / "README.md"
+BENCH = README.parent / "examples/bench"
 FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SLOW = ("pip install", "openings", "chat", "bench", "prosocial", "plan measure")
 """Commands that install, ask for input or take minutes: other tests run them."""
@@ -61,3 +63,39 @@ def test_the_two_first_commands_are_there():
     first, second = (line for line in README.read_text(encoding="utf-8").splitlines() if line.startswith("python -m pip"))
     assert first == "python -m pip install -e . && ttsa-guard demo"
     assert second == "python -m pip install -e '.[test]' && python -m pytest"
+
+
+def table(file, title):
+    """The table of a section, without its head: rows of cells."""
+    section = file.read_text(encoding="utf-8").split(f"\n## {title}\n")[1].split("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip(" *") for cell in line.split("|")[1:-1]] for line in lines[2:]]
+
+
+@pytest.mark.parametrize(
+    ("file", "title", "results"),
+    [(README, "Results", "embedded.json"), (BENCH / "README.md", "What time alone buys", "passes.json")],
+)
+def test_tables_are_those_of_the_benchmark(file, title, results):
+    groups = json.loads((BENCH / results).read_text(encoding="utf-8"))["groups"]
+    arms, hard = groups["all"]["arms"], groups["hard"]["arms"]
+
+    def percent(metric):
+        return f"{metric['value']:.0%}".replace("%", " %")
+
+    def row(name):
+        arm, difference = arms[name], arms[name]["difference"].get("helpful")
+        apart = f"{100 * difference['low']:+.0f} to {100 * difference['high']:+.0f}" if difference else ""
+        shares = [percent(group[name][key]) for group in (arms, hard) for key in ("good", "helpful")]
+        return [
+            name,
+            *shares[:2],
+            apart,
+            *shares[2:],
+            f"{arm['generations']['value']:.1f}",
+            f"{arm['decode passes']['value']:.2f}",
+        ]
+
+    rows = table(file, title)
+    assert rows == [row(cells[0]) for cells in rows]
+    assert sorted(cells[0] for cells in rows) == sorted(arms)

@@ -10,7 +10,7 @@ from ttsa_guard.errors import ConfigError
 KEYS = {"data": [{"file": "prompts.csv"}], "judge": "judge", "arms": {"default": {}}}
 
 
-@pytest.mark.parametrize("name", ["embedded", "quick"])
+@pytest.mark.parametrize("name", ["embedded", "passes", "quick"])
 def test_shipped_benchmarks_load(name):
     config = BenchConfig.load(name)
     assert config.reference in config.arms
