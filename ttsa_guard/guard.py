@@ -20,16 +20,17 @@ from ttsa_guard.errors import BudgetError, ConfigError
 from ttsa_guard.messages import Baseline, GenerationRequest, Message, own_seed
 from ttsa_guard.moderators.base import Moderator, moderate_safely
 from ttsa_guard.moderators.panel import Panel, seated
+from ttsa_guard.observers import publish
 from ttsa_guard.parts import make
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.profile import GENERIC, ModelProfile
 from ttsa_guard.quality import Quality
-from ttsa_guard.record import Action, AuditRecord, AuditSink, Outcome
+from ttsa_guard.record import Action, AuditSink, Outcome
 from ttsa_guard.release import Release
 from ttsa_guard.review import Review
 from ttsa_guard.selection import Judged, best_first
 from ttsa_guard.steerers.base import Candidate, Fits, Steerer, Task
-from ttsa_guard.telemetry import report, span
+from ttsa_guard.telemetry import span
 from ttsa_guard.verdict import Verdict
 
 log = logging.getLogger(__name__)
@@ -283,15 +284,5 @@ class Guard:
     ) -> Outcome:
         audit = self.config.audit
         record = review.record(text, action, reason, chosen, final, seed=self.config.seed, texts=audit.texts)
-        self._publish(record)
+        publish(record, self._sink, self._plugins)
         return Outcome(text, action, record)
-
-    def _publish(self, record: AuditRecord) -> None:
-        """Tell the sink, the plugins and telemetry; a fault there must not keep the answer back, nor let another one out."""
-        report(record)
-        if self._sink:
-            try:
-                self._sink.write(record)
-            except Exception as error:
-                log.error("the audit record could not be written: %s", type(error).__name__)
-        self._plugins.tell(record)

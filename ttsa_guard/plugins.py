@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
@@ -13,9 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ttsa_guard import hookspecs
 from ttsa_guard.errors import PluginError, nearest
-from ttsa_guard.record import AuditRecord
 
-log = logging.getLogger(__name__)
 hookimpl = pluggy.HookimplMarker(hookspecs.PROJECT)
 Kind = Literal["moderators", "backends", "steerers"]
 KINDS: tuple[Kind, ...] = ("moderators", "backends", "steerers")
@@ -95,16 +92,6 @@ class Plugins:
         if name not in self.found[kind]:
             raise PluginError(f"plugin {name!r} registers no {kind[:-1]} of that name", hint=nearest(name, self.found[kind]))
         return self.found[kind][name]
-
-    def tell(self, record: AuditRecord) -> None:
-        """Show a record to every observer; one that fails keeps it from no other."""
-        observers = [hook.plugin for hook in self.manager.hook.ttsa_guard_finished.get_hookimpls()]
-        for observer in observers:
-            hook = self.manager.subset_hook_caller("ttsa_guard_finished", [o for o in observers if o is not observer])
-            try:
-                hook(record=record)
-            except Exception as error:
-                log.error("an observer plugin failed with %s", type(error).__name__)
 
     def _import(self, point: EntryPoint) -> None:
         try:
