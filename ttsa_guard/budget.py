@@ -40,12 +40,10 @@ class Spend:
     """Sequential batched generations."""
     decode_steps: int = 0
     """Tokens of the longest answer of each of those batches, for the record."""
-    seconds_decoding: float = 0.0
-    """Seconds of those batches, with the wait for the model, for the record."""
-    seconds_scoring: float = 0.0
-    """Seconds of likelihoods and gradients by themselves, with the wait for the model, for the record."""
     tokens: int = 0
     """Generated tokens, for the record."""
+    took: dict[str, float] = field(default_factory=dict)
+    """Seconds by what they were used for, for the record."""
     started: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -64,11 +62,13 @@ class Spend:
         return self.budget.generations - self.generations
 
     @contextmanager
-    def scoring(self) -> Iterator[None]:
-        """What is done in it is work of the model, and no decode pass."""
-        started = self.seconds
-        yield
-        self.seconds_scoring += self.seconds - started
+    def timed(self, what: str) -> Iterator[None]:
+        """Add the seconds of what happens inside to those of `what`."""
+        started = self.clock()
+        try:
+            yield
+        finally:
+            self.took[what] = self.took.get(what, 0.0) + self.clock() - started
 
     def charge(self, *, generations: int = 0, moderation_calls: int = 0) -> None:
         """Take from the budget.

@@ -246,7 +246,7 @@ class Guard:
         passing = [c.text for c in candidates if not c.verdict.flagged and c.log_likelihood is None]
         likelihoods: dict[str, float] = {}
         if passing and isinstance(self.backend, ScoresText):
-            with task.spend.scoring():
+            with task.spend.timed("scoring"):
                 values = await self.backend.log_likelihoods(task.base.prompt, passing)
             likelihoods = dict(zip(passing, values, strict=True))
         limit = self.config.quality.refusal_threshold

@@ -27,7 +27,6 @@ class Review:
         first: the gate's verdict on the answer.
         judged: the candidates so far.
         gate_calls: the gate's calls, those for `shown` included.
-        seconds: by phase.
         prefer: the user's preferences, if the request has any.
     """
 
@@ -38,7 +37,6 @@ class Review:
     first: Verdict | None = None
     judged: list[Judged] = field(default_factory=list)
     gate_calls: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
     prefer: Mapping[str, float] | None = None
 
     @property
@@ -49,19 +47,14 @@ class Review:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Time what happens inside, as a span too."""
-        clock = self.spend.clock
-        started = clock()
-        try:
-            with span(f"ttsa_guard.{name}"):
-                yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + clock() - started
+        with self.spend.timed(name), span(f"ttsa_guard.{name}"):
+            yield
 
     def record(
         self, text: str, action: Action, reason: str, chosen: Judged | None, final: Verdict | None, *, seed: int, texts: bool
     ) -> AuditRecord:
         """The finished review: `text` leaves, and is what was `chosen` if it is a swap; moderated texts only if `texts`."""
-        spend, first = self.spend, self.first
+        spend, first, took = self.spend, self.first, self.spend.took
         return AuditRecord(
             id=uuid.uuid4().hex,
             created=time.time(),
@@ -80,11 +73,11 @@ class Review:
             tokens=spend.tokens,
             moderation_calls=spend.moderation_calls + self.gate_calls,
             seconds=spend.seconds,
-            seconds_gate=self.seconds.get("gate", 0.0),
-            seconds_search=self.seconds.get("search", 0.0),
-            seconds_decoding=spend.seconds_decoding,
-            seconds_scoring=spend.seconds_scoring,
-            seconds_final=self.seconds.get("final", 0.0),
+            seconds_gate=took.get("gate", 0.0),
+            seconds_search=took.get("search", 0.0),
+            seconds_decoding=took.get("decoding", 0.0),
+            seconds_scoring=took.get("scoring", 0.0),
+            seconds_final=took.get("final", 0.0),
             seed=seed,
             texts={"answer": self.answer, "final": text} if texts else None,
         )

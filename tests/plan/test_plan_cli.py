@@ -69,9 +69,14 @@ def test_searches_of_a_benchmark(bench):
     assert simulate(plan, [request], replicas=1).answers[0].added == pytest.approx(4.0)
 
 
+def add_to_rows(folder, **known):
+    """As a benchmark would that knew more."""
+    rows = [{**json.loads(line), **known} for line in (folder / ROWS).read_text().splitlines()]
+    (folder / ROWS).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 def test_searches_of_a_benchmark_that_counted_decode_steps(bench):
-    rows = [{**json.loads(line), "decode_steps": 90} for line in (bench / ROWS).read_text().splitlines()]
-    (bench / ROWS).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    add_to_rows(bench, decode_steps=90)
     mended, lost = from_bench(bench, PlanConfig(costs=COSTS, spread=0, prompt=0))
     assert (mended.steps, lost.steps) == (90, 90)
     assert [max(rows) for rows in pass_lengths(mended, 0, None)] == [45, 45]
@@ -81,8 +86,7 @@ def test_searches_of_a_benchmark_that_counted_decode_steps(bench):
 def test_what_the_model_did_not_do_is_done_aside(bench, scoring, work):
     plan = PlanConfig(costs=COSTS, spread=0, prompt=0)
     rest = from_bench(bench, plan)[0].work
-    rows = [{**json.loads(line), "seconds_scoring": scoring} for line in (bench / ROWS).read_text().splitlines()]
-    (bench / ROWS).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    add_to_rows(bench, seconds_scoring=scoring)
     search = from_bench(bench, plan)[0]
     assert search.work == pytest.approx(rest if work is None else work)
     assert search.work + search.aside == pytest.approx(rest)
@@ -93,8 +97,7 @@ def test_seconds_of_a_pass_beyond_its_steps_belong_to_it(bench, beyond):
     plan = PlanConfig(costs=COSTS, spread=0, prompt=0)
     before = from_bench(bench, plan)[0]
     told = 2 * COSTS.calling([40, 40, 40], 0) + beyond
-    rows = [{**json.loads(line), "seconds_decoding": told} for line in (bench / ROWS).read_text().splitlines()]
-    (bench / ROWS).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    add_to_rows(bench, seconds_decoding=told)
     search = from_bench(bench, plan)[0]
     assert search.measuring == pytest.approx(max(0.0, beyond))
     assert search.measuring + search.work == pytest.approx(before.work)

@@ -229,15 +229,18 @@ class _Deployment:
             if passes and not (yield from self._done(passes[i], self.prompt + search.measuring / parts, clock)):
                 return False
             for _ in range(search.calls * (i + 1) // parts - search.calls * i // parts):
-                yield self.env.timeout(self.guide.seconds(self.env.now, self.plan.deadline)) | clock
-                if clock.processed:
+                if not (yield from self._passes(self.guide.seconds(self.env.now, self.plan.deadline), clock)):
                     return False
             if search.work and not (yield from self._done((), search.work / parts, clock)):
                 return False
-            yield self.env.timeout(search.aside / parts) | clock
-            if clock.processed:
+            if search.aside and not (yield from self._passes(search.aside / parts, clock)):
                 return False
         return True
+
+    def _passes(self, seconds: float, clock: simpy.Event) -> Generator[simpy.Event, Any, bool]:
+        """Whether these seconds pass before the clock ends."""
+        yield self.env.timeout(seconds) | clock
+        return not clock.processed
 
     def _done(self, lengths: Sequence[int], seconds: float, clock: simpy.Event) -> Generator[simpy.Event, Any, bool]:
         """Whether a replica has done it before the clock ends."""

@@ -75,13 +75,12 @@ class Task:
             BudgetError: the batch would overrun the budget.
         """
         self.spend.charge(generations=len(requests))
-        started = self.spend.seconds
-        if guide:
-            assert isinstance(self.backend, ExposesLogits)
-            answers = await self.backend.generate_guided(requests, guide)
-        else:
-            answers = await self.backend.generate(requests)
-        self.spend.seconds_decoding += self.spend.seconds - started
+        with self.spend.timed("decoding"):
+            if guide:
+                assert isinstance(self.backend, ExposesLogits)
+                answers = await self.backend.generate_guided(requests, guide)
+            else:
+                answers = await self.backend.generate(requests)
         self.spend.tokens += sum(a.tokens for a in answers)
         self.spend.decode_steps += max((a.tokens for a in answers), default=0)
         return answers

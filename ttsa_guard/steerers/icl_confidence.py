@@ -72,7 +72,7 @@ class IclConfidence:
         positions, lengths = [position for label in labels for position in label], [len(label) for label in labels]
         proposed: torch.Tensor | None = None
         for k in range(1, options.iterations + 1):
-            with task.spend.scoring():
+            with task.spend.timed("scoring"):
                 log_probs = await backend.token_log_probs(prompt, list(climb.ask()), positions)
             climb.tell(proxy(log_probs, lengths))
             if climb.ended == "gate":

@@ -54,7 +54,7 @@ async def surrogate_rounds(task: Task, options: EmbeddingOptions) -> AsyncGenera
     points = [origin] * len(goals)
     stretch: list[tuple[str, GenerationRequest]] = []
     for k in range(1, options.iterations + 1):
-        with task.spend.scoring():
+        with task.spend.timed("scoring"):
             directions = await slope(points, goals)
         points = [point + size * unit(d, options.normalise) for point, d in zip(points, directions, strict=True)]
         if k % options.every == 0 or k == options.iterations:
