@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ class Budget:
     """Calls of the guide during the search; the gate's first and last check are always made."""
     decode_passes: int | None = None
     """Batches generated one after another; None: no limit."""
+    tokens: int | None = None
+    """New tokens of all answers together; None: no limit."""
 
 
 @dataclass
@@ -41,7 +44,7 @@ class Spend:
     decode_steps: int = 0
     """Tokens of the longest answer of each of those batches, for the record."""
     tokens: int = 0
-    """Generated tokens, for the record."""
+    """Generated tokens."""
     took: dict[str, float] = field(default_factory=dict)
     """Seconds by what they were used for, for the record."""
     started: float = field(init=False)
@@ -60,6 +63,19 @@ class Spend:
     @property
     def generations_left(self) -> int:
         return self.budget.generations - self.generations
+
+    def longest(self, answers: int) -> int:
+        """Most new tokens that each of so many answers may have.
+
+        Raises:
+            BudgetError: not even one.
+        """
+        if self.budget.tokens is None:
+            return sys.maxsize
+        longest = (self.budget.tokens - self.tokens) // max(1, answers)
+        if longest < 1:
+            raise BudgetError("tokens", limit=self.budget.tokens, wanted=self.tokens + answers)
+        return longest
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:

@@ -47,15 +47,17 @@ class BudgetConfig(_Part):
     generations: int = Field(96, ge=0)
     moderation_calls: int = Field(32, ge=0)
     decode_passes: int | None = Field(None, ge=0, description="batches generated one after another; default: no limit")
+    tokens: int | None = Field(None, ge=0, description="new tokens of all answers together; default: no limit")
 
     def limits(self) -> Budget:
-        return Budget(self.seconds, self.generations, self.moderation_calls, self.decode_passes)
+        return Budget(self.seconds, self.generations, self.moderation_calls, self.decode_passes, self.tokens)
 
 
 class GenerationConfig(_Part):
-    """How candidates are generated."""
+    """How answers are generated."""
 
-    max_new_tokens: int = Field(96, ge=1)
+    max_new_tokens: int = Field(512, ge=1, description="longest answer")
+    draft_tokens: int = Field(64, ge=1, description="tokens of a candidate before the search decides; the winner is continued")
     temperature: float = Field(0.1, ge=0, le=2)
 
 

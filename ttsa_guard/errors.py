@@ -91,7 +91,7 @@ class BudgetError(TTSAError):
     """A limit was reached.
 
     Args:
-        resource: "seconds", "generations" or "moderation_calls".
+        resource: a setting of the budget: "seconds", "generations", "decode_passes", "tokens" or "moderation_calls".
         limit: the configured limit, in units of the resource.
         wanted: what the spend would have been.
     """

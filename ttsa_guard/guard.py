@@ -11,10 +11,12 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
+from itertools import takewhile
 from typing import Any
 
 from ttsa_guard.backends.base import Backend, ScoresText
 from ttsa_guard.budget import Clock, Spend, within
+from ttsa_guard.completion import completed
 from ttsa_guard.config import GuardConfig
 from ttsa_guard.errors import BudgetError, ConfigError
 from ttsa_guard.messages import Baseline, GenerationRequest, Message, own_seed
@@ -35,6 +37,7 @@ from ttsa_guard.verdict import Verdict
 
 log = logging.getLogger(__name__)
 _GATE_TRIES = 3
+_COMPLETED_TOGETHER = 3
 
 
 class Guard:
@@ -162,7 +165,7 @@ class Guard:
                 # Without a gate nothing may leave, so there is nothing to search for.
                 return self._fall_back(review, f"gate failed: {review.first.reason}")
             reason = await self._search(review)
-            best = best_first(review.judged)[:_GATE_TRIES]
+            best = [judged for judged in best_first(review.judged) if judged.candidate.finished][:_GATE_TRIES]
             for judged in best:
                 final = await self._check(review, judged.candidate.text, "final")
                 if not final.flagged:
@@ -210,7 +213,9 @@ class Guard:
         return "steered" if review.spend.generations_left else "budget used up"
 
     async def _cascade(self, review: Review) -> None:
-        base = (await self._request(review.messages)).having(opening=review.shown)
+        plain = await self._request(review.messages)
+        most = min(plain.max_new_tokens, self.config.generation.draft_tokens)
+        base = plain.having(opening=review.shown, max_new_tokens=most)
         task = Task(
             messages=review.messages,
             answer=review.answer,
@@ -228,13 +233,26 @@ class Guard:
                 async with aclosing(steerer.steer(task)) as rounds:
                     async for candidates in rounds:
                         review.judged += await self._judge(task, steerer.name, candidates)
-                        if any(j.acceptable and j.helpful for j in review.judged):
+                        if await self._completed(task, review, helpful=True):
                             return
                         review.spend.charge()  # the clock alone: a steerer that never waits cannot be timed out
             except (BudgetError, asyncio.CancelledError):
                 raise
             except Exception as error:
                 log.error("steerer %s failed with %s; the next one goes on", steerer.name, type(error).__name__)
+        await self._completed(task, review, helpful=False)
+
+    async def _completed(self, task: Task, review: Review, *, helpful: bool) -> bool:
+        """Continue the best drafts until the best candidate is a whole answer; whether there is one. Where `helpful`, only those
+        that are."""
+        while best := [j for j in best_first(review.judged) if j.helpful or not helpful]:
+            drafts = list(takewhile(lambda j: not j.candidate.finished, best))[:_COMPLETED_TOGETHER]
+            if not drafts:
+                return True
+            grown = await completed(task, [j.candidate for j in drafts], most=self.config.generation.max_new_tokens)
+            for old, candidate in zip(drafts, grown, strict=True):
+                review.judged[review.judged.index(old)] = self._judged(task, old.steerer, candidate, old.log_likelihood)
+        return False
 
     async def _score(self, review: Review, texts: Sequence[str]) -> list[Verdict]:
         review.spend.charge(moderation_calls=1)
@@ -249,19 +267,18 @@ class Guard:
             with task.spend.timed("scoring"):
                 values = await self.backend.log_likelihoods(task.base.prompt, passing)
             likelihoods = dict(zip(passing, values, strict=True))
-        limit = self.config.quality.refusal_threshold
-        return [
-            Judged.of(
-                c,
-                steerer,
-                self.quality,
-                answer=task.answer,
-                shown=task.shown,
-                log_likelihood=likelihoods.get(c.text, c.log_likelihood),
-                refusal_from=limit,
-            )
-            for c in candidates
-        ]
+        return [self._judged(task, steerer, c, likelihoods.get(c.text, c.log_likelihood)) for c in candidates]
+
+    def _judged(self, task: Task, steerer: str, candidate: Candidate, log_likelihood: float | None) -> Judged:
+        return Judged.of(
+            candidate,
+            steerer,
+            self.quality,
+            answer=task.answer,
+            shown=task.shown,
+            log_likelihood=log_likelihood,
+            refusal_from=self.config.quality.refusal_threshold,
+        )
 
     async def _request(self, messages: tuple[Message, ...]) -> GenerationRequest:
         prompt = await self.backend.render(messages)

@@ -36,7 +36,8 @@ class Judged:
     ) -> Judged:
         """Judge a candidate for the flagged `answer`, which has to begin with what was `shown` of that already; from the
         refusal score `refusal_from` on it is not helpful."""
-        flaws = quality.flaws(candidate.text, log_likelihood=log_likelihood, finished=candidate.finished)
+        whole = candidate.finished or candidate.request is not None  # a draft is continued before it leaves
+        flaws = quality.flaws(candidate.text, log_likelihood=log_likelihood, finished=whole)
         if candidate.text.strip() == answer.strip():
             flaws = (*flaws, "unchanged")
         if not candidate.text.startswith(shown):

@@ -23,6 +23,10 @@ class Candidate:
     finished: bool = True
     log_likelihood: float | None = None
     """Mean token log-likelihood, in nats, if the backend told it with the answer (see `Generation`); None: it is asked for."""
+    request: GenerationRequest | None = None
+    """What it is an answer to, so that an unfinished one can be continued; None: it cannot."""
+    guide: Guide | None = None
+    """What its tokens were drawn from, if not from the model alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +79,11 @@ class Task:
             BudgetError: the batch would overrun the budget.
         """
         self.spend.charge(generations=len(requests))
+        return await self._decoded(requests, guide)
+
+    async def _decoded(self, requests: Sequence[GenerationRequest], guide: Guide | None) -> list[Generation]:
+        longest = self.spend.longest(len(requests))
+        requests = [r if r.max_new_tokens <= longest else r.having(max_new_tokens=longest) for r in requests]
         with self.spend.timed("decoding"):
             if guide:
                 assert isinstance(self.backend, ExposesLogits)
@@ -92,8 +101,28 @@ class Task:
         answers = await self.generate(requests, guide)
         verdicts = await self.score([a.text for a in answers])
         return [
-            Candidate(a.text, origin, verdict, a.finished, a.log_likelihood)
-            for a, origin, verdict in zip(answers, origins, verdicts, strict=True)
+            Candidate(a.text, origin, verdict, a.finished, a.log_likelihood, request, guide)
+            for a, origin, verdict, request in zip(answers, origins, verdicts, requests, strict=True)
+        ]
+
+    async def extend(self, candidates: Sequence[Candidate], tokens: Sequence[int]) -> list[Candidate]:
+        """Each candidate with so many more tokens, as one batch, and looked at again. It is the same answer as before, so it
+        takes tokens and time of the budget, but no generation and no decode pass.
+
+        Raises:
+            BudgetError: there is no time or there are no tokens left.
+        """
+        self.spend.charge()
+        requests = [
+            c.request.having(opening=c.text, max_new_tokens=n, baseline=None)
+            for c, n in zip(candidates, tokens, strict=True)
+            if c.request
+        ]
+        answers = await self._decoded(requests, candidates[0].guide)
+        verdicts = await self.score([a.text for a in answers])
+        return [
+            replace(c, text=a.text, verdict=verdict, finished=a.finished)
+            for c, a, verdict in zip(candidates, answers, verdicts, strict=True)
         ]
 
 

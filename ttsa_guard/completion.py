@@ -1,0 +1,71 @@
+"""Drafts become whole answers: the best ones are continued to their end, as far as the guide passes them.
+
+A search looks at short drafts, for a real answer is long and most drafts are thrown away. What it finds is continued from the
+prompt that it came from, piece by piece, and looked at after every piece. What goes wrong on the way is given up for the next
+best one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ttsa_guard.errors import BudgetError
+from ttsa_guard.sentences import ended_sentences, split_sentences
+from ttsa_guard.steerers.base import Candidate, Task
+
+PIECE = 64
+"""New tokens between two looks of the guide."""
+_NUMBER = re.compile(r"^\W*\d*\W*")
+
+
+async def completed(task: Task, drafts: Sequence[Candidate], *, most: int) -> list[Candidate]:
+    """Each draft as an answer that ends where a sentence ends, continued in one batch until the first of them is done.
+
+    Those behind the first that are not done by then, and all of them when the budget is used up, end with their last whole
+    sentence. One that the guide flags on the way is returned as it was flagged.
+
+    Args:
+        drafts: unfinished ones that the guide passes, best first; each with the request that it is an answer to.
+        most: longest answer, in tokens, as far as drafts and pieces have them.
+    """
+    grown = list(drafts)
+    room = [most - (draft.request.max_new_tokens if draft.request else most) for draft in drafts]
+    growing = [i for i, left in enumerate(room) if left > 0]
+    try:
+        while growing and growing[0] == _first_passed(grown):
+            pieces = await task.extend([grown[i] for i in growing], [min(PIECE, room[i]) for i in growing])
+            for i, piece in zip(growing, pieces, strict=True):
+                room[i] -= PIECE
+                grown[i] = _without_loop(grown[i].text, piece)
+            growing = [i for i in growing if room[i] > 0 and not grown[i].finished and not grown[i].verdict.flagged]
+    except BudgetError:
+        pass  # what there is ends with its last whole sentence
+    return [_ended(candidate) for candidate in grown]
+
+
+def _first_passed(grown: Sequence[Candidate]) -> int | None:
+    return next((i for i, candidate in enumerate(grown) if not candidate.verdict.flagged), None)
+
+
+def _without_loop(before: str, candidate: Candidate) -> Candidate:
+    """The candidate up to the first new sentence that it has said already: from there on it goes round in circles."""
+    if candidate.verdict.flagged:
+        return candidate
+    said: set[str] = set()
+    kept = 0
+    for sentence in split_sentences(candidate.text):
+        start = candidate.text.index(sentence, kept)
+        plain = _NUMBER.sub("", sentence).casefold()
+        if len(plain) > 1 and plain in said and start >= len(before):
+            return replace(candidate, text=candidate.text[:start].rstrip(), finished=True)
+        said.add(plain)
+        kept = start + len(sentence)
+    return candidate
+
+
+def _ended(candidate: Candidate) -> Candidate:
+    if candidate.finished or candidate.verdict.flagged:
+        return candidate
+    return replace(candidate, text=ended_sentences(candidate.text), finished=True)
