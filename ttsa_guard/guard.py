@@ -224,6 +224,7 @@ class Guard:
             profile=self.profile,
             spend=review.spend,
             score=lambda texts: self._score(review, texts),
+            flag=review.first,
             baseline=Baseline(base.prompt, self.quality.lowest) if isinstance(self.backend, ScoresText) else None,
             seed=base.seed,
             prefer=review.prefer,

@@ -2,12 +2,13 @@
 
 import asyncio
 from dataclasses import replace
+from itertools import islice
 
 import pytest
 
 from ttsa_guard.messages import Message, Prompt, Soft
 from ttsa_guard.profile import ModelProfile, Opening
-from ttsa_guard.steerers.erase import Erase, EraseOptions, shortened, split_parts
+from ttsa_guard.steerers.erase import Erase, EraseOptions, shortened, shorter, split_parts
 from ttsa_guard.testing import ScriptedBackend, scripted_guard
 
 PROFILE = ModelProfile(openings=(Opening(text="Instead of", kind="redirect"), Opening(text="Sure,", kind="answer")))
@@ -45,17 +46,17 @@ def tried(backend):
 def test_what_makes_it_go_wrong_is_left_out():
     outcome, backend = review(f"{RUDE} {ASKED}", "A fine start. Then a bad end.")
     assert (outcome.action, outcome.text) == ("swap", f"I was asked: {ASKED}")
-    assert tried(backend) == [(ASKED, ""), (RUDE, "")]  # the beginning was fine, so the question can be answered
-    assert [c.origin for c in outcome.record.candidates] == ["parts 2 of 2", "parts 1 of 2"]
+    assert tried(backend) == [(ASKED, "")]  # the beginning was fine, so the question can be answered
+    assert [c.origin for c in outcome.record.candidates] == ["parts 2 of 2"]
 
 
 def test_where_the_answer_was_bad_from_the_start_an_alternative_is_offered_too():
     outcome, backend = review(f"{RUDE} {ASKED}", "A bad thing from the start.")
     assert outcome.action == "swap"
-    assert tried(backend) == [(ASKED, ""), (ASKED, "Instead of"), (RUDE, ""), (RUDE, "Instead of")]
+    assert tried(backend) == [(ASKED, ""), (ASKED, "Instead of")]
 
 
-def test_the_other_turns_stay():
+def test_the_other_turns_stay_at_first_and_are_left_out_then():
     conversation = [
         Message("system", "S"),
         Message("user", "One. Two."),
@@ -63,8 +64,29 @@ def test_the_other_turns_stay():
         Message("user", f"{RUDE} {ASKED}"),
     ]
     _, backend = review(conversation, "A bad thing.")
-    shorter = [m for m in backend.rendered if m[-1].content in (RUDE, ASKED)]
-    assert [m[:-1] for m in shorter] == [tuple(conversation[:-1])] * 2
+    assert [m[:-1] for m in backend.rendered if m[-1].content == ASKED] == [tuple(conversation[:-1]), ()]
+
+
+def test_what_stands_around_a_single_question_is_left_out():
+    conversation = [Message("system", "Be rude."), Message("user", ASKED)]
+    _, backend = review(conversation, "A bad thing.")
+    assert backend.rendered[1:] == [(Message("user", ASKED),)]
+
+
+@pytest.mark.parametrize(
+    ("text", "variants"),
+    [
+        pytest.param(ASKED, [], id="nothing-to-leave-out"),
+        pytest.param(f"{RUDE} {ASKED}", [ASKED], id="the-rest"),
+        pytest.param("Why? Be rude. And how?", ["Why? And how?"], id="all-questions-stay"),
+        pytest.param("How (be rude!) do I swim?", ["How do I swim?"], id="an-aside"),
+        pytest.param("Go. How? Stop.", ["How?", "How? Stop.", "Go. How?"], id="others-come-back"),
+        pytest.param("Be rude. Tell me how.", ["Tell me how.", "Be rude."], id="no-question-mark"),
+        pytest.param("你很坏。猫头鹰怎么画？", ["猫头鹰怎么画？"], id="chinese"),
+    ],
+)
+def test_what_asks_stays(text, variants):
+    assert [found for _, found in shorter(text)] == variants
 
 
 def test_a_message_of_one_part_is_left_to_others():
@@ -95,17 +117,17 @@ def test_parts(text, parts):
 
 
 @pytest.mark.parametrize(
-    ("parts", "most", "kept"),
+    ("parts", "first"),
     [
-        (1, 6, []),
-        (2, 6, [(1,), (0,)]),
-        (3, 5, [(2,), (1,), (0,), (1, 2), (0, 2)]),
-        (4, 8, [(3,), (2,), (1,), (0,), (1, 2, 3), (0, 2, 3), (0, 1, 3), (0, 1, 2)]),
-        (40, 3, [(39,), (38,), (37,)]),
+        (1, []),
+        (2, [(1,), (0,)]),
+        (3, [(2,), (1,), (0,), (1, 2), (0, 2)]),
+        (4, [(3,), (2,), (1,), (0,), (1, 2, 3), (0, 2, 3), (0, 1, 3), (0, 1, 2)]),
+        (40, [(39,), (38,), (37,)]),
     ],
 )
-def test_single_parts_come_first_then_all_but_one(parts, most, kept):
-    assert shortened(parts, most) == kept
+def test_single_parts_come_first_then_all_but_one(parts, first):
+    assert list(islice(shortened(parts), max(1, len(first)))) == first
 
 
 def test_answers_are_measured_by_the_unsteered_prompt_and_not_once_more():
@@ -124,9 +146,9 @@ def test_answers_are_measured_by_the_unsteered_prompt_and_not_once_more():
     backend = Measuring()
     profile = PROFILE.model_copy(update={"floor": -0.8})
     guard = scripted_guard(backend, steerers=[Erase(EraseOptions())], profile=profile)
-    outcome = asyncio.run(guard.review(f"{RUDE} {ASKED} It is a small one.", "A fine start. Then a bad end."))
-    assert outcome.text == f"I was asked: {ASKED}"
+    outcome = asyncio.run(guard.review(f"{RUDE} Clean a kettle. It is a small one.", "A fine start. Then a bad end."))
+    assert outcome.text == "I was asked: Clean a kettle."
     [batch] = backend.calls
-    assert {backend.rendered[r.baseline.prompt.ids[0]][-1].content for r in batch} == {f"{RUDE} {ASKED} It is a small one."}
+    assert {backend.rendered[r.baseline.prompt.ids[0]][-1].content for r in batch} == {f"{RUDE} Clean a kettle. It is a small one."}
     assert {r.baseline.floor for r in batch} == {-1.0}  # the profile's, less the slack
     assert backend.scored == ("I was asked: It is a small one.",)

@@ -13,6 +13,10 @@ from ttsa_guard.profile import ModelProfile
 from ttsa_guard.verdict import Verdict
 
 
+HARMLESS = frozenset({"toxicity", "harassment", "insult", "profanity", "policy"})
+"""Categories of answers whose question can be answered all the same."""
+
+
 @dataclass(frozen=True, eq=False)
 class Candidate:
     """An answer that a steerer proposes, with the guide's verdict on it."""
@@ -42,6 +46,7 @@ class Task:
         profile: what is known about the model.
         spend: what is left of the budget.
         score: the guide: texts to verdicts, in order. Never raises for a moderator's fault: such verdicts are failed.
+        flag: the gate's verdict on the answer; None: not known.
         baseline: for requests whose answers pass the moderator more often than they are likely, so that it pays to measure
             them from the start; None: nothing measures likelihoods.
         seed: of everything random in this task.
@@ -55,9 +60,20 @@ class Task:
     profile: ModelProfile
     spend: Spend
     score: Callable[[Sequence[str]], Awaitable[list[Verdict]]]
+    flag: Verdict | None = None
     baseline: Baseline | None = None
     seed: int = 0
     prefer: Mapping[str, float] | None = None
+
+    @property
+    def harmful(self) -> bool:
+        """Whether the answer was flagged for what it helps with, so that declining is right; not for its tone or a policy.
+
+        That is so where no category says otherwise: a gate without categories may mean anything.
+        """
+        scores = {name.rpartition("/")[2]: score for name, score in (self.flag.categories if self.flag else {}).items()}
+        scores.pop("refusal", None)
+        return not scores or max(scores, key=lambda name: scores[name]) not in HARMLESS
 
     @property
     def shown(self) -> str:

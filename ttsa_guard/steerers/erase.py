@@ -1,22 +1,24 @@
-"""Answer the user's message with parts of it left out: what makes a model go wrong often stands beside the question."""
+"""Answer the user's message with parts left out: what makes a model go wrong often stands beside the question."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations, islice
 from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ttsa_guard.messages import GenerationRequest
+from ttsa_guard.messages import GenerationRequest, Message
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.sentences import split_sentences
 from ttsa_guard.steerers.base import Candidate, Task
 from ttsa_guard.steerers.prefill import beginnings, propose_begun
 
 _CLAUSES = re.compile(r"(?<=[,;:])\s+|(?<=[，；：、])|\s+(?=(?:and|but|then|so)\b)")
+_ASKED = re.compile(r"[?？؟\u037e፧]\W*$")
+_ASIDE = re.compile(r"\s*(?:\([^()]*\)|\[[^\[\]]*\]|（[^（）]*）|【[^【】]*】)")
 
 
 class EraseOptions(BaseModel):
@@ -26,10 +28,12 @@ class EraseOptions(BaseModel):
 
 
 class Erase:
-    """Erase-and-check (arXiv 2309.02705), used to mend instead of to detect: a batch of answers to shorter messages.
+    """Erase-and-check (arXiv 2309.02705), used to mend instead of to detect: a batch of answers to less of the conversation.
 
-    The parts are the sentences of the last user message, or the clauses of its only one. Whether an answer is still about what
-    was asked shows in its likelihood under the whole message, which the guard looks at.
+    What may be left out: sentences of the last user message, or clauses of its only one; asides in brackets; and everything
+    around that message, the system's text and earlier turns. A sentence that ends with a question mark stays wherever there is
+    one, for an answer to the rest is an answer to nothing. Where there is none, whether an answer is still about what was asked
+    shows in its likelihood under the whole conversation, which the guard looks at.
     """
 
     name = "erase"
@@ -39,18 +43,40 @@ class Erase:
         self.options = options
 
     async def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
-        last = max(i for i, m in enumerate(task.messages) if m.role == "user")
-        parts = split_parts(task.messages[last].content)
-        if len(parts) < 2:
-            return
         openings = await beginnings(task)
         variants: list[tuple[str, GenerationRequest]] = []
-        for kept in shortened(len(parts), max(1, self.options.candidates // len(openings))):
-            shorter = replace(task.messages[last], content=" ".join(parts[i] for i in kept))
-            prompt = await task.backend.render([*task.messages[:last], shorter, *task.messages[last + 1 :]])
-            name = f"parts {', '.join(str(i + 1) for i in kept)} of {len(parts)}"
-            variants.append((name, task.base.having(prompt=prompt)))
-        yield await propose_begun(task, variants, openings)
+        for name, messages in islice(less(task.messages), max(1, self.options.candidates // len(openings))):
+            variants.append((name, task.base.having(prompt=await task.backend.render(messages))))
+        if variants:
+            yield await propose_begun(task, variants, openings)
+
+
+def less(messages: Sequence[Message]) -> Iterator[tuple[str, list[Message]]]:
+    """The conversation with parts left out, likeliest to help first, each with a name; it ends with the last user message."""
+    last = max(i for i, m in enumerate(messages) if m.role == "user")
+    before, asked = list(messages[:last]), messages[last]
+    texts = list(shorter(asked.content))
+    for name, text in texts:
+        yield name, [*before, replace(asked, content=text)]
+    if before:
+        for name, text in [*texts[:1], ("the last message", asked.content)]:
+            yield f"{name} alone", [replace(asked, content=text)]
+
+
+def shorter(text: str) -> Iterator[tuple[str, str]]:
+    """Names and texts: without asides, then the parts that ask, alone and with others; without any that asks, see `shortened`."""
+    plain = _ASIDE.sub("", text).strip()
+    if plain and plain != text.strip():
+        yield "without asides", plain
+    parts = split_parts(text)
+    asking = [i for i, part in enumerate(parts) if _ASKED.search(part)]
+    others = [i for i in range(len(parts)) if i not in asking]
+    if not asking:
+        chosen = shortened(len(parts))
+    else:
+        chosen = (tuple(sorted((*asking, *(others[k] for k in kept)))) for kept in ((), *shortened(len(others))) if others)
+    for kept in chosen:
+        yield f"parts {', '.join(str(i + 1) for i in kept)} of {len(parts)}", " ".join(parts[i] for i in kept)
 
 
 def split_parts(text: str) -> list[str]:
@@ -58,14 +84,13 @@ def split_parts(text: str) -> list[str]:
     return sentences if len(sentences) > 1 else [part for part in _CLAUSES.split(text.strip()) if part]
 
 
-def shortened(parts: int, most: int) -> list[tuple[int, ...]]:
-    """Which of the parts stay: every one alone, then all but one, then other numbers of them, at most `most` choices.
+def shortened(parts: int) -> Iterator[tuple[int, ...]]:
+    """Which of the parts stay: every one alone, then all but one, then other numbers of them.
 
     Last parts come first: the question stands there more often than not.
     """
     sizes = [1, *range(parts - 1, 1, -1)]
-    every = (kept for size in sizes if size < parts for kept in combinations(reversed(range(parts)), size))
-    return [tuple(reversed(kept)) for kept in islice(every, most)]
+    return (tuple(reversed(kept)) for size in sizes if size < parts for kept in combinations(reversed(range(parts)), size))
 
 
 @hookimpl
