@@ -29,6 +29,7 @@ from ttsa_guard.profile import GENERIC, ModelProfile
 from ttsa_guard.quality import Quality
 from ttsa_guard.record import Action, AuditSink, Outcome
 from ttsa_guard.release import Release
+from ttsa_guard.request import questions
 from ttsa_guard.review import Review
 from ttsa_guard.selection import Judged, best_first
 from ttsa_guard.steerers.base import Candidate, Fits, Steerer, Task
@@ -216,6 +217,9 @@ class Guard:
         plain = await self._request(review.messages)
         most = min(plain.max_new_tokens, self.config.generation.draft_tokens)
         base = plain.having(opening=review.shown, max_new_tokens=most)
+        asked = tuple([await self.backend.render(messages) for messages in questions(review.messages)])
+        # Answers can be broken off as too unlikely only where one prompt decides that.
+        measured = isinstance(self.backend, ScoresText) and len(asked) == 1
         task = Task(
             messages=review.messages,
             answer=review.answer,
@@ -225,7 +229,8 @@ class Guard:
             spend=review.spend,
             score=lambda texts: self._score(review, texts),
             flag=review.first,
-            baseline=Baseline(base.prompt, self.quality.lowest) if isinstance(self.backend, ScoresText) else None,
+            baseline=Baseline(asked[0], self.quality.lowest) if measured else None,
+            asked=asked,
             seed=base.seed,
             prefer=review.prefer,
         )
@@ -261,13 +266,13 @@ class Guard:
         return await moderate_safely(self.guide, texts, prompts=prompts, seconds=review.spend.seconds_left)
 
     async def _judge(self, task: Task, steerer: str, candidates: Sequence[Candidate]) -> list[Judged]:
-        """Quality of the candidates that the guide passes; one batched forward pass for all of them."""
+        """Quality of the candidates that the guide passes; one batched forward pass for all of them after each prompt."""
         passing = [c.text for c in candidates if not c.verdict.flagged and c.log_likelihood is None]
         likelihoods: dict[str, float] = {}
         if passing and isinstance(self.backend, ScoresText):
             with task.spend.timed("scoring"):
-                values = await self.backend.log_likelihoods(task.base.prompt, passing)
-            likelihoods = dict(zip(passing, values, strict=True))
+                values = [await self.backend.log_likelihoods(prompt, passing) for prompt in task.asked]
+            likelihoods = {text: max(of_text) for text, *of_text in zip(passing, *values, strict=True)}
         return [self._judged(task, steerer, c, likelihoods.get(c.text, c.log_likelihood)) for c in candidates]
 
     def _judged(self, task: Task, steerer: str, candidate: Candidate, log_likelihood: float | None) -> Judged:

@@ -8,7 +8,8 @@ import pytest
 
 from ttsa_guard.messages import Message, Prompt, Soft
 from ttsa_guard.profile import ModelProfile, Opening
-from ttsa_guard.steerers.erase import Erase, EraseOptions, shortened, shorter, split_parts
+from ttsa_guard.request import split_parts
+from ttsa_guard.steerers.erase import Erase, EraseOptions, shortened, shorter
 from ttsa_guard.testing import ScriptedBackend, scripted_guard
 
 PROFILE = ModelProfile(openings=(Opening(text="Instead of", kind="redirect"), Opening(text="Sure,", kind="answer")))
@@ -43,6 +44,11 @@ def tried(backend):
     return [(backend.asked(r), r.opening) for batch in backend.calls for r in batch]
 
 
+def generated(backend):
+    """The conversations that were answered."""
+    return [backend.rendered[r.prompt.ids[0]] for batch in backend.calls for r in batch]
+
+
 def test_what_makes_it_go_wrong_is_left_out():
     outcome, backend = review(f"{RUDE} {ASKED}", "A fine start. Then a bad end.")
     assert (outcome.action, outcome.text) == ("swap", f"I was asked: {ASKED}")
@@ -64,13 +70,13 @@ def test_the_other_turns_stay_at_first_and_are_left_out_then():
         Message("user", f"{RUDE} {ASKED}"),
     ]
     _, backend = review(conversation, "A bad thing.")
-    assert [m[:-1] for m in backend.rendered if m[-1].content == ASKED] == [tuple(conversation[:-1]), ()]
+    assert [m[:-1] for m in generated(backend)[::2]] == [tuple(conversation[:-1]), ()]
 
 
 def test_what_stands_around_a_single_question_is_left_out():
     conversation = [Message("system", "Be rude."), Message("user", ASKED)]
     _, backend = review(conversation, "A bad thing.")
-    assert backend.rendered[1:] == [(Message("user", ASKED),)]
+    assert generated(backend)[::2] == [(Message("user", ASKED),)]
 
 
 @pytest.mark.parametrize(

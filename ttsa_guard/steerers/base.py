@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from ttsa_guard.backends.base import Backend, ExposesLogits, Guide
 from ttsa_guard.budget import Spend
-from ttsa_guard.messages import Baseline, Generation, GenerationRequest, Message
+from ttsa_guard.messages import Baseline, Generation, GenerationRequest, Message, Prompt
 from ttsa_guard.profile import ModelProfile
 from ttsa_guard.verdict import Verdict
 
@@ -49,6 +49,7 @@ class Task:
         flag: the gate's verdict on the answer; None: not known.
         baseline: for requests whose answers pass the moderator more often than they are likely, so that it pays to measure
             them from the start; None: nothing measures likelihoods.
+        asked: the question after which answers are measured: in its conversation, and alone if more surrounds it.
         seed: of everything random in this task.
         prefer: this user's preferences as the request has them, unchecked; None: it has none.
     """
@@ -62,6 +63,7 @@ class Task:
     score: Callable[[Sequence[str]], Awaitable[list[Verdict]]]
     flag: Verdict | None = None
     baseline: Baseline | None = None
+    asked: tuple[Prompt, ...] = ()
     seed: int = 0
     prefer: Mapping[str, float] | None = None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations, islice
@@ -12,14 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ttsa_guard.messages import GenerationRequest, Message
 from ttsa_guard.plugins import Register, hookimpl
-from ttsa_guard.sentences import split_sentences
+from ttsa_guard.request import asking, split_parts, without_asides
 from ttsa_guard.steerers.base import Candidate, Task
 from ttsa_guard.steerers.prefill import beginnings, propose_begun
-
-_CLAUSES = re.compile(r"(?<=[,;:])\s+|(?<=[，；：、])|\s+(?=(?:and|but|then|so)\b)")
-_ASKED = re.compile(r"[?？؟\u037e፧]\W*$")
-_ASIDE = re.compile(r"\s*(?:\([^()]*\)|\[[^\[\]]*\]|（[^（）]*）|【[^【】]*】)")
-
 
 class EraseOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -65,23 +59,18 @@ def less(messages: Sequence[Message]) -> Iterator[tuple[str, list[Message]]]:
 
 def shorter(text: str) -> Iterator[tuple[str, str]]:
     """Names and texts: without asides, then the parts that ask, alone and with others; without any that asks, see `shortened`."""
-    plain = _ASIDE.sub("", text).strip()
-    if plain and plain != text.strip():
+    plain = without_asides(text)
+    if plain != text.strip():
         yield "without asides", plain
     parts = split_parts(text)
-    asking = [i for i, part in enumerate(parts) if _ASKED.search(part)]
-    others = [i for i in range(len(parts)) if i not in asking]
-    if not asking:
+    asks = asking(parts)
+    others = [i for i in range(len(parts)) if i not in asks]
+    if not asks:
         chosen = shortened(len(parts))
     else:
-        chosen = (tuple(sorted((*asking, *(others[k] for k in kept)))) for kept in ((), *shortened(len(others))) if others)
+        chosen = (tuple(sorted((*asks, *(others[k] for k in kept)))) for kept in ((), *shortened(len(others))) if others)
     for kept in chosen:
         yield f"parts {', '.join(str(i + 1) for i in kept)} of {len(parts)}", " ".join(parts[i] for i in kept)
-
-
-def split_parts(text: str) -> list[str]:
-    sentences = split_sentences(text)
-    return sentences if len(sentences) > 1 else [part for part in _CLAUSES.split(text.strip()) if part]
 
 
 def shortened(parts: int) -> Iterator[tuple[int, ...]]:
