@@ -65,7 +65,7 @@ class QualityConfig(_Part):
     """What a swapped answer must fulfil besides passing the moderators."""
 
     shortest: int = Field(3, ge=1, description="fewest words")
-    repeats: float = Field(0.35, ge=0, le=1, description="largest share of repeated word 4-grams")
+    repeats: float = Field(0.25, ge=0, le=1, description="largest share of repeated word 4-grams")
     floor: float | Literal["auto"] | None = Field("auto", description="lowest mean log-likelihood; auto: the model profile's")
     slack: float = Field(0.2, ge=0, description="nats below the profile's floor that are still accepted")
     refusal_threshold: float = Field(0.5, ge=0, le=1, description="from this refusal score on, an answer is not helpful")

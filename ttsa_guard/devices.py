@@ -10,17 +10,17 @@ from pydantic import Field
 from ttsa_guard.errors import ModelError
 
 Device = Annotated[str, Field(description="auto, cpu, cuda, cuda:1, mps, ...")]
-Dtype = Annotated[Literal["auto", "float32", "bfloat16", "float16"], Field(description="auto: bfloat16 on CUDA, else float32")]
+Dtype = Annotated[Literal["auto", "float32", "bfloat16", "float16"], Field(description="auto: bfloat16 on CUDA and for GGUF files, else float32")]
 
 
 def resolve_device(device: str) -> str:
-    """The device that `device` names; "auto" is CUDA if there is one.
+    """The device that `device` names; "auto" is CUDA or Apple's MPS if there is one.
 
     Raises:
         ModelError: no such device.
     """
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:

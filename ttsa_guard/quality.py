@@ -27,7 +27,7 @@ class Quality:
     """
 
     shortest: int = 3
-    repeats: float = 0.35
+    repeats: float = 0.25
     floor: float | None = None
 
     @classmethod

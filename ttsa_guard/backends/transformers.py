@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
@@ -17,12 +16,13 @@ from weakref import WeakValueDictionary
 import torch
 from jinja2 import TemplateError
 from pydantic import BaseModel, ConfigDict, Field
-from transformers import AutoModelForCausalLM, AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from ttsa_guard.backends import guided
 from ttsa_guard.backends.base import Continuation, Guide
 from ttsa_guard.backends.batching import Batcher
 from ttsa_guard.backends.engine import Engine, Scored, mapped_errors
+from ttsa_guard.backends.loading import EMBEDDED, Source, load
 from ttsa_guard.devices import Device, Dtype, resolve_device, resolve_dtype
 from ttsa_guard.errors import ModelError, PromptError
 from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt, Scope, Soft, Tokens
@@ -31,14 +31,19 @@ from ttsa_guard.profile import FILE, GENERIC, ModelProfile
 from ttsa_guard.tokens import markers, without_markers
 
 T = TypeVar("T")
-EMBEDDED = "embedded"
+SHIPPED = {"smollm2": Path(__file__).parent.parent / "profiles" / "smollm2.json"}
+"""Profiles in this package of models that are not."""
 _MARK = "\ue000content\ue000"  # private use: in no template
 
 
 class TransformersOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str = Field(EMBEDDED, min_length=1, description="'embedded', a Hugging Face name, or a path")
+    model: str = Field(EMBEDDED, min_length=1, description="'embedded', 'smollm2', a GGUF file, a folder, or a Hugging Face name")
+    gguf_file: str | None = Field(None, description="in the folder or on the hub, for a model in that format")
+    load: dict[str, Any] = Field(
+        default_factory=dict, description="passed to from_pretrained: device_map, quantization_config, revision, ..."
+    )
     device: Device = "auto"
     dtype: Dtype = "auto"
     batch_size: int = Field(32, ge=1, description="most answers decoded together")
@@ -50,11 +55,10 @@ class TransformersBackend:
     """One model on one device. Backends with the same model, device and dtype in one process share weights and thread."""
 
     def __init__(self, options: TransformersOptions) -> None:
-        path = model_path(options.model)
         device = resolve_device(options.device)
         self.name = options.model
         self.options = options
-        self._loaded = _shared(path, device, resolve_dtype(options.dtype, device), options.batch_size)
+        self._loaded = _shared(options, device, resolve_dtype(options.dtype, device))
         self._engine = self._loaded.engine
         self.token_norm = self._engine.token_norm
         self.context_length = self._engine.context_length
@@ -220,18 +224,19 @@ def _segments(ids: Sequence[int], flags: Sequence[bool]) -> tuple[Tokens | Soft,
 # ---------------------------------------------------------------------- loading
 
 
-def model_path(model: str) -> str:
-    return str(resources.files("ttsa_guard") / "embedded" / "chat") if model == EMBEDDED else model
-
-
 def find_profile(path: Path | None, model: str) -> ModelProfile:
     """The named profile, else the one beside the weights, else the one in the cache, else the generic one."""
     if path is not None:
         return ModelProfile.load(path)
-    for candidate in (Path(model_path(model)) / FILE, cached_profile(model)):
+    for candidate in (beside(model), cached_profile(model)):
         if candidate.is_file():
             return ModelProfile.load(candidate)
     return GENERIC
+
+
+def beside(model: str) -> Path:
+    """Where a profile that comes with the model's weights is."""
+    return SHIPPED[model] if model in SHIPPED else Path(Source.of(model).path) / FILE
 
 
 def cached_profile(model: str) -> Path:
@@ -256,29 +261,23 @@ class _Loaded:
         return self.worker.submit(guided.fingerprint, self.engine.model).result()
 
 
-_loaded: WeakValueDictionary[tuple[str, str, torch.dtype, int], _Loaded] = WeakValueDictionary()
+_loaded: WeakValueDictionary[tuple[Any, ...], _Loaded] = WeakValueDictionary()
 _loading = threading.Lock()
 
 
-def _shared(path: str, device: str, dtype: torch.dtype, batch_size: int) -> _Loaded:
+def _shared(options: TransformersOptions, device: str, dtype: torch.dtype) -> _Loaded:
     """The model, loaded at most once at a time; it is freed with the last backend that holds it."""
-    key = (path, device, dtype, batch_size)
+    source = Source.of(options.model, options.gguf_file)
+    if source.gguf_file and options.dtype == "auto":
+        dtype = torch.bfloat16  # weights of a few bits lose nothing, and half the memory is to be read
+    key = (source, device, dtype, options.batch_size, repr(sorted(options.load.items())))
     with _loading:
         found = _loaded.get(key)
         if found is None:
-            found = _loaded[key] = _load(path, device, dtype, batch_size)
+            model, tokenizer = load(source, device=device, dtype=dtype, more=options.load)
+            with mapped_errors():
+                found = _loaded[key] = _Loaded(Engine(model, tokenizer, batch_size=options.batch_size), Path(source.path).name)
         return found
-
-
-def _load(path: str, device: str, dtype: torch.dtype, batch_size: int) -> _Loaded:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
-    except Exception as error:
-        hint = "give 'embedded', a local folder, or a name on the Hugging Face hub (offline: only what is in its cache)"
-        raise ModelError(f"model {path!r} cannot be loaded: {type(error).__name__}", hint=hint) from error
-    with mapped_errors():
-        return _Loaded(Engine(model.to(device), tokenizer, batch_size=batch_size), Path(path).name)
 
 
 @hookimpl

@@ -30,7 +30,7 @@ T = TypeVar("T")
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
-Model = Annotated[str | None, typer.Option(help="'embedded', a Hugging Face name, or a path.", show_default=False)]
+Model = Annotated[str | None, typer.Option(help="'embedded', 'smollm2', a Hugging Face name, or a path.", show_default=False)]
 Config = Annotated[Path | None, typer.Option(help="YAML file with the guard's settings.", show_default=False)]
 SteererName = Annotated[str | None, typer.Option("--steerer", help="Use this steerer alone.", show_default=False)]
 ModeratorName = Annotated[str, typer.Option("--moderator", help="Plugin that judges.")]
@@ -53,7 +53,7 @@ def settings(
     found = GuardConfig.load(config) if config else GuardConfig()
     if model is not None:
         if not model.strip():
-            raise ConfigError("--model is empty", hint="give 'embedded', a Hugging Face name, or a path")
+            raise ConfigError("--model is empty", hint="give 'embedded', 'smollm2', a Hugging Face name, or a path")
         backend = found.backend.model_copy(update={"options": {**found.backend.options, "model": model}})
         found = found.model_copy(update={"backend": backend})
     if steerer is not None:

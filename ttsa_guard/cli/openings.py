@@ -95,11 +95,10 @@ def _cached(model: str) -> Path:
 
 
 def _explain_use(model: str, path: Path, *, named: bool) -> None:
-    from ttsa_guard.backends.transformers import model_path
-    from ttsa_guard.profile import FILE
+    from ttsa_guard.backends.transformers import beside
 
-    beside = Path(model_path(model)) / FILE
-    if named and path.resolve() != beside.resolve():
+    first = beside(model)
+    if named and path.resolve() != first.resolve():
         out.print("[dim]to use it, set backend.options.profile to this file[/]")
-    elif not named and beside.is_file():
-        out.print(plain(f"it is not used as long as there is {beside}", "yellow"), soft_wrap=True)
+    elif not named and first.is_file():
+        out.print(plain(f"it is not used as long as there is {first}", "yellow"), soft_wrap=True)

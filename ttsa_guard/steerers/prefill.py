@@ -34,7 +34,8 @@ class Prefill:
         self.options = options
 
     async def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
-        openings = mixed_openings(task.profile, min(self.options.openings, task.spend.generations_left))
+        most = min(self.options.openings, task.spend.generations_left)
+        openings = mixed_openings(task.profile, most, ("redirect", "refusal") if task.harmful else KINDS)
         if not openings or not (self.options.always or await _opening_is_at_fault(task)):
             return
         requests = [task.base.having(opening=task.after_shown(o.text), seed=task.seed + i) for i, o in enumerate(openings)]

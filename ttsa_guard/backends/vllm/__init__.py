@@ -20,7 +20,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ttsa_guard.backends.base import Continuation
-from ttsa_guard.backends.transformers import find_profile, model_path
+from ttsa_guard.backends.loading import Source
+from ttsa_guard.backends.transformers import find_profile
 from ttsa_guard.backends.vllm.checks import examine
 from ttsa_guard.backends.vllm.local import ChatPrompt, LocalHalf
 from ttsa_guard.backends.vllm.protocol import (
@@ -81,7 +82,7 @@ class VLLMBackend:
         self.options = options
         self.name = options.model
         self._served = options.served_name or options.model
-        self._local = LocalHalf(model_path(options.model), options.dtype, options.template_options)
+        self._local = LocalHalf(Source.of(options.model).path, options.dtype, options.template_options)
         self.token_norm = self._local.token_norm
         self.profile = find_profile(options.profile, options.model)
         self._sends_parts = True

@@ -30,7 +30,7 @@ from torch.nn.functional import logsigmoid
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ttsa_guard.backends.guided import fingerprint
-from ttsa_guard.backends.transformers import model_path
+from ttsa_guard.backends.loading import Source
 from ttsa_guard.devices import resolve_device
 from ttsa_guard.errors import ConfigError, ModelError
 from ttsa_guard.steerers.prosocial.adapter import Adapter, Shape
@@ -74,7 +74,7 @@ def load(name: str, device: str = "auto") -> tuple[Any, Encoder]:
     Raises:
         ModelError: it cannot be loaded.
     """
-    path = model_path(name)
+    path = Source.of(name).path
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
         model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)

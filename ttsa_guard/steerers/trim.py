@@ -1,0 +1,54 @@
+"""Keep what is good of the flagged answer: the sentences without which it passes. Costs moderation, and no generation.
+
+Only where the question can be answered all the same: of an answer that was flagged for what it helps with, the rest helps
+with that, too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ttsa_guard.plugins import Register, hookimpl
+from ttsa_guard.sentences import ended_sentences
+from ttsa_guard.steerers.base import Candidate, Task
+
+_PIECE = re.compile(r".+?(?:[.!?؟।…][\"'”’)\]*]*(?=\s)|[。！？][」』”]*|(?=\n)|$)\s*", re.DOTALL)
+
+
+class TrimOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kept: float = Field(0.6, gt=0, le=1, description="least share of the answer's words that has to stay")
+
+
+class Trim:
+    """One candidate: the answer without the sentences and lines that are flagged alone."""
+
+    name = "trim"
+    needs: ClassVar[tuple[type, ...]] = ()
+
+    def __init__(self, options: TrimOptions) -> None:
+        self.options = options
+
+    async def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
+        if task.harmful:
+            return
+        new = ended_sentences(task.answer)[len(task.shown) :]
+        pieces = _PIECE.findall(new)
+        if len(pieces) < 2:
+            return
+        verdicts = await task.score([piece.strip() for piece in pieces])
+        text = task.shown + "".join(p for p, v in zip(pieces, verdicts, strict=True) if not v.flagged).rstrip()
+        if len(text.split()) < self.options.kept * len(task.answer.split()):
+            return
+        [verdict] = await task.score([text])
+        yield [Candidate(text, "what passes of the answer", verdict)]
+
+
+@hookimpl
+def ttsa_register_steerers(register: Register) -> None:
+    register("trim", Trim, options=TrimOptions)
