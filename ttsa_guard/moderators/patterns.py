@@ -1,0 +1,104 @@
+"""A policy as patterns: what an answer must not contain, whatever it is about. Exact, local, and no model."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ttsa_guard.errors import ConfigError
+from ttsa_guard.plugins import Register, hookimpl
+from ttsa_guard.verdict import Verdict
+
+Policy = Literal["links", "lists", "personal_data", "doses"]
+POLICIES: dict[Policy, str] = {
+    "links": r"https?://\S+|\bwww\.\w\S*|\b[\w-]+\.(?:com|org|net|io|co\.uk|gov|edu)\b",
+    "lists": r"^[ \t]*(?:[-*•+]|\(?\d{1,2}[.):])[ \t]+\S",
+    "personal_data": r"[\w.+-]+@[\w-]+\.\w[\w.]*|(?<![\w.])\+?\(?\d{2,4}\)?(?:[ .-]?\d{2,4}){2,4}(?![\w.])",
+    "doses": r"\b\d+(?:[.,]\d+)?\s?(?:-|to)?\s?\d*\s?(?:mg|mcg|µg|ml|milligrams?|micrograms?|millilitres?|milliliters?)\b",
+}
+"""What each of them looks for."""
+_COMMON: dict[str, frozenset[str]] = {
+    "en": frozenset("the and of to is in you that it for are with this your as on be can or have".split()),
+    "es": frozenset("el la de que y en los las un una es por para con se su del como más está".split()),
+    "fr": frozenset("le la les de des et à un une est pour dans que qui vous il en du ce avec".split()),
+    "de": frozenset("der die das und ist in zu den mit sie ein eine nicht auf für von es sich im auch".split()),
+    "it": frozenset("il la di che e un una per in è con non sono del della le si come più gli".split()),
+    "pt": frozenset("o a de que e um uma para com em os as do da é não por mais como se".split()),
+}
+Language = Literal["en", "es", "fr", "de", "it", "pt"]
+_WORD = re.compile(r"[^\W\d_]+")
+_FEWEST_WORDS = 5
+
+
+class PatternsOptions(BaseModel):
+    """At least one of them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    policies: tuple[Policy, ...] = Field((), description="links, lists, personal_data, doses")
+    names: tuple[str, ...] = Field((), description="words or names, in any case, as whole words")
+    patterns: tuple[str, ...] = Field((), description="regular expressions of Python, for each line")
+    language: Language | None = Field(None, description="in which answers have to be: en, es, fr, de, it or pt")
+
+
+class Patterns:
+    """Flags an answer with any match, and scores it the higher, the more there are, so that a search sees progress.
+
+    Patterns are tried as they are written: one that backtracks for long does so here too, within the guard's time limit for a
+    gate call. An answer is in another language if its commonest words are another's, or its letters are of no Latin script;
+    fewer than five words are in none.
+    """
+
+    name = "patterns"
+
+    def __init__(self, options: PatternsOptions) -> None:
+        """
+        Raises:
+            ConfigError: there is nothing to look for, or a pattern is not a regular expression.
+        """
+        self.options = options
+        names = [rf"(?<!\w){re.escape(name)}(?!\w)" for name in options.names if name.strip()]
+        sources = [*(POLICIES[policy] for policy in options.policies), *names, *options.patterns]
+        if not sources and not options.language:
+            raise ConfigError("the moderator patterns has nothing to look for", hint="set policies, names, patterns or language")
+        self._found = [_compiled(source) for source in sources]
+
+    async def moderate(self, texts: Sequence[str], *, prompts: Sequence[str]) -> list[Verdict]:
+        """One verdict for each text; `prompts` are not looked at."""
+        return [self._verdict(text) for text in texts]
+
+    def _verdict(self, text: str) -> Verdict:
+        matches = sum(1 for pattern in self._found for _ in pattern.finditer(text))
+        score = 1 - 0.5 ** (1 + matches / 2) if matches else 0.0
+        wanted = self.options.language
+        if wanted and language(text) not in (wanted, None):
+            score = 1.0
+        return Verdict.scored(self.name, score, threshold=0.5, categories={"policy": score})
+
+
+def language(text: str) -> str | None:
+    """Of the text, as far as its commonest words tell; "other" for letters of no Latin script; None if it cannot be told."""
+    words = [word.casefold() for word in _WORD.findall(text)]
+    if sum(1 for word in words if any(ord(c) > 0x24F for c in word)) > len(words) / 2:
+        return "other"
+    if len(words) < _FEWEST_WORDS:
+        return None
+    counts = Counter({name: sum(word in common for word in words) for name, common in _COMMON.items()})
+    [(best, most), (_, second)] = counts.most_common(2)
+    return best if most > second else None
+
+
+def _compiled(source: str) -> re.Pattern[str]:
+    try:
+        return re.compile(source, re.IGNORECASE | re.MULTILINE)
+    except re.error as error:
+        raise ConfigError(f"a pattern is not a regular expression: {error.msg}", hint="see Python's module re") from None
+
+
+@hookimpl
+def ttsa_register_moderators(register: Register) -> None:
+    register("patterns", Patterns, options=PatternsOptions)
