@@ -10,7 +10,10 @@ from pydantic import Field
 from ttsa_guard.errors import ModelError
 
 Device = Annotated[str, Field(description="auto, cpu, cuda, cuda:1, mps, ...")]
-Dtype = Annotated[Literal["auto", "float32", "bfloat16", "float16"], Field(description="auto: bfloat16 on CUDA and for GGUF files, else float32")]
+Dtype = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"],
+    Field(description="auto: bfloat16 on CUDA and for GGUF files, else float32"),
+]
 
 
 def resolve_device(device: str) -> str:

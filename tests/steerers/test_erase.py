@@ -155,6 +155,8 @@ def test_answers_are_measured_by_the_unsteered_prompt_and_not_once_more():
     outcome = asyncio.run(guard.review(f"{RUDE} Clean a kettle. It is a small one.", "A fine start. Then a bad end."))
     assert outcome.text == "I was asked: Clean a kettle."
     [batch] = backend.calls
-    assert {backend.rendered[r.baseline.prompt.ids[0]][-1].content for r in batch} == {f"{RUDE} Clean a kettle. It is a small one."}
+    assert {backend.rendered[r.baseline.prompt.ids[0]][-1].content for r in batch} == {
+        f"{RUDE} Clean a kettle. It is a small one."
+    }
     assert {r.baseline.floor for r in batch} == {-1.0}  # the profile's, less the slack
     assert backend.scored == ("I was asked: It is a small one.",)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from rich.progress import Progress
 
 from ttsa_guard.backends.base import Backend
-from ttsa_guard.bench.data import Item
+from ttsa_guard.bench.prompts import Item
 from ttsa_guard.config import GuardConfig
 from ttsa_guard.errors import PromptError
 from ttsa_guard.messages import GenerationRequest, Message, own_seed
@@ -62,18 +62,22 @@ class Collector:
     """Finds the cases of a benchmark."""
 
     backend: Backend
-    gate: Moderator
+    gate: Callable[[Item], Moderator]
     config: GuardConfig
 
-    async def collect(self, items: Sequence[Item], progress: Progress) -> list[Case]:
-        """The flagged ones, and the benign ones that are not: those tell whether an arm touches what is fine."""
+    async def collect(self, items: Sequence[Item], progress: Progress, *, enough: int | None = None) -> list[Case]:
+        """The flagged ones, and the benign ones that are not: those tell whether an arm touches what is fine. Where so many
+        flagged ones are `enough`, only those, in the order of the items."""
         found: list[Case] = []
         bar = progress.add_task("plain answers", total=len(items))
         for start in range(0, len(items), _BATCH):
             chunk = items[start : start + _BATCH]
             cases = await self._answered(chunk)
-            found += [case for case in cases if case.flagged or not case.item.unsafe]
+            found += [case for case in cases if case.flagged or not (enough or case.item.unsafe)]
             progress.advance(bar, len(chunk))
+            if enough and len(found) >= enough:
+                found = found[:enough]
+                break
         bar = progress.add_task("difficulty", total=sum(case.flagged for case in found))
         for i, case in enumerate(found):
             if case.flagged:
@@ -120,8 +124,11 @@ class Collector:
         return GenerationRequest(prompt, max_new_tokens=generation.max_new_tokens, temperature=generation.temperature, seed=seed)
 
     async def _flags(self, texts: Sequence[str], items: Sequence[Item]) -> list[bool]:
-        prompts = [item.messages[-1][1] for item in items]
-        return [v.flagged for v in await moderate_safely(self.gate, texts, prompts=prompts)]
+        found: list[bool] = []
+        for text, item in zip(texts, items, strict=True):
+            [verdict] = await moderate_safely(self.gate(item), [text], prompts=[item.messages[-1][1]])
+            found.append(verdict.flagged)
+        return found
 
 
 def save(cases: Sequence[Case], path: Path) -> None:

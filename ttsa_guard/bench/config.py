@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from ttsa_guard.config import BudgetConfig, GuardConfig, Use, read_yaml, validated
+from ttsa_guard.config import BudgetConfig, GuardConfig, Member, Use, read_yaml, validated
 from ttsa_guard.errors import ConfigError, nearest
 
 SHARED = ("backend", "budget", "seed", "audit")
@@ -25,15 +25,33 @@ class Source(_Part):
     """Where prompts come from: a known set by its `name`, a CSV or JSONL `file`, or a Hugging Face data set (`hub`).
 
     "embedded_joined" is "embedded" with every message made one sentence, so that what leads the model astray is not a sentence
-    of its own.
+    of its own; in "embedded_entangled" it stands in brackets inside the question, around it, behind it, in the system message or
+    in earlier turns. "persona" and "policy" ship with the package: harmless questions under a bad instruction, and prompts whose
+    plain answers break a policy, which is part of the gate for them.
     """
 
-    name: Literal["embedded", "embedded_joined", "xstest", "harmbench", "advbench", "strongreject"] | None = None
+    name: (
+        Literal[
+            "embedded",
+            "embedded_joined",
+            "embedded_entangled",
+            "persona",
+            "policy",
+            "xstest",
+            "harmbench",
+            "advbench",
+            "strongreject",
+        ]
+        | None
+    ) = None
     file: Path | None = None
     hub: str | None = None
     split: str = Field("test", description="of a Hugging Face data set")
     field: str = Field("prompt", description="of the text, in a file or a Hugging Face data set")
     unsafe: bool | str = Field(True, description="whether the prompts ask for harm, or the field that says so")
+    n: int | None = Field(None, ge=1, description="prompts of each kind; default: the benchmark's")
+    flagged: int | None = Field(None, ge=1, description="enough flagged answers; the prompts come in the order of a hash")
+    kind: str | None = Field(None, description="the group that its prompts are counted in; default: source and safety")
 
     @model_validator(mode="after")
     def _one_origin(self) -> Source:
@@ -60,6 +78,7 @@ class BenchConfig(_Part):
     seed: int = Field(1, ge=0)
     n: int = Field(75, ge=1, description="prompts of each kind and source, before the gate")
     budget: BudgetConfig = BudgetConfig(seconds=120, generations=16, moderation_calls=96)
+    half: Literal["development", "test"] | None = Field(None, description="of the prompts, by a hash of each; default: both")
     judge: Use | None = Field(None, description="moderator that judges too, or alone where there is no exact judge")
     settings: dict[str, Any] = Field(default_factory=dict, description="of the guards of all arms")
     arms: dict[str, dict[str, Any] | None] = Field(min_length=1, description="what differs, by name; null: no guard at all")
@@ -95,8 +114,9 @@ class BenchConfig(_Part):
             raise ConfigError(f"the reference {self.reference!r} is no arm", hint=nearest(self.reference, self.arms))
         return self
 
-    def guard(self, arm: str | None = None) -> GuardConfig:
-        """The guard's settings in this arm; without one, or in one without a guard, the common ones and no steerers.
+    def guard(self, arm: str | None = None, policy: Mapping[str, Any] | None = None) -> GuardConfig:
+        """The guard's settings in this arm; without one, or in one without a guard, the common ones and no steerers. With a
+        `policy`, the options of a moderator `patterns`, that one belongs to gate and guide, too.
 
         Raises:
             ConfigError: the arm sets what is the same for every arm, or as in `GuardConfig.parse`.
@@ -108,7 +128,11 @@ class BenchConfig(_Part):
             if key in own or key in self.settings:
                 raise ConfigError(f"arm {arm!r} sets {key!r}", hint=f"{', '.join(SHARED)} are set for all arms together")
         same = {"backend": self.backend, "budget": self.budget, "seed": self.seed}
-        return validated(GuardConfig, {**_merged(self.settings, own), **same}, where=f"arms.{arm}" if arm else "settings")
+        found = validated(GuardConfig, {**_merged(self.settings, own), **same}, where=f"arms.{arm}" if arm else "settings")
+        if policy is None:
+            return found
+        member = Member(use="patterns", options=dict(policy))
+        return found.model_copy(update={"gate": (*found.gate, member), "guide": (*found.guide, member)})
 
     @classmethod
     def load(cls, config: str, *, n: int | None = None) -> BenchConfig:

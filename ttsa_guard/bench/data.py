@@ -7,11 +7,12 @@ import hashlib
 import json
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ttsa_guard.bench.config import Source
+from ttsa_guard.bench.prompts import Item, entangled, real_prompts
 from ttsa_guard.embedded.world import Case as WorldCase
 from ttsa_guard.embedded.world import World
 from ttsa_guard.errors import ConfigError
@@ -21,27 +22,6 @@ Row = Mapping[str, Any]
 _UNSAFE = {"1", "true", "yes", "unsafe", "harmful", "toxic"}
 _WORLD = (("unsafe", "content"), ("benign", "tone"), ("benign", None), ("benign", "content"))
 """Requests and wrappers: two that fail in different ways, and two kinds of benign prompts for over-refusal."""
-
-
-@dataclass(frozen=True)
-class Item:
-    """One prompt.
-
-    Args:
-        id: source, kind and number; holds no text.
-        kind: the group that it is counted in.
-        messages: (role, content) pairs that end with the user's.
-        question: what the user asks, without anything wrapped around it.
-        unsafe: whether harm is asked for.
-        truth: what the embedded world's judge has to know; None for other data.
-    """
-
-    id: str
-    kind: str
-    messages: tuple[tuple[str, str], ...]
-    question: str
-    unsafe: bool
-    truth: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -106,8 +86,11 @@ def read(source: Source, *, n: int, seed: int, folder: Path | None = None) -> li
     Raises:
         ConfigError: a file is missing, changed or malformed, or `datasets` is not installed.
     """
+    n = source.n or n
     if source.exact:
         return _world(source.label, n, seed)
+    if source.name in ("persona", "policy"):
+        return real_prompts(source.name)[:n]
     known = KNOWN[source.name] if source.name else Known("", "", "", "", source.field, source.unsafe)
     rows: Iterable[Row] = _hub(source) if source.hub else _rows(source.file or _verified(known, folder))
     kinds: dict[bool, list[Item]] = {False: [], True: []}
@@ -116,7 +99,8 @@ def read(source: Source, *, n: int, seed: int, folder: Path | None = None) -> li
             item = _item(source.label, number, row, known)
             kinds[item.unsafe].append(item)
     drawn = [random.Random(seed).sample(items, min(n, len(items))) for items in kinds.values()]
-    return [item for items in drawn for item in items]
+    found = [item for items in drawn for item in items]
+    return found if source.kind is None else [replace(item, kind=source.kind) for item in found]
 
 
 def _world(label: str, n: int, seed: int) -> list[Item]:
@@ -126,6 +110,10 @@ def _world(label: str, n: int, seed: int) -> list[Item]:
     for request, wrapper in _WORLD:
         for i, case in enumerate(world.cases(request, wrapper, n, seed=seed)):
             name = f"{label}/{request}{f', {wrapper} wrapper' if wrapper else ''}/{i}"
+            if label == "embedded_entangled":
+                for kind, turns in entangled(case.messages, case.question).items():
+                    items.append(Item(f"{name}/{kind}", kind, turns, case.question, case.topic.unsafe, asdict(case.topic)))
+                continue
             turns = tuple((role, one_sentence(content) if joined else content) for role, content in case.messages)
             kind = f"{_failure(case)}, joined" if joined else _failure(case)
             items.append(Item(name, kind, turns, case.question, case.topic.unsafe, asdict(case.topic)))

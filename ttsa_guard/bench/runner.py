@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,8 +17,9 @@ from ttsa_guard.backends.base import Backend
 from ttsa_guard.bench import cases as stored
 from ttsa_guard.bench import data
 from ttsa_guard.bench.cases import Case, Collector
-from ttsa_guard.bench.config import BenchConfig
-from ttsa_guard.bench.judges import Judge, ModeratorJudge, WorldJudge, lexical_similarity
+from ttsa_guard.bench.config import BenchConfig, Source
+from ttsa_guard.bench.judges import EncoderJudge, Judge, ModeratorJudge, WorldJudge, lexical_similarity
+from ttsa_guard.bench.prompts import Item
 from ttsa_guard.errors import ConfigError, TTSAError, nearest
 from ttsa_guard.guard import Guard
 from ttsa_guard.moderators.base import Moderator, moderate_safely
@@ -114,24 +115,27 @@ class Runner:
     async def _cases(self, backend: Backend, progress: Progress) -> list[Case]:
         path = self.folder / CASES
         if not path.exists():
-            config = self.config
-            items = [i for s in config.data for i in data.read(s, n=config.n, seed=config.seed, folder=self.datasets)]
-            guard = Guard.from_config(config.guard(), plugins=self.plugins(), backend=backend)
+            guards = _Guards(lambda policy: self._guard(None, backend, policy))
             try:
-                stored.save(await Collector(backend, guard.gate, guard.config).collect(items, progress), path)
+                collector = Collector(backend, lambda item: guards.of(item).gate, self.config.guard())
+                found: list[Case] = []
+                for source in self.config.data:
+                    found += await collector.collect(self._items(source), progress, enough=source.flagged)
+                stored.save(found, path)
             finally:
-                await _close(*guard.moderators)
+                await guards.close()
         return stored.load(path)
 
     async def _arm(self, arm: str, backend: Backend, todo: Sequence[Case], judges: _Judges, advance: Callable[[], None]) -> None:
         if not todo:
             return
-        guard = Guard.from_config(self.config.guard(arm), plugins=self.plugins(), backend=backend)
+        guards = _Guards(lambda policy: self._guard(arm, backend, policy))
         guarded = self.config.arms[arm] is not None
         slots = asyncio.Semaphore(self.together)
 
         async def one(case: Case) -> None:
             async with slots:
+                guard = guards.of(case.item)
                 outcome = await guard.review(case.messages, case.answer) if guarded else None
                 row = await _row(arm, case, guard, outcome, judges)
                 file.write(json.dumps(row) + "\n")
@@ -146,7 +150,33 @@ class Runner:
                 for task in work:
                     task.cancel()
                 await asyncio.gather(*work, return_exceptions=True)
-                await _close(*guard.moderators)
+                await guards.close()
+
+    def _items(self, source: Source) -> list[Item]:
+        items = data.read(source, n=self.config.n, seed=self.config.seed, folder=self.datasets)
+        if self.config.half:
+            items = [item for item in items if item.half == self.config.half]
+        return sorted(items, key=lambda item: item.rank) if source.flagged else items
+
+    def _guard(self, arm: str | None, backend: Backend, policy: Mapping[str, Any] | None) -> Guard:
+        return Guard.from_config(self.config.guard(arm, policy), plugins=self.plugins(), backend=backend)
+
+
+class _Guards:
+    """A guard for each policy that prompts bring, made when it is first needed."""
+
+    def __init__(self, make: Callable[[Mapping[str, Any] | None], Guard]) -> None:
+        self._make = make
+        self._made: dict[str, Guard] = {}
+
+    def of(self, item: Item) -> Guard:
+        key = json.dumps(item.policy, sort_keys=True)
+        if key not in self._made:
+            self._made[key] = self._make(item.policy)
+        return self._made[key]
+
+    async def close(self) -> None:
+        await _close(*(moderator for guard in self._made.values() for moderator in guard.moderators))
 
 
 class _Judges:
@@ -155,7 +185,8 @@ class _Judges:
     def __init__(self, cases: Sequence[Case], moderator: Moderator | None) -> None:
         self.moderator = moderator
         self._exact = WorldJudge() if any(case.item.truth for case in cases) else None
-        self._other = ModeratorJudge(moderator) if moderator else None
+        kind = EncoderJudge if moderator is not None and moderator.name == "encoder" else ModeratorJudge
+        self._other = kind(moderator) if moderator else None
 
     def of(self, case: Case) -> Judge:
         found = self._exact if case.item.truth else self._other

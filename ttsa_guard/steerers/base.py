@@ -12,7 +12,6 @@ from ttsa_guard.messages import Baseline, Generation, GenerationRequest, Message
 from ttsa_guard.profile import ModelProfile
 from ttsa_guard.verdict import Verdict
 
-
 HARMLESS = frozenset({"toxicity", "harassment", "insult", "profanity", "policy"})
 """Categories of answers whose question can be answered all the same."""
 

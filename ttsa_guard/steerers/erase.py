@@ -15,6 +15,7 @@ from ttsa_guard.request import asking, split_parts, without_asides
 from ttsa_guard.steerers.base import Candidate, Task
 from ttsa_guard.steerers.prefill import beginnings, propose_begun
 
+
 class EraseOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 

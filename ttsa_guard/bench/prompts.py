@@ -1,0 +1,108 @@
+"""One prompt of a benchmark, and the prompts of the real benchmark that ship with the package."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import yaml
+
+Turns = tuple[tuple[str, str], ...]
+_LONG_EVERY = 8
+"""One in so many conversations is a long one."""
+_FILLED = 12
+
+
+@dataclass(frozen=True)
+class Item:
+    """One prompt.
+
+    Args:
+        id: source, kind and number; holds no text.
+        kind: the group that it is counted in.
+        messages: (role, content) pairs that end with the user's.
+        question: what the user asks, without anything wrapped around it.
+        unsafe: whether harm is asked for.
+        truth: what the embedded world's judge has to know; None for other data.
+    """
+
+    id: str
+    kind: str
+    messages: tuple[tuple[str, str], ...]
+    question: str
+    unsafe: bool
+    truth: dict[str, Any] | None = None
+    policy: dict[str, Any] | None = None
+    """Options of the moderator `patterns` that is part of the gate for this prompt."""
+
+    @property
+    def rank(self) -> bytes:
+        """The same for the same prompt in every run, and nothing to do with what it says."""
+        return hashlib.sha256(repr((self.kind, self.messages)).encode()).digest()
+
+    @property
+    def half(self) -> str:
+        return "development" if self.rank[0] % 2 == 0 else "test"
+
+
+def real_prompts(name: str) -> list[Item]:
+    """Those of the source "persona" or "policy", in the order of their hashes."""
+    texts = yaml.safe_load((resources.files(__package__) / "real_prompts.yaml").read_text(encoding="utf-8"))
+    found = _personas(texts) if name == "persona" else _policies(texts)
+    return sorted(found, key=lambda item: item.rank)
+
+
+def _personas(texts: Mapping[str, Any]) -> Iterator[Item]:
+    for i, question in enumerate(texts["questions"]):
+        for j, persona in enumerate(texts["personas"]):
+            for name, turns in placed(question, persona, texts["rude_turns"][(i + j) % 2]):
+                if (i + j) % _LONG_EVERY == 0:
+                    name, turns = f"{name}, long", _long(turns, texts["filler"])
+                yield Item(f"persona/{i}/{j}/{name}", "persona", turns, question, False)
+
+
+def _policies(texts: Mapping[str, Any]) -> Iterator[Item]:
+    for policy, spec in texts["policies"].items():
+        for i, prompt in enumerate(spec["prompts"]):
+            yield Item(f"policy/{policy}/{i}", "policy", (("user", prompt),), prompt, False, None, spec["options"])
+        for i, question in enumerate(texts["questions"] if "instruction" in spec else ()):
+            for name, turns in placed(question, spec["instruction"], ("Is that clear?", "Yes, I will do that from now on.")):
+                yield Item(f"policy/{policy}/q{i}/{name}", "policy", turns, question, False, None, spec["options"])
+
+
+def placed(question: str, instruction: str, earlier: Sequence[str]) -> Iterator[tuple[str, Turns]]:
+    """A question with an instruction before it, after it, in the system message, and two turns earlier, followed by the turn
+    `earlier` of a user and the model."""
+    yield "before", (("user", f"{instruction} {question}"),)
+    yield "after", (("user", f"{question} {instruction}"),)
+    yield "system", (("system", instruction), ("user", question))
+    said, answered = earlier
+    yield "earlier", (("user", f"{instruction} {said}"), ("assistant", answered), ("user", question))
+
+
+def _long(turns: Turns, filler: Sequence[Sequence[str]]) -> Turns:
+    """The conversation with some thousand tokens of small talk before its last message."""
+    talk = [turn for k in range(_FILLED) for turn in zip(("user", "assistant"), filler[k % len(filler)], strict=True)]
+    return (*turns[:-1], *talk, turns[-1])
+
+
+def entangled(messages: Turns, question: str) -> dict[str, Turns]:
+    """The last message, of which the question is a part, written in other ways; each with a name."""
+    text = messages[-1][1]
+    if question not in text or text == question:
+        return {}
+    wrapper = text.replace(question, " ").strip()
+    aside = wrapper.rstrip(".!?")
+    words = question.split()
+    middle = len(words) // 2
+    inside = f"{' '.join(words[:middle])} ({aside}) {' '.join(words[middle:])}"
+    return {
+        "question first": (("user", f"{question} {wrapper}"),),
+        "in brackets": (("user", inside),),
+        "around": (("user", f"{wrapper} {question} {wrapper}"),),
+        "system": (("system", wrapper), ("user", question)),
+        "earlier": (("user", wrapper), ("assistant", "As you like."), ("user", question)),
+    }
