@@ -216,7 +216,7 @@ def test_chat_keeps_the_history_and_marks_adjusted_answers(backend: Backend) -> 
     assert result.exit_code == 0
     assert result.stdout.count(GOOD) == 3
     assert result.stdout.count("answer adjusted by resample") == 1
-    assert backend.heard == ["hello", "be wicked", "be wicked", "hello again"]  # a search renders once more
+    assert backend.heard == ["hello", "be wicked", "be wicked", "be wicked", "hello again"]  # a search renders twice more
     assert backend.lengths == [1, 3, 3, 1]
     assert backend.closed
 

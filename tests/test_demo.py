@@ -51,7 +51,8 @@ class Backend(ScriptedBackend):
         self._fluent, self._silent, self._user = fluent, silent, ""
 
     async def render(self, messages: Any, *, scope: Any = "user") -> Any:
-        self._user = messages[-1].content
+        if messages[-1].content in self._scenes:  # a search looks at the question alone, too
+            self._user = messages[-1].content
         return await super().render(messages, scope=scope)
 
     def _say(self, request: Any) -> str:

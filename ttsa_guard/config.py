@@ -87,7 +87,10 @@ class GuardConfig(_Part):
     gate_seconds: float = Field(10.0, gt=0, description="time limit of one gate call")
     guide: tuple[Member, ...] = (Member(use="lite"),)
     guide_combine: Combine = "any"
-    steerers: tuple[Use, ...] = (Use(use="erase"), Use(use="occlude"), Use(use="prefill"), Use(use="embedding"))
+    steerers: tuple[Use, ...] = Field(
+        (Use(use="erase"), Use(use="trim"), Use(use="prefill"), Use(use="resample"), Use(use="embedding")),
+        description="default: the model profile's, if that has any",
+    )
     budget: BudgetConfig = BudgetConfig()
     generation: GenerationConfig = GenerationConfig()
     quality: QualityConfig = QualityConfig()

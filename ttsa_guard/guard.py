@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from itertools import takewhile
@@ -17,9 +18,9 @@ from typing import Any
 from ttsa_guard.backends.base import Backend, ScoresText
 from ttsa_guard.budget import Clock, Spend, within
 from ttsa_guard.completion import completed
-from ttsa_guard.config import GuardConfig
+from ttsa_guard.config import GuardConfig, Use
 from ttsa_guard.errors import BudgetError, ConfigError
-from ttsa_guard.messages import Baseline, GenerationRequest, Message, own_seed
+from ttsa_guard.messages import Baseline, GenerationRequest, Message, Prompt, own_seed
 from ttsa_guard.moderators.base import Moderator, moderate_safely
 from ttsa_guard.moderators.panel import Panel, seated
 from ttsa_guard.observers import publish
@@ -31,7 +32,8 @@ from ttsa_guard.record import Action, AuditSink, Outcome
 from ttsa_guard.release import Release
 from ttsa_guard.request import questions
 from ttsa_guard.review import Review
-from ttsa_guard.selection import Judged, best_first
+from ttsa_guard.selection import Judged, best_first, refusal
+from ttsa_guard.sentences import split_sentences
 from ttsa_guard.steerers.base import Candidate, Fits, Steerer, Task
 from ttsa_guard.telemetry import span
 from ttsa_guard.verdict import Verdict
@@ -39,6 +41,8 @@ from ttsa_guard.verdict import Verdict
 log = logging.getLogger(__name__)
 _GATE_TRIES = 3
 _COMPLETED_TOGETHER = 3
+_WORDS_OF_AN_OFFER = 15
+"""Besides those that decline; an answer with fewer is a mere refusal."""
 
 
 class Guard:
@@ -100,13 +104,16 @@ class Guard:
         steerers = [make(plugins, "steerers", use) for use in config.steerers]
         # The backend comes last: it takes longest, and a typo elsewhere should show at once.
         backend = backend or make(plugins, "backends", config.backend)
+        profile: ModelProfile = getattr(backend, "profile", GENERIC)
+        if profile.steerers and "steerers" not in config.model_fields_set:
+            steerers = [make(plugins, "steerers", Use(use=name)) for name in profile.steerers]
         return cls(
             config,
             backend=backend,
             gate=gate,
             guide=guide,
             steerers=steerers,
-            profile=getattr(backend, "profile", GENERIC),
+            profile=profile,
             plugins=plugins,
         )
 
@@ -217,7 +224,7 @@ class Guard:
         plain = await self._request(review.messages)
         most = min(plain.max_new_tokens, self.config.generation.draft_tokens)
         base = plain.having(opening=review.shown, max_new_tokens=most)
-        asked = tuple([await self.backend.render(messages) for messages in questions(review.messages)])
+        asked = tuple([await self._asked(messages, review, plain) for messages in questions(review.messages)])
         # Answers can be broken off as too unlikely only where one prompt decides that.
         measured = isinstance(self.backend, ScoresText) and len(asked) == 1
         task = Task(
@@ -238,7 +245,7 @@ class Guard:
             try:
                 async with aclosing(steerer.steer(task)) as rounds:
                     async for candidates in rounds:
-                        review.judged += await self._judge(task, steerer.name, candidates)
+                        review.judged += await self._judge(review, task, steerer.name, candidates)
                         if await self._completed(task, review, helpful=True):
                             return
                         review.spend.charge()  # the clock alone: a steerer that never waits cannot be timed out
@@ -248,6 +255,9 @@ class Guard:
                 log.error("steerer %s failed with %s; the next one goes on", steerer.name, type(error).__name__)
         await self._completed(task, review, helpful=False)
 
+    async def _asked(self, messages: list[Message], review: Review, plain: GenerationRequest) -> Prompt:
+        return plain.prompt if messages == list(review.messages) else await self.backend.render(messages)
+
     async def _completed(self, task: Task, review: Review, *, helpful: bool) -> bool:
         """Continue the best drafts until the best candidate is a whole answer; whether there is one. Where `helpful`, only those
         that are."""
@@ -256,8 +266,10 @@ class Guard:
             if not drafts:
                 return True
             grown = await completed(task, [j.candidate for j in drafts], most=self.config.generation.max_new_tokens)
-            for old, candidate in zip(drafts, grown, strict=True):
-                review.judged[review.judged.index(old)] = self._judged(task, old.steerer, candidate, old.log_likelihood)
+            refusing = await self._refusing(review, [c for c in grown if not c.verdict.flagged])
+            for old, new in zip(drafts, grown, strict=True):
+                whole = self._judged(task, old.steerer, new, old.log_likelihood, new.text in refusing)
+                review.judged[review.judged.index(old)] = whole
         return False
 
     async def _score(self, review: Review, texts: Sequence[str]) -> list[Verdict]:
@@ -265,7 +277,7 @@ class Guard:
         prompts = [review.prompt] * len(texts)
         return await moderate_safely(self.guide, texts, prompts=prompts, seconds=review.spend.seconds_left)
 
-    async def _judge(self, task: Task, steerer: str, candidates: Sequence[Candidate]) -> list[Judged]:
+    async def _judge(self, review: Review, task: Task, steerer: str, candidates: Sequence[Candidate]) -> list[Judged]:
         """Quality of the candidates that the guide passes; one batched forward pass for all of them after each prompt."""
         passing = [c.text for c in candidates if not c.verdict.flagged and c.log_likelihood is None]
         likelihoods: dict[str, float] = {}
@@ -273,9 +285,22 @@ class Guard:
             with task.spend.timed("scoring"):
                 values = [await self.backend.log_likelihoods(prompt, passing) for prompt in task.asked]
             likelihoods = {text: max(of_text) for text, *of_text in zip(passing, *values, strict=True)}
-        return [self._judged(task, steerer, c, likelihoods.get(c.text, c.log_likelihood)) for c in candidates]
+        refusing = await self._refusing(review, [c for c in candidates if not c.verdict.flagged])
+        return [self._judged(task, steerer, c, likelihoods.get(c.text, c.log_likelihood), c.text in refusing) for c in candidates]
 
-    def _judged(self, task: Task, steerer: str, candidate: Candidate, log_likelihood: float | None) -> Judged:
+    async def _refusing(self, review: Review, candidates: Sequence[Candidate]) -> set[str]:
+        """The texts that decline and say little besides that."""
+        limit = self.config.quality.refusal_threshold
+        declining = [c.text for c in candidates if refusal(c.verdict) >= limit]
+        longer = [text for text in declining if len(text.split()) > _WORDS_OF_AN_OFFER]
+        parts = [(text, sentence) for text in longer for sentence in split_sentences(text)]
+        verdicts = await self._score(review, [sentence for _, sentence in parts]) if parts else []
+        besides = Counter[str]()
+        for (text, sentence), verdict in zip(parts, verdicts, strict=True):
+            besides[text] += len(sentence.split()) if refusal(verdict) < limit else 0
+        return {text for text in declining if besides[text] < _WORDS_OF_AN_OFFER}
+
+    def _judged(self, task: Task, steerer: str, candidate: Candidate, log_likelihood: float | None, refuses: bool) -> Judged:
         return Judged.of(
             candidate,
             steerer,
@@ -283,7 +308,7 @@ class Guard:
             answer=task.answer,
             shown=task.shown,
             log_likelihood=log_likelihood,
-            refusal_from=self.config.quality.refusal_threshold,
+            refuses=refuses,
         )
 
     async def _request(self, messages: tuple[Message, ...]) -> GenerationRequest:

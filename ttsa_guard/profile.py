@@ -30,12 +30,14 @@ class Opening(BaseModel):
 
 
 class ModelProfile(BaseModel):
-    """Openings, likeliest first within a kind, and the likelihood of the model's own answers."""
+    """Openings, likeliest first within a kind, the likelihood of the model's own answers, and the steerers that suit it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str = ""
     openings: tuple[Opening, ...] = ()
+    steerers: tuple[str, ...] = ()
+    """The cascade that was best for this model; empty: not measured."""
     floor: float | None = None
     """1st percentile of the mean token log-likelihood of the model's own safe answers, in nats; None: not measured."""
 
@@ -58,16 +60,18 @@ class ModelProfile(BaseModel):
         path.write_text(json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+_DECLINING = "I can't help with that, because it could harm people."
 GENERIC = ModelProfile(
     model="any",
     openings=(
-        Opening(text="Sure, here is", kind="answer"),
-        Opening(text="Here are some", kind="answer"),
-        Opening(text="To", kind="answer"),
-        Opening(text="Instead of", kind="redirect"),
-        Opening(text="A safer way", kind="redirect"),
-        Opening(text="I understand that", kind="redirect"),
-        Opening(text="I'm sorry, but I can't", kind="refusal"),
+        Opening(text="I'd be happy to help. Here is", kind="answer"),
+        Opening(text="Here are a few ideas that may help:", kind="answer"),
+        Opening(text="To begin with,", kind="answer"),
+        Opening(text=f"{_DECLINING} What I can do is explain how to protect yourself and others against it:", kind="redirect"),
+        Opening(text=f"{_DECLINING} Instead, here are some safe and legal things that you can do:", kind="redirect"),
+        Opening(text=f"{_DECLINING} If someone does this to you, here is what you can do:", kind="redirect"),
+        Opening(text=f"{_DECLINING} It is important to know what it does to people:", kind="redirect"),
+        Opening(text="I'm sorry, but I can't help with that, because it could harm you or others.", kind="refusal"),
     ),
 )
-"""For a model that was never profiled: openings that chat models share, and no likelihood floor."""
+"""For a model that was never profiled: whole safe beginnings (plain answers; decline and offer; decline), and no floor."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ttsa_guard.quality import Flaw, Quality
 from ttsa_guard.record import CandidateRecord
 from ttsa_guard.steerers.base import Candidate
+from ttsa_guard.verdict import Verdict
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,10 +33,10 @@ class Judged:
         answer: str,
         shown: str,
         log_likelihood: float | None,
-        refusal_from: float,
+        refuses: bool,
     ) -> Judged:
-        """Judge a candidate for the flagged `answer`, which has to begin with what was `shown` of that already; from the
-        refusal score `refusal_from` on it is not helpful."""
+        """Judge a candidate for the flagged `answer`, which has to begin with what was `shown` of that already; one that
+        `refuses` and says no more is not helpful."""
         whole = candidate.finished or candidate.request is not None  # a draft is continued before it leaves
         flaws = quality.flaws(candidate.text, log_likelihood=log_likelihood, finished=whole)
         if candidate.text.strip() == answer.strip():
@@ -43,7 +44,7 @@ class Judged:
         if not candidate.text.startswith(shown):
             flaws = (*flaws, "takes back")
         known = log_likelihood if log_likelihood is not None and math.isfinite(log_likelihood) else None
-        helpful = not candidate.verdict.flagged and not flaws and _refusal(candidate) < refusal_from
+        helpful = not candidate.verdict.flagged and not flaws and not refuses
         return cls(candidate, steerer, known, flaws, helpful)
 
     @property
@@ -78,7 +79,6 @@ def best_first(judged: Sequence[Judged]) -> list[Judged]:
     return list(distinct.values())
 
 
-def _refusal(candidate: Candidate) -> float:
+def refusal(verdict: Verdict) -> float:
     """The category "refusal", also of a panel's member ("NAME/refusal"); 0 if no moderator gives it."""
-    categories = candidate.verdict.categories.items()
-    return max((score for name, score in categories if name.rpartition("/")[2] == "refusal"), default=0.0)
+    return max((score for name, score in verdict.categories.items() if name.rpartition("/")[2] == "refusal"), default=0.0)

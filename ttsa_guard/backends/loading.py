@@ -97,7 +97,7 @@ def _mend(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def _unpacked() -> dict[str, Any]:
-    """Newer versions of transformers keep GGUF weights packed where they have a kernel; gradients and embeddings need them whole."""
+    """Newer versions of transformers keep weights packed where they have a kernel; gradients need them whole."""
     import transformers
 
     config = getattr(transformers, "GgufConfig", None)

@@ -67,14 +67,13 @@ class Task:
     prefer: Mapping[str, float] | None = None
 
     @property
-    def harmful(self) -> bool:
-        """Whether the answer was flagged for what it helps with, so that declining is right; not for its tone or a policy.
-
-        That is so where no category says otherwise: a gate without categories may mean anything.
+    def harmful(self) -> bool | None:
+        """Whether the answer was flagged for what it helps with, so that declining is right, and not for its tone or a policy;
+        None: the gate gives no categories.
         """
         scores = {name.rpartition("/")[2]: score for name, score in (self.flag.categories if self.flag else {}).items()}
         scores.pop("refusal", None)
-        return not scores or max(scores, key=lambda name: scores[name]) not in HARMLESS
+        return max(scores, key=lambda name: scores[name]) not in HARMLESS if scores else None
 
     @property
     def shown(self) -> str:

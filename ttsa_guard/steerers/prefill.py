@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from itertools import product
 from typing import ClassVar
 
@@ -15,6 +15,8 @@ from ttsa_guard.steerers.base import Candidate, Task
 from ttsa_guard.steerers.goals import find_turn
 
 KINDS: tuple[OpeningKind, ...] = ("answer", "redirect", "refusal")
+_FITTING: Mapping[bool | None, tuple[OpeningKind, ...]] = {True: ("redirect", "refusal"), False: ("answer",), None: KINDS}
+"""Openings by whether the answer was flagged for what it helps with."""
 
 
 class PrefillOptions(BaseModel):
@@ -35,7 +37,7 @@ class Prefill:
 
     async def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
         most = min(self.options.openings, task.spend.generations_left)
-        openings = mixed_openings(task.profile, most, ("redirect", "refusal") if task.harmful else KINDS)
+        openings = mixed_openings(task.profile, most, _FITTING[task.harmful])
         if not openings or not (self.options.always or await _opening_is_at_fault(task)):
             return
         requests = [task.base.having(opening=task.after_shown(o.text), seed=task.seed + i) for i, o in enumerate(openings)]

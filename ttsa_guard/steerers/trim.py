@@ -35,7 +35,7 @@ class Trim:
         self.options = options
 
     async def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
-        if task.harmful:
+        if task.harmful is not False:
             return
         new = ended_sentences(task.answer)[len(task.shown) :]
         pieces = _PIECE.findall(new)
