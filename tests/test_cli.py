@@ -217,7 +217,7 @@ def test_chat_keeps_the_history_and_marks_adjusted_answers(backend: Backend) -> 
     assert result.stdout.count(GOOD) == 3
     assert result.stdout.count("answer adjusted by resample") == 1
     assert backend.heard == ["hello", "be wicked", "be wicked", "be wicked", "hello again"]  # a search renders twice more
-    assert backend.lengths == [1, 3, 3, 1]
+    assert backend.lengths == [1, 3, 3, 1, 1]
     assert backend.closed
 
 
@@ -243,7 +243,7 @@ def test_chat_forgets_the_oldest_turns_of_a_conversation_that_is_too_long(
     result = run("chat", stdin="one\ntwo\nthree\nmuch too long\nfour\n")
     assert result.stdout.count(GOOD) == 4
     assert result.stderr.count("error: the prompt is too long") == 1
-    assert backend.lengths == [1, 3, 3, 1]
+    assert backend.lengths == [1, 3, 3, 1, 1]
 
 
 # ---------------------------------------------------------------------- check

@@ -1,4 +1,4 @@
-"""Imports go down one list only (DESIGN §4)."""
+"""Imports go down one list only."""
 
 import ast
 from pathlib import Path
@@ -10,7 +10,7 @@ import ttsa_guard
 ROOT = Path(ttsa_guard.__file__).parent
 LAYERS = """
     errors messages verdict budget record telemetry config hookspecs plugins observers parts http devices tokens sentences
-    quality profile moderators backends steerers selection release review guard nemo embedded bench plan conformance testing
+    quality profile request moderators backends steerers completion selection release review guard nemo embedded bench plan conformance testing
     cli
 """.split()
 # pluggy reads the annotations of no hook; the names in them come from above, for readers and type checkers only.

@@ -33,16 +33,19 @@ async def completed(task: Task, drafts: Sequence[Candidate], *, most: int) -> li
     grown = list(drafts)
     room = [most - (draft.request.max_new_tokens if draft.request else most) for draft in drafts]
     growing = [i for i, left in enumerate(room) if left > 0]
+    took = 0.0
     try:
-        while growing and growing[0] == _first_passed(grown):
+        while growing and growing[0] == _first_passed(grown) and task.spend.seconds_left > took:
+            started = task.spend.seconds
             pieces = await task.extend([grown[i] for i in growing], [min(PIECE, room[i]) for i in growing])
             for i, piece in zip(growing, pieces, strict=True):
                 room[i] -= PIECE
                 grown[i] = _without_loop(grown[i].text, piece)
             growing = [i for i in growing if room[i] > 0 and not grown[i].finished and not grown[i].verdict.flagged]
+            took = task.spend.seconds - started
     except BudgetError:
         pass  # what there is ends with its last whole sentence
-    return [_ended(candidate) for candidate in grown]
+    return [ended(candidate) for candidate in grown]
 
 
 def _first_passed(grown: Sequence[Candidate]) -> int | None:
@@ -59,13 +62,14 @@ def _without_loop(before: str, candidate: Candidate) -> Candidate:
         start = candidate.text.index(sentence, kept)
         plain = _NUMBER.sub("", sentence).casefold()
         if len(plain) > 1 and plain in said and start >= len(before):
-            return replace(candidate, text=candidate.text[:start].rstrip(), finished=True)
+            return replace(candidate, text=ended_sentences(candidate.text[:start]), finished=True)
         said.add(plain)
         kept = start + len(sentence)
     return candidate
 
 
-def _ended(candidate: Candidate) -> Candidate:
+def ended(candidate: Candidate) -> Candidate:
+    """The candidate up to its last whole sentence, if it is still a draft that may be shown."""
     if candidate.finished or candidate.verdict.flagged:
         return candidate
     return replace(candidate, text=ended_sentences(candidate.text), finished=True)

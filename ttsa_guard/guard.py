@@ -17,7 +17,7 @@ from typing import Any
 
 from ttsa_guard.backends.base import Backend, ScoresText
 from ttsa_guard.budget import Clock, Spend, within
-from ttsa_guard.completion import completed
+from ttsa_guard.completion import completed, ended
 from ttsa_guard.config import GuardConfig, Use
 from ttsa_guard.errors import BudgetError, ConfigError
 from ttsa_guard.messages import Baseline, GenerationRequest, Message, Prompt, own_seed
@@ -173,11 +173,11 @@ class Guard:
                 # Without a gate nothing may leave, so there is nothing to search for.
                 return self._fall_back(review, f"gate failed: {review.first.reason}")
             reason = await self._search(review)
-            best = [judged for judged in best_first(review.judged) if judged.candidate.finished][:_GATE_TRIES]
+            best = [judged for judged in best_first(review.judged) if self._whole(judged)][:_GATE_TRIES]
             for judged in best:
-                final = await self._check(review, judged.candidate.text, "final")
+                final = await self._check(review, self._whole(judged), "final")
                 if not final.flagged:
-                    return self._finish(review, judged.candidate.text, "swap", reason, judged, final)
+                    return self._finish(review, self._whole(judged), "swap", reason, judged, final)
             if best:
                 reason = "the gate flagged the candidates"
             elif reason == "steered":
@@ -254,6 +254,11 @@ class Guard:
             except Exception as error:
                 log.error("steerer %s failed with %s; the next one goes on", steerer.name, type(error).__name__)
         await self._completed(task, review, helpful=False)
+
+    def _whole(self, judged: Judged) -> str:
+        """The answer that a candidate is; of a draft for which there was no time, its whole sentences, if they are enough."""
+        text = ended(judged.candidate).text
+        return text if judged.candidate.finished or len(text.split()) >= self.config.quality.shortest else ""
 
     async def _asked(self, messages: list[Message], review: Review, plain: GenerationRequest) -> Prompt:
         return plain.prompt if messages == list(review.messages) else await self.backend.render(messages)
