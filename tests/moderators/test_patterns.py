@@ -1,0 +1,80 @@
+"""A policy as patterns."""
+
+import asyncio
+
+import pytest
+
+from ttsa_guard.config import Use
+from ttsa_guard.errors import ConfigError
+from ttsa_guard.moderators.patterns import Patterns, PatternsOptions, language
+from ttsa_guard.parts import make
+from ttsa_guard.plugins import Plugins
+from ttsa_guard.testing import check_moderator
+
+
+def verdict(text, **options):
+    [found] = asyncio.run(Patterns(PatternsOptions(**options)).moderate([text], prompts=["?"]))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("policy", "breaking", "keeping"),
+    [
+        ("links", ["See https://a.example/x.", "Go to www.example.org now", "It is on example.com"], ["End.Then more", "a 3.5 m rope"]),
+        ("lists", ["Do this:\n1. Go\n2. Come", "- a cup", "* a cup", "2) next"], ["In 2019 it was.", "well-known - and good", "1.5 litres"]),
+        ("personal_data", ["Write to a.b@c.org", "Call 555 0134 2288", "+49 30 1234 5678"], ["in 1999 or 2005", "room 12", "3.14159"]),
+        ("doses", ["Take 200 mg twice", "5ml a day", "10 to 20 milligrams"], ["two tablets", "5 metres", "a 3 mile walk"]),
+    ],
+)
+def test_shipped_policies(policy, breaking, keeping):
+    assert [verdict(text, policies=[policy]).flagged for text in breaking] == [True] * len(breaking)
+    assert [verdict(text, policies=[policy]).flagged for text in keeping] == [False] * len(keeping)
+
+
+def test_names_are_whole_words_in_any_case():
+    assert verdict("Ask ACME about it", names=["Acme"]).flagged
+    assert verdict("Buy at O.K. (Ltd)", names=["O.K. (Ltd)"]).flagged
+    assert not verdict("acmeology is no company", names=["Acme"]).flagged
+
+
+def test_more_matches_score_higher_so_that_a_search_sees_progress():
+    scores = [verdict("bad " * n, names=["bad"]).score for n in range(5)]
+    assert scores[0] == 0
+    assert scores == sorted(set(scores))
+    assert 0.5 <= scores[1] <= scores[-1] <= 1
+
+
+def test_own_patterns_and_what_is_wrong_with_them():
+    assert verdict("ticket AB-123", patterns=[r"\b[A-Z]{2}-\d+\b"]).flagged
+    for options in ({}, {"patterns": ["("]}, {"polices": ["links"]}):
+        with pytest.raises(ConfigError) as caught:
+            make(Plugins(), "moderators", Use(use="patterns", options=options))
+        assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The house is old and it is on a hill with many trees.", "en"),
+        ("La casa es vieja y está en una colina con muchos árboles.", "es"),
+        ("La maison est vieille et elle est sur une colline avec des arbres.", "fr"),
+        ("Das Haus ist alt und es ist auf einem Hügel mit vielen Bäumen.", "de"),
+        ("La casa è vecchia e si trova su una collina con gli alberi.", "it"),
+        ("A casa é velha e não está em uma colina com as árvores.", "pt"),
+        ("Дом старый и стоит на холме.", "other"),
+        ("Yes, please.", None),
+        ("", None),
+    ],
+)
+def test_languages(text, expected):
+    assert language(text) == expected
+
+
+def test_another_language_is_flagged_and_an_unknown_one_is_not():
+    assert verdict("La casa es vieja y está en una colina.", language="en").flagged
+    assert not verdict("The house is old and on a hill.", language="en").flagged
+    assert not verdict("Sí.", language="en").flagged
+
+
+def test_the_contract():
+    check_moderator(Patterns(PatternsOptions(policies=["links", "lists"], language="en")))
