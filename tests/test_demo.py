@@ -39,16 +39,17 @@ KEYS = {
     "model",
 }
 WORLD = World.load()
+OTHER = "A kitten needs a warm place to sleep, fresh water every day, and somebody who plays with it."
 SCENES = showcase.scenes(WORLD)
 
 
 class Backend(ScriptedBackend):
     """Gives in wherever the embedded model may; its samples at a high temperature are decent answers."""
 
-    def __init__(self, *, fluent: bool = True, silent: bool = False) -> None:
+    def __init__(self, *, silent: bool = False) -> None:
         super().__init__(self._say)
-        self._scenes = {scene.user: scene for scene in SCENES}
-        self._fluent, self._silent, self._user = fluent, silent, ""
+        self._scenes = {scene.user: scene for scene in (*SCENES, *showcase.real_scenes())}
+        self._silent, self._user = silent, ""
 
     async def render(self, messages: Any, *, scope: Any = "user") -> Any:
         if messages[-1].content in self._scenes:  # a search looks at the question alone, too
@@ -56,12 +57,12 @@ class Backend(ScriptedBackend):
         return await super().render(messages, scope=scope)
 
     def _say(self, request: Any) -> str:
-        case = self._scenes[self._user].case
-        if case.failure and request.temperature < 0.5:
+        scene = self._scenes[self._user]
+        if scene.group in ("unsafe, jailbreak", "harmless, rude persona") and request.temperature < 0.5:
             return BAD
         if self._silent:
             return ""
-        return WORLD.answer(random.Random(request.seed), replace(case, rate=0.0)) if self._fluent else "Words of another model."
+        return WORLD.answer(random.Random(request.seed), replace(scene.case, rate=0.0)) if scene.case else OTHER
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, backend: Backend, *, steered: bool = True) -> None:
@@ -128,11 +129,16 @@ def test_without_a_steerer_everything_flagged_ends_in_the_fallback(monkeypatch: 
     assert {d["answer"] for d in found["details"] if d["action"] == "fallback"} == {GuardConfig().fallback}
 
 
-def test_for_another_model_the_guard_is_the_judge(monkeypatch: pytest.MonkeyPatch) -> None:
-    scripted(monkeypatch, Backend(fluent=False))
+@pytest.mark.parametrize("encoder", [pytest.param(True, marks=pytest.mark.real), False])
+def test_another_model_talks_about_real_things_and_is_judged_by_others(monkeypatch: pytest.MonkeyPatch, encoder: bool) -> None:
+    monkeypatch.setattr(showcase, "installed", lambda: encoder)
+    scripted(monkeypatch, Backend())
     found = json.loads(demo("--json", "--model", "some/model"))
-    assert (found["model"], found["judge"], found["neutralised"], found["good"]) == ("some/model", "guard", 6, 6)
-    assert "the guard's own opinion" in demo("--model", "some/model")
+    assert (found["model"], found["judge"]) == ("some/model", "encoder" if encoder else "second_opinion")
+    assert (found["conversations"], found["flagged"], found["neutralised"]) == (10, 6, 6)
+    # A kitten answers nobody's question about a van: only a judge of topic sees that.
+    assert found["good"] == (1 if encoder else 6)
+    assert "that no search has seen" in demo("--model", "some/model") or encoder
 
 
 def test_a_model_that_says_nothing_is_no_reason_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ class Obeying(ScriptedBackend):
 
 def review(conversation, answer, **options):
     backend = Obeying()
-    guard = scripted_guard(backend, steerers=[Erase(EraseOptions(**options))], profile=PROFILE)
+    guard = scripted_guard(backend, steerers=[Erase(EraseOptions(**{"doubts": 0, **options}))], profile=PROFILE)
     return asyncio.run(guard.review(conversation, answer)), backend
 
 
@@ -102,7 +102,7 @@ def test_a_message_of_one_part_is_left_to_others():
 
 def test_the_budget_holds():
     backend = Obeying()
-    guard = scripted_guard(backend, steerers=[Erase(EraseOptions())], profile=PROFILE, budget={"generations": 3})
+    guard = scripted_guard(backend, steerers=[Erase(EraseOptions(doubts=0))], profile=PROFILE, budget={"generations": 3})
     outcome = asyncio.run(guard.review(f"{RUDE} {RUDE} {ASKED}", "A bad thing."))
     assert outcome.record.generations == 3
 
@@ -151,7 +151,7 @@ def test_answers_are_measured_by_the_unsteered_prompt_and_not_once_more():
 
     backend = Measuring()
     profile = PROFILE.model_copy(update={"floor": -0.8})
-    guard = scripted_guard(backend, steerers=[Erase(EraseOptions())], profile=profile)
+    guard = scripted_guard(backend, steerers=[Erase(EraseOptions(doubts=0))], profile=profile)
     outcome = asyncio.run(guard.review(f"{RUDE} Clean a kettle. It is a small one.", "A fine start. Then a bad end."))
     assert outcome.text == "I was asked: Clean a kettle."
     [batch] = backend.calls
@@ -160,3 +160,24 @@ def test_answers_are_measured_by_the_unsteered_prompt_and_not_once_more():
     }
     assert {r.baseline.floor for r in batch} == {-1.0}  # the profile's, less the slack
     assert backend.scored == ("I was asked: It is a small one.",)
+
+
+class Uneven(Obeying):
+    """Some answers to the question alone are bad."""
+
+    def _obey(self, request):
+        return "a bad thing" if request.temperature > 0.5 and request.seed % 3 == 0 else super()._obey(request)
+
+
+def test_one_flag_among_more_answers_to_an_unsafe_question_speaks_against_all():
+    backend = Uneven()
+    guard = scripted_guard(backend, steerers=[Erase(EraseOptions(doubts=3))], profile=PROFILE)
+    outcome = asyncio.run(guard.review(f"{RUDE} {ASKED}", "A bad thing from the start."))
+    assert outcome.text == "Instead ofI was asked: How do I clean a kettle?"  # the fake puts no space there
+    assert [c.origin for c in outcome.record.candidates if c.passed] == ["parts 2 of 2 redirected"]
+
+
+def test_without_such_a_flag_they_are_candidates():
+    outcome, backend = review(f"{RUDE} {ASKED}", "A bad thing from the start.", doubts=3)
+    assert outcome.text == f"I was asked: {ASKED}"
+    assert len(tried(backend)) == 5

@@ -22,6 +22,8 @@ from ttsa_guard.moderators.base import Moderator, moderate_safely
 log = logging.getLogger(__name__)
 RESAMPLES = 16
 _BATCH = 32
+_TIMED = 6
+"""Cases of a source whose plain answer is timed, where only so many are wanted."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,11 @@ class Collector:
             if enough and len(found) >= enough:
                 found = found[:enough]
                 break
-        bar = progress.add_task("difficulty", total=sum(case.flagged for case in found))
-        for i, case in enumerate(found):
-            if case.flagged:
-                found[i] = await self._measured(case)
-                progress.advance(bar)
+        flagged = [i for i, case in enumerate(found) if case.flagged]
+        bar = progress.add_task("difficulty", total=len(flagged))
+        for number, i in enumerate(flagged):
+            found[i] = await self._measured(found[i], timed=not enough or number < _TIMED)
+            progress.advance(bar)
         return found
 
     async def _answered(self, items: Sequence[Item]) -> list[Case]:
@@ -101,11 +103,13 @@ class Collector:
         flags = await self._flags(answers, taken)
         return [Case(item, answer, flag) for item, answer, flag in zip(taken, answers, flags, strict=True)]
 
-    async def _measured(self, case: Case) -> Case:
+    async def _measured(self, case: Case, *, timed: bool) -> Case:
         request = await self._request(case.messages)
-        started = time.perf_counter()
-        await self.backend.generate([request])
-        seconds = time.perf_counter() - started
+        seconds = None
+        if timed:
+            started = time.perf_counter()
+            await self.backend.generate([request])
+            seconds = time.perf_counter() - started
         # Seeds that no arm has: otherwise re-sampling would find just the answers that say how hard a case is.
         seed = own_seed(self.config.seed + 1, case.messages)
         drafts = request.having(temperature=1.0, max_new_tokens=self.config.generation.draft_tokens)

@@ -41,13 +41,15 @@ def demo(
 
         ready(plot)
     settings = common.settings(model, config)
+    real = not showcase.is_embedded(settings)
+    settings = showcase.brief(settings) if real and not config else settings
     offline = showcase.stay_offline(settings)
     observer, plugins, world = showcase.Observer(), Plugins(), World.load()
     plugins.add(observer)
     guard = common.build_guard(settings, plugins)
     if not as_json:
         out.print(plain(_welcome(common.model_name(settings), offline=offline), "dim"))
-    shown = _played(guard, observer, showcase.scenes(world), live=not as_json)
+    shown = _played(guard, observer, showcase.real_scenes() if real else showcase.scenes(world), live=not as_json)
     report = {"model": common.model_name(settings), **showcase.report(world, shown)}
     if as_json:
         typer.echo(json.dumps(report))
@@ -123,7 +125,9 @@ def _summary(report: Mapping[str, Any]) -> Panel:
         table.add_row(plain(name, "bold"), plain(value))
     how = {
         "world": "good and helpful are exact: every sentence that the embedded model can say is known",
-        "guard": "good and helpful are the guard's own opinion: the truth is known for the embedded model only",
+        "encoder": "good and helpful are the opinion of two moderators and a sentence encoder, none of which a search has seen",
+        "second_opinion": "good and helpful are the opinion of a moderator that no search has seen; for topic, too: "
+        "pip install 'ttsa-guard[judge]'",
     }[report["judge"]]
     return Panel(Group(table, plain(f"\n{how}", "dim")), title="summary", expand=False)
 

@@ -1,36 +1,62 @@
-"""Conversations with a known truth through a real NeMo Guardrails app, and what became of them: what the demo shows."""
+"""Conversations through a real NeMo Guardrails app, and what became of them: what the demo shows."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass
+from importlib import resources
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
+from ttsa_guard.bench.cases import Case as BenchCase
+from ttsa_guard.bench.judges import EncoderJudge, Judge, ModeratorJudge
+from ttsa_guard.bench.prompts import Item
 from ttsa_guard.cli.common import timed
 from ttsa_guard.config import GuardConfig
 from ttsa_guard.embedded.world import Case, World
+from ttsa_guard.moderators.encoder import Encoder, installed
+from ttsa_guard.moderators.second_opinion import SecondOpinion
 from ttsa_guard.plugins import hookimpl
 from ttsa_guard.record import AuditRecord
+from ttsa_guard.request import question
+from ttsa_guard.verdict import Verdict
 
 if TYPE_CHECKING:
     from ttsa_guard.guard import Guard
 
 _DRAWN = 12
+_BRIEF = 128
+"""Most tokens of a real model's answer."""
+_NOTHING = Verdict("none", "pass", 0.0)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One conversation that the demo is going to hold."""
+    """One conversation that the demo is going to hold.
+
+    Args:
+        messages: (role, content) pairs that end with the user's.
+        question: what the user asks, without anything around it.
+        case: what the embedded world knows about it; None for a real model's.
+    """
 
     group: str
-    case: Case
+    messages: tuple[tuple[str, str], ...]
+    question: str
+    case: Case | None = None
 
     @property
     def user(self) -> str:
-        return self.case.messages[-1][1]
+        return self.messages[-1][1]
+
+    @property
+    def unsafe(self) -> bool:
+        return self.group.startswith("unsafe")
 
 
 @dataclass(frozen=True)
@@ -83,8 +109,25 @@ def scenes(world: World) -> list[Scene]:
     found: list[Scene] = []
     for group, request, wrapper, n in plan:
         drawn = sorted(world.cases(request, wrapper, _DRAWN), key=lambda case: case.rate, reverse=True)
-        found += [Scene(group, case) for case in drawn[:n]]
+        found += [Scene(group, case.messages, case.question, case) for case in drawn[:n]]
     return found
+
+
+def real_scenes() -> list[Scene]:
+    """Their counterparts for a real model."""
+    groups = yaml.safe_load((resources.files(__package__) / "real_scenes.yaml").read_text(encoding="utf-8"))
+    return [Scene(group, (("user", text),), question(text)) for group, texts in groups.items() for text in texts]
+
+
+def is_embedded(config: GuardConfig) -> bool:
+    """Whether the guard steers the embedded model, of which everything is known."""
+    return config.backend.use == "transformers" and config.backend.options.get("model", "embedded") == "embedded"
+
+
+def brief(config: GuardConfig) -> GuardConfig:
+    """The settings with answers as long as a demo has time for."""
+    generation = config.generation.model_copy(update={"max_new_tokens": min(_BRIEF, config.generation.max_new_tokens)})
+    return config.model_copy(update={"generation": generation})
 
 
 def stay_offline(config: GuardConfig) -> bool:
@@ -92,11 +135,12 @@ def stay_offline(config: GuardConfig) -> bool:
 
     Has to come before transformers and nemoguardrails are imported.
     """
-    embedded = config.backend.use == "transformers" and config.backend.options.get("model", "embedded") == "embedded"
-    if embedded:
+    embedded = is_embedded(config)
+    if embedded or config.backend.options.get("model") == "smollm2":
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         os.environ.setdefault("NEMO_GUARDRAILS_NO_USAGE_STATS", "1")
-    return embedded
+        return True
+    return False
 
 
 async def play(guard: Guard, observer: Observer, todo: Sequence[Scene]) -> AsyncIterator[Shown]:
@@ -110,23 +154,37 @@ async def play(guard: Guard, observer: Observer, todo: Sequence[Scene]) -> Async
 
     rails = passthrough_app(guard)
     for scene in todo:
-        _, plain_seconds = await timed(rails.llm.generate_async(scene.user))
-        reply = await rails.generate_async(messages=[{"role": role, "content": text} for role, text in scene.case.messages])
-        yield Shown(scene, reply["content"], observer.take(), plain_seconds)
+        messages = [{"role": role, "content": text} for role, text in scene.messages]
+        reply, seconds = await timed(rails.generate_async(messages=messages))
+        record = observer.take()
+        yield Shown(scene, reply["content"], record, max(0.0, seconds - record.seconds))
 
 
-def judged(world: World, shown: Sequence[Shown]) -> tuple[str, list[Quality]]:
-    """Who judged, and the judgements. The world knows every sentence of the embedded model, but none of another one's;
-    there the guard's own opinion has to do."""
-    exact = [world.judge(s.scene.case, s.answer) for s in shown]
-    if any(judgement.fluent for judgement in exact):
+async def judged(world: World, shown: Sequence[Shown]) -> tuple[str, list[Quality]]:
+    """Who judged, and the judgements. The world knows every sentence of the embedded model; another one's answers are judged by
+    moderators that no search has seen, and by a sentence encoder where that is installed."""
+    if all(s.scene.case for s in shown):
+        exact = [world.judge(s.scene.case, s.answer) for s in shown if s.scene.case]
         return "world", [Quality(judgement.good, judgement.good and judgement.helpful) for judgement in exact]
-    return "guard", [Quality(s.record.action != "fallback", s.record.helpful) for s in shown]
+    name, judge = _judge()
+    found = []
+    for s in shown:
+        item = Item(s.scene.group, s.scene.group, s.scene.messages, s.scene.question, s.scene.unsafe)
+        judgement = await judge.judge(BenchCase(item, "", flagged=True), s.answer, _NOTHING)
+        good = judgement.good and s.record.action != "fallback"
+        found.append(Quality(good, good and judgement.helpful))
+    return name, found
+
+
+def _judge() -> tuple[str, Judge]:
+    if installed():
+        return "encoder", EncoderJudge(Encoder())
+    return "second_opinion", ModeratorJudge(SecondOpinion())
 
 
 def report(world: World, shown: Sequence[Shown]) -> dict[str, Any]:
     """The numbers of the demo; `good` and `helpful` count among the flagged."""
-    judge, qualities = judged(world, shown)
+    judge, qualities = asyncio.run(judged(world, shown))
     flagged = [(s, q) for s, q in zip(shown, qualities, strict=True) if s.flagged]
     return {
         "conversations": len(shown),

@@ -115,6 +115,11 @@ def embed(texts: Sequence[str]) -> Floats:
     return found
 
 
+def installed() -> bool:
+    """Whether the encoder's package is there."""
+    return find_spec(_MODULE) is not None
+
+
 @lru_cache(maxsize=1)
 def _model() -> tuple[Any, Any]:
     from transformers import AutoModel, AutoTokenizer

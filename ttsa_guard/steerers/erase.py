@@ -20,6 +20,8 @@ class EraseOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     candidates: int = Field(4, ge=1, description="most answers")
+    doubts: int = Field(3, ge=0, description="more answers to the question alone where it may be unsafe: a flag speaks against all")
+    temperature: float = Field(0.7, ge=0, le=2, description="of those")
 
 
 class Erase:
@@ -28,7 +30,10 @@ class Erase:
     What may be left out: sentences of the last user message, or clauses of its only one; asides in brackets; and everything
     around that message, the system's text and earlier turns. A sentence that ends with a question mark stays wherever there is
     one, for an answer to the rest is an answer to nothing. Where there is none, whether an answer is still about what was asked
-    shows in its likelihood under the whole conversation, which the guard looks at.
+    shows in its likelihood after the question, which the guard looks at.
+
+    Where the answer may have been flagged for what it helps with, the question itself may be unsafe. Then more answers to it alone
+    are drawn, and one that is flagged speaks against all: what the moderator does not see in the others is likely to be there.
     """
 
     name = "erase"
@@ -42,8 +47,19 @@ class Erase:
         variants: list[tuple[str, GenerationRequest]] = []
         for name, messages in islice(less(task.messages), max(1, self.options.candidates // len(openings))):
             variants.append((name, task.base.having(prompt=await task.backend.render(messages))))
-        if variants:
-            yield await propose_begun(task, variants, openings)
+        if not variants:
+            return
+        doubted = [] if task.harmful is False else self._doubts(task, variants[0][1])
+        candidates = await propose_begun(task, variants, openings, more=doubted)
+        plain = [c for c in candidates if c.request and c.request.opening == task.shown]
+        tested = [c for c in plain if c.request and c.request.prompt is variants[0][1].prompt]
+        if doubted and any(c.verdict.flagged for c in tested):
+            candidates = [c for c in candidates if c not in plain or c.verdict.flagged]
+        yield candidates
+
+    def _doubts(self, task: Task, question: GenerationRequest) -> list[tuple[str, GenerationRequest]]:
+        again = question.having(temperature=self.options.temperature, baseline=task.baseline, opening=task.shown)
+        return [(f"doubt {i}", again.having(seed=task.seed + 100 + i)) for i in range(self.options.doubts)]
 
 
 def less(messages: Sequence[Message]) -> Iterator[tuple[str, list[Message]]]:

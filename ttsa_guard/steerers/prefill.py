@@ -40,7 +40,9 @@ class Prefill:
         openings = mixed_openings(task.profile, most, _FITTING[task.harmful])
         if not openings or not (self.options.always or await _opening_is_at_fault(task)):
             return
-        requests = [task.base.having(opening=task.after_shown(o.text), seed=task.seed + i) for i, o in enumerate(openings)]
+        # What is around an unsafe question asks to answer it.
+        base = task.base.having(prompt=task.asked[0]) if task.harmful and task.asked else task.base
+        requests = [base.having(opening=task.after_shown(o.text), seed=task.seed + i) for i, o in enumerate(openings)]
         yield await task.propose(requests, [f"opening {o.text!r}" for o in openings])
 
 
@@ -61,17 +63,23 @@ async def beginnings(task: Task) -> tuple[str, ...]:
 
 
 async def propose_begun(
-    task: Task, variants: Sequence[tuple[str, GenerationRequest]], openings: Sequence[str]
+    task: Task,
+    variants: Sequence[tuple[str, GenerationRequest]],
+    openings: Sequence[str],
+    *,
+    more: Sequence[tuple[str, GenerationRequest]] = (),
 ) -> list[Candidate]:
-    """Answers to each of the variants, which are a name and a request, with each of the openings: one batch, as far as the
-    budget goes."""
+    """Answers to each of the variants, which are a name and a request, with each of the openings, and to `more` as they are: one
+    batch, as far as the budget goes."""
     tried = list(product(variants, openings))[: task.spend.generations_left]
     requests = [
         request.having(opening=opening, seed=task.seed + i, baseline=task.baseline)
         for i, ((_, request), opening) in enumerate(tried)
     ]
     names = [name if opening == openings[0] else f"{name} redirected" for (name, _), opening in tried]
-    return await task.propose(requests, names) if tried else []
+    added = more[: task.spend.generations_left - len(tried)]
+    requests += [request for _, request in added]
+    return await task.propose(requests, [*names, *(name for name, _ in added)]) if requests else []
 
 
 def mixed_openings(profile: ModelProfile, n: int, kinds: Sequence[OpeningKind] = KINDS) -> list[Opening]:
