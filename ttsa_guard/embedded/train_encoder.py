@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from ttsa_guard.moderators.second_opinion import SecondOpinion
 
 OUT = Path(__file__).with_name("encoder.npz")
 _FALSE_ALARMS = 0.02
-_PER_SOURCE = 2500
+_PER_SOURCE = 1500
 
 
 def rows(data: Path) -> list[Example]:
@@ -44,6 +45,21 @@ def part(example: Example) -> str:
         return "xstest"
     share = zlib.crc32(f"encoder {lite_data.normal(example.prompt or example.text)}".encode("utf-8", "surrogatepass")) % 100
     return "train" if share < 70 else "validation" if share < 80 else "test"
+
+
+def asked(examples: Sequence[Example]) -> list[str]:
+    """The prompts; a row without one gets another row's. Abuse is abuse as an answer to anything, and most of the abuse has no
+    prompt: heads that see that learn that what has one is harmless."""
+    rng = random.Random(0)
+    known = sorted({e.prompt for e in examples if e.prompt and e.harm == 0})
+    return [e.prompt or rng.choice(known) for e in examples]
+
+
+def embedded_once(texts: Sequence[str]) -> NDArray[Any]:
+    distinct = sorted(set(texts))
+    at = {text: i for i, text in enumerate(distinct)}
+    found: NDArray[Any] = embed(distinct)[[at[text] for text in texts]]
+    return found
 
 
 def fitted(x: NDArray[Any], examples: Sequence[Example]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -73,7 +89,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with the data sets, see lite_data.SOURCES")
     data = parser.parse_args().data
     examples = rows(data)
-    x = features(embed([" ".join(e.text.split()[:96]) for e in examples]), embed([e.prompt for e in examples]))
+    x = features(embed([" ".join(e.text.split()[:96]) for e in examples]), embedded_once(asked(examples)))
     parts = np.array([part(e) for e in examples])
 
     def of(name: str) -> tuple[NDArray[Any], list[Example]]:
