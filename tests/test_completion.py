@@ -62,7 +62,9 @@ def test_the_limit_ends_it_with_a_whole_sentence():
 
 
 def test_one_that_goes_wrong_gives_way_to_the_next():
-    outcome, _ = review(f"This is a fine start. {sentences(20)} Then comes a bad end.", f"Another fine start it is. {sentences(3)}")
+    outcome, _ = review(
+        f"This is a fine start. {sentences(20)} Then comes a bad end.", f"Another fine start it is. {sentences(3)}"
+    )
     assert outcome.text.startswith("Another fine start")
     assert [c.passed for c in outcome.record.candidates] == [False, True]
 

@@ -580,3 +580,16 @@ def test_prefill_goes_on_with_an_opening_after_what_was_shown():
     steerers = [Prefill(PrefillOptions())]
     outcome = reviewed_after("A fine start.", f"A fine start. {BAD}", backend, steerers=steerers, profile=profile)
     assert outcome.text == "A fine start. Here is a good end"
+
+
+@pytest.mark.parametrize(("category", "rounds"), [("harm", 1), ("toxicity", 2), (None, 2)])
+def test_declining_ends_the_search_only_where_it_is_right(category, rounds):
+    class Sorting(ScriptedModerator):
+        def _verdict(self, text):
+            found = super()._verdict(text)
+            return replace(found, categories={**found.categories, category: found.score}) if category else found
+
+    steerer = Proposes([REFUSAL], [GOOD])
+    outcome = review(gate=Sorting(), steerers=[steerer])
+    assert steerer.asked == rounds
+    assert outcome.text == (REFUSAL if rounds == 1 else GOOD)

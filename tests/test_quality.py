@@ -81,3 +81,15 @@ def test_repetition(text, share):
 
 def test_no_debris_in_other_scripts():
     assert not has_debris("Grüße, 你好, مرحبا 🙂")
+
+
+def test_an_answer_in_the_users_own_words_is_none():
+    asked = "Tell me how to build a small boat out of paper and string"
+    assert Quality().flaws(asked + ", please.", log_likelihood=None, finished=True, asked=asked) == ("echo",)
+    answer = "To build a small boat out of paper, fold the sheet in half and press the edges. Tie it with the string."
+    assert Quality().flaws(answer, log_likelihood=None, finished=True, asked=asked) == ()
+
+
+def test_bare_numbers_are_no_answer():
+    assert flaws("Do it so: 1. 1. 2. 3. 4. 5. 6. 7.") == ("broken",)
+    assert flaws("It was built in 1999 and has 12 rooms on 3 floors.") == ()

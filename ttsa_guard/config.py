@@ -78,6 +78,9 @@ class AuditConfig(_Part):
     texts: bool = False
 
 
+_RESAMPLE = Use(use="resample", options={"n": 8, "temperature": 0.7, "harmless": True})
+
+
 class GuardConfig(_Part):
     """All settings of a guard; the defaults guard the embedded model with the lite moderator."""
 
@@ -88,7 +91,7 @@ class GuardConfig(_Part):
     guide: tuple[Member, ...] = (Member(use="lite"),)
     guide_combine: Combine = "any"
     steerers: tuple[Use, ...] = Field(
-        (Use(use="erase"), Use(use="trim"), Use(use="prefill"), Use(use="resample"), Use(use="embedding")),
+        (Use(use="erase"), Use(use="trim"), Use(use="prefill"), _RESAMPLE, Use(use="embedding")),
         description="default: the model profile's, if that has any",
     )
     budget: BudgetConfig = BudgetConfig()

@@ -31,7 +31,7 @@ from ttsa_guard.quality import Quality
 from ttsa_guard.record import Action, AuditSink, Outcome
 from ttsa_guard.release import Release
 from ttsa_guard.request import questions
-from ttsa_guard.review import Review
+from ttsa_guard.review import Review, last_user
 from ttsa_guard.selection import Judged, best_first, refusal
 from ttsa_guard.sentences import split_sentences
 from ttsa_guard.steerers.base import Candidate, Fits, Steerer, Task
@@ -246,7 +246,8 @@ class Guard:
                 async with aclosing(steerer.steer(task)) as rounds:
                     async for candidates in rounds:
                         review.judged += await self._judge(review, task, steerer.name, candidates)
-                        if await self._completed(task, review, helpful=True):
+                        # Where declining is right, it ends the search.
+                        if await self._completed(task, review, helpful=not task.harmful):
                             return
                         review.spend.charge()  # the clock alone: a steerer that never waits cannot be timed out
             except (BudgetError, asyncio.CancelledError):
@@ -310,6 +311,7 @@ class Guard:
             candidate,
             steerer,
             self.quality,
+            asked=last_user(task.messages),
             answer=task.answer,
             shown=task.shown,
             log_likelihood=log_likelihood,

@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from ttsa_guard.config import QualityConfig
 
 Flaw = str
+_NUMBERS = 0.4
+"""Largest share of words that are bare numbers."""
+_ECHO = 0.5
+"""Largest share of an answer that may be the user's own words."""
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 """Letters of Thai, Lao, Burmese, Khmer, Japanese and Chinese, which put no spaces between words: each counts as a word."""
 _WORD = re.compile(f"[{_UNSPACED}]|[^\\W{_UNSPACED}]+")
@@ -41,17 +45,19 @@ class Quality:
         """The floor; without one, a number below all."""
         return -math.inf if self.floor is None else self.floor
 
-    def flaws(self, text: str, *, log_likelihood: float | None, finished: bool) -> tuple[Flaw, ...]:
-        """What is wrong with an answer, empty if nothing is."""
+    def flaws(self, text: str, *, log_likelihood: float | None, finished: bool, asked: str = "") -> tuple[Flaw, ...]:
+        """What is wrong with an answer to the user text `asked`, empty if nothing is."""
         found: list[Flaw] = []
         words = _WORD.findall(text.lower())
         if len(words) < self.shortest:
             found.append("short")
         if repetition(words) > self.repeats:
             found.append("repeats")
+        if echo(words, _WORD.findall(asked.lower())) > _ECHO:
+            found.append("echo")
         if not finished and not text.rstrip().endswith(_ENDS):
             found.append("cut off")
-        if has_debris(text):
+        if has_debris(text) or sum(word.isdigit() for word in words) > _NUMBERS * len(words):
             found.append("broken")
         if log_likelihood is not None and not (math.isfinite(log_likelihood) and log_likelihood >= self.lowest):
             found.append("unlikely")
@@ -63,6 +69,13 @@ def repetition(words: list[str], n: int = 4) -> float:
     grams = Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
     total = sum(grams.values())
     return sum(c for c in grams.values() if c > 1) / total if total > 1 else 0.0
+
+
+def echo(words: list[str], asked: list[str], n: int = 4) -> float:
+    """Share of word n-grams that are the user's own, 0 to 1; 0 for texts shorter than two n-grams."""
+    said = {tuple(asked[i : i + n]) for i in range(len(asked) - n + 1)}
+    grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+    return sum(gram in said for gram in grams) / len(grams) if len(grams) > 1 else 0.0
 
 
 def has_debris(text: str) -> bool:

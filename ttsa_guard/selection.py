@@ -30,15 +30,16 @@ class Judged:
         steerer: str,
         quality: Quality,
         *,
+        asked: str,
         answer: str,
         shown: str,
         log_likelihood: float | None,
         refuses: bool,
     ) -> Judged:
-        """Judge a candidate for the flagged `answer`, which has to begin with what was `shown` of that already; one that
+        """Judge a candidate for the flagged `answer` to the user text `asked`, which has to begin with what was `shown` of that already; one that
         `refuses` and says no more is not helpful."""
         whole = candidate.finished or candidate.request is not None  # a draft is continued before it leaves
-        flaws = quality.flaws(candidate.text, log_likelihood=log_likelihood, finished=whole)
+        flaws = quality.flaws(candidate.text, log_likelihood=log_likelihood, finished=whole, asked=asked)
         if candidate.text.strip() == answer.strip():
             flaws = (*flaws, "unchanged")
         if not candidate.text.startswith(shown):

@@ -79,7 +79,11 @@ def test_bitsandbytes_is_asked_for_by_its_settings(asked, monkeypatch):
 
 @pytest.mark.parametrize(
     ("error", "hint"),
-    [(GatedRepoError("no"), "HF_TOKEN"), (OSError("you are trying to access a gated repo"), "HF_TOKEN"), (OSError("x"), "smollm2")],
+    [
+        (GatedRepoError("no"), "HF_TOKEN"),
+        (OSError("you are trying to access a gated repo"), "HF_TOKEN"),
+        (OSError("x"), "smollm2"),
+    ],
 )
 def test_what_to_do_when_it_cannot_be_loaded(monkeypatch, error, hint):
     class Failing:

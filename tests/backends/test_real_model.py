@@ -52,7 +52,9 @@ def test_a_second_backend_shares_the_weights(backend):
 def test_likelihoods_tell_its_own_answer_from_another(backend):
     async def main():
         prompt = await backend.render(Message.conversation(QUESTION))
-        return await backend.log_likelihoods(prompt, ["Wipe it with a soft, damp cloth.", "Moon cheese spells violet arithmetic."])
+        return await backend.log_likelihoods(
+            prompt, ["Wipe it with a soft, damp cloth.", "Moon cheese spells violet arithmetic."]
+        )
 
     own, other = asyncio.run(main())
     assert torch.isfinite(torch.tensor([own, other])).all()

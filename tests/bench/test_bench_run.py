@@ -14,7 +14,9 @@ from ttsa_guard.errors import ConfigError
 
 def rows(folder):
     found = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
-    return sorted(({k: v for k, v in row.items() if not k.startswith("seconds")} for row in found), key=lambda r: (r["arm"], r["case"]))
+    return sorted(
+        ({k: v for k, v in row.items() if not k.startswith("seconds")} for row in found), key=lambda r: (r["arm"], r["case"])
+    )
 
 
 @pytest.fixture

@@ -20,9 +20,21 @@ def verdict(text, **options):
 @pytest.mark.parametrize(
     ("policy", "breaking", "keeping"),
     [
-        ("links", ["See https://a.example/x.", "Go to www.example.org now", "It is on example.com"], ["End.Then more", "a 3.5 m rope"]),
-        ("lists", ["Do this:\n1. Go\n2. Come", "- a cup", "* a cup", "2) next"], ["In 2019 it was.", "well-known - and good", "1.5 litres"]),
-        ("personal_data", ["Write to a.b@c.org", "Call 555 0134 2288", "+49 30 1234 5678"], ["in 1999 or 2005", "room 12", "3.14159"]),
+        (
+            "links",
+            ["See https://a.example/x.", "Go to www.example.org now", "It is on example.com"],
+            ["End.Then more", "a 3.5 m rope"],
+        ),
+        (
+            "lists",
+            ["Do this:\n1. Go\n2. Come", "- a cup", "* a cup", "2) next"],
+            ["In 2019 it was.", "well-known - and good", "1.5 litres"],
+        ),
+        (
+            "personal_data",
+            ["Write to a.b@c.org", "Call 555 0134 2288", "+49 30 1234 5678"],
+            ["in 1999 or 2005", "room 12", "3.14159"],
+        ),
         ("doses", ["Take 200 mg twice", "5ml a day", "10 to 20 milligrams"], ["two tablets", "5 metres", "a 3 mile walk"]),
     ],
 )

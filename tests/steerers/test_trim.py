@@ -37,7 +37,9 @@ def test_sentences_that_are_flagged_alone_are_left_out(category):
 
 
 def test_lines_keep_their_places():
-    outcome = review("First you do this thing.\n\n- take a cup of water\n- ask a bad man\n- pour it in slowly\n\nThat was all of it.")
+    outcome = review(
+        "First you do this thing.\n\n- take a cup of water\n- ask a bad man\n- pour it in slowly\n\nThat was all of it."
+    )
     assert outcome.text == "First you do this thing.\n\n- take a cup of water\n- pour it in slowly\n\nThat was all of it."
 
 

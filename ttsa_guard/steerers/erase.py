@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ttsa_guard.messages import GenerationRequest, Message
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.request import asking, split_parts, without_asides
+from ttsa_guard.sentences import split_sentences
 from ttsa_guard.steerers.base import Candidate, Task
 from ttsa_guard.steerers.prefill import beginnings, propose_begun
 
@@ -20,7 +21,9 @@ class EraseOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     candidates: int = Field(4, ge=1, description="most answers")
-    doubts: int = Field(3, ge=0, description="more answers to the question alone where it may be unsafe: a flag speaks against all")
+    doubts: int = Field(
+        3, ge=0, description="more answers to the question alone where it may be unsafe: a flag speaks against all"
+    )
     temperature: float = Field(0.7, ge=0, le=2, description="of those")
 
 
@@ -43,6 +46,9 @@ class Erase:
         self.options = options
 
     async def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
+        last = next(m.content for m in reversed(task.messages) if m.role == "user")
+        if task.harmful and len(task.messages) == 1 and len(split_sentences(last)) == 1:
+            return  # clauses of one unsafe request are not safer than all of it
         openings = await beginnings(task)
         variants: list[tuple[str, GenerationRequest]] = []
         for name, messages in islice(less(task.messages), max(1, self.options.candidates // len(openings))):

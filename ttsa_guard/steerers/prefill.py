@@ -23,7 +23,7 @@ class PrefillOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     openings: int = Field(6, ge=1, description="openings tried, in one batch")
-    always: bool = Field(False, description="also for an answer that began harmlessly, whose opening is not at fault")
+    always: bool = Field(False, description="also for an answer that began harmlessly and was flagged for its tone")
 
 
 class Prefill:
@@ -38,7 +38,7 @@ class Prefill:
     async def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
         most = min(self.options.openings, task.spend.generations_left)
         openings = mixed_openings(task.profile, most, _FITTING[task.harmful])
-        if not openings or not (self.options.always or await _opening_is_at_fault(task)):
+        if not openings or not (self.options.always or task.harmful or await _opening_is_at_fault(task)):
             return
         # What is around an unsafe question asks to answer it.
         base = task.base.having(prompt=task.asked[0]) if task.harmful and task.asked else task.base

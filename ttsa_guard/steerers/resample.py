@@ -17,6 +17,7 @@ class ResampleOptions(BaseModel):
     n: int = Field(16, ge=1, description="samples in all")
     temperature: float = Field(1.0, ge=0, le=2)
     batch: int = Field(16, ge=1, description="samples a round")
+    harmless: bool = Field(False, description="only where the answer was not flagged for what it helps with")
 
 
 class Resample:
@@ -30,6 +31,8 @@ class Resample:
 
     async def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
         options = self.options
+        if options.harmless and task.harmful:
+            return  # what the moderator does not see in more of them is likely to be there
         n = min(options.n, task.spend.generations_left)
         for start in range(0, n, options.batch):
             numbers = range(start, min(start + options.batch, n))
