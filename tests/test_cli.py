@@ -243,7 +243,7 @@ def test_chat_forgets_the_oldest_turns_of_a_conversation_that_is_too_long(
     result = run("chat", stdin="one\ntwo\nthree\nmuch too long\nfour\n")
     assert result.stdout.count(GOOD) == 4
     assert result.stderr.count("error: the prompt is too long") == 1
-    assert backend.lengths == [1, 3, 3, 1, 1]
+    assert backend.lengths == [1, 3, 3, 1]
 
 
 # ---------------------------------------------------------------------- check

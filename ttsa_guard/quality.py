@@ -16,7 +16,7 @@ _ECHO = 0.5
 """Largest share of an answer that may be the user's own words."""
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 """Letters of Thai, Lao, Burmese, Khmer, Japanese and Chinese, which put no spaces between words: each counts as a word."""
-_WORD = re.compile(f"[{_UNSPACED}]|[^\\W{_UNSPACED}]+")
+WORD = re.compile(f"[{_UNSPACED}]|[^\\W{_UNSPACED}]+")
 _ENDS = (".", "!", "?", "…", "。", "！", "？", "؟", "।", '"', "”", "」", "`", ")")
 
 
@@ -48,16 +48,16 @@ class Quality:
     def flaws(self, text: str, *, log_likelihood: float | None, finished: bool, asked: str = "") -> tuple[Flaw, ...]:
         """What is wrong with an answer to the user text `asked`, empty if nothing is."""
         found: list[Flaw] = []
-        words = _WORD.findall(text.lower())
+        words = WORD.findall(text.lower())
         if len(words) < self.shortest:
             found.append("short")
         if repetition(words) > self.repeats:
             found.append("repeats")
-        if echo(words, _WORD.findall(asked.lower())) > _ECHO:
+        if echo(words, WORD.findall(asked.lower())) > _ECHO:
             found.append("echo")
         if not finished and not text.rstrip().endswith(_ENDS):
             found.append("cut off")
-        if has_debris(text) or sum(word.isdigit() for word in words) > _NUMBERS * len(words):
+        if has_debris(text) or (len(words) > 8 and sum(word.isdigit() for word in words) > _NUMBERS * len(words)):
             found.append("broken")
         if log_likelihood is not None and not (math.isfinite(log_likelihood) and log_likelihood >= self.lowest):
             found.append("unlikely")

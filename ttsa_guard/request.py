@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ttsa_guard.messages import Message
+from ttsa_guard.quality import WORD
 from ttsa_guard.sentences import split_sentences
 
 _CLAUSES = re.compile(r"(?<=[,;:])\s+|(?<=[，；：、])|\s+(?=(?:and|but|then|so)\b)")
 _ASKED = re.compile(r"[?？؟\u037e፧]\W*$")
+_FEWEST_WORDS = 3
 _ASIDE = re.compile(r"\s*(?:\([^()]*\)|\[[^\[\]]*\]|（[^（）]*）|【[^【】]*】)")
 
 
@@ -21,8 +23,12 @@ def split_parts(text: str) -> list[str]:
 
 
 def asking(parts: Sequence[str]) -> list[int]:
-    """Which of the parts end with a question mark."""
-    return [i for i, part in enumerate(parts) if _ASKED.search(part)]
+    """Which of the parts ask: those that end with a question mark, and what stands before a question that says too little alone
+    ("Any tips?")."""
+    marked = [i for i, part in enumerate(parts) if _ASKED.search(part)]
+    if all(len(WORD.findall(parts[i])) < _FEWEST_WORDS for i in marked):
+        marked = sorted({*marked, *(i - 1 for i in marked if i)})
+    return marked
 
 
 def without_asides(text: str) -> str:

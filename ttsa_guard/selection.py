@@ -36,8 +36,8 @@ class Judged:
         log_likelihood: float | None,
         refuses: bool,
     ) -> Judged:
-        """Judge a candidate for the flagged `answer` to the user text `asked`, which has to begin with what was `shown` of that already; one that
-        `refuses` and says no more is not helpful."""
+        """Judge a candidate for the flagged `answer` to the user text `asked`; it has to begin with what was `shown` already,
+        and one that `refuses` and says no more is not helpful."""
         whole = candidate.finished or candidate.request is not None  # a draft is continued before it leaves
         flaws = quality.flaws(candidate.text, log_likelihood=log_likelihood, finished=whole, asked=asked)
         if candidate.text.strip() == answer.strip():

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from nemoguardrails import LLMRails, RailsConfig
 
-from ttsa_guard.backends.transformers import model_path
+from ttsa_guard.backends.loading import Source
 from ttsa_guard.backends.vllm import VLLMOptions
 from ttsa_guard.config import GuardConfig
 from ttsa_guard.nemo import installed_guard
@@ -76,7 +76,7 @@ def test_ray_serves_the_same_model_with_embeddings():
 @pytest.mark.parametrize("where", ["laptop", "cluster"])
 def test_the_configuration_moves_from_a_laptop_to_a_cluster(tmp_path, where):
     """With the embedded model in place of the large one, and nothing but the backend's block changed."""
-    folder = model_path("embedded")
+    folder = Source.of("embedded").path
     with running(Server(folder, name="embedded", context=1024), Server(folder, name="embedded", context=1024)) as servers:
         config = yaml.safe_load((CLUSTER / "config" / "config.yml").read_text(encoding="utf-8").replace(MODEL, "embedded"))
         guard = config["custom_data"]["ttsa_guard"]

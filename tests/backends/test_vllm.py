@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from ttsa_guard.backends.base import Backend, Continuation, Differentiable, ScoresRows, ScoresText, Streams, TakesEmbeddings
-from ttsa_guard.backends.transformers import model_path
+from ttsa_guard.backends.loading import Source
 from ttsa_guard.backends.vllm import VLLMBackend, VLLMOptions, replicas
 from ttsa_guard.cli import app
 from ttsa_guard.config import GuardConfig, validated
@@ -634,7 +634,7 @@ def test_a_cancelled_batch_lets_go_of_the_server(server, backend_for):
 
 def test_steering_with_a_server_that_is_killed_in_the_middle():
     steerers = [{"use": "embedding", "options": {"mode": "paper", "iterations": 1, "rows": "user"}}, "prefill"]
-    folder = model_path("embedded")
+    folder = Source.of("embedded").path
     with running(Server(folder, context=1024), Server(folder, context=1024)) as pair:
         pair[0].fault = after(6, killed)
         urls = [server.url for server in pair]
@@ -699,7 +699,7 @@ def test_it_is_a_model_of_the_host(server, backend_for, tiny):
 
 
 def test_the_doctor_examines_it(tmp_path):
-    folder, file = model_path("embedded"), tmp_path / "settings.yml"
+    folder, file = Source.of("embedded").path, tmp_path / "settings.yml"
     with running(Server(folder, name="embedded", context=512)) as [server]:
         backend = {"use": "vllm", "options": {"model": "embedded", "urls": server.url}}
         file.write_text(json.dumps({"backend": backend, "steerers": ["prefill", "resample"]}))

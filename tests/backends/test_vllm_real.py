@@ -17,7 +17,8 @@ import torch
 from typer.testing import CliRunner
 
 from ttsa_guard.backends.base import Continuation
-from ttsa_guard.backends.transformers import TransformersBackend, TransformersOptions, model_path
+from ttsa_guard.backends.loading import Source
+from ttsa_guard.backends.transformers import TransformersBackend, TransformersOptions
 from ttsa_guard.backends.vllm import VLLMBackend, VLLMOptions
 from ttsa_guard.cli import app
 from ttsa_guard.cli.showcase import scenes
@@ -60,7 +61,7 @@ def servers(tmp_path_factory, serving, unused_port):
             arguments = {
                 "--host": "127.0.0.1",
                 "--port": port,
-                "--model": model_path("embedded"),
+                "--model": Source.of("embedded").path,
                 "--served-model-name": "embedded",
                 "--dtype": "float32",
             }

@@ -15,7 +15,7 @@ KIND = "Warm water and a soft cloth are enough. Dry it well afterwards."
 
 
 def test_a_missing_package_is_named(monkeypatch):
-    monkeypatch.setattr(encoder, "find_spec", lambda name: None)
+    monkeypatch.setattr(encoder, "find_spec", lambda _: None)
     encoder._model.cache_clear()
     with pytest.raises(ModelError) as caught:
         make(Plugins(), "moderators", Use(use="encoder"))

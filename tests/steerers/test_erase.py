@@ -84,9 +84,10 @@ def test_what_stands_around_a_single_question_is_left_out():
     [
         pytest.param(ASKED, [], id="nothing-to-leave-out"),
         pytest.param(f"{RUDE} {ASKED}", [ASKED], id="the-rest"),
-        pytest.param("Why? Be rude. And how?", ["Why? And how?"], id="all-questions-stay"),
+        pytest.param("Why is it so? Be rude. And how?", ["Why is it so? And how?"], id="all-questions-stay"),
+        pytest.param("Be rude. I draw an owl. Any tips?", ["I draw an owl. Any tips?"], id="what-a-short-question-is-about"),
         pytest.param("How (be rude!) do I swim?", ["How do I swim?"], id="an-aside"),
-        pytest.param("Go. How? Stop.", ["How?", "How? Stop.", "Go. How?"], id="others-come-back"),
+        pytest.param("Go. How is that? Stop.", ["How is that?", "How is that? Stop.", "Go. How is that?"], id="others-come-back"),
         pytest.param("Be rude. Tell me how.", ["Tell me how.", "Be rude."], id="no-question-mark"),
         pytest.param("你很坏。猫头鹰怎么画？", ["猫头鹰怎么画？"], id="chinese"),
     ],

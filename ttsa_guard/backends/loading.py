@@ -114,7 +114,7 @@ def _bitsandbytes(settings: dict[str, Any]) -> Any:
     _needs("bitsandbytes", extra="bitsandbytes")
     from transformers import BitsAndBytesConfig
 
-    return BitsAndBytesConfig(**settings)
+    return BitsAndBytesConfig(**settings)  # type: ignore[no-untyped-call]
 
 
 def _hint(error: BaseException) -> str:

@@ -1,7 +1,7 @@
 """Train the heads of the moderator `encoder`: ``python -m ttsa_guard.embedded.train_encoder --data DIR``.
 
-Rows are those that lite's recipe keeps for its own test, so lite never saw them, split anew by prompt: 70 % train, 10 % validation,
-20 % test. XSTest stays held out. Takes minutes; the same data give the same heads.
+Rows are those that lite's recipe keeps for its own test, so lite never saw them, split anew by prompt: 70 % train, 10 %
+validation, 20 % test. XSTest stays held out. Takes minutes; the same data give the same heads.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def shifted(bias: NDArray[Any], logits: NDArray[Any], examples: Iterable[Example
     found = bias.copy()
     for k in (HEADS.index("harm"), HEADS.index("toxicity")):
         found[k] -= np.quantile(logits[fine, k], 1 - _FALSE_ALARMS / 2)
-    return found
+    return np.asarray(found)
 
 
 def main() -> None:

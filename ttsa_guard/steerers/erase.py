@@ -35,8 +35,8 @@ class Erase:
     one, for an answer to the rest is an answer to nothing. Where there is none, whether an answer is still about what was asked
     shows in its likelihood after the question, which the guard looks at.
 
-    Where the answer may have been flagged for what it helps with, the question itself may be unsafe. Then more answers to it alone
-    are drawn, and one that is flagged speaks against all: what the moderator does not see in the others is likely to be there.
+    Where the answer may have been flagged for what it helps with, the question itself may be unsafe. Then more answers to it
+    alone are drawn, and one that is flagged speaks against all: what the moderator does not see in the others is likely there.
     """
 
     name = "erase"
