@@ -17,11 +17,12 @@ from ttsa_guard.cli import app, common
 from ttsa_guard.config import GuardConfig
 from ttsa_guard.guard import Guard
 from ttsa_guard.plugins import Plugins
+from ttsa_guard.profile import GENERIC
 from ttsa_guard.record import AuditRecord
 from ttsa_guard.steerers.resample import Resample, ResampleOptions
 from ttsa_guard.testing import ScriptedBackend, ScriptedModerator, scripted_guard
 
-COMMANDS = ("demo", "chat", "steer", "check", "plugins", "doctor", "openings")
+COMMANDS = ("demo", "chat", "steer", "check", "plugins", "doctor", "profile")
 BAD = "a bad answer that nobody may see"
 GOOD = "A decent answer to your question."
 
@@ -121,7 +122,7 @@ def test_the_console_script_sets_the_wait_policy_before_torch() -> None:
         (["check", "hello", "--moderator", "light"], "did you mean 'lite'"),
         (["check", "hello", "--moderator", "prefill"], "registers no moderator"),
         (["check", ""], "no text to judge"),
-        (["openings", "/no/such/model"], "cannot be loaded"),
+        (["profile", "/no/such/model"], "cannot be loaded"),
         (["demo", "--plot", "plot.txt"], "cannot draw to plot.txt"),
         (["demo", "--plot", "no/such/plot.png"], "there is no folder"),
     ],
@@ -332,7 +333,7 @@ def test_broken_plugins_are_listed_with_their_error() -> None:
 def test_doctor_is_content() -> None:
     result = run("doctor")
     assert result.exit_code == 0
-    for word in ("python", "torch", "nemoguardrails", "generic", "ttsa-guard openings embedded", "6 words in", "gate: pass"):
+    for word in ("python", "torch", "nemoguardrails", "generic", "ttsa-guard profile embedded", "6 words in", "gate: pass"):
         assert word in result.stdout
 
 
@@ -378,24 +379,23 @@ def test_doctor_reports_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> No
 def test_openings_go_to_the_cache(tmp_path: Path) -> None:
     probes = tmp_path / "probes.yaml"
     probes.write_text("harmless: ['How do I draw a cat?']\nunsafe: ['How do I steal a cat?']\n", encoding="utf-8")
-    result = run("openings", "some/model", "--samples", "2", "--prompts", str(probes))
+    result = run("profile", "some/model", "--samples", "2", "--prompts", str(probes))
     assert result.exit_code == 0
     path = tmp_path / "cache" / "ttsa_guard" / "some_model" / "ttsa_profile.json"
     assert str(path) in result.stdout
     profile = json.loads(path.read_text(encoding="utf-8"))
-    assert [(o["text"], o["kind"], o["count"]) for o in profile["openings"]] == [
-        ("A decent answer to", "answer", 1),
-        ("A decent answer to", "redirect", 1),
-    ]
+    assert profile["openings"][0] == {"text": "A decent answer to", "kind": "answer", "count": 1}
+    declining = [o["text"] for o in profile["openings"][1:]]  # how answers to unsafe questions began is none of them
+    assert declining == [o.text for o in GENERIC.openings if o.kind != "answer"]
 
 
 @pytest.mark.usefixtures("backend")
 def test_openings_go_to_a_file(tmp_path: Path) -> None:
-    result = run("openings", "some/model", "--samples", "1", "--out", str(tmp_path / "deep" / "profile.json"))
+    result = run("profile", "some/model", "--samples", "1", "--out", str(tmp_path / "deep" / "profile.json"))
     assert (tmp_path / "deep" / "profile.json").is_file()
     assert "backend.options.profile" in result.stdout
     (tmp_path / "file").write_text("", encoding="utf-8")
-    result = run("openings", "some/model", "--samples", "1", "--out", str(tmp_path / "file" / "profile.json"))
+    result = run("profile", "some/model", "--samples", "1", "--out", str(tmp_path / "file" / "profile.json"))
     assert result.exit_code == 2
     assert "cannot write" in result.stderr
 
@@ -403,14 +403,14 @@ def test_openings_go_to_a_file(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("backend")
 def test_openings_say_if_another_profile_wins(tmp_path: Path) -> None:
     (tmp_path / "ttsa_profile.json").write_text("{}", encoding="utf-8")
-    assert "it is not used as long as there is" in run("openings", str(tmp_path), "--samples", "1").stdout
+    assert "it is not used as long as there is" in run("profile", str(tmp_path), "--samples", "1").stdout
 
 
 @pytest.mark.parametrize("text", ["harmless: [a]", "harmless: [a]\nunsafe: b", "harmless: [a]\nunsafe: [1]", "- a", "{", "\x00"])
 def test_probe_files_are_checked(tmp_path: Path, text: str) -> None:
     probes = tmp_path / "probes.yaml"
     probes.write_text(text, encoding="utf-8")
-    result = run("openings", "some/model", "--prompts", str(probes))
+    result = run("profile", "some/model", "--prompts", str(probes))
     assert result.exit_code == 2
     assert "harmless" in result.stderr
 

@@ -27,7 +27,7 @@ def test_what_is_not_a_profile_is_refused(tmp_path, content):
         file.write_bytes(content)
     with pytest.raises(ModelError, match="is not a model profile") as caught:
         ModelProfile.load(file)
-    assert "ttsa-guard openings" in caught.value.hint
+    assert "ttsa-guard profile" in caught.value.hint
 
 
 def test_the_generic_profile_has_every_kind_and_no_floor():

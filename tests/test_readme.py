@@ -17,7 +17,7 @@ from ttsa_guard.testing import scripted_guard
 README = Path(__file__).parent.parent / "README.md"
 BENCH = README.parent / "examples/bench"
 FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-SLOW = ("pip install", "openings", "chat", "bench", "prosocial", "plan measure")
+SLOW = ("pip install", "profile", "chat", "bench", "prosocial", "plan measure")
 """Commands that install, ask for input or take minutes: other tests run them."""
 
 

@@ -1,6 +1,6 @@
 """What is known about one model: how its safe answers begin, and how likely its own answers are.
 
-Collected once for every model with ``ttsa-guard openings MODEL``; the embedded model's profile ships with it.
+Collected once for every model with ``ttsa-guard profile MODEL``; the embedded model's profile ships with it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from ttsa_guard.errors import ModelError
 
 OpeningKind = Literal["answer", "redirect", "refusal"]
 FILE = "ttsa_profile.json"
+_FEWEST_WORDS = 3
 
 
 class Opening(BaseModel):
@@ -52,7 +53,7 @@ class ModelProfile(BaseModel):
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ModelError(
-                f"{path} is not a model profile", hint="make one with: ttsa-guard openings MODEL --out FILE"
+                f"{path} is not a model profile", hint="make one with: ttsa-guard profile MODEL --out FILE"
             ) from error
 
     def save(self, path: Path) -> None:
@@ -75,3 +76,12 @@ GENERIC = ModelProfile(
     ),
 )
 """For a model that was never profiled: whole safe beginnings (plain answers; decline and offer; decline), and no floor."""
+
+
+def with_whole_beginnings(profile: ModelProfile) -> ModelProfile:
+    """The profile without openings of one or two words, which any answer may have, and with those of `GENERIC` that decline:
+    what begins an answer to an unsafe question that a moderator passed may well go on to comply."""
+    own = [o for o in profile.openings if len(o.text.split()) >= _FEWEST_WORDS and o.kind == "answer"]
+    shared = [o for o in GENERIC.openings if o.kind != "answer" or not own]
+    refusals = [o for o in profile.openings if len(o.text.split()) >= _FEWEST_WORDS and o.kind == "refusal"]
+    return profile.model_copy(update={"openings": (*own, *shared, *refusals)})

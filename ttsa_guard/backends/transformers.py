@@ -47,7 +47,7 @@ class TransformersOptions(BaseModel):
     device: Device = "auto"
     dtype: Dtype = "auto"
     batch_size: int = Field(32, ge=1, description="most answers decoded together")
-    profile: Path | None = Field(None, description="file made by 'ttsa-guard openings'")
+    profile: Path | None = Field(None, description="file made by 'ttsa-guard profile'")
     template_options: dict[str, Any] = Field(default_factory=dict, description="passed to the chat template")
 
 
@@ -240,7 +240,7 @@ def beside(model: str) -> Path:
 
 
 def cached_profile(model: str) -> Path:
-    """Where ``ttsa-guard openings MODEL`` keeps what it found."""
+    """Where ``ttsa-guard profile MODEL`` keeps what it found."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return root / "ttsa_guard" / re.sub(r"[^\w.-]+", "_", model) / FILE
 

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from ttsa_guard import __version__
-from ttsa_guard.cli import audit, bench, check, compare, demo, doctor, moderate, openings, plan, plugins, prosocial, talk
+from ttsa_guard.cli import audit, bench, check, compare, demo, doctor, moderate, plan, plugins, profile, prosocial, talk
 from ttsa_guard.cli.common import fail
 from ttsa_guard.errors import TTSAError
 
@@ -44,7 +44,7 @@ def _common(
     """Turn flagged chat answers into good ones."""
 
 
-_COMMANDS = (demo.demo, talk.chat, talk.steer, check.check, moderate.moderate, plugins.plugins, doctor.doctor, openings.openings)
+_COMMANDS = (demo.demo, talk.chat, talk.steer, check.check, moderate.moderate, plugins.plugins, doctor.doctor, profile.profile)
 for _command in _COMMANDS:
     app.command()(_command)
 app.add_typer(audit.app, name="audit")

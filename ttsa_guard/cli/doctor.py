@@ -96,7 +96,7 @@ def _model(guard: Guard, name: str) -> Iterator[Finding]:
     floor = "not measured" if profile.floor is None else f"{profile.floor:.2f} nats"
     what = f"{common.counted(len(profile.openings), 'opening')}, likelihood floor {floor}"
     if profile.model == "any":
-        yield Finding("profile", f"generic: {what}", "note", f"better answers with: ttsa-guard openings {name}")
+        yield Finding("profile", f"generic: {what}", "note", f"better answers with: ttsa-guard profile {name}")
     else:
         yield Finding("profile", f"of {profile.model}: {what}")
 

@@ -54,7 +54,7 @@ class VLLMOptions(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="of the embeddings that are sent; auto: as the weights are stored"
     )
-    profile: Path | None = Field(None, description="file made by 'ttsa-guard openings'")
+    profile: Path | None = Field(None, description="file made by 'ttsa-guard profile'")
     template_options: dict[str, Any] = Field(default_factory=dict, description="passed to the chat template")
 
     @field_validator("urls", mode="before")

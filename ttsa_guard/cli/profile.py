@@ -1,4 +1,4 @@
-"""``ttsa-guard openings``: collect what the guard should know about a chat model."""
+"""``ttsa-guard profile``: collect what the guard should know about a chat model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _PROBES = ("harmless", "unsafe")
 
 
-def openings(
+def profile(
     model: Annotated[str, typer.Argument(help="'embedded', a Hugging Face name, or a path.", show_default=False)],
     file: Annotated[Path | None, typer.Option("--out", help="Write it here, not to the cache.", show_default=False)] = None,
     samples: Annotated[int, typer.Option(min=1, help="Answers to each question.")] = 8,
@@ -34,18 +34,20 @@ def openings(
 
     It says how the model's safe answers begin, and how likely its own answers are.
     """
+    from ttsa_guard.profile import with_whole_beginnings
+
     asked = _probes(prompts) if prompts else {}
     settings = common.settings(model, config)
-    profile = _collected(settings, moderator, samples, asked)
+    found = with_whole_beginnings(_collected(settings, moderator, samples, asked))
     path = file or _cached(model)
     try:
-        profile.save(path)
+        found.save(path)
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}", hint="give another file with --out") from error
-    kinds = Counter(opening.kind for opening in profile.openings)
-    floor = "not measured" if profile.floor is None else f"{profile.floor:.2f} nats"
-    found = ", ".join(common.counted(kinds[kind], f"{kind} opening") for kind in ("answer", "redirect", "refusal"))
-    out.print(plain(f"{found}; likelihood floor {floor}"), soft_wrap=True)
+    kinds = Counter(opening.kind for opening in found.openings)
+    floor = "not measured" if found.floor is None else f"{found.floor:.2f} nats"
+    told = ", ".join(common.counted(kinds[kind], f"{kind} opening") for kind in ("answer", "redirect", "refusal"))
+    out.print(plain(f"{told}; likelihood floor {floor}"), soft_wrap=True)
     out.print(plain(f"written to {path}"), soft_wrap=True)
     _explain_use(model, path, named=file is not None)
 
