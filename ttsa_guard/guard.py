@@ -268,7 +268,8 @@ class Guard:
         """Continue the best drafts until the best candidate is a whole answer; whether there is one. Where `helpful`, only those
         that are."""
         while best := [j for j in best_first(review.judged) if j.helpful or not helpful]:
-            drafts = list(takewhile(lambda j: not j.candidate.finished, best))[:_COMPLETED_TOGETHER]
+            same = [j for j in best if j.candidate.guide is best[0].candidate.guide]  # a batch is drawn from one distribution
+            drafts = list(takewhile(lambda j: not j.candidate.finished, same))[:_COMPLETED_TOGETHER]
             if not drafts:
                 return True
             grown = await completed(task, [j.candidate for j in drafts], most=self.config.generation.max_new_tokens)

@@ -31,8 +31,6 @@ from ttsa_guard.profile import FILE, GENERIC, ModelProfile
 from ttsa_guard.tokens import markers, without_markers
 
 T = TypeVar("T")
-SHIPPED = {"smollm2": Path(__file__).parent.parent / "profiles" / "smollm2.json"}
-"""Profiles in this package of models that are not."""
 _MARK = "\ue000content\ue000"  # private use: in no template
 
 
@@ -236,7 +234,7 @@ def find_profile(path: Path | None, model: str) -> ModelProfile:
 
 def beside(model: str) -> Path:
     """Where a profile that comes with the model's weights is."""
-    return SHIPPED[model] if model in SHIPPED else Path(Source.of(model).path) / FILE
+    return Path(Source.of(model).path) / FILE
 
 
 def cached_profile(model: str) -> Path:
