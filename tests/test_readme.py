@@ -72,7 +72,30 @@ def table(title):
     return [[cell.strip(" *") for cell in line.split("|")[1:-1]] for line in lines[2:]]
 
 
-@pytest.mark.parametrize(("title", "results"), [("Results", "embedded.json"), ("What time alone buys", "passes.json")])
+def test_the_table_of_the_real_model_is_that_of_the_benchmark():
+    groups = json.loads((BENCH / "real.json").read_text(encoding="utf-8"))["groups"]
+
+    def row(name):
+        arm = groups["all"]["arms"][name]
+        apart = arm["difference"].get("helpful")
+        four = [groups[group]["arms"][name] for group in ("all", "harmful", "persona", "policy")]
+        shares = [found[key]["value"] for found in four for key in ("good", "helpful")]
+        difference = f"{100 * apart['low']:+.0f} to {100 * apart['high']:+.0f}" if apart else ""
+        counts = [f"{arm['generations']['value']:.1f}", f"{arm['decode passes']['value']:.2f}"]
+        return [name, *map(_percent, shares[:2]), difference, *map(_percent, shares[2:]), *counts]
+
+    rows = table("On a real model")
+    assert rows == [row(cells[0]) for cells in rows]
+    assert sorted(cells[0] for cells in rows) == sorted(groups["all"]["arms"])
+
+
+def _percent(share):
+    return f"{share:.0%}".replace("%", " %")
+
+
+@pytest.mark.parametrize(
+    ("title", "results"), [("In the embedded world", "embedded.json"), ("What time alone buys", "passes.json")]
+)
 def test_tables_are_those_of_the_benchmark(title, results):
     groups = json.loads((BENCH / results).read_text(encoding="utf-8"))["groups"]
     arms, hard = groups["all"]["arms"], groups["hard"]["arms"]
