@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 import time
 import warnings
@@ -122,7 +123,8 @@ def quiet(*others: str) -> Iterator[None]:
 
 
 def hide_loading_bars() -> None:
-    """Those that transformers draws while it loads weights."""
+    """Those that transformers draws while it loads weights, and unpacks those of a GGUF file."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
     try:
         from transformers.utils import logging as transformers_logging
     except ImportError:  # then loading the backend says what to install
