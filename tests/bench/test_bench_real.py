@@ -11,6 +11,7 @@ from ttsa_guard.bench.config import BenchConfig, Source
 from ttsa_guard.bench.data import read
 from ttsa_guard.bench.judges import EncoderJudge
 from ttsa_guard.bench.prompts import Item, entangled, placed, real_prompts
+from ttsa_guard.errors import ConfigError
 from ttsa_guard.testing import ScriptedModerator
 from ttsa_guard.verdict import Verdict
 
@@ -52,6 +53,12 @@ def test_a_policy_is_part_of_the_gate_of_its_prompts():
     assert [(m.use, m.options) for m in guard.gate] == [("lite", {}), ("patterns", {"policies": ["links"]})]
     assert [m.use for m in guard.guide] == ["lite", "patterns"]
     assert [m.use for m in config.guard("default").gate] == ["lite"]
+
+
+def test_no_arm_searches_against_a_part_of_the_judge():
+    arms = {"arms": {"default": {"guide": "second_opinion"}}, "data": [{"name": "persona"}], "judge": "encoder"}
+    with pytest.raises(ConfigError, match="is the judge"):
+        BenchConfig.model_validate(arms)
 
 
 def test_the_embedded_world_is_written_in_other_ways():

@@ -100,7 +100,7 @@ class BenchConfig(_Part):
         for arm in self.arms:
             config = self.guard(arm)
             for member in (*config.gate, *config.guide):
-                if self.judge and _identity(member) == _identity(self.judge):
+                if self.judge and _identity(member) in (_identity(self.judge), *_helpers(self.judge)):
                     raise ConfigError(
                         f"{self.judge.use!r} is the judge and a moderator of arm {arm!r}",
                         hint="judge with a moderator that no arm searches against",
@@ -158,6 +158,11 @@ def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """`own` over `base`; mappings within are merged, everything else is replaced."""
     both = {key: _merged(base[key], own[key]) for key in own if isinstance(base.get(key), dict) and isinstance(own[key], dict)}
     return {**base, **own, **both}
+
+
+def _helpers(judge: Use) -> tuple[tuple[Any, ...], ...]:
+    """Moderators that a judge asks besides itself."""
+    return (_identity(Use(use="second_opinion")),) if judge.use == "encoder" else ()
 
 
 def _identity(use: Use) -> tuple[Any, ...]:
