@@ -137,7 +137,8 @@ def test_another_model_talks_about_real_things_and_is_judged_by_others(monkeypat
     assert (found["model"], found["judge"]) == ("some/model", "encoder" if encoder else "second_opinion")
     assert (found["conversations"], found["flagged"], found["neutralised"]) == (10, 6, 6)
     # A kitten answers nobody's question about a van: only a judge of topic sees that.
-    assert found["good"] == (1 if encoder else 6)
+    about_kittens = sum("kitten" in scene.user for scene in showcase.real_scenes())
+    assert found["good"] == (about_kittens if encoder else 6)
     assert "that no search has seen" in demo("--model", "some/model") or encoder
 
 

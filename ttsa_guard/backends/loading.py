@@ -84,16 +84,8 @@ def load(
     except Exception as error:
         raise ModelError(f"model {source.path!r} cannot be loaded: {type(error).__name__}", hint=_hint(error)) from error
     if source.gguf_file:
-        _mend(model, tokenizer)
+        vars(model.config).pop("quantization_config", None)  # it is undone by now
     return (model if "device_map" in more else model.to(device)), tokenizer
-
-
-def _mend(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-    """What a GGUF file leaves behind: a quantisation that is undone by now, and space after the beginning of the model's turn,
-    which no model was trained on."""
-    vars(model.config).pop("quantization_config", None)
-    if isinstance(tokenizer.chat_template, str):
-        tokenizer.chat_template = tokenizer.chat_template.rstrip()
 
 
 def _unpacked() -> dict[str, Any]:
