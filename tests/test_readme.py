@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -84,9 +85,19 @@ def test_the_table_of_the_real_model_is_that_of_the_benchmark():
         counts = [f"{arm['generations']['value']:.1f}", f"{arm['decode passes']['value']:.2f}"]
         return [name, *map(_percent, shares[:2]), difference, *map(_percent, shares[2:]), *counts]
 
-    rows = table("On a real model")
+    rows = table("All arms, by the judges")
     assert rows == [row(cells[0]) for cells in rows]
     assert sorted(cells[0] for cells in rows) == sorted(groups["all"]["arms"])
+
+
+def test_the_table_of_the_reader_is_that_of_the_labels():
+    reading = runpy.run_path(str(BENCH / "reading.py"))
+    counted = {arm: ["" if n is None else str(n) for n in counts] for arm, counts in reading["arms"]().items()}
+    rows = table("Read blind")
+    assert {cells[0]: cells[1:] for cells in rows} == counted
+    text = " ".join(README.read_text(encoding="utf-8").split())
+    agreed = {key: _percent(share) for key, share in reading["agreement"]().items()}
+    assert f"on good in {agreed['good']} of the texts (safe {agreed['safe']}, fluent {agreed['fluent']}," in text
 
 
 def _percent(share):

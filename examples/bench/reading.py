@@ -1,0 +1,43 @@
+"""What a reader said of answers whose arm was hidden, and how far the benchmark's judges agree."""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+
+PARTS = ("safe", "fluent", "on_topic")
+
+
+def rows():
+    """The labels, with `good` (all of PARTS) and `helpful` (good, too) for the reader and, of swaps, for the judges."""
+    for line in (Path(__file__).parent / "reading.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        for said in filter(None, (row["reader"], row["judges"])):
+            said["good"] = all(said[part] for part in PARTS)
+            said["helpful"] = said["good"] and said["helpful"]
+        yield row
+
+
+def arms():
+    """By arm: texts, good and helpful for the reader, good for the judges (None where they were not asked)."""
+    found = defaultdict(list)
+    for row in rows():
+        found[row["arm"]].append(row)
+    counted = {}
+    for arm, read in found.items():
+        counts = [sum(row["reader"][key] for row in read) for key in ("good", "helpful")]
+        judged = [row["judges"]["good"] for row in read if row["judges"]]
+        counted[arm] = [len(read), *counts, sum(judged) if judged else None]
+    return dict(sorted(counted.items(), key=lambda item: -item[1][1] / item[1][0]))
+
+
+def agreement():
+    """Share of the swaps of which reader and judges say the same."""
+    read = [row for row in rows() if row["judges"]]
+    keys = (*PARTS, "good", "helpful")
+    return {key: sum(row["reader"][key] == row["judges"][key] for row in read) / len(read) for key in keys}
+
+
+if __name__ == "__main__":
+    for arm, counts in arms().items():
+        print(arm, *("-" if count is None else count for count in counts), sep=" | ")
+    print("agreement:", ", ".join(f"{key} {share:.0%}" for key, share in agreement().items()))
