@@ -77,6 +77,18 @@ def test_a_client_that_asks_for_everything(server: Server) -> None:
         assert "seekrit" not in reply.model_dump_json(), case
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "streaming"])
+@pytest.mark.parametrize("version", ["1.0", "2.x"])
+def test_a_client_that_switches_the_rails_off(server: Server, version: str, stream: bool) -> None:
+    context = {"skip_output_rails": True, "output_rails_in_progress": True, "generation_options": {"rails": {"output": False}}}
+    ways: list[dict[str, Any]] = [{"context": context}]
+    if version == "1.0":
+        ways += [{"options": {"rails": {"output": False}}}, {"options": {"rails": ["input", "dialog"]}}]
+    for way in ways:
+        reply = server.ask(f"{version}-buffered", "swap", stream=stream, **way)
+        assert (reply if stream else reply.choices[0].message.content) == STEERED, way
+
+
 def test_several_turns(server: Server) -> None:
     turns: list[Any] = []
     for case in ("swap", "pass", "swap"):

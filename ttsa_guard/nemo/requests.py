@@ -1,0 +1,76 @@
+"""What a request may not set: the host's flows trust variables and options that skip its rails, whoever sets them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nemoguardrails.colang.v2_x.runtime.flows import InternalEvents
+from nemoguardrails.rails.llm.options import GenerationOptions
+
+log = logging.getLogger(__name__)
+WITHHELD = frozenset({"generation_options", "output_rails_in_progress", "skip_output_rails"})
+"""Variables of the conversation's context that switch the host's output rails off, in one of the Colang versions."""
+
+
+def guard_requests(app: Any) -> None:
+    """Drop from each request to this app what would keep the answer from its output rails.
+
+    Clients of the host's server send messages of the role "context" and options, as the application can. `state` and the
+    event interfaces are the application's own and are left alone.
+    """
+    plain = app.generate_async
+
+    async def generate_async(
+        prompt: str | None = None,
+        messages: list[dict[str, Any]] | None = None,
+        options: Any = None,
+        state: Any = None,
+        streaming_handler: Any = None,
+    ) -> Any:
+        messages = None if messages is None else allowed_messages(messages)
+        return await plain(prompt, messages, allowed_options(options), state, streaming_handler)
+
+    app.generate_async = generate_async
+
+
+def allowed_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The messages without variables of `WITHHELD`, and without events that start, stop or finish flows."""
+    return [_allowed(message) for message in messages if not _steers_flows(message)]
+
+
+def allowed_options(options: Any) -> Any:
+    """The options, with output rails wherever the model is asked.
+
+    Without dialog the host answers nothing of the model's, so that input rails can be checked alone.
+    """
+    if not options:
+        return options
+    found = GenerationOptions(**options) if isinstance(options, dict) else options
+    rails = getattr(found, "rails", None)
+    if rails is None or rails.output or rails.dialog is False:
+        return options
+    log.warning("a request asked for no output rails; they run")
+    return found.model_copy(update={"rails": rails.model_copy(update={"output": True})})
+
+
+def _allowed(message: Mapping[str, Any]) -> dict[str, Any]:
+    if message.get("role") == "context":
+        return {**message, "content": _without_withheld(message.get("content"))}
+    event = message.get("event")
+    if message.get("role") == "event" and isinstance(event, Mapping) and event.get("type") == "ContextUpdate":
+        return {**message, "event": {**event, "data": _without_withheld(event.get("data"))}}
+    return dict(message)
+
+
+def _without_withheld(variables: Any) -> Any:
+    if not isinstance(variables, Mapping) or not WITHHELD.intersection(variables):
+        return variables
+    log.warning("a request set %s; that is ignored", ", ".join(sorted(WITHHELD.intersection(variables))))
+    return {name: value for name, value in variables.items() if name not in WITHHELD}
+
+
+def _steers_flows(message: Mapping[str, Any]) -> bool:
+    event = message.get("event")
+    return message.get("role") == "event" and isinstance(event, Mapping) and event.get("type") in InternalEvents.ALL
