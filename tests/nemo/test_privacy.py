@@ -7,6 +7,8 @@ import logging
 from typing import Any
 
 import pytest
+from nemoguardrails.testing import FakeLLMModel
+from nemoguardrails.types import LLMResponse, ToolCall, ToolCallFunction
 
 from .conftest import FALLBACK, FLAGGED, SAFE, STEERED, USER, make_app, make_guard, say
 
@@ -58,6 +60,32 @@ def test_the_users_own_words_stay() -> None:
     response = say(app, [{"role": "user", "content": "Is it bad?"}], options=EVERYTHING)
     assert "Is it bad?" in response.log.colang_history
     assert [e["text"] for e in response.log.internal_events if e["type"] == "BotMessage"] == ["[withheld]"]
+
+
+SEARCH = ToolCall("1", function=ToolCallFunction("search", {"q": "owls"}))
+THOUGHT = "a seekrit plan"
+ANSWERS = {
+    "nothing else": LLMResponse("", reasoning=THOUGHT),
+    "in the text": LLMResponse(f"<think>{THOUGHT}</think>"),
+    "beside a tool call": LLMResponse("", tool_calls=[SEARCH], reasoning=THOUGHT),
+    "before a safe answer": LLMResponse(SAFE, reasoning=THOUGHT),
+    "before a flagged answer": LLMResponse(FLAGGED, reasoning=THOUGHT),
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
+@pytest.mark.parametrize("passthrough", [False, True])
+@pytest.mark.parametrize("options", [None, EVERYTHING])
+def test_reasoning_is_in_no_record(version: str, answer: LLMResponse, passthrough: bool, options: Any) -> None:
+    if version == "2.x" and options:
+        pytest.skip("the host has no such options there")
+    model = FakeLLMModel(llm_responses=[answer, LLMResponse(SAFE)])
+    app = make_app(version, make_guard([STEERED]), passthrough=passthrough)
+    app.update_llm(model)
+    response = say(app, options=options)
+    assert "seekrit" not in str(response)
+    assert "seekrit" not in app.explain().model_dump_json()
+    assert "seekrit" not in str(app.events_history_cache)
 
 
 @pytest.mark.parametrize("found", [STEERED, FLAGGED], ids=["swap", "fallback"])

@@ -13,7 +13,7 @@ from nemoguardrails.actions.rail_outcome import RailOutcome, TransformTarget
 
 from ttsa_guard.guard import Guard
 from ttsa_guard.messages import Message
-from ttsa_guard.nemo.privacy import withhold
+from ttsa_guard.nemo.privacy import blank_reasoning, withhold
 from ttsa_guard.record import Outcome
 from ttsa_guard.release import Release, without_reasoning
 
@@ -47,7 +47,7 @@ def make_action(guard: Guard) -> Callable[..., Awaitable[RailOutcome]]:
         if not said:
             return RailOutcome.allow()
         try:
-            _blank_reasoning(events or ())
+            blank_reasoning(events or ())
             answer = without_reasoning(said)  # the host leaves it in where it streams from the model
             outcome = await guard.review(
                 conversation(events or (), context or {}),
@@ -100,13 +100,6 @@ def _distinct(events: Iterable[Any]) -> Iterable[Event]:
         if "uid" in event:
             seen.add(event["uid"])
         yield event
-
-
-def _blank_reasoning(events: Iterable[Any]) -> None:
-    """1.0 puts the reasoning in front of whatever leaves; no moderator has seen it."""
-    for event in events:
-        if isinstance(event, dict) and event.get("type") == "BotThinking":
-            event["content"] = ""
 
 
 def _rendered(outcome: Outcome, *, said: str, rewritable: bool, refuse: bool) -> RailOutcome:

@@ -39,6 +39,37 @@ def withhold(text: str, events: Iterable[Any]) -> None:
         call.raw_response = None
 
 
+def guard_reasoning(app: Any) -> None:
+    """Keep the model's reasoning out of what a turn of this app leaves: no moderator has seen it.
+
+    In 1.0 the host puts it in front of the reply, also of one that no output rail sees (empty, or a tool call), and records it.
+    """
+    plain = getattr(app.runtime, "generate_events", None)
+    if plain is None or app.config.colang_version != "1.0":
+        return
+
+    async def generate_events(*args: Any, **kwargs: Any) -> list[dict[str, Any]]:
+        events: list[dict[str, Any]] = await plain(*args, **kwargs)
+        for thought in {event["content"] for event in events if event.get("type") == "BotThinking"}:
+            if thought and thought.strip():
+                withhold(thought, events)
+        blank_reasoning(events)
+        return events
+
+    app.runtime.generate_events = generate_events
+
+
+def blank_reasoning(events: Iterable[Any]) -> None:
+    """Empty the events that hold reasoning; a mark in its place would be shown."""
+    for event in events:
+        if not isinstance(event, dict):
+            continue
+        if event.get("type") == "BotThinking":
+            event["content"] = ""
+        elif event.get("type") == "ContextUpdate" and "bot_thinking" in event["data"]:
+            event["data"]["bot_thinking"] = ""
+
+
 def silence() -> None:
     """Drop what the host logs below WARNING in the modules that log whole prompts and answers, before any review; and the
     parameters of an action that failed, for the same reason."""
