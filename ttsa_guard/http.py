@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import time
+import zlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,7 +30,11 @@ _LONGEST_CONNECT = 3.0
 _KEEP_ALIVE = 4.0
 """Common servers hang up after 5 idle seconds; a request that is just being sent then would fail."""
 _LONGEST_EVENT = 2**24
-_JSON = {"Content-Type": "application/json"}
+_LARGEST = 2**20
+_BITS = zlib.MAX_WBITS | 32
+"""Of zlib: a header of gzip or of zlib."""
+_JSON = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+_VARIABLE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*")
 _ACCESS = {401, 402, 403, 404, 405, 407}
 _INPUT = {400, 413, 414, 422}
 
@@ -77,7 +83,9 @@ class Breaker:
             raise ModeratorError(f"the service rests for {left:.0f} s after {self._count} failures", hint="is it up?")
 
     def succeeded(self) -> None:
+        """End the rest: the service is up."""
         self._count = 0
+        self._until = 0.0
 
     def failed(self) -> None:
         self._count += 1
@@ -97,6 +105,7 @@ class Http:
         tries: at most, for faults that may pass.
         requests_per_second, units_per_minute: what the service allows; None: no limit.
         connections: at most, at a time.
+        largest: bytes of an answer, also after it is decompressed.
     """
 
     def __init__(
@@ -111,10 +120,12 @@ class Http:
         clock: Clock = time.monotonic,
         sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
+        largest: int = _LARGEST,
     ) -> None:
         self._timeout = timeout
         self._connections = connections
         self._tries = tries
+        self._largest = largest
         self._sleep, self._jitter = sleep, jitter
         self._requests = Pacer(requests_per_second, clock, sleep)
         self._units = Pacer(units_per_minute / 60 if units_per_minute else None, clock, sleep)
@@ -160,7 +171,7 @@ class Http:
                     url, data=_encoded(body), headers=sent, timeout=timeout, read_bufsize=_LONGEST_EVENT, allow_redirects=False
                 ) as response:
                     if response.status != 200:
-                        _refuse(response, await response.read())
+                        _refuse(response, await self._read(response))
                     async for line in response.content:
                         if (event := line.removeprefix(b"data:").strip()) == b"[DONE]":
                             self._breaker.succeeded()
@@ -196,7 +207,8 @@ class Http:
                 raise
             except _LaterError as later:
                 problem, wait = later.problem, later.wait
-                self._breaker.failed()
+                if not later.busy:
+                    self._breaker.failed()
             else:
                 self._breaker.succeeded()
                 return found
@@ -210,19 +222,43 @@ class Http:
     async def _once(self, method: str, url: str, **sent: Any) -> Any:
         with _faults():
             async with self._open().request(method, url, allow_redirects=False, **sent) as response:
-                raw = await response.read()
+                raw = await self._read(response)
         _refuse(response, raw)
         try:
             return json.loads(raw)
         except (ValueError, RecursionError):
             raise _LaterError(ModeratorError("the service answered something that is not JSON", hint="see its address")) from None
 
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        """The body, also while it is decompressed never more than the largest that is taken."""
+        raw = bytearray()
+        async for chunk in response.content.iter_any():
+            raw += chunk
+            if len(raw) > self._largest:
+                raise _too_large()
+        coding = response.headers.get("Content-Encoding", "identity").strip().lower()
+        if coding == "identity":
+            return bytes(raw)
+        if coding not in ("gzip", "deflate"):
+            raise ValueError("a coding that was not asked for")
+        try:
+            body = zlib.decompressobj(_BITS).decompress(raw, self._largest + 1)
+        except zlib.error:
+            raise ValueError("not what its coding says") from None
+        if len(body) > self._largest:
+            raise _too_large()
+        return body
+
     def _open(self) -> aiohttp.ClientSession:
         """The session of this event loop; connections cannot move to another one."""
         loop = asyncio.get_running_loop()
         if self._session is None or self._session.closed or self._loop is not loop:
             connector = aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=_KEEP_ALIVE)
-            self._session, self._loop = aiohttp.ClientSession(connector=connector), loop
+            # Whole bodies are decompressed by us, within a bound; no service of ours needs cookies.
+            self._session = aiohttp.ClientSession(
+                connector=connector, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar(loop=loop)
+            )
+            self._loop = loop
         return self._session
 
     async def close(self) -> None:
@@ -232,11 +268,15 @@ class Http:
 
 
 class _LaterError(Exception):
-    """A fault that may pass, and the seconds that the service asks to wait."""
+    """A fault that may pass, and the seconds that the service asks to wait; `busy` if it is up and has too much to do."""
 
-    def __init__(self, problem: ModeratorError, wait: float = 0.0) -> None:
+    def __init__(self, problem: ModeratorError, wait: float = 0.0, *, busy: bool = False) -> None:
         super().__init__()
-        self.problem, self.wait = problem, wait
+        self.problem, self.wait, self.busy = problem, wait, busy
+
+
+def _too_large() -> _LaterError:
+    return _LaterError(ModeratorError("the service's answer is too large", hint="is it that service?"))
 
 
 @contextmanager
@@ -261,7 +301,15 @@ def _refuse(response: aiohttp.ClientResponse, raw: bytes) -> None:
         raise InputError(f"the service refuses the request: HTTP {status}", hint=hint, said=raw)
     if status != 200:
         wait = _seconds(response.headers.get("Retry-After"))
-        raise _LaterError(ModeratorError(f"the service failed: HTTP {status}", hint="see its status and your limits"), wait)
+        problem = ModeratorError(f"the service failed: HTTP {status}", hint="see its status and your limits")
+        raise _LaterError(problem, wait, busy=status == 429)
+
+
+def key_hint(name: str) -> str:
+    """What to do about the key that an environment variable should hold; a key that stands in the name's place is not shown."""
+    if _VARIABLE.fullmatch(name):
+        return f"set the environment variable {name} to its key"
+    return "give the NAME of an environment variable, such as MY_SERVICE_KEY, never the key itself"
 
 
 def _encoded(body: Any) -> bytes:

@@ -32,7 +32,7 @@ class Verdict:
 
     def __post_init__(self) -> None:
         for name, value in (("score", self.score), *self.categories.items()):
-            if not _is_score(value):
+            if not is_score(value):
                 raise ModeratorError(
                     f"moderator {self.moderator!r} gave {name} = {value!r}",
                     hint="a score is a number in [0, 1], higher is worse",
@@ -53,5 +53,6 @@ class Verdict:
         return self.decision != "pass"
 
 
-def _is_score(value: object) -> bool:
+def is_score(value: object) -> bool:
+    """Whether it is a number in [0, 1]; truth values are none."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and 0.0 <= value <= 1.0

@@ -1,11 +1,15 @@
 import asyncio
+import gzip
 import json
 import logging
 import threading
 import time
+import tracemalloc
+from contextlib import suppress
 from datetime import date
 
 import pytest
+from aiohttp import web
 
 from ttsa_guard.config import GuardConfig
 from ttsa_guard.errors import ConfigError
@@ -171,6 +175,92 @@ def test_a_score_that_is_no_number_between_0_and_1(value):
 )
 def test_answers_of_the_wrong_shape(answer):
     assert one(openai, Service(services.openai, text(json.dumps(answer)))).decision == "failed"
+
+
+@pytest.mark.parametrize("value", [None, True])
+def test_no_category_that_counts_may_be_missing(value):
+    assert one(openai, Service(services.openai, with_scores(violence=0.02, hate=value))).decision == "failed"
+    assert (
+        one(openai, Service(services.openai, with_scores(violence=0.02, hate=value)), categories=("violence",)).decision == "pass"
+    )
+
+
+def test_older_models_do_not_judge_all_categories():
+    assert one(openai, Service(services.openai, with_scores(violence=0.02, illicit=None))).decision == "pass"
+
+
+def test_a_severity_is_no_truth_value():
+    levels = [{"category": "Hate", "severity": True}]
+    assert one(azure, Service(services.azure, text(json.dumps({"categoriesAnalysis": levels})))).decision == "failed"
+
+
+def large(coding, megabytes):
+    body = b'{"results": [' + b" " * (megabytes * 2**20)
+    if coding:
+        body = gzip.compress(body)
+    headers = {"Content-Type": "application/json", **({"Content-Encoding": coding} if coding else {})}
+
+    async def send(request):
+        response = web.StreamResponse(headers={**headers, "Content-Length": str(len(body))})
+        await response.prepare(request)
+        with suppress(ConnectionError):
+            await response.write(body)
+        return response
+
+    return lambda *_: send
+
+
+@pytest.mark.parametrize(("coding", "megabytes"), [("gzip", 300), ("", 30)])
+def test_an_answer_that_is_too_large_is_not_read(coding, megabytes):
+    service = Service(services.openai, large(coding, megabytes))
+    tracemalloc.start()
+    try:
+        verdict = one(openai, service, tries=1)
+        largest = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert "too large" in verdict.reason
+    assert largest < 2 * megabytes * 2**20  # the service's own copies; 300 MB unpacked would be more
+
+
+def test_compressed_answers_are_read():
+    def packed(_, body):
+        raw = gzip.compress(json.dumps(services.openai(body)).encode())
+        return web.Response(body=raw, headers={"Content-Type": "application/json", "Content-Encoding": "gzip"})
+
+    assert one(openai, Service(services.openai, packed)).decision == "flag"
+
+
+def test_a_busy_service_gets_no_rest():
+    """Five of twenty calls at once are told to come again: all are judged."""
+    service = Service(services.openai, lambda n, _: status(429, Retry_After="0.2")() if 15 < n <= 20 else None)
+    words = [f"text {i}" for i in range(20)]
+    verdicts = ask(openai, service, words, batch=1, timeout=2)
+    assert [v.decision for v in verdicts] == ["pass"] * 20
+    assert len(service.asked) == 25
+
+
+def test_cookies_are_not_sent_back():
+    seen = []
+
+    def sets(*_):
+        async def answer(request):
+            seen.append(request.headers.get("Cookie"))
+            found = web.json_response(services.openai({"model": "m", "input": ["a text"]}))
+            found.set_cookie("who", "you")
+            return found
+
+        return answer
+
+    ask(openai, Service(services.openai, sets), ["one", "two"], batch=1)
+    assert seen == [None, None]
+
+
+def test_a_key_in_the_place_of_its_name_is_not_shown():
+    for pasted in ("sk-proj-abc123", "0123456789abcdef0123456789abcdef"):
+        with pytest.raises(ConfigError) as raised:
+            OpenAI(OpenAIOptions(key=pasted))
+        assert pasted not in str(raised.value) + str(raised.value.hint)
 
 
 def test_fields_that_are_not_documented_are_of_no_matter():

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 from ttsa_guard.budget import within
 from ttsa_guard.verdict import Verdict
 
 log = logging.getLogger(__name__)
+MARK = "withheld"
+_WINDOW = 24
+"""So many characters that a moderator's own words share with a text are a quote of it."""
+_LONGEST_REASON = 200
 
 
 @runtime_checkable
@@ -31,7 +36,8 @@ async def moderate_safely(
     """Call a moderator such that every fault becomes a failed verdict, one for each text.
 
     Faults are exceptions, a cancellation from inside, more than `seconds`, the wrong number of verdicts, and anything that
-    is not a `Verdict`. The reason names the kind of fault only, since a foreign error message may quote the text.
+    is not a `Verdict`. The reason names the kind of fault only, since a foreign error message may quote the text. Reasons
+    and category names that quote a text or its prompt are replaced.
     """
     try:
         verdicts = await within(seconds, moderator.moderate(texts, prompts=prompts))
@@ -41,4 +47,29 @@ async def moderate_safely(
     if not isinstance(verdicts, list) or len(verdicts) != len(texts) or not all(isinstance(v, Verdict) for v in verdicts):
         log.warning("moderator %s returned something that is not a list of %d verdicts", moderator.name, len(texts))
         return [Verdict.failure(moderator.name, "not a list of verdicts")] * len(texts)
-    return verdicts
+    return [_without_quotes(verdict, f"{text}\n{prompt}") for verdict, text, prompt in zip(verdicts, texts, prompts, strict=True)]
+
+
+def _without_quotes(verdict: Verdict, texts: str) -> Verdict:
+    """The verdict without reasons and category names that quote what was moderated: they go into records and to clients."""
+    if not verdict.reason and not verdict.categories:
+        return verdict
+    known = _normal(texts)
+    reason = MARK if _quotes(verdict.reason, known) else verdict.reason[:_LONGEST_REASON]
+    odd = [name for name in verdict.categories if len(name) >= _WINDOW and _quotes(name, known)]
+    if reason == verdict.reason and not odd:
+        return verdict
+    kept = {name: score for name, score in verdict.categories.items() if name not in odd}
+    withheld = {MARK: max(verdict.categories[name] for name in odd)} if odd else {}
+    return replace(verdict, reason=reason, categories={**kept, **withheld})
+
+
+def _quotes(said: str, known: str) -> bool:
+    said = _normal(said)
+    if len(said) <= _WINDOW:
+        return len(said) > _WINDOW // 3 and said in known
+    return any(said[i : i + _WINDOW] in known for i in range(len(said) - _WINDOW + 1))
+
+
+def _normal(text: str) -> str:
+    return " ".join(text.casefold().split())

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pydantic import BaseModel, ConfigDict, Field
 
 from ttsa_guard.errors import ModeratorError
-from ttsa_guard.verdict import Verdict
+from ttsa_guard.verdict import Verdict, is_score
 
 
 class CategoryOptions(BaseModel):
@@ -32,6 +32,8 @@ class CategoryOptions(BaseModel):
         counted = {name: scores[name] for name in (self.categories or scores)}
         if not counted:
             raise ModeratorError(f"moderator {moderator!r} gave no category", hint="is it asked for any?")
+        if odd := [name for name, score in counted.items() if not is_score(score)]:
+            raise ModeratorError(f"moderator {moderator!r} gave no number in [0, 1] for {len(odd)} categories")
         worst = max(stretched(score, self.thresholds.get(name, self.threshold)) for name, score in counted.items())
         return Verdict.scored(moderator, worst, threshold=0.5, categories=counted)
 

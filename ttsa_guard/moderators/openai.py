@@ -13,6 +13,9 @@ from pydantic import Field
 from ttsa_guard.moderators.remote import Remote, RemoteOptions, member
 from ttsa_guard.plugins import Register, hookimpl
 
+NULLABLE = frozenset({"illicit", "illicit/violent"})
+"""Categories that older models do not judge; a null anywhere else is a fault."""
+
 
 class OpenAIOptions(RemoteOptions):
     key: str = Field("OPENAI_API_KEY", description="environment variable that holds the key")
@@ -39,8 +42,7 @@ class OpenAI(Remote):
             units=self._tokens(texts),
         )
         found = [member(result, dict, "category_scores") for result in member(answer, list, "results")]
-        # A category that the model does not judge is null.
-        return [{name: score for name, score in scores.items() if score is not None} for scores in found]
+        return [{n: score for n, score in scores.items() if score is not None or n not in NULLABLE} for scores in found]
 
 
 @hookimpl

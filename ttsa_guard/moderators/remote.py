@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from pydantic import Field
 
 from ttsa_guard.errors import ConfigError, InputError, ModeratorError
-from ttsa_guard.http import Http
+from ttsa_guard.http import Http, key_hint
 from ttsa_guard.moderators.categories import CategoryOptions
 from ttsa_guard.verdict import Verdict
 
@@ -44,7 +44,7 @@ class Remote(ABC):
         self.options = options
         self._key = os.environ.get(options.key, "").strip()
         if not self._key:
-            raise ConfigError(f"moderator {self.name!r} has no key", hint=f"set the environment variable {options.key}")
+            raise ConfigError(f"moderator {self.name!r} has no key", hint=key_hint(options.key))
         self._http = http or Http(
             timeout=options.timeout,
             tries=options.tries,
@@ -138,7 +138,7 @@ def member(answer: Any, kind: type[T], *path: str) -> T:
     """
     for step in path:
         answer = answer.get(step) if isinstance(answer, dict) else None
-    if not isinstance(answer, kind):
+    if not isinstance(answer, kind) or (kind is int and isinstance(answer, bool)):
         raise ModeratorError(f"the service's answer has no {'.'.join(path) or 'result'}", hint="is it that service?")
     return answer
 

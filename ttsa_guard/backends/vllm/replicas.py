@@ -10,13 +10,14 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from ttsa_guard.errors import AccessError, InputError, ModelError, ModeratorError
-from ttsa_guard.http import Breaker, Http
+from ttsa_guard.http import Breaker, Http, key_hint
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 _TRIES = 2  # of one server, for one answer
 _TOKENS = 100
 _CONNECTIONS = 256  # as many answers as a server works on at a time, unless told otherwise
+_LARGEST = 2**28  # bytes of an answer: many candidates with the likelihood of each token
 _GRACE = 1.0  # seconds that a server which is ready waits for the others to be
 
 
@@ -41,7 +42,7 @@ class Replica:
         self.breaker = Breaker()
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._key_name, self._timeout = key_name, timeout
-        self._http = Http(timeout=timeout, tries=1, connections=_CONNECTIONS, breaker=self.breaker)
+        self._http = Http(timeout=timeout, tries=1, connections=_CONNECTIONS, breaker=self.breaker, largest=_LARGEST)
         self._checking: asyncio.Task[None] | None = None
 
     async def get(self, path: str) -> Any:
@@ -78,7 +79,7 @@ class Replica:
             return ModelError(f"the server {self.name} failed with {type(error).__name__}", hint="see its log")
         hint = error.hint
         if isinstance(error, AccessError):
-            hint = f"set the environment variable {self._key_name} to its key; the address comes without a path"
+            hint = f"{key_hint(self._key_name)}; the address comes without a path"
         elif isinstance(error, InputError):
             hint = "see its log; does it run the model that the configuration names?"
         return ModelError(f"{self.name}: {error.message}", hint=hint)
