@@ -306,8 +306,13 @@ def fine(_):
     return GOOD
 
 
+class Panic(BaseException):
+    """As a native library raises one."""
+
+
 FAULTS = {
     "gate raises": {"gate": ScriptedModerator(error=error())},
+    "gate panics": {"gate": ScriptedModerator(error=Panic(BAD))},
     "gate cancelled inside": {"gate": ScriptedModerator(error=asyncio.CancelledError())},
     "gate hangs": {"gate": ScriptedModerator(delay=60), "gate_seconds": 0.02},
     "gate gives nothing": {"gate": ScriptedModerator(instead=None)},
@@ -320,6 +325,7 @@ FAULTS = {
     "guide gives too many": {"guide": ScriptedModerator(instead=[Verdict.scored("g", 0.0, threshold=0.5)] * 9)},
     "backend raises": {"backend": ScriptedBackend(fine, error=error())},
     "backend is out of memory": {"backend": ScriptedBackend(fine, error=MemoryError(BAD))},
+    "backend panics": {"backend": ScriptedBackend(fine, error=Panic(BAD))},
     "backend cancelled inside": {"backend": ScriptedBackend(fine, error=asyncio.CancelledError())},
     "backend hangs": {"backend": Hangs(), "budget": {"seconds": 0.05}},
     "backend gives none": {"backend": ScriptedBackend(lambda _: None)},
@@ -327,6 +333,7 @@ FAULTS = {
     "likelihoods are garbage": {"backend": Scoring(lambda _: "likely"), "steerers": [Proposes([GOOD])]},
     "likelihoods are too few": {"backend": TooFew(), "steerers": [Proposes([GOOD])]},
     "steerer raises": {"steerers": [Raises(error())]},
+    "steerer panics": {"steerers": [Raises(Panic(BAD))]},
     "steerer cancelled inside": {"steerers": [Raises(asyncio.CancelledError())]},
     "steerer hangs": {"steerers": [Sleeps()], "budget": {"seconds": 0.05}},
     "steerer never ends": {"steerers": [Endless()], "budget": {"seconds": 0.05}},

@@ -174,7 +174,9 @@ class Observer:
             raise self.error
 
 
-@pytest.mark.parametrize("error", [None, RuntimeError("boom")], ids=["works", "raises"])
+@pytest.mark.parametrize(
+    "error", [None, RuntimeError("boom"), asyncio.CancelledError(), BaseException()], ids=["works", "raises", "cancels", "panics"]
+)
 @pytest.mark.parametrize("answer", ["a good answer", "a bad answer"], ids=["pass", "fallback"])
 def test_an_observer_sees_every_record_and_changes_nothing(error, answer):
     observer, plugins = Observer(error), Plugins()

@@ -109,8 +109,9 @@ class Spend:
 async def within(seconds: float | None, work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`, or `asyncio.TimeoutError` after `seconds`.
 
-    Two things that `asyncio.wait_for` does not do: work that ignores its cancellation is left behind, and a cancellation
-    that starts inside the work is a `ServiceError`, so that it is not taken for one of the caller.
+    Three things that `asyncio.wait_for` does not do: work that ignores its cancellation is left behind; a cancellation that
+    starts inside the work is a `ServiceError`, so that it is not taken for one of the caller; and so is an error that is no
+    `Exception`, but for `KeyboardInterrupt` and `SystemExit`, which the event loop raises itself.
     """
     task = asyncio.ensure_future(work)
     task.add_done_callback(lambda t: t.cancelled() or t.exception())  # seen, or asyncio would log it, and it may quote a text
@@ -124,4 +125,8 @@ async def within(seconds: float | None, work: Coroutine[Any, Any, T]) -> T:
         raise asyncio.TimeoutError
     if task.cancelled():
         raise ServiceError("the work was cancelled from inside")
+    fault = task.exception()
+    if fault is not None and not isinstance(fault, Exception):
+        # A panic of a native library: nobody above expects it, and its message may quote a text.
+        raise ServiceError(f"{type(fault).__name__} inside", hint="see the log of the part that was asked")
     return task.result()

@@ -252,7 +252,9 @@ class Guard:
                         review.spend.charge()  # the clock alone: a steerer that never waits cannot be timed out
             except (BudgetError, asyncio.CancelledError):
                 raise
-            except Exception as error:
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+                    raise
                 log.error("steerer %s failed with %s; the next one goes on", steerer.name, type(error).__name__)
         await self._completed(task, review, helpful=False)
 

@@ -12,17 +12,24 @@ log = logging.getLogger(__name__)
 
 
 def publish(record: AuditRecord, sink: AuditSink | None, plugins: Plugins) -> None:
-    """Tell them all. A fault of one must not keep the answer back, let another one out, or keep the record from the others."""
+    """Tell them all. A fault of one must not keep the answer back, let another one out, or keep the record from the others.
+
+    Nothing here waits, so a cancellation that one of them raises is its own and none of the review.
+    """
     report(record)
     if sink:
         try:
             sink.write(record)
-        except Exception as error:
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
             log.error("the audit record could not be written: %s", type(error).__name__)
     observers = [hook.plugin for hook in plugins.manager.hook.ttsa_guard_finished.get_hookimpls()]
     for observer in observers:
         tell = plugins.manager.subset_hook_caller("ttsa_guard_finished", [o for o in observers if o is not observer])
         try:
             tell(record=record)
-        except Exception as error:
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
             log.error("an observer plugin failed with %s", type(error).__name__)

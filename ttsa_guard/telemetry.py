@@ -94,6 +94,8 @@ def _instruments() -> tuple[dict[str, Any], Any]:
 def _safely(work: Callable[[], Any]) -> Any:
     try:
         return work()
-    except Exception as error:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
         log.error("telemetry failed with %s", type(error).__name__)
         return None

@@ -72,7 +72,7 @@ class Batcher(Generic[Item, Result]):
         try:
             with mapped_errors():
                 results = iter(self._work(items, stops))
-        except Exception as error:
+        except BaseException as error:  # whoever waits would wait for ever
             if len(jobs) == 1:
                 jobs[0].future.set_exception(error)
             else:  # the fault of one must not be everybody's
