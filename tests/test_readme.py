@@ -73,8 +73,11 @@ def table(title):
     return [[cell.strip(" *") for cell in line.split("|")[1:-1]] for line in lines[2:]]
 
 
-def test_the_table_of_the_real_model_is_that_of_the_benchmark():
-    groups = json.loads((BENCH / "real.json").read_text(encoding="utf-8"))["groups"]
+@pytest.mark.parametrize(
+    ("title", "results"), [("All arms, by the judges", "real.json"), ("196 answers, by the judges", "real_main.json")]
+)
+def test_tables_of_the_real_model_are_those_of_the_benchmark(title, results):
+    groups = json.loads((BENCH / results).read_text(encoding="utf-8"))["groups"]
 
     def row(name):
         arm = groups["all"]["arms"][name]
@@ -85,7 +88,7 @@ def test_the_table_of_the_real_model_is_that_of_the_benchmark():
         counts = [f"{arm['generations']['value']:.1f}", f"{arm['decode passes']['value']:.2f}"]
         return [name, *map(_percent, shares[:2]), difference, *map(_percent, shares[2:]), *counts]
 
-    rows = table("All arms, by the judges")
+    rows = table(title)
     assert rows == [row(cells[0]) for cells in rows]
     assert sorted(cells[0] for cells in rows) == sorted(groups["all"]["arms"])
 
