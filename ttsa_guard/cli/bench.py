@@ -26,7 +26,9 @@ def _group() -> None:
 
 @app.command()
 def run(
-    config: Annotated[str, typer.Argument(help="YAML file, or 'embedded', 'passes', 'quick' or 'real'.", show_default=False)],
+    config: Annotated[
+        str, typer.Argument(help="YAML file, or one that ships: embedded, entangled, passes, quick, real.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the results.", show_default=False)],
     data: Annotated[Path | None, typer.Option(help="Folder with the public data sets.", show_default=False)] = None,
     arm: Arms = None,
