@@ -11,7 +11,9 @@ from contextlib import contextmanager
 
 import torch
 from aiohttp import web
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+
+from ttsa_guard.backends.guided import cache_argument
 
 PLACEHOLDER = "<prompt_embeds>"
 
@@ -162,10 +164,9 @@ class Server:
         ids, found = [], []
         draw = torch.Generator().manual_seed(body.get("seed", 0))
         ends = body.get("stop_token_ids", [])
-        past, new = None, rows[None]
+        past, new = {cache_argument(self.model): DynamicCache(config=self.model.config)}, rows[None]
         while len(ids) < body["max_tokens"]:
-            step = self.model(inputs_embeds=new, past_key_values=past, use_cache=True)
-            past, logits = step.past_key_values, step.logits[0, -1]
+            logits = self.model(inputs_embeds=new, use_cache=True, **past).logits[0, -1]
             heat = body["temperature"]
             allowed = body.get("allowed_token_ids", range(len(logits)))
             if heat:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,7 +23,7 @@ class Cached:
     """A model with a cache of its own: one view of it among several in a guide."""
 
     def __init__(self, model: Any) -> None:
-        self._model, self._cache = model, DynamicCache(config=model.config)
+        self._model, self._cache = model, {cache_argument(model): DynamicCache(config=model.config)}
 
     def __call__(self, embeds: torch.Tensor, valid: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
         """Logits after the last token, [batch, vocabulary]; arguments as in `Step`."""
@@ -30,11 +31,16 @@ class Cached:
             inputs_embeds=embeds,
             attention_mask=valid.long(),
             position_ids=at,
-            past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=1,
+            **self._cache,
         ).logits[:, -1]
         return found
+
+
+def cache_argument(model: Any) -> str:
+    """What `model` calls its cache: transformers renames the argument, one architecture after another."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def fingerprint(model: torch.nn.Module) -> str:
