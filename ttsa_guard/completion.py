@@ -7,17 +7,15 @@ best one.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 
 from ttsa_guard.errors import BudgetError
-from ttsa_guard.sentences import ended_sentences, split_sentences
+from ttsa_guard.sentences import ended_sentences, without_loop
 from ttsa_guard.steerers.base import Candidate, Task
 
 PIECE = 64
 """New tokens between two looks of the guide."""
-_NUMBER = re.compile(r"^\W*\d*\W*")
 
 
 async def completed(task: Task, drafts: Sequence[Candidate], *, most: int) -> list[Candidate]:
@@ -40,7 +38,7 @@ async def completed(task: Task, drafts: Sequence[Candidate], *, most: int) -> li
             pieces = await task.extend([grown[i] for i in growing], [min(PIECE, room[i]) for i in growing])
             for i, piece in zip(growing, pieces, strict=True):
                 room[i] -= PIECE
-                grown[i] = _without_loop(grown[i].text, piece)
+                grown[i] = cut_loop(piece, len(grown[i].text))
             growing = [i for i in growing if room[i] > 0 and not grown[i].finished and not grown[i].verdict.flagged]
             took = task.spend.seconds - started
     except BudgetError:
@@ -52,20 +50,12 @@ def _first_passed(grown: Sequence[Candidate]) -> int | None:
     return next((i for i, candidate in enumerate(grown) if not candidate.verdict.flagged), None)
 
 
-def _without_loop(before: str, candidate: Candidate) -> Candidate:
-    """The candidate up to the first new sentence that it has said already: from there on it goes round in circles."""
+def cut_loop(candidate: Candidate, start: int) -> Candidate:
+    """The candidate up to where it begins to repeat itself, behind its first `start` characters; there it is finished."""
     if candidate.verdict.flagged:
         return candidate
-    said: set[str] = set()
-    kept = 0
-    for sentence in split_sentences(candidate.text):
-        start = candidate.text.index(sentence, kept)
-        plain = _NUMBER.sub("", sentence).casefold()
-        if len(plain) > 1 and plain in said and start >= len(before):
-            return replace(candidate, text=ended_sentences(candidate.text[:start]), finished=True)
-        said.add(plain)
-        kept = start + len(sentence)
-    return candidate
+    kept = without_loop(candidate.text, start)
+    return candidate if kept == candidate.text else replace(candidate, text=kept, finished=True)
 
 
 def ended(candidate: Candidate) -> Candidate:

@@ -17,7 +17,7 @@ from typing import Any
 
 from ttsa_guard.backends.base import Backend, ScoresText
 from ttsa_guard.budget import Clock, Spend, within
-from ttsa_guard.completion import completed, ended
+from ttsa_guard.completion import completed, cut_loop, ended
 from ttsa_guard.config import GuardConfig, Use
 from ttsa_guard.errors import BudgetError, ConfigError
 from ttsa_guard.messages import Baseline, GenerationRequest, Message, Prompt, own_seed
@@ -288,6 +288,8 @@ class Guard:
 
     async def _judge(self, review: Review, task: Task, steerer: str, candidates: Sequence[Candidate]) -> list[Judged]:
         """Quality of the candidates that the guide passes; one batched forward pass for all of them after each prompt."""
+        if self.quality.repeats < 1:
+            candidates = [cut_loop(candidate, len(task.shown)) for candidate in candidates]
         passing = [c.text for c in candidates if not c.verdict.flagged and c.log_likelihood is None]
         likelihoods: dict[str, float] = {}
         if passing and isinstance(self.backend, ScoresText):

@@ -8,15 +8,13 @@ from collections import Counter
 from dataclasses import dataclass
 
 from ttsa_guard.config import QualityConfig
+from ttsa_guard.sentences import WORD
 
 Flaw = str
 _NUMBERS = 0.4
 """Largest share of words that are bare numbers."""
 _ECHO = 0.5
 """Largest share of an answer that may be the user's own words."""
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
-"""Letters of Thai, Lao, Burmese, Khmer, Japanese and Chinese, which put no spaces between words: each counts as a word."""
-WORD = re.compile(f"[{_UNSPACED}]|[^\\W{_UNSPACED}]+")
 _ENDS = (".", "!", "?", "…", "。", "！", "？", "؟", "।", '"', "”", "」", "`", ")")
 
 

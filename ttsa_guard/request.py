@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ttsa_guard.messages import Message
-from ttsa_guard.quality import WORD
-from ttsa_guard.sentences import split_sentences
+from ttsa_guard.sentences import WORD, split_sentences
 
 _CLAUSES = re.compile(r"(?<=[,;:])\s+|(?<=[，；：、])|\s+(?=(?:and|but|then|so)\b)")
 _ASKED = re.compile(r"[?？؟\u037e፧]\W*$")

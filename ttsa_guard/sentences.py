@@ -1,9 +1,12 @@
-"""Where sentences end."""
+"""Where words and sentences end, and where a text begins to repeat itself."""
 
 from __future__ import annotations
 
 import re
 
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+"""Letters of Thai, Lao, Burmese, Khmer, Japanese and Chinese, which put no spaces between words: each counts as a word."""
+WORD = re.compile(f"[{_UNSPACED}]|[^\\W{_UNSPACED}]+")
 _END = re.compile(r"(?<=[.!?؟।])\s+|(?<=[。！？])\s*")
 
 
@@ -21,3 +24,41 @@ def ended_sentences(text: str) -> str:
 def split_sentences(text: str) -> list[str]:
     """Sentences of `text`, with their closing punctuation."""
     return [s for s in _END.split(text.strip()) if s]
+
+
+_SENTENCE = re.compile(r".+?(?:[.!?؟।…][\"'”’)\]*]*(?=\s)|[。！？][」』”]*|(?=\n)|$)", re.DOTALL)
+_GRAM = 3
+_SHORT = 6
+"""Words; a shorter sentence is new or not as a whole."""
+_STALE, _VERBATIM = 0.5, 0.1
+
+
+def without_loop(text: str, start: int = 0) -> str:
+    """`text` up to where it begins to repeat itself, behind its first `start` characters; all of it if it does not.
+
+    The novelty of a sentence is the share of its word 3-grams that no sentence before it has. The text ends before a sentence
+    of novelty at most 0.1, and before two in a row below 0.5. Numbers of lists do not count. Of 320 answers of GPT-3.5, GPT-4 and
+    Vicuna in just-eval 5 % end earlier so: lists whose items are alike, sums and code.
+    """
+    said: set[tuple[str, ...]] = set()
+    stale_from: int | None = None
+    for found in _SENTENCE.finditer(text):
+        words = [word for word in WORD.findall(found.group().casefold()) if not word.isdigit()]
+        if not words:
+            continue
+        grams = _grams(words)
+        novelty = sum(gram not in said for gram in grams) / len(grams)
+        said.update(grams)
+        if novelty >= _STALE:
+            stale_from = None
+        elif found.start() >= start:
+            if novelty <= _VERBATIM or stale_from is not None:
+                return ended_sentences(text[: found.start() if stale_from is None else stale_from])
+            stale_from = found.start()
+    return text
+
+
+def _grams(words: list[str]) -> list[tuple[str, ...]]:
+    if len(words) < _SHORT:
+        return [tuple(words)]
+    return [tuple(words[i : i + _GRAM]) for i in range(len(words) - _GRAM + 1)]
