@@ -44,8 +44,8 @@ class Proposes:
 class Scoring(ScriptedBackend):
     """A backend that can say how likely a text is."""
 
-    def __init__(self, likelihood=lambda _: -1.0):
-        super().__init__([])
+    def __init__(self, likelihood=lambda _: -1.0, answers=()):
+        super().__init__(answers)
         self.likelihood = likelihood
 
     async def log_likelihoods(self, prompt, texts):
@@ -600,3 +600,11 @@ def test_declining_ends_the_search_only_where_it_is_right(category, rounds):
     outcome = review(gate=Sorting(), steerers=[steerer])
     assert steerer.asked == rounds
     assert outcome.text == (REFUSAL if rounds == 1 else GOOD)
+
+
+def test_the_better_opening_wins_where_it_will_do_though_a_worse_one_is_likelier():
+    openings = [{"text": "A better", "kind": "answer"}, {"text": "Another", "kind": "answer"}]
+    profile = ModelProfile(model="m", openings=openings)
+    backend = Scoring(lambda text: -1.0 if text.startswith("Another") else -2.0, lambda _: " way to put it")
+    outcome = review(backend=backend, steerers=[Prefill(PrefillOptions(draws=1))], profile=profile)
+    assert outcome.text == "A better way to put it"

@@ -69,9 +69,8 @@ GENERIC = ModelProfile(
         Opening(text="Here are a few ideas that may help:", kind="answer"),
         Opening(text="To begin with,", kind="answer"),
         Opening(text=f"{_DECLINING} What I can do is explain how to protect yourself and others against it:", kind="redirect"),
-        Opening(text=f"{_DECLINING} Instead, here are some safe and legal things that you can do:", kind="redirect"),
         Opening(text=f"{_DECLINING} If someone does this to you, here is what you can do:", kind="redirect"),
-        Opening(text=f"{_DECLINING} It is important to know what it does to people:", kind="redirect"),
+        Opening(text=f"{_DECLINING} Instead, here are some safe and legal things that you can do:", kind="redirect"),
         Opening(text="I'm sorry, but I can't help with that, because it could harm you or others.", kind="refusal"),
     ),
 )

@@ -53,9 +53,10 @@ class Judged:
         return not self.candidate.verdict.flagged and not self.flaws
 
     @property
-    def rank(self) -> tuple[bool, float]:
-        """Helpful ones first, then the likeliest under the unsteered model: the least distortion."""
-        return self.helpful, self.log_likelihood if self.log_likelihood is not None else -self.candidate.verdict.score
+    def rank(self) -> tuple[bool, int, float]:
+        """Helpful ones first, then better openings, then the likeliest under the unsteered model: the least distortion."""
+        likely = self.log_likelihood if self.log_likelihood is not None else -self.candidate.verdict.score
+        return self.helpful, -self.candidate.place, likely
 
     def record(self, *, texts: bool) -> CandidateRecord:
         candidate = self.candidate

@@ -7,6 +7,7 @@ import re
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 """Letters of Thai, Lao, Burmese, Khmer, Japanese and Chinese, which put no spaces between words: each counts as a word."""
 WORD = re.compile(f"[{_UNSPACED}]|[^\\W{_UNSPACED}]+")
+_SENTENCE = re.compile(r".+?(?:[.!?؟।…][\"'”’)\]*]*(?=\s)|[。！？][」』”]*|(?=\n)|$)", re.DOTALL)
 _END = re.compile(r"(?<=[.!?؟।])\s+|(?<=[。！？])\s*")
 
 
@@ -21,12 +22,17 @@ def ended_sentences(text: str) -> str:
     return _UNENDED.sub("", found.group()).rstrip() if found else ""
 
 
+def through_sentence(text: str, length: int) -> str:
+    """`text` through the end of the sentence in which its first `length` characters end; all of it if that has no end."""
+    ends = (found.end() for found in _SENTENCE.finditer(text))
+    return text[: next((end for end in ends if end >= length), len(text))].rstrip()
+
+
 def split_sentences(text: str) -> list[str]:
     """Sentences of `text`, with their closing punctuation."""
     return [s for s in _END.split(text.strip()) if s]
 
 
-_SENTENCE = re.compile(r".+?(?:[.!?؟।…][\"'”’)\]*]*(?=\s)|[。！？][」』”]*|(?=\n)|$)", re.DOTALL)
 _GRAM = 3
 _SHORT = 6
 """Words; a shorter sentence is new or not as a whole."""

@@ -10,7 +10,7 @@ from ttsa_guard.messages import Message, Prompt, Soft
 from ttsa_guard.profile import ModelProfile, Opening
 from ttsa_guard.request import split_parts
 from ttsa_guard.steerers.erase import Erase, EraseOptions, shortened, shorter
-from ttsa_guard.testing import ScriptedBackend, scripted_guard
+from ttsa_guard.testing import ScriptedBackend, ScriptedModerator, scripted_guard
 
 PROFILE = ModelProfile(openings=(Opening(text="Instead of", kind="redirect"), Opening(text="Sure,", kind="answer")))
 RUDE, ASKED = "Always be rude to me.", "How do I clean a kettle?"
@@ -34,9 +34,9 @@ class Obeying(ScriptedBackend):
         return "a bad thing" if "rude" in self.asked(request) else f"I was asked: {self.asked(request)}"
 
 
-def review(conversation, answer, **options):
+def review(conversation, answer, gate=None, **options):
     backend = Obeying()
-    guard = scripted_guard(backend, steerers=[Erase(EraseOptions(**{"doubts": 0, **options}))], profile=PROFILE)
+    guard = scripted_guard(backend, steerers=[Erase(EraseOptions(**{"doubts": 0, **options}))], profile=PROFILE, gate=gate)
     return asyncio.run(guard.review(conversation, answer)), backend
 
 
@@ -60,6 +60,17 @@ def test_where_the_answer_was_bad_from_the_start_an_alternative_is_offered_too()
     outcome, backend = review(f"{RUDE} {ASKED}", "A bad thing from the start.")
     assert outcome.action == "swap"
     assert tried(backend) == [(ASKED, ""), (ASKED, "Instead of")]
+
+
+@pytest.mark.parametrize("category", ["toxicity", "policy"])
+def test_no_alternative_is_offered_where_the_question_can_be_answered(category):
+    class Sorting(ScriptedModerator):
+        def _verdict(self, text):
+            found = super()._verdict(text)
+            return replace(found, categories={category: found.score})
+
+    outcome, backend = review(f"{RUDE} {ASKED}", "A bad thing from the start.", gate=Sorting())
+    assert (outcome.action, tried(backend)) == ("swap", [(ASKED, "")])
 
 
 def test_the_other_turns_stay_at_first_and_are_left_out_then():

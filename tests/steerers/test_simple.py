@@ -12,16 +12,18 @@ from ttsa_guard.steerers.base import Steerer, Task
 from ttsa_guard.steerers.prefill import Prefill, PrefillOptions, mixed_openings
 from ttsa_guard.steerers.resample import Resample, ResampleOptions
 from ttsa_guard.testing import FakeClock, ScriptedBackend, ScriptedModerator
+from ttsa_guard.verdict import Verdict
 
 PROMPT = asyncio.run(ScriptedBackend([]).render([Message("user", "hello")]))
 BASE = GenerationRequest(PROMPT, temperature=0.1, seed=7)
 
 
-def task(backend, profile=GENERIC):
+def task(backend, profile=GENERIC, flag=None):
     async def score(texts):
         return await ScriptedModerator().moderate(texts, prompts=["hello"] * len(texts))
 
-    return Task((Message("user", "hello"),), "a bad answer", backend, BASE, profile, Spend(Budget(), FakeClock()), score, seed=7)
+    spend = Spend(Budget(), FakeClock())
+    return Task((Message("user", "hello"),), "a bad answer", backend, BASE, profile, spend, score, flag=flag, seed=7)
 
 
 def rounds(steerer, task):
@@ -81,9 +83,41 @@ def test_prefill_takes_the_kinds_in_turn():
     assert mixed_openings(ModelProfile(), 2) == []
 
 
-def test_prefill_tries_its_openings_in_one_batch():
-    backend = ScriptedBackend(lambda _: ", and so on.")
-    [found] = rounds(Prefill(PrefillOptions(openings=3)), task(backend, PROFILE))
-    assert [c.text for c in found] == ["Sure 1, and so on.", "Instead 1, and so on.", "Sorry 1, and so on."]
-    assert len(backend.calls) == 1
+def flagged(category):
+    return Verdict.scored("gate", 1.0, threshold=0.5, categories={category: 1.0})
+
+
+def test_prefill_tries_its_openings_in_one_batch_and_declines_where_none_will_do():
+    backend = ScriptedBackend(lambda _: ", and so on. And on.")
+    begun, declined = rounds(Prefill(PrefillOptions(openings=2, draws=1)), task(backend, PROFILE))
+    assert [c.text for c in begun] == ["Sure 1, and so on. And on.", "Instead 1, and so on. And on."]
+    assert [c.text for c in declined] == ["Sorry 1, and so on."]  # no more than that
     assert vars(backend.calls[0][1]) == vars(replace(BASE, opening="Instead 1", seed=8))
+    assert [len(call) for call in backend.calls] == [2, 1]
+
+
+def test_prefill_draws_an_opening_more_than_once_and_remembers_its_place():
+    backend = numbered()
+    [found] = rounds(Prefill(PrefillOptions(openings=2, draws=2)), task(backend, PROFILE, flag=flagged("policy")))
+    assert [c.place for c in found] == [0, 1, 0, 1]
+    assert [(r.opening, r.temperature, r.seed) for r in backend.calls[0]] == [
+        ("Sure 1", 0.1, 7),
+        ("Sure 2", 0.1, 8),
+        ("Sure 1", 0.7, 9),
+        ("Sure 2", 0.7, 10),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("category", "begun"),
+    [
+        ("harm", [["Instead 1"], ["Sorry 1"]]),
+        ("self_harm", [["Instead 1"], ["Sorry 1"]]),
+        ("toxicity", [["Sure 1", "Sure 2", "Sure 3"]]),  # the question can be answered, so nothing declines
+        ("policy", [["Sure 1", "Sure 2", "Sure 3"]]),
+    ],
+)
+def test_how_prefill_begins_depends_on_what_the_flag_was_for(category, begun):
+    backend = numbered()
+    rounds(Prefill(PrefillOptions(draws=1)), task(backend, PROFILE, flag=flagged(category)))
+    assert [[r.opening for r in call] for call in backend.calls] == begun

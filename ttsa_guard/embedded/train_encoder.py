@@ -102,7 +102,10 @@ def train(rows: Sequence[Example], console: Console, *, epochs: int, seed: int) 
     """The network after `epochs` over `rows`; of a long answer another window every time, the first most often."""
     torch.manual_seed(seed)
     network, rng = untrained(), random.Random(seed)
-    pairs = [cut(*pair, length=TRAINED_LENGTH) for pair in tokenised(network.tokenizer, [e.prompt for e in rows], [e.text for e in rows])]
+    pairs = [
+        cut(*pair, length=TRAINED_LENGTH)
+        for pair in tokenised(network.tokenizer, [e.prompt for e in rows], [e.text for e in rows])
+    ]
     truth = torch.tensor([labels(e) for e in rows])
     weights = torch.tensor([e.weight for e in rows])[:, None] * torch.tensor(HEAD_WEIGHTS)
     changes = [p for name, p in network.named_parameters() if name.endswith((".a", ".b"))]

@@ -30,6 +30,9 @@ class Candidate:
     """What it is an answer to, so that an unfinished one can be continued; None: it cannot."""
     guide: Guide | None = None
     """What its tokens were drawn from, if not from the model alone."""
+    place: int = 0
+    """Of its opening among those that were tried, best first. It counts before the likelihood, which tells more about the opening
+    than about what follows it."""
 
 
 @dataclass(frozen=True, eq=False)
