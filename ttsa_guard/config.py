@@ -101,6 +101,9 @@ class GuardConfig(_Part):
         (Use(use="erase"), Use(use="trim"), Use(use="prefill"), _RESAMPLE, Use(use="embedding")),
         description="default: the model profile's, if that has any",
     )
+    steerers_for_harm: tuple[Use, ...] | None = Field(
+        None, description="for answers flagged for what they help with; default: the model profile's, else the same"
+    )
     budget: BudgetConfig = BudgetConfig()
     generation: GenerationConfig = GenerationConfig()
     quality: QualityConfig = QualityConfig()
@@ -116,7 +119,7 @@ class GuardConfig(_Part):
     def _one(cls, value: Any) -> Any:
         return {"use": value} if isinstance(value, str) else value
 
-    @field_validator("gate", "guide", "steerers", mode="before")
+    @field_validator("gate", "guide", "steerers", "steerers_for_harm", mode="before")
     @classmethod
     def _many(cls, value: Any) -> Any:
         items = [value] if isinstance(value, str | Mapping | Use) else value

@@ -51,6 +51,7 @@ class Guard:
     Args:
         config: the settings.
         backend, gate, guide, steerers: the parts, usually made by `from_config`.
+        steerers_for_harm: instead of `steerers` for answers flagged for what they help with; default: the same.
         profile: what is known about the backend's model.
         plugins: whose ``ttsa_guard_finished`` hooks are told about every review.
     """
@@ -63,6 +64,7 @@ class Guard:
         gate: Moderator,
         guide: Moderator,
         steerers: Sequence[Steerer],
+        steerers_for_harm: Sequence[Steerer] | None = None,
         profile: ModelProfile = GENERIC,
         plugins: Plugins | None = None,
         clock: Clock = time.monotonic,
@@ -72,6 +74,7 @@ class Guard:
         self.gate = gate
         self.guide = guide
         self.steerers = tuple(steerers)
+        self.steerers_for_harm = self.steerers if steerers_for_harm is None else tuple(steerers_for_harm)
         self.profile = profile
         self.quality = Quality.configured(config.quality, profile.floor)
         self._plugins = plugins or Plugins()
@@ -81,7 +84,7 @@ class Guard:
             log.warning(
                 "the guide %s tells only a few scores apart, so a search sees no progress; keep it as the gate", guide.name
             )
-        for steerer in self.steerers:
+        for steerer in dict.fromkeys((*self.steerers, *self.steerers_for_harm)):
             missing = [need.__name__ for need in steerer.needs if not isinstance(backend, need)]
             if missing:
                 raise ConfigError(
@@ -101,20 +104,37 @@ class Guard:
         plugins, config = plugins or Plugins(), config.resolved()
         gate = seated(plugins, config.gate, config.combine)
         guide = seated(plugins, config.guide, config.guide_combine)
-        steerers = [make(plugins, "steerers", use) for use in config.steerers]
+        steerers = _made(plugins, config.steerers)
+        for_harm = None if config.steerers_for_harm is None else _made(plugins, config.steerers_for_harm)
         # The backend comes last: it takes longest, and a typo elsewhere should show at once.
         backend = backend or make(plugins, "backends", config.backend)
         profile: ModelProfile = getattr(backend, "profile", GENERIC)
-        if profile.steerers and "steerers" not in config.model_fields_set:
-            steerers = [make(plugins, "steerers", Use(use=name)) for name in profile.steerers]
+        if "steerers" not in config.model_fields_set and profile.steerers:
+            steerers = _made(plugins, profile.steerers)
+        if not config.model_fields_set & {"steerers", "steerers_for_harm"} and profile.steerers_for_harm:
+            for_harm = _made(plugins, profile.steerers_for_harm)
         return cls(
             config,
             backend=backend,
             gate=gate,
             guide=guide,
             steerers=steerers,
+            steerers_for_harm=for_harm,
             profile=profile,
             plugins=plugins,
+        )
+
+    def with_steerers(self, steerers: Sequence[Steerer], profile: ModelProfile) -> Guard:
+        """A guard of the same parts, but with these steerers alone and this profile."""
+        return Guard(
+            self.config,
+            backend=self.backend,
+            gate=self.gate,
+            guide=self.guide,
+            steerers=steerers,
+            profile=profile,
+            plugins=self._plugins,
+            clock=self._clock,
         )
 
     @property
@@ -132,7 +152,7 @@ class Guard:
             PromptError, ModelError: the plain answer could not be generated.
         """
         conversation = Message.conversation(messages)
-        [plain] = await self.backend.generate([await self._request(conversation)])
+        [plain] = await self.backend.generate([await self.plain_request(conversation)])
         return await self.review(conversation, plain.text, prefer=prefer)
 
     async def review(
@@ -221,7 +241,7 @@ class Guard:
         return "steered" if review.spend.generations_left else "budget used up"
 
     async def _cascade(self, review: Review) -> None:
-        plain = await self._request(review.messages)
+        plain = await self.plain_request(review.messages)
         most = min(plain.max_new_tokens, self.config.generation.draft_tokens)
         base = plain.having(opening=review.shown, max_new_tokens=most)
         asked = tuple([await self._asked(messages, review, plain) for messages in questions(review.messages)])
@@ -241,7 +261,7 @@ class Guard:
             seed=base.seed,
             prefer=review.prefer,
         )
-        for steerer in self.steerers:
+        for steerer in self.steerers_for_harm if task.harmful else self.steerers:
             try:
                 async with aclosing(steerer.steer(task)) as rounds:
                     async for candidates in rounds:
@@ -323,7 +343,12 @@ class Guard:
             refuses=refuses,
         )
 
-    async def _request(self, messages: tuple[Message, ...]) -> GenerationRequest:
+    async def plain_request(self, messages: tuple[Message, ...]) -> GenerationRequest:
+        """What the backend is asked for by `respond`.
+
+        Raises:
+            PromptError: the model cannot be asked this.
+        """
         prompt = await self.backend.render(messages)
         settings = self.config.generation
         return GenerationRequest(
@@ -346,3 +371,7 @@ class Guard:
         record = review.record(text, action, reason, chosen, final, seed=self.config.seed, texts=audit.texts)
         publish(record, self._sink, self._plugins)
         return Outcome(text, action, record)
+
+
+def _made(plugins: Plugins, uses: Sequence[Use]) -> list[Steerer]:
+    return [make(plugins, "steerers", use) for use in uses]

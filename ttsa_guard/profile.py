@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
+from ttsa_guard.config import Use
 from ttsa_guard.errors import ModelError
 
 OpeningKind = Literal["answer", "redirect", "refusal"]
@@ -37,10 +38,17 @@ class ModelProfile(BaseModel):
 
     model: str = ""
     openings: tuple[Opening, ...] = ()
-    steerers: tuple[str, ...] = ()
+    steerers: tuple[Use, ...] = ()
     """The cascade that was best for this model; empty: not measured."""
+    steerers_for_harm: tuple[Use, ...] = ()
+    """The same for answers that were flagged for what they help with; empty: not measured."""
     floor: float | None = None
     """1st percentile of the mean token log-likelihood of the model's own safe answers, in nats; None: not measured."""
+
+    @field_validator("steerers", "steerers_for_harm", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return [{"use": item} if isinstance(item, str) else item for item in value] if isinstance(value, list | tuple) else value
 
     @classmethod
     def load(cls, path: Path) -> ModelProfile:

@@ -58,7 +58,7 @@ def settings(
         backend = found.backend.model_copy(update={"options": {**found.backend.options, "model": model}})
         found = found.model_copy(update={"backend": backend})
     if steerer is not None:
-        found = found.model_copy(update={"steerers": (named(steerer, found.steerers),)})
+        found = found.model_copy(update={"steerers": (named(steerer, found.steerers),), "steerers_for_harm": None})
     if prefer is not None:
         found = found.model_copy(update={"steerers": _preferring(found.steerers, prefer)})
     return found.resolved()

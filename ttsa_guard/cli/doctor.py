@@ -81,7 +81,10 @@ def _package(package: str, missing: Level, hint: str) -> Finding:
 
 
 def _plugins(settings: GuardConfig) -> Iterator[Finding]:
-    used = {use.use for use in (settings.backend, *settings.guide, *settings.gate, *settings.steerers)}
+    used = {
+        use.use
+        for use in (settings.backend, *settings.guide, *settings.gate, *settings.steerers, *(settings.steerers_for_harm or ()))
+    }
     found = installed(imported)
     good = [listed.name for listed in found if not listed.error]
     yield Finding("plugins", ", ".join(good) or "none", "ok" if good else "broken", "" if good else "reinstall ttsa-guard")

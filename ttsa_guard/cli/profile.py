@@ -15,6 +15,8 @@ from ttsa_guard.config import GuardConfig
 from ttsa_guard.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from ttsa_guard.profile import ModelProfile
 
 _PROBES = ("harmless", "unsafe")
@@ -28,17 +30,17 @@ def profile(
     prompts: Annotated[
         Path | None, typer.Option(help="YAML file with the lists 'harmless' and 'unsafe'.", show_default=False)
     ] = None,
+    trials: Annotated[bool, typer.Option(help="Try the steerers on flagged answers, and learn their order.")] = True,
     config: common.Config = None,
 ) -> None:
-    """Collect a model's profile, once for each model.
+    """Collect a model's profile, once for each model; it takes minutes.
 
-    It says how the model's safe answers begin, and how likely its own answers are.
+    It says how the model's safe answers begin, how likely its own answers are, and which steerers mend its flagged answers
+    soonest.
     """
-    from ttsa_guard.profile import with_whole_beginnings
-
     asked = _probes(prompts) if prompts else {}
     settings = common.settings(model, config)
-    found = with_whole_beginnings(_collected(settings, moderator, samples, asked))
+    found = _collected(settings, moderator, samples, asked, trials=trials)
     path = file or _cached(model)
     try:
         found.save(path)
@@ -48,19 +50,29 @@ def profile(
     floor = "not measured" if found.floor is None else f"{found.floor:.2f} nats"
     told = ", ".join(common.counted(kinds[kind], f"{kind} opening") for kind in ("answer", "redirect", "refusal"))
     out.print(plain(f"{told}; likelihood floor {floor}"), soft_wrap=True)
+    for of, steerers in (("harm", found.steerers_for_harm), ("tone and policy", found.steerers)):
+        order = ", ".join(use.use for use in steerers) or "too few flagged answers to learn their order"
+        if trials:
+            out.print(plain(f"steerers for {of}: {order}"), soft_wrap=True)
     out.print(plain(f"written to {path}"), soft_wrap=True)
     _explain_use(model, path, named=file is not None)
 
 
-def _collected(settings: GuardConfig, moderator: str, samples: int, asked: dict[str, list[str]]) -> ModelProfile:
+def _collected(settings: GuardConfig, moderator: str, samples: int, asked: dict[str, list[str]], *, trials: bool) -> ModelProfile:
+    from ttsa_guard.plugins import Plugins
+    from ttsa_guard.profile import with_whole_beginnings
+    from ttsa_guard.profiling import learned
     from ttsa_guard.steerers.openings import collect, default_probes
 
     judge = common.build_moderator(settings, moderator)
-    guard = common.build_guard(settings)
+    # Trials decide on drafts: how an answer goes on tells little about the steerer.
+    drafts = settings.generation.model_copy(update={"max_new_tokens": settings.generation.draft_tokens})
+    guard = common.build_guard(settings.model_copy(update={"generation": drafts}))
     harmless, unsafe = default_probes()
-    with common.quiet(), common.progress() as bar:
+
+    async def work(bar: Progress) -> ModelProfile:
         task = bar.add_task("sampling answers", total=None)
-        work = collect(
+        found = await collect(
             guard.backend,
             judge,
             harmless=asked.get("harmless", harmless),
@@ -68,7 +80,18 @@ def _collected(settings: GuardConfig, moderator: str, samples: int, asked: dict[
             samples=samples,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-        return common.run(guard, work)
+        found = with_whole_beginnings(found)
+        if not trials:
+            return found
+        trying = bar.add_task("trying steerers", total=None)
+        return await learned(
+            guard.with_steerers((), found),
+            Plugins(),
+            on_progress=lambda done, total: bar.update(trying, completed=done, total=total),
+        )
+
+    with common.quiet(), common.progress() as bar:
+        return common.run(guard, work(bar))
 
 
 def _probes(path: Path) -> dict[str, list[str]]:

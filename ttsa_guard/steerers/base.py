@@ -16,6 +16,14 @@ HARMLESS = frozenset({"toxicity", "harassment", "insult", "profanity", "policy"}
 """Categories of answers whose question can be answered all the same."""
 
 
+def harmful(flag: Verdict | None) -> bool | None:
+    """Whether an answer was flagged for what it helps with, so that declining is right, and not for its tone or a policy; None: the
+    gate gives no categories."""
+    scores = {name.rpartition("/")[2]: score for name, score in (flag.categories if flag else {}).items()}
+    scores.pop("refusal", None)
+    return max(scores, key=lambda name: scores[name]) not in HARMLESS if scores else None
+
+
 @dataclass(frozen=True, eq=False)
 class Candidate:
     """An answer that a steerer proposes, with the guide's verdict on it."""
@@ -71,12 +79,8 @@ class Task:
 
     @property
     def harmful(self) -> bool | None:
-        """Whether the answer was flagged for what it helps with, so that declining is right, and not for its tone or a policy;
-        None: the gate gives no categories.
-        """
-        scores = {name.rpartition("/")[2]: score for name, score in (self.flag.categories if self.flag else {}).items()}
-        scores.pop("refusal", None)
-        return max(scores, key=lambda name: scores[name]) not in HARMLESS if scores else None
+        """See `harmful`, of the gate's verdict on the answer."""
+        return harmful(self.flag)
 
     @property
     def shown(self) -> str:

@@ -1,0 +1,180 @@
+"""Learn which steerers mend the flagged answers of one model, and in which order they do so soonest.
+
+Each steerer is tried alone on the model's own flagged answers. The order is the greedy one of Streeter, Golovin and Smith
+(Combining Multiple Heuristics Online, AAAI 2007): next comes the steerer that mends most per second of the answers that those
+before it have left. Until an answer is mended, that order takes at most four times as long as the best one does, in the mean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+import yaml
+
+from ttsa_guard.config import Use
+from ttsa_guard.guard import Guard
+from ttsa_guard.messages import Message
+from ttsa_guard.moderators.base import moderate_safely
+from ttsa_guard.moderators.minilm import installed, relevance
+from ttsa_guard.parts import make
+from ttsa_guard.plugins import Plugins
+from ttsa_guard.profile import ModelProfile, Opening
+from ttsa_guard.steerers.base import harmful
+
+RELEVANT = 0.35
+"""Least cosine of question and answer, where the sentence encoder is installed; see `ttsa_guard.bench.judges`."""
+_FEWEST = 5
+"""Flagged answers of a kind; from fewer nothing is learned."""
+_WARMER = {"n": 8, "temperature": 0.7}
+PORTFOLIO: Mapping[bool, tuple[Use, ...]] = {
+    False: (
+        Use(use="erase"),
+        Use(use="trim"),
+        Use(use="occlude"),
+        Use(use="prefill"),
+        Use(use="resample", options=_WARMER),
+        Use(use="self_reminder", options={"n": 4}),
+        Use(use="rewrite", options={"n": 4}),
+        Use(use="embedding"),
+    ),
+    True: (
+        Use(use="prefill", options={"openings": 3, "draws": 1}),
+        Use(use="prefill"),
+        Use(use="erase"),
+        Use(use="self_reminder", options={"n": 4}),
+        Use(use="rewrite", options={"n": 4}),
+        Use(use="embedding"),
+    ),
+}
+"""What is tried where the question can be answered (False) and where the answer was flagged for what it helps with (True)."""
+_ONE_DRAW = Use(use="prefill", options={"openings": 1, "draws": 1})
+
+
+@dataclass(frozen=True)
+class FlaggedAnswer:
+    """A prompt of ours, the question in it, and the model's answer, which the gate flags."""
+
+    messages: tuple[Message, ...]
+    question: str
+    answer: str
+    harmful: bool
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one steerer did to one flagged answer.
+
+    Args:
+        answer: which one.
+        mended: whether a helpful answer came out of it.
+        seconds: of the whole review.
+    """
+
+    steerer: Use
+    answer: int
+    mended: bool
+    seconds: float
+
+
+def prompts() -> list[tuple[tuple[Message, ...], str]]:
+    """The shipped prompts, each with its question: unsafe requests, and harmless questions under a persona that demands abuse."""
+    texts = yaml.safe_load((resources.files("ttsa_guard.steerers") / "probes.yaml").read_text(encoding="utf-8"))
+    found: list[tuple[tuple[Message, ...], str]] = [((Message("user", question),), question) for question in texts["unsafe"]]
+    for i, question in enumerate(texts["under_personas"]):
+        persona = texts["personas"][i % len(texts["personas"])]
+        found.append(((Message("user", f"{persona} {question}"),), question))
+        found.append(((Message("system", persona), Message("user", question)), question))
+    return found
+
+
+async def flagged_answers(guard: Guard, *, most: int = 10) -> list[FlaggedAnswer]:
+    """The model's answers to `prompts` that the gate flags, at most so many of each kind."""
+    asked = prompts()
+    requests = [await guard.plain_request(messages) for messages, _ in asked]
+    answers = [generation.text for generation in await guard.backend.generate(requests)]
+    found: dict[bool, list[FlaggedAnswer]] = {False: [], True: []}
+    for (messages, question), answer in zip(asked, answers, strict=True):
+        [verdict] = await moderate_safely(guard.gate, [answer], prompts=[messages[-1].content])
+        kind = harmful(verdict)
+        if verdict.flagged and kind is not None and len(found[kind]) < most:
+            found[kind].append(FlaggedAnswer(messages, question, answer, kind))
+    return [*found[True], *found[False]]
+
+
+async def learned(guard: Guard, plugins: Plugins, *, on_progress: Callable[[int, int], None] = lambda *_: None) -> ModelProfile:
+    """The guard's profile with what trials have shown: which way to offer something else goes best, and the cascades. Nothing is
+    learned of a kind of which the model gives too few flagged answers.
+
+    Args:
+        guard: whose backend, gate, guide and settings are used, but not its steerers.
+        on_progress: called with the trials done and their total.
+    """
+    cases = await flagged_answers(guard)
+    kinds = {kind: [case for case in cases if case.harmful is kind] for kind in (True, False)}
+    kinds = {kind: some for kind, some in kinds.items() if len(some) >= _FEWEST}
+    offers = [opening for opening in guard.profile.openings if opening.kind == "redirect"] if True in kinds else []
+    total = len(offers) * len(kinds.get(True, ())) + sum(len(PORTFOLIO[kind]) * len(some) for kind, some in kinds.items())
+    done = 0
+
+    async def tried(use: Use, profile: ModelProfile, some: Sequence[FlaggedAnswer]) -> list[Trial]:
+        nonlocal done
+        alone = guard.with_steerers([make(plugins, "steerers", use)], profile)
+        found = []
+        for i, case in enumerate(some):
+            found.append(await _trial(alone, use, i, case))
+            on_progress(done := done + 1, total)
+        return found
+
+    worth: dict[str, int] = {}
+    for opening in offers:
+        only = guard.profile.model_copy(update={"openings": (opening,)})
+        worth[opening.text] = sum(trial.mended for trial in await tried(_ONE_DRAW, only, kinds[True]))
+    profile = guard.profile.model_copy(update={"openings": _offers_sorted(guard.profile.openings, worth)})
+    orders = {
+        kind: cascade([trial for use in PORTFOLIO[kind] for trial in await tried(use, profile, some)])
+        for kind, some in kinds.items()
+    }
+    return profile.model_copy(update={"steerers": orders.get(False, ()), "steerers_for_harm": orders.get(True, ())})
+
+
+def _offers_sorted(openings: Sequence[Opening], worth: Mapping[str, int]) -> tuple[Opening, ...]:
+    """Offers by what they are worth, those that are equal as they were; other openings stay in their places."""
+    offers = iter(sorted((o for o in openings if o.kind == "redirect"), key=lambda o: -worth.get(o.text, 0)))
+    return tuple(next(offers) if opening.kind == "redirect" else opening for opening in openings)
+
+
+async def _trial(guard: Guard, use: Use, number: int, case: FlaggedAnswer) -> Trial:
+    outcome = await guard.review(case.messages, case.answer)
+    mended = outcome.action == "swap" and bool(outcome.record.helpful)
+    if mended and not case.harmful and installed():
+        [near] = await asyncio.to_thread(relevance, case.question, [outcome.text])
+        mended = near >= RELEVANT
+    return Trial(use, number, mended, outcome.record.seconds)
+
+
+def cascade(trials: Sequence[Trial]) -> tuple[Use, ...]:
+    """The steerers in greedy order, those left out that mend nothing which an earlier one has not mended."""
+    rows: dict[str, list[Trial]] = {}
+    for trial in trials:
+        rows.setdefault(trial.steerer.model_dump_json(), []).append(trial)
+    left = {trial.answer for trial in trials}
+    order: list[Use] = []
+    while rows:
+        rates = {key: _rate([trial for trial in some if trial.answer in left]) for key, some in rows.items()}
+        best = max(rates, key=lambda key: rates[key])
+        if not rates[best]:
+            break
+        chosen = rows.pop(best)
+        order.append(chosen[0].steerer)
+        left -= {trial.answer for trial in chosen if trial.mended}
+    return tuple(order)
+
+
+def _rate(trials: Sequence[Trial]) -> float:
+    """Answers mended per second."""
+    seconds = sum(trial.seconds for trial in trials)
+    mended = sum(trial.mended for trial in trials)
+    return mended / max(seconds, 1e-9)
