@@ -38,7 +38,7 @@ async def completed(task: Task, drafts: Sequence[Candidate], *, most: int) -> li
             pieces = await task.extend([grown[i] for i in growing], [min(PIECE, room[i]) for i in growing])
             for i, piece in zip(growing, pieces, strict=True):
                 room[i] -= PIECE
-                grown[i] = cut_loop(piece, len(grown[i].text))
+                grown[i] = cut_loop(piece, len(task.shown))
             growing = [i for i in growing if room[i] > 0 and not grown[i].finished and not grown[i].verdict.flagged]
             took = task.spend.seconds - started
     except BudgetError:

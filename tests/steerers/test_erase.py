@@ -193,3 +193,19 @@ def test_without_such_a_flag_they_are_candidates():
     outcome, backend = review(f"{RUDE} {ASKED}", "A bad thing from the start.", doubts=3)
     assert outcome.text == f"I was asked: {ASKED}"
     assert len(tried(backend)) == 5
+
+
+def test_a_flag_on_garbled_text_speaks_against_none():
+    class Garbling(Uneven):
+        def _obey(self, request):
+            said = super()._obey(request)
+            return f"{said} \ufffd" if said == "a bad thing" else said
+
+    guard = scripted_guard(Garbling(), steerers=[Erase(EraseOptions(doubts=3))], profile=PROFILE)
+    outcome = asyncio.run(guard.review(f"{RUDE} {ASKED}", "A bad thing from the start."))
+    assert outcome.text == f"I was asked: {ASKED}"
+
+
+def test_an_answer_to_the_plain_question_goes_before_an_alternative():
+    outcome, _ = review(f"{RUDE} {ASKED}", "A bad thing from the start.")
+    assert outcome.text == f"I was asked: {ASKED}"

@@ -17,8 +17,8 @@ HARMLESS = frozenset({"toxicity", "harassment", "insult", "profanity", "policy"}
 
 
 def harmful(flag: Verdict | None) -> bool | None:
-    """Whether an answer was flagged for what it helps with, so that declining is right, and not for its tone or a policy; None: the
-    gate gives no categories."""
+    """Whether an answer was flagged for what it helps with, so that declining is right, and not for its tone or a policy; None:
+    the gate gives no categories."""
     scores = {name.rpartition("/")[2]: score for name, score in (flag.categories if flag else {}).items()}
     scores.pop("refusal", None)
     return max(scores, key=lambda name: scores[name]) not in HARMLESS if scores else None

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ttsa_guard.messages import GenerationRequest, Message
 from ttsa_guard.plugins import Register, hookimpl
+from ttsa_guard.quality import has_debris
 from ttsa_guard.request import asking, split_parts, without_asides
 from ttsa_guard.sentences import split_sentences
 from ttsa_guard.steerers.base import Candidate, Task
@@ -59,7 +60,8 @@ class Erase:
         candidates = await propose_begun(task, variants, openings, more=doubted)
         plain = [c for c in candidates if c.request and c.request.opening == task.shown]
         tested = [c for c in plain if c.request and c.request.prompt is variants[0][1].prompt]
-        if doubted and any(c.verdict.flagged for c in tested):
+        # What is garbled may be flagged for that.
+        if doubted and any(c.verdict.flagged and not has_debris(c.text) for c in tested):
             candidates = [c for c in candidates if c not in plain or c.verdict.flagged]
         yield candidates
 
@@ -72,12 +74,12 @@ def less(messages: Sequence[Message]) -> Iterator[tuple[str, list[Message]]]:
     """The conversation with parts left out, likeliest to help first, each with a name; it ends with the last user message."""
     last = max(i for i, m in enumerate(messages) if m.role == "user")
     before, asked = list(messages[:last]), messages[last]
-    texts = list(shorter(asked.content))
-    for name, text in texts:
+    for i, (name, text) in enumerate(shorter(asked.content)):
         yield name, [*before, replace(asked, content=text)]
-    if before:
-        for name, text in [*texts[:1], ("the last message", asked.content)]:
+        if before and i == 0:
             yield f"{name} alone", [replace(asked, content=text)]
+    if before:
+        yield "the last message alone", [asked]
 
 
 def shorter(text: str) -> Iterator[tuple[str, str]]:

@@ -111,8 +111,8 @@ async def propose_begun(
     *,
     more: Sequence[tuple[str, GenerationRequest]] = (),
 ) -> list[Candidate]:
-    """Answers to each of the variants, which are a name and a request, with each of the openings, and to `more` as they are: one
-    batch, as far as the budget goes."""
+    """Answers to each of the variants, which are a name and a request, with each of the openings, better ones first, and to `more`
+    as they are: one batch, as far as the budget goes."""
     tried = list(product(variants, openings))[: task.spend.generations_left]
     requests = [
         request.having(opening=opening, seed=task.seed + i, baseline=task.baseline)
@@ -121,7 +121,11 @@ async def propose_begun(
     names = [name if opening == openings[0] else f"{name} redirected" for (name, _), opening in tried]
     added = more[: task.spend.generations_left - len(tried)]
     requests += [request for _, request in added]
-    return await task.propose(requests, [*names, *(name for name, _ in added)]) if requests else []
+    if not requests:
+        return []
+    candidates = await task.propose(requests, [*names, *(name for name, _ in added)])
+    places = [openings.index(opening) for _, opening in tried] + [0] * len(added)
+    return [replace(candidate, place=place) for candidate, place in zip(candidates, places, strict=True)]
 
 
 def mixed_openings(profile: ModelProfile, n: int, kinds: Sequence[OpeningKind] = KINDS) -> list[Opening]:
