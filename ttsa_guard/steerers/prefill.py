@@ -111,8 +111,8 @@ async def propose_begun(
     *,
     more: Sequence[tuple[str, GenerationRequest]] = (),
 ) -> list[Candidate]:
-    """Answers to each of the variants, which are a name and a request, with each of the openings, better ones first, and to `more`
-    as they are: one batch, as far as the budget goes."""
+    """Answers to each of the variants, which are a name and a request, with each of the openings, better ones first, and to
+    `more` as they are: one batch, as far as the budget goes."""
     tried = list(product(variants, openings))[: task.spend.generations_left]
     requests = [
         request.having(opening=opening, seed=task.seed + i, baseline=task.baseline)
