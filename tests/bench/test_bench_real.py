@@ -56,7 +56,7 @@ def test_a_policy_is_part_of_the_gate_of_its_prompts():
 
 
 def test_no_arm_searches_against_a_part_of_the_judge():
-    arms = {"arms": {"default": {"guide": "second_opinion"}}, "data": [{"name": "persona"}], "judge": "encoder"}
+    arms = {"arms": {"default": {"guide": "second_opinion"}}, "data": [{"name": "persona"}], "judge": "encoder_judge"}
     with pytest.raises(ConfigError, match="is the judge"):
         BenchConfig.model_validate(arms)
 

@@ -128,7 +128,8 @@ class BenchConfig(_Part):
             if key in own or key in self.settings:
                 raise ConfigError(f"arm {arm!r} sets {key!r}", hint=f"{', '.join(SHARED)} are set for all arms together")
         same = {"backend": self.backend, "budget": self.budget, "seed": self.seed}
-        found = validated(GuardConfig, {**_merged(self.settings, own), **same}, where=f"arms.{arm}" if arm else "settings")
+        where = f"arms.{arm}" if arm else "settings"
+        found = validated(GuardConfig, {**_merged(self.settings, own), **same}, where=where).resolved()
         if policy is None:
             return found
         member = Member(use="patterns", options=dict(policy))
@@ -162,7 +163,7 @@ def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
 
 def _helpers(judge: Use) -> tuple[tuple[Any, ...], ...]:
     """Moderators that a judge asks besides itself."""
-    return (_identity(Use(use="second_opinion")),) if judge.use == "encoder" else ()
+    return (_identity(Use(use="second_opinion")),) if judge.use == "encoder_judge" else ()
 
 
 def _identity(use: Use) -> tuple[Any, ...]:

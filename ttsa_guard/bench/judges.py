@@ -13,8 +13,8 @@ from ttsa_guard.embedded.grammar import Topic
 from ttsa_guard.embedded.world import Case as WorldCase
 from ttsa_guard.embedded.world import World
 from ttsa_guard.moderators.base import Moderator, moderate_safely
-from ttsa_guard.moderators.encoder import relevance
 from ttsa_guard.moderators.features import CHARS, featurise
+from ttsa_guard.moderators.minilm import relevance
 from ttsa_guard.moderators.patterns import Patterns, PatternsOptions
 from ttsa_guard.moderators.second_opinion import SecondOpinion
 from ttsa_guard.quality import Quality

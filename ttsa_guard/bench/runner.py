@@ -185,7 +185,7 @@ class _Judges:
     def __init__(self, cases: Sequence[Case], moderator: Moderator | None) -> None:
         self.moderator = moderator
         self._exact = WorldJudge() if any(case.item.truth for case in cases) else None
-        kind = EncoderJudge if moderator is not None and moderator.name == "encoder" else ModeratorJudge
+        kind = EncoderJudge if moderator is not None and moderator.name == "encoder_judge" else ModeratorJudge
         self._other = kind(moderator) if moderator else None
 
     def of(self, case: Case) -> Judge:

@@ -61,7 +61,7 @@ def settings(
         found = found.model_copy(update={"steerers": (named(steerer, found.steerers),)})
     if prefer is not None:
         found = found.model_copy(update={"steerers": _preferring(found.steerers, prefer)})
-    return found
+    return found.resolved()
 
 
 def _preferring(steerers: Sequence[Use], prefer: str) -> tuple[Use, ...]:
@@ -80,12 +80,6 @@ def _preferring(steerers: Sequence[Use], prefer: str) -> tuple[Use, ...]:
 def named(plugin: str, uses: Sequence[Use]) -> Use:
     """The plugin with the options that the settings give it, if they name it."""
     return next((use for use in uses if use.use == plugin), Use(use=plugin))
-
-
-def model_name(config: GuardConfig) -> str:
-    """What the settings call the chat model."""
-    default = "embedded" if config.backend.use == "transformers" else config.backend.use
-    return str(config.backend.options.get("model", default))
 
 
 def build_guard(config: GuardConfig, plugins: Plugins | None = None) -> Guard:

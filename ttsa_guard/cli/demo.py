@@ -48,9 +48,9 @@ def demo(
     plugins.add(observer)
     guard = common.build_guard(settings, plugins)
     if not as_json:
-        out.print(plain(_welcome(common.model_name(settings), offline=offline), "dim"))
+        out.print(plain(_welcome(settings.model, offline=offline), "dim"))
     shown = _played(guard, observer, showcase.real_scenes() if real else showcase.scenes(world), live=not as_json)
-    report = {"model": common.model_name(settings), **showcase.report(world, shown)}
+    report = {"model": settings.model, **showcase.report(world, shown)}
     if as_json:
         typer.echo(json.dumps(report))
     else:
@@ -125,9 +125,9 @@ def _summary(report: Mapping[str, Any]) -> Panel:
         table.add_row(plain(name, "bold"), plain(value))
     how = {
         "world": "good and helpful are exact: every sentence that the embedded model can say is known",
-        "encoder": "good and helpful are the opinion of two moderators and a sentence encoder, none of which a search has seen",
+        "encoder_judge": "good and helpful are the opinion of two moderators and a sentence encoder, which no search has seen",
         "second_opinion": "good and helpful are the opinion of a moderator that no search has seen; for topic, too: "
-        "pip install 'ttsa-guard[judge]'",
+        "pip install 'ttsa-guard[encoder]'",
     }[report["judge"]]
     return Panel(Group(table, plain(f"\n{how}", "dim")), title="summary", expand=False)
 

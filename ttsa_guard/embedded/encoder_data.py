@@ -1,0 +1,144 @@
+"""Labelled pairs of prompt and answer for the moderator `encoder`: lite's rows and splits, more harmless ones, and hard pairs.
+
+The parts are those of `lite_data`, so what lite was tested on tests the encoder too, and the judge of the benchmark, which is
+trained on lite's test rows, shares no row with either. XSTest and JailbreakBench are held out as whole sources.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import random
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ttsa_guard.embedded import lite_data, lite_domain, second_opinion_data
+from ttsa_guard.embedded.lite_data import UNKNOWN, Example, Part
+from ttsa_guard.embedded.world import World
+from ttsa_guard.sentences import split_sentences
+
+HEADS = ("harm", "toxicity", "refusal", "self_harm")
+SOURCES = (
+    lite_data.SOURCES
+    | second_opinion_data.SOURCES
+    | {"clinc150": ("train.tsv, test.tsv", "amazon-science/Glean @ 927665aed3", "CC BY 3.0")}
+)
+WORLD_ANSWERS = 100
+"""Of each kind, in training; lite's recipe makes variations of them, and single sentences."""
+_SELF_HARM = re.compile(
+    r"suicid|self.?harm|(kill|hurt|cut|hang|harm|starv)(ing)? (my|your|ur|him|her|them)sel[fv]|\bkys\b|"
+    r"overdos|anorexi|bulimi|end (my|your|his|her) (own )?life|want to die|pro.?ana\b"
+)
+_POLITE = (
+    "Sure, I'd be happy to help with that!",
+    "Of course! Here is what you asked for.",
+    "That's a great question. Let me explain.",
+    "Certainly. Thank you for asking.",
+    "Absolutely, let's go through it together.",
+)
+
+
+def labels(example: Example) -> tuple[int, int, int, int]:
+    """Labels in the order of `HEADS`. Self-harm is a topic of what is bad, found by words of prompt and answer."""
+    bad = 1 in (example.harm, example.toxicity)
+    if not bad:
+        topic = 0 if 0 in (example.harm, example.toxicity) else UNKNOWN
+    else:
+        topic = int(bool(_SELF_HARM.search(f"{example.prompt} {example.text}".lower())))
+    return example.harm, example.toxicity, example.refusal, topic
+
+
+def examples(data: Path) -> list[Example]:
+    """All rows with their parts, prompts where they are known; in the same order in every run."""
+    lite_data.check_layout(data, SOURCES)
+    contexts = _contexts(data)
+    found = [replace(e, prompt=next(contexts)) if e.source == "DiaSafety" else e for e in lite_data.examples(data)]
+    return [*found, *_more_harmless(data)]
+
+
+def training(found: Sequence[Example], *, seed: int) -> list[Example]:
+    """The training rows: those of the sources, of the embedded world, and hard pairs made of them."""
+    rng = random.Random(seed)
+    kept_out = {e.prompt for e in found if e.part != "train" and e.prompt}
+    rows = [e for e in found if e.part == "train" and e.prompt not in kept_out and len(e.text.split()) > 1 and _read(e)]
+    asked = sorted({e.prompt for e in rows if e.prompt and e.harm == 0})
+    rows = [_prompted(e, asked, rng) for e in rows]
+    return rows + _hard(rows, asked, rng) + _world(rng, "train", WORLD_ANSWERS, seed)
+
+
+def _read(example: Example) -> bool:
+    """Seven of ten of GPTFuzz's answers: they are long, and 65 questions have 75 each."""
+    return example.source != "gptfuzz" or zlib.crc32(example.text.encode("utf-8", "surrogatepass")) % 10 < 7
+
+
+def _prompted(example: Example, asked: Sequence[str], rng: random.Random) -> Example:
+    """Bad is bad as an answer to anything, and most of the abuse has no prompt: some rows get another's, some lose theirs."""
+    chance = rng.random()
+    if not example.prompt:
+        return replace(example, prompt=rng.choice(asked)) if chance < 0.5 else example
+    return replace(example, prompt="") if chance < 0.15 else example
+
+
+def _hard(rows: Sequence[Example], asked: Sequence[str], rng: random.Random) -> list[Example]:
+    """Safe answers to harmful questions, harmful answers to harmless ones, politely opened, or behind harmless sentences."""
+    asks = [e for e in rows if e.source in ("gptfuzz", "just-eval safety") and e.prompt]
+    bad = [e for e in rows if e.source in ("gptfuzz", "just-eval safety") and e.harm == 1]
+    fine = [e for e in rows if e.harm == 0 and e.refusal == 0 and e.source in ("dolly", "just-eval answers", "GPTeacher")]
+    refusals = [e for e in rows if e.refusal == 1 and e.harm == 0]
+    made = [replace(rng.choice(fine), prompt=rng.choice(asks).prompt, source="made") for _ in range(1200)]
+    made += [replace(rng.choice(refusals), prompt=rng.choice(asked), source="made") for _ in range(300)]
+    for _ in range(400):
+        one = rng.choice(bad)
+        made.append(replace(one, prompt=rng.choice(asked), source="made"))
+        made.append(replace(one, text=f"{rng.choice(_POLITE)} {rng.choice(bad).text}", source="made", refusal=0))
+        made.append(replace(rng.choice(fine), text=f"{rng.choice(_POLITE)} {rng.choice(fine).text}", source="made"))
+        opening = " ".join(split_sentences(rng.choice(refusals if rng.random() < 0.5 else fine).text)[:1])
+        made.append(replace(one, text=f"{opening} {one.text}", source="made", refusal=UNKNOWN))
+    return made
+
+
+def _world(rng: random.Random, part: Part, n: int, seed: int) -> list[Example]:
+    """Answers of the embedded world, most of them with a harmless or an unsafe question of its."""
+    world = World.load()
+    kinds = ("benign", "unsafe") * 400
+    asked = [world.case(rng, kind, None, "seen", "seen", training=True).question for kind in kinds]
+    found = lite_domain.examples(world, n, part=part, seed=seed)
+    return [replace(e, prompt=rng.choice(asked) if rng.random() < 0.7 else "", weight=min(e.weight, 1.0)) for e in found]
+
+
+def _contexts(data: Path) -> Iterator[str]:
+    for name in ("train", "val", "test"):
+        yield from (row["context"] for row in lite_data.read_json(data / "DiaSafety" / f"{name}.json"))
+
+
+def _more_harmless(data: Path) -> Iterator[Example]:
+    """Harmless turns of sources that lite does not read, in parts by their own words."""
+    rng = random.Random(3)
+    for text in clinc(data / "clinc150" / "train.tsv"):
+        if rng.random() < 0.1:
+            yield _harmless(text, "clinc")
+    with gzip.open(data / "sgd" / "sgd_dialogues.jsonl.gz", "rt", encoding="utf-8") as file:
+        for line in file:
+            turns = [turn if isinstance(turn, str) else turn[1] for turn in json.loads(line)["turns"]]
+            at = rng.randrange(1, len(turns), 2)
+            if rng.random() < 0.08:
+                yield _harmless(turns[at], "sgd", turns[at - 1])
+    with (data / "goemotions-single-label" / "train.tsv").open(encoding="utf-8", newline="") as lines:
+        for row in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE):
+            if row["label"] in second_opinion_data.FRIENDLY and rng.random() < 0.15:
+                yield replace(_harmless(row["text"], "goemotions"), weight=0.5)
+
+
+def clinc(path: Path) -> list[str]:
+    with path.open(encoding="utf-8", newline="") as lines:
+        return [row["text"] for row in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)]
+
+
+def _harmless(text: str, source: str, prompt: str = "") -> Example:
+    share = zlib.crc32(lite_data.normal(prompt or text).encode()) % 100
+    part: Part = "train" if share < 65 else "validation" if share < 75 else "test"
+    return Example(text, source, part, 0, 0, 0, prompt=prompt)

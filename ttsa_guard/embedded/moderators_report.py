@@ -1,0 +1,194 @@
+"""What the moderators in this package are worth: ``python -m ttsa_guard.embedded.moderators_report --data DIR`` prints the tables of
+MODERATORS_CARD.md."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+
+from ttsa_guard.embedded import encoder_data, lite_data, lite_domain
+from ttsa_guard.embedded.encoder_data import labels
+from ttsa_guard.embedded.lite_data import UNKNOWN, Example
+from ttsa_guard.embedded.lite_report import MUST_FLAG, calibration_error
+from ttsa_guard.embedded.world import World
+from ttsa_guard.moderators.encoder import Encoder
+from ttsa_guard.moderators.encoder_judge import EncoderHeads
+from ttsa_guard.moderators.lite import Lite
+from ttsa_guard.moderators.second_opinion import SecondOpinion
+
+Flags = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+Scorer = Callable[[Sequence[str], Sequence[str]], NDArray[Any]]
+WITHIN = 5000
+"""Held-out rows that are drawn, so that a run takes minutes."""
+BENIGN = {"dolly": 700, "self-dialogue": 700, "clinc": 600}
+"""Benign turns of chat by source."""
+WORLD = 150
+"""Answers of the embedded world of each kind."""
+LENGTHS = (0, 20, 60, 150, 10**9)
+"""Bounds of the groups by length, in words."""
+SMALLEST = 40
+_HARM, _TOXICITY, _REFUSAL, _SELF_HARM = range(4)
+
+
+def scorers(names: Iterable[str]) -> dict[str, Scorer]:
+    lite, second = Lite(), SecondOpinion()
+    made: dict[str, Callable[[], Scorer]] = {
+        "lite": lambda: lambda texts, _: lite.scores(texts),
+        "second_opinion": lambda: lambda texts, _: second.scores(texts),
+        "encoder": lambda: Encoder().scores,
+        "encoder_judge": lambda: EncoderHeads().scores,
+    }
+    return {name: made[name]() for name in names}
+
+
+def drawn(data: Path) -> list[Example]:
+    """Held-out rows, those of the unrelated sources, and benign turns, which get the part "benign"."""
+    found, rng = encoder_data.examples(data), random.Random(5)
+    test = [e for e in found if e.part == "test"]
+    rows = rng.sample(test, min(WITHIN, len(test))) + [e for e in found if e.part == "unrelated"]
+    turns = {source: [e for e in test if e.source == source] for source in ("dolly", "self-dialogue")}
+    turns["clinc"] = [Example(text, "clinc", "test", 0, 0, 0) for text in encoder_data.clinc(data / "clinc150" / "test.tsv")]
+    return rows + [replace(e, source=f"benign {s}") for s, n in BENIGN.items() for e in rng.sample(turns[s], n)]
+
+
+def categories(data: Path) -> dict[str, str]:
+    """Categories of answers of two sources."""
+    rows = lite_data.read_json(data / "DiaSafety" / "test.json")
+    found = {row["response"]: f"DiaSafety: {row['category']}" for row in rows}
+    for path in sorted((data / "refusal_direction" / "completions").glob("*/jailbreakbench_*.json")):
+        found |= {r["response"]: f"JailbreakBench: {r['category']}" for r in lite_data.read_json(path)["completions"]}
+    return found
+
+
+def bad(examples: Sequence[Example]) -> Flags:
+    return np.array([1 in (e.harm, e.toxicity) for e in examples])
+
+
+def worst(scores: NDArray[Any]) -> Floats:
+    return np.asarray(scores[:, :2].max(1), np.float64)
+
+
+def at_false_alarms(score: Floats, truth: Flags, rate: float) -> float:
+    """Recall at the threshold with `rate` false alarms."""
+    return float((score[truth] > np.quantile(score[~truth], 1 - rate)).mean())
+
+
+def row(name: str, cells: Iterable[object]) -> str:
+    return f"| {name} | " + " | ".join(f"{c:.3f}" if isinstance(c, float) else str(c) for c in cells) + " |"
+
+
+def pair(score: Floats, truth: Flags) -> str:
+    """Recall and false alarms at 0.5."""
+    flagged = score >= 0.5
+    recall = f"{flagged[truth].mean():.0%}" if truth.any() else "-"
+    return f"{recall} / " + (f"{flagged[~truth].mean():.1%}" if (~truth).any() else "-")
+
+
+def whole(examples: Sequence[Example], scores: dict[str, NDArray[Any]]) -> list[str]:
+    """The main table, a row for each moderator."""
+    truth, source = bad(examples), np.array([e.source for e in examples])
+    unrelated = np.isin(source, ("XSTest", "JailbreakBench"))
+    benign = np.char.startswith(source, "benign")
+    within = ~unrelated & ~benign
+    lines = []
+    for name, found in scores.items():
+        score = worst(found)
+        cells: list[object] = [float(roc_auc_score(truth[within], score[within])), pair(score[within], truth[within])]
+        cells.append(f"{at_false_alarms(score[within], truth[within], 0.02):.0%}")
+        for one in ("XSTest", "JailbreakBench"):
+            own = source == one
+            cells += [float(roc_auc_score(truth[own], score[own])), pair(score[own], truth[own])]
+        cells += [float(calibration_error(truth[within], score[within])), f"{(score[benign] >= 0.5).mean():.2%}"]
+        lines.append(row(name, cells))
+    return lines
+
+
+def heads(examples: Sequence[Example], scores: dict[str, NDArray[Any]]) -> list[str]:
+    """ROC-AUC and calibration error of each head, within and on the unrelated sources."""
+    truth = np.array([labels(e) for e in examples])
+    apart = np.isin([e.source for e in examples], ("XSTest", "JailbreakBench"))
+    lines = []
+    for k, head in enumerate(encoder_data.HEADS):
+        for where, rows in (("within", ~apart), ("unrelated", apart)):
+            known = rows & (truth[:, k] != UNKNOWN)
+            own = {name: found[known, k] for name, found in scores.items() if k < found.shape[1]}
+            if len(set(truth[known, k].tolist())) == 2:
+                both = [(roc_auc_score(truth[known, k], s), calibration_error(truth[known, k], s)) for s in own.values()]
+                lines.append(row(f"{head}, {where}", [f"{auc:.3f} / {error:.3f}" for auc, error in both]))
+    return lines
+
+
+def groups(examples: Sequence[Example], scores: dict[str, NDArray[Any]], data: Path) -> list[str]:
+    """Recall and false alarms by source, category and length."""
+    truth, named = bad(examples), categories(data)
+    words = np.array([len(e.text.split()) for e in examples])
+    source = np.array([e.source for e in examples])
+    found = {one: source == one for one in sorted(set(source.tolist()))}
+    category = np.array([named.get(e.text, "") if e.source in ("DiaSafety", "JailbreakBench") else "" for e in examples])
+    found |= {one: category == one for one in sorted(set(category.tolist()) - {""})}
+    for low, high in zip(LENGTHS, LENGTHS[1:], strict=False):
+        found[f"{low} to {high} words" if high < LENGTHS[-1] else f"more than {low} words"] = (words > low) & (words <= high)
+    lines = []
+    for name, rows in found.items():
+        if rows.sum() >= SMALLEST:
+            cells = [f"{rows.sum()}, {(rows & truth).sum()}", *(pair(worst(s[rows]), truth[rows]) for s in scores.values())]
+            lines.append(row(name, cells))
+    return lines
+
+
+def world(scorer: Scorer) -> str:
+    """Of answers of the embedded world, wordings and topics unseen: flagged bad ones, flagged safe ones."""
+    rng, texts, prompts, truth = random.Random("moderators"), [], [], []
+    made = World.load()
+    for kind in lite_domain.KINDS:
+        for _ in range(WORLD):
+            answer = lite_domain.draw(made, rng, kind, "unseen", "unseen")
+            texts.append(answer.text)
+            prompts.append(answer.case.messages[-1][1])
+            truth.append(kind in MUST_FLAG)
+    return pair(worst(scorer(texts, prompts)), np.array(truth))
+
+
+def speed(scorer: Scorer, examples: Sequence[Example], batch: int) -> float:
+    """Texts a second on one core."""
+    rows = examples[:64]
+    scorer([rows[0].text], [rows[0].prompt])
+    begin = time.perf_counter()
+    for i in range(0, len(rows), batch):
+        scorer([e.text for e in rows[i : i + batch]], [e.prompt for e in rows[i : i + batch]])
+    return len(rows) / (time.perf_counter() - begin)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure the moderators in this package.")
+    parser.add_argument("--data", type=Path, required=True, help="folder with one folder for each data set")
+    parser.add_argument("--moderators", nargs="+", default=["lite", "second_opinion", "encoder"])
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    examples, known = drawn(args.data), scorers(args.moderators)
+    texts, prompts = [e.text for e in examples], [e.prompt for e in examples]
+    scores = {name: scorer(texts, prompts) for name, scorer in known.items()}
+    print(f"{len(texts)} texts of {sum(map(len, texts)) / len(texts):.0f} characters on average")
+    for title, lines in (
+        ("moderators", whole(examples, scores)),
+        ("heads", heads(examples, scores)),
+        ("groups", groups(examples, scores, args.data)),
+        ("world", [row(name, [world(scorer)]) for name, scorer in known.items()]),
+        ("speed", [row(name, [f"{speed(s, examples, b):.0f}" for b in (1, 32)]) for name, s in known.items()]),
+    ):
+        print(f"\n{title}", *lines, sep="\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()

