@@ -65,5 +65,3 @@ def test_a_seed_gives_the_same_weights_to_the_last_bit(found):
     one, two, other = (stored(train(some, Console(quiet=True), epochs=1, seed=seed)) for seed in (0, 0, 1))
     assert all(np.array_equal(one[name], two[name]) for name in one)
     assert not np.array_equal(one["heads.weight"], other["heads.weight"])
-
-
