@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 from ttsa_guard.cli import app, common
 from ttsa_guard.config import GuardConfig
 from ttsa_guard.guard import Guard
+from ttsa_guard.moderators.measured import MEASURED
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.profile import GENERIC
 from ttsa_guard.record import AuditRecord
@@ -335,6 +336,9 @@ def test_doctor_is_content() -> None:
     assert result.exit_code == 0
     for word in ("python", "torch", "nemoguardrails", "generic", "ttsa-guard profile embedded", "6 words in", "gate: pass"):
         assert word in result.stdout
+    expected = MEASURED["lite"]
+    assert f"gate lite finds {expected.recall:.0%} of bad answers" in " ".join(result.stdout.split())
+    assert f"{expected.false_alarms:.1%} false alarms" in " ".join(result.stdout.split())
 
 
 @pytest.mark.usefixtures("broken")

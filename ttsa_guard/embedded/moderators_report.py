@@ -1,5 +1,5 @@
-"""What the moderators in this package are worth: ``python -m ttsa_guard.embedded.moderators_report --data DIR`` prints the tables of
-MODERATORS_CARD.md."""
+"""What the moderators in this package are worth: ``python -m ttsa_guard.embedded.moderators_report --data DIR`` prints the
+tables of MODERATORS_CARD.md."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ def groups(examples: Sequence[Example], scores: dict[str, NDArray[Any]], data: P
     found = {one: source == one for one in sorted(set(source.tolist()))}
     category = np.array([named.get(e.text, "") if e.source in ("DiaSafety", "JailbreakBench") else "" for e in examples])
     found |= {one: category == one for one in sorted(set(category.tolist()) - {""})}
-    for low, high in zip(LENGTHS, LENGTHS[1:], strict=False):
+    for low, high in pairwise(LENGTHS):
         found[f"{low} to {high} words" if high < LENGTHS[-1] else f"more than {low} words"] = (words > low) & (words <= high)
     lines = []
     for name, rows in found.items():

@@ -1,8 +1,8 @@
 """Train the moderator `encoder`: ``python -m ttsa_guard.embedded.train_encoder --data DIR [--out FILE]``.
 
 Low-rank changes (LoRA) of the upper layers of MiniLM and four heads, in bfloat16 on one thread; then a logistic model of its
-logits and those of lite, on the validation prompts. A run takes some 20 minutes on a core with bfloat16 arithmetic. The same data,
-seed, kind of processor and version of torch give the same weights to the last bit.
+logits and those of lite, on the validation prompts. A run takes some 20 minutes on a core with bfloat16 arithmetic. The same
+data, seed, kind of processor and version of torch give the same weights to the last bit.
 """
 
 from __future__ import annotations
@@ -102,10 +102,8 @@ def train(rows: Sequence[Example], console: Console, *, epochs: int, seed: int) 
     """The network after `epochs` over `rows`; of a long answer another window every time, the first most often."""
     torch.manual_seed(seed)
     network, rng = untrained(), random.Random(seed)
-    pairs = [
-        cut(*pair, length=TRAINED_LENGTH)
-        for pair in tokenised(network.tokenizer, [e.prompt for e in rows], [e.text for e in rows])
-    ]
+    encoded = tokenised(network.tokenizer, [e.prompt for e in rows], [e.text for e in rows])
+    pairs = [cut(*pair, length=TRAINED_LENGTH) for pair in encoded]
     truth = torch.tensor([labels(e) for e in rows])
     weights = torch.tensor([e.weight for e in rows])[:, None] * torch.tensor(HEAD_WEIGHTS)
     changes = [p for name, p in network.named_parameters() if name.endswith((".a", ".b"))]

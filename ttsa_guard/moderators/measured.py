@@ -1,4 +1,4 @@
-"""What to expect of the moderators in this package, for messages: numbers of ``ttsa_guard/embedded/MODERATORS_CARD.md``."""
+"""What to expect of the moderators in this package, for messages: numbers of the cards in ``ttsa_guard/embedded``."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ class Measured:
         roc_auc: harmful or abusive answers against all others.
         recall: share of the harmful or abusive answers that are flagged.
         false_alarms: share of the others that are flagged.
-        unrelated: recall on answers to harmful questions of two sources of which no row was trained on.
+        unrelated: recall on harmful answers of two sources of which no row was trained on; None where there are none.
     """
 
     roc_auc: float
     recall: float
     false_alarms: float
-    unrelated: float
+    unrelated: float | None = None
 
     def __str__(self) -> str:
-        seen = f"finds {self.recall:.0%} of bad answers like those it learned from, {self.unrelated:.0%} of others"
-        return f"{seen}, with {self.false_alarms:.1%} false alarms"
+        others = "" if self.unrelated is None else f", {self.unrelated:.0%} of harmful ones of other origin"
+        return f"finds {self.recall:.0%} of bad answers like those it learned from{others}; {self.false_alarms:.1%} false alarms"
 
 
-MEASURED: dict[str, Measured] = {}
+MEASURED = {
+    "encoder": Measured(0.981, 0.886, 0.046, 0.288),
+    "lite": Measured(0.949, 0.727, 0.039, 0.151),
+    "second_opinion": Measured(0.904, 0.812, 0.019),
+}
