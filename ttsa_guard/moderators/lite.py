@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ttsa_guard.errors import ModelError
 from ttsa_guard.moderators.features import BUCKETS, featurise
 from ttsa_guard.moderators.obscured import told, worst_scores
+from ttsa_guard.moderators.operating_points import Threshold, cutoff
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.verdict import Verdict
 
@@ -35,7 +36,7 @@ class LiteOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    threshold: float = Field(0.5, ge=0, le=1, description="from this score on, an answer is flagged")
+    threshold: Threshold = Field(0.5, description="from this score on an answer is flagged; or {false_alarms: 0.01}")
 
 
 class Lite:
@@ -55,6 +56,7 @@ class Lite:
             ModelError: the weights are missing or do not fit this version.
         """
         self.options = options or LiteOptions()
+        self.threshold = cutoff(self.name, self.options.threshold)
         self._weights, self._bias, self._temperature = _parameters()
 
     def scores(self, texts: Sequence[str]) -> NDArray[np.float64]:
@@ -82,7 +84,7 @@ class Lite:
     def _verdict(self, row: list[float], more: dict[str, float]) -> Verdict:
         categories = dict(zip(HEADS, row, strict=True)) | more
         worst = max(categories["harm"], categories["toxicity"])
-        return Verdict.scored(self.name, worst, threshold=self.options.threshold, categories=categories)
+        return Verdict.scored(self.name, worst, threshold=self.threshold, categories=categories)
 
 
 def pooled_logits(texts: Sequence[str], weights: NDArray[Any], bias: NDArray[Any]) -> NDArray[np.float64]:

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ttsa_guard.errors import ModelError
 from ttsa_guard.moderators.lite import HEADS, probabilities
 from ttsa_guard.moderators.obscured import told, worst_scores
+from ttsa_guard.moderators.operating_points import Threshold, cutoff
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.verdict import Verdict
 
@@ -47,7 +48,7 @@ class SecondOpinionOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    threshold: float = Field(0.5, ge=0, le=1, description="from this score on, an answer is flagged")
+    threshold: Threshold = Field(0.5, description="from this score on an answer is flagged; or {false_alarms: 0.01}")
 
 
 class SecondOpinion:
@@ -66,6 +67,7 @@ class SecondOpinion:
             ModelError: the weights are missing or damaged.
         """
         self.options = options or SecondOpinionOptions()
+        self.threshold = cutoff(self.name, self.options.threshold)
         self._network = _shipped()
 
     def scores(self, texts: Sequence[str]) -> NDArray[np.float64]:
@@ -88,7 +90,7 @@ class SecondOpinion:
     def _verdict(self, row: list[float], more: dict[str, float]) -> Verdict:
         categories = dict(zip(HEADS, row, strict=True)) | more
         worst = max(categories["harm"], categories["toxicity"])
-        return Verdict.scored(self.name, worst, threshold=self.options.threshold, categories=categories)
+        return Verdict.scored(self.name, worst, threshold=self.threshold, categories=categories)
 
 
 @dataclass(frozen=True)
