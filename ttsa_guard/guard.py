@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
+from functools import cache
 from itertools import takewhile
 from typing import Any
 
@@ -21,6 +22,7 @@ from ttsa_guard.completion import completed, ended
 from ttsa_guard.config import GuardConfig, Use
 from ttsa_guard.errors import BudgetError, ConfigError
 from ttsa_guard.messages import Baseline, GenerationRequest, Message, Prompt, own_seed
+from ttsa_guard.moderators.advice import BETTER, weak_gate
 from ttsa_guard.moderators.base import Moderator, moderate_safely
 from ttsa_guard.moderators.panel import Panel, seated
 from ttsa_guard.observers import publish
@@ -107,6 +109,8 @@ class Guard:
         profile: ModelProfile = getattr(backend, "profile", GENERIC)
         if profile.steerers and "steerers" not in config.model_fields_set:
             steerers = [make(plugins, "steerers", Use(use=name)) for name in profile.steerers]
+        if weak := weak_gate(backend.name, [member.use for member in config.gate]):
+            _warn_once(weak)
         return cls(
             config,
             backend=backend,
@@ -344,3 +348,8 @@ class Guard:
         record = review.record(text, action, reason, chosen, final, seed=self.config.seed, texts=audit.texts)
         publish(record, self._sink, self._plugins)
         return Outcome(text, action, record)
+
+
+@cache
+def _warn_once(problem: str) -> None:
+    log.warning("%s; better are:\n  %s", problem, "\n  ".join(BETTER))

@@ -16,6 +16,7 @@ from ttsa_guard.cli.common import out, plain
 from ttsa_guard.cli.plugins import imported, installed
 from ttsa_guard.config import GuardConfig
 from ttsa_guard.errors import TTSAError
+from ttsa_guard.moderators.advice import BETTER, weak_gate
 
 if TYPE_CHECKING:
     from ttsa_guard.guard import Guard
@@ -62,6 +63,8 @@ def findings(settings: GuardConfig) -> Iterator[Finding]:
         yield Finding("guard", error.message, "broken", error.hint)
         return
     yield from _model(guard, common.model_name(settings))
+    if weak := weak_gate(guard.backend.name, [member.use for member in settings.gate]):
+        yield Finding("gate", weak, "note", "better: " + "; or: ".join(BETTER))
     yield from _trial(guard)
 
 

@@ -11,38 +11,25 @@ import argparse
 import gzip
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
 
 from ttsa_guard.embedded import lite_data
 from ttsa_guard.embedded.lite_data import Example
+from ttsa_guard.embedded.shipped import shipped
 from ttsa_guard.errors import TTSAError, UsageError
-from ttsa_guard.moderators.lite import Lite
 from ttsa_guard.moderators.operating_points import FILE, RATES, operating_point
-from ttsa_guard.moderators.second_opinion import SecondOpinion
 
 HERE = Path(__file__).parent
 SIZE = 4000
 """Texts of each kind, where there are so many."""
 Pairs = list[tuple[str, str]]
 """(prompt, text)"""
-Scorer = Callable[[Sequence[str], Sequence[str]], NDArray[Any]]
-"""Scores [n, heads], harm and toxicity first, of texts and their prompts."""
-
-
-def scorers() -> dict[str, tuple[Scorer, str]]:
-    """How each moderator scores, and in which part of lite's data it has not read dolly."""
-    lite, second = Lite(), SecondOpinion()
-    return {
-        "lite": (lambda texts, _: lite.scores(texts), "test"),
-        "second_opinion": (lambda texts, _: second.scores(texts), "train"),  # of lite's training rows it has read none
-    }
 
 
 def digest(moderator: str) -> str:
@@ -55,10 +42,10 @@ def measure(data: Path) -> dict[str, Any]:
     examples = list(lite_data.examples(data))
     queries, turns = _queries(data / "clinc150"), _turns(data / "self-dialogue", examples)
     found: dict[str, Any] = {}
-    for name, (score, part) in scorers().items():
-        answers = [(e.prompt, e.text) for e in examples if e.source == "dolly" and e.part == part]
+    for name, moderator in shipped().items():
+        answers = [(e.prompt, e.text) for e in examples if e.source == "dolly" and e.part == moderator.unread]
         groups = [answers[:SIZE], turns, queries]
-        values = np.concatenate([score([t for _, t in g], [p for p, _ in g])[:, :2].max(axis=1) for g in groups])
+        values = np.concatenate([moderator.scores([t for _, t in g], [p for p, _ in g])[:, :2].max(axis=1) for g in groups])
         weights = np.concatenate([np.full(len(g), 1 / len(g)) for g in groups])
         scores = {rate: round(operating_point(values, rate, weights.tolist()), 4) for rate in RATES}
         found[name] = {"weights": digest(name), "texts": len(values), "scores": scores}
