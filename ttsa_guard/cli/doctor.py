@@ -16,7 +16,6 @@ from ttsa_guard.cli.common import out, plain
 from ttsa_guard.cli.plugins import imported, installed
 from ttsa_guard.config import GuardConfig
 from ttsa_guard.errors import TTSAError
-from ttsa_guard.moderators.advice import BETTER, weak_gate
 
 if TYPE_CHECKING:
     from ttsa_guard.guard import Guard
@@ -63,8 +62,6 @@ def findings(settings: GuardConfig) -> Iterator[Finding]:
         yield Finding("guard", error.message, "broken", error.hint)
         return
     yield from _model(guard, common.model_name(settings))
-    if weak := weak_gate(guard.backend.name, [member.use for member in settings.gate]):
-        yield Finding("gate", weak, "note", "better: " + "; or: ".join(BETTER))
     yield from _trial(guard)
 
 
@@ -106,6 +103,8 @@ def _model(guard: Guard, name: str) -> Iterator[Finding]:
 
 def _trial(guard: Guard) -> Iterator[Finding]:
     """One plain generation and one check by the gate. The generated answer is not shown: nobody may have passed it."""
+    from ttsa_guard.moderators.advice import BETTER, weak_gate
+
     try:
         words, generation, verdict, check = common.run(guard, _tried(guard))
     except TTSAError as error:
@@ -117,6 +116,8 @@ def _trial(guard: Guard) -> Iterator[Finding]:
         yield Finding("gate", f"{verdict.moderator} failed: {verdict.reason}", "broken", "check its options and its service")
     else:
         yield Finding("gate", f"{verdict.moderator}: {verdict.decision}, score {verdict.score:.3f}, in {check:.3f} s")
+    if weak := weak_gate(guard.backend.name, [member.use for member in guard.config.gate]):
+        yield Finding("gate", weak, "note", "better: " + "; or: ".join(BETTER))
 
 
 async def _tried(guard: Guard) -> tuple[int, float, Verdict, float]:
