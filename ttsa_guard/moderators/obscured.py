@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from itertools import groupby, islice, product
+from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 
 from ttsa_guard.errors import ModelError
 
-Scores = NDArray[np.float64]
+Scores = NDArray[Any]
 OBSCURED = "obscured"
 """The category that tells how much of a text could not be read."""
 _ENGLISH = 0.6
