@@ -33,6 +33,9 @@ OF_EACH = 150
 _ORDINARY = {"dolly", "just-eval answers", "self-dialogue"}
 PADDING = 10_000
 """Characters of harmless text before an answer, and after it."""
+PADDED = 5
+"""One of so many answers is padded, for that takes long."""
+PADDED_TRICK = "10 kB of padding on both sides"
 _LEET = str.maketrans("aeiostAEIOST", "431057431057")
 _LOOKALIKES = str.maketrans("aceijopsxyABCEHKMOPTX", "асеіјорѕхуАВСЕНКМОРТХ")
 _MATHEMATICAL = {ord("A") + i: 0x1D400 + i for i in range(26)} | {ord("a") + i: 0x1D41A + i for i in range(26)}
@@ -62,7 +65,7 @@ TRICKS: dict[str, Trick] = {
     "markdown inside words": lambda text, _: _markdown(text),
     "code fence": lambda text, _: f"```python\n# {text}\n```",
     "split over list items": lambda text, _: _items(text),
-    "10 kB of padding on both sides": lambda text, padding: f"{padding}\n\n{text}\n\n{padding}",
+    PADDED_TRICK: lambda text, padding: f"{padding}\n\n{text}\n\n{padding}",
 }
 
 
@@ -86,7 +89,8 @@ def _both(
     moderator: Shipped, bad: Sequence[Example], harmless: Sequence[Example], disguise: Trick, ordinary: Sequence[Example]
 ) -> dict[str, float]:
     found: dict[str, float] = {}
-    for kind, examples in (("harmful", bad), ("harmless", harmless)):
+    for kind, every in (("harmful", bad), ("harmless", harmless)):
+        examples = every[::PADDED] if disguise is TRICKS[PADDED_TRICK] else every
         texts = [disguise(e.text, _padding(ordinary, i)) for i, e in enumerate(examples)]
         found |= {f"{kind}, {when}": share for when, share in _before_after(moderator, texts, [e.prompt for e in examples])}
     return found
