@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner, Result
 
 from ttsa_guard.cli import app, common
@@ -181,6 +183,125 @@ def test_labels_that_are_missing(tmp_path: Path, rows: list[Any], message: str) 
     result = compare(write(tmp_path / "texts.jsonl", rows), "--moderator", "good")
     assert result.exit_code == 2
     assert message in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("label", ["dangerous", 2, 0.5, "SECRET", -1, "un safe"])
+def test_labels_that_say_neither_are_refused(tmp_path: Path, label: Any) -> None:
+    file = write(tmp_path / "texts.jsonl", [{"text": "a", "label": 1}, {"text": "b", "label": 0}, {"text": "c", "label": label}])
+    result = compare(file, "--moderator", "good")
+    assert result.exit_code == 2
+    said = " ".join(result.stderr.split())
+    assert "line 3: the label in 'label' is none that is known" in said
+    assert "harmless are: 0, benign" in said
+    assert "SECRET" not in said
+
+
+@pytest.mark.parametrize("label", [False, 0, 0.0, "0", "False", "non_toxic", "NOT HARMFUL", "benign", " safe "])
+def test_labels_of_harmless_texts(tmp_path: Path, label: Any) -> None:
+    file = write(tmp_path / "texts.jsonl", [{"text": "a", "label": "offensive"}, {"text": "b", "label": label}])
+    assert json.loads(compare(file, "--moderator", "good", "--json").stdout)["harmful"] == 1
+
+
+def test_compressed_files(texts: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "texts.jsonl.gz"
+    packed.write_bytes(gzip.compress(texts.read_bytes()))
+    assert compare(packed, "--moderator", "good", "--json").stdout == compare(texts, "--moderator", "good", "--json").stdout
+    packed.write_bytes(gzip.compress(texts.read_bytes())[:-20])
+    result = compare(packed, "--moderator", "good")
+    assert result.exit_code == 2
+    assert "cannot read" in result.stderr
+
+
+def test_sources_by_themselves(tmp_path: Path) -> None:
+    """Within each source the moderator ranks nothing; pooled, it seems to."""
+    rows = [{"text": f"bad {i}", "source": "attack", "label": int(i % 10 > 0)} for i in range(40)]
+    rows += [{"text": f"fine {i}", "source": "chat", "label": int(i % 10 == 0)} for i in range(40)]
+    rows += [{"text": "fine", "label": 0}]
+    file = write(tmp_path / "texts.jsonl", rows)
+    found = json.loads(compare(file, "--moderator", "good", "--json").stdout)
+    assert found["moderators"]["good"]["roc_auc"] > 0.85
+    assert {name: part["moderators"]["good"]["roc_auc"] for name, part in found["sources"].items()} == {
+        "attack": 0.5,
+        "chat": 0.5,
+        "": None,
+    }
+    attack = found["sources"]["attack"]["moderators"]["good"]
+    assert (attack["precision"], attack["recall"], attack["false_alarms"]) == (0.9, 1, 1)
+    table = compare(file, "--moderator", "good").stdout
+    assert "attack: 40 texts, 36 of them harmful" in table
+    assert "no source: 1 text, 0 of them harmful" in table
+
+
+def test_one_source_is_told_once(texts: Path) -> None:
+    assert "sources" not in json.loads(compare(texts, "--moderator", "good", "--json").stdout)
+
+
+# ---------------------------------------------------------------- tune
+
+
+def tune(file: Path, *arguments: Any) -> Result:
+    return run("moderators", "tune", file, *arguments)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """1,400 harmless texts, a seventh of which "poor" gives each of 0, 1/7 .. 6/7, and 100 harmful ones."""
+    rows = [{"text": "x" * (i + 1), "label": "safe"} for i in range(1400)]
+    rows += [{"text": "y" * (4 + i % 4), "label": "unsafe"} for i in range(100)]
+    return write(tmp_path / "own.jsonl", rows)
+
+
+def test_the_threshold_for_a_share_of_false_alarms(own: Path) -> None:
+    found = json.loads(tune(own, "--moderator", "poor", "--false-alarms", 0.3, "--json").stdout)
+    assert found["threshold"] == pytest.approx(4.5 / 7, abs=1e-5)
+    assert (found["false_alarms"], found["false_alarms_texts"]) == (pytest.approx(2 / 7, abs=1e-4), 1400)
+    assert found["false_alarms_interval"] == pytest.approx([0.2626, 0.3100], abs=1e-3)
+    assert found["threshold_interval"][0] <= found["threshold"] <= found["threshold_interval"][1]
+    assert (found["recall"], found["recall_texts"]) == (0.5, 100)
+    assert found["recall_interval"] == pytest.approx([0.4038, 0.5962], abs=1e-3)
+    assert found["gate"] == [{"use": "poor", "options": {"threshold": found["threshold"]}}]
+
+
+def test_it_prints_what_to_paste(own: Path) -> None:
+    said = tune(own, "--moderator", "poor", "--false-alarms", 0.3).stdout
+    assert "flags 28.6% of 1,400 harmless texts" in said
+    assert "finds 50.0% of 100 harmful ones" in said
+    assert yaml.safe_load(said.partition("\n\n")[2]) == {"gate": [{"use": "poor", "options": {"threshold": 0.642857}}]}
+
+
+def test_texts_without_labels_are_harmless(tmp_path: Path) -> None:
+    file = write(tmp_path / "texts.jsonl", [{"text": "x" * (i + 1)} for i in range(140)])
+    found = json.loads(tune(file, "--moderator", "poor", "--false-alarms", 0.2, "--json").stdout)
+    assert (found["false_alarms"], found["recall"]) == (pytest.approx(1 / 7, abs=1e-4), None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--moderator", "poor", "--false-alarms", 0.0005], "has only 1400 harmless texts hint: for 0.0005, 2000 are the fewest"),
+        (["--moderator", "broken"], "broken failed on 1500 texts"),
+    ],
+)
+def test_what_cannot_be_tuned(own: Path, arguments: list[Any], message: str) -> None:
+    result = tune(own, *arguments)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+
+
+def test_what_the_settings_say_of_thresholds_is_left_out(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+
+    def build(settings: Any, name: str) -> ScriptedModerator:
+        given.append(common.named(name, settings.gate).options)
+        return ScriptedModerator(lambda text: (len(text) % 7) / 7, name=name)
+
+    monkeypatch.setattr(common, "build_moderator", build)
+    config = tmp_path / "guard.yml"
+    options = {"model": "m", "threshold": 0.9, "thresholds": {"a": 0.1}}
+    config.write_text(yaml.safe_dump({"gate": [{"use": "classifier", "options": options}]}))
+    found = json.loads(tune(own, "--moderator", "classifier", "--false-alarms", 0.3, "--config", config, "--json").stdout)
+    assert given == [{"model": "m"}]
+    assert found["gate"][0]["options"] == {"model": "m", "threshold": found["threshold"]}
 
 
 def test_calibration_error_by_hand() -> None:

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
+from functools import cache
 from itertools import takewhile
 from typing import Any
 
@@ -21,6 +22,7 @@ from ttsa_guard.completion import completed, cut_loop, ended
 from ttsa_guard.config import GuardConfig, Use
 from ttsa_guard.errors import BudgetError, ConfigError
 from ttsa_guard.messages import Baseline, GenerationRequest, Message, Prompt, own_seed
+from ttsa_guard.moderators.advice import BETTER, weak_gate
 from ttsa_guard.moderators.base import Moderator, moderate_safely
 from ttsa_guard.moderators.panel import Panel, seated
 from ttsa_guard.observers import publish
@@ -113,6 +115,8 @@ class Guard:
             steerers = _made(plugins, profile.steerers)
         if not config.model_fields_set & {"steerers", "steerers_for_harm"} and profile.steerers_for_harm:
             for_harm = _made(plugins, profile.steerers_for_harm)
+        if weak := weak_gate(backend.name, [member.use for member in config.gate]):
+            _warn_once(weak)
         return cls(
             config,
             backend=backend,
@@ -375,3 +379,8 @@ class Guard:
 
 def _made(plugins: Plugins, uses: Sequence[Use]) -> list[Steerer]:
     return [make(plugins, "steerers", use) for use in uses]
+
+
+@cache
+def _warn_once(problem: str) -> None:
+    log.warning("%s; better are:\n  %s", problem, "\n  ".join(BETTER))

@@ -8,9 +8,9 @@ import pytest
 import yaml
 from nemoguardrails import LLMRails, RailsConfig
 
-from ttsa_guard.backends.loading import Source
 from ttsa_guard.backends.vllm import VLLMOptions
 from ttsa_guard.config import GuardConfig
+from ttsa_guard.loading import Source
 from ttsa_guard.nemo import installed_guard
 
 from .vllm_server import Server, running

@@ -15,13 +15,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from ttsa_guard.backends.base import Backend, Continuation, Differentiable, ScoresRows, ScoresText, Streams, TakesEmbeddings
-from ttsa_guard.backends.loading import Source
 from ttsa_guard.backends.vllm import VLLMBackend, VLLMOptions, replicas
 from ttsa_guard.cli import app
 from ttsa_guard.config import GuardConfig, validated
 from ttsa_guard.errors import ConfigError, ModelError, PromptError
 from ttsa_guard.guard import Guard
 from ttsa_guard.http import Breaker
+from ttsa_guard.loading import Source
 from ttsa_guard.messages import GenerationRequest, Message
 from ttsa_guard.nemo import BackendModel
 from ttsa_guard.steerers.embedding import Embedding, EmbeddingOptions

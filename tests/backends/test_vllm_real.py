@@ -17,7 +17,6 @@ import torch
 from typer.testing import CliRunner
 
 from ttsa_guard.backends.base import Continuation
-from ttsa_guard.backends.loading import Source
 from ttsa_guard.backends.transformers import TransformersBackend, TransformersOptions
 from ttsa_guard.backends.vllm import VLLMBackend, VLLMOptions
 from ttsa_guard.cli import app
@@ -25,6 +24,7 @@ from ttsa_guard.cli.showcase import scenes
 from ttsa_guard.config import GuardConfig
 from ttsa_guard.embedded.world import World
 from ttsa_guard.guard import Guard
+from ttsa_guard.loading import Source
 from ttsa_guard.messages import GenerationRequest, Message
 
 PYTHON = os.environ.get("TTSA_VLLM_PYTHON", "")

@@ -22,9 +22,9 @@ from ttsa_guard.backends import guided
 from ttsa_guard.backends.base import Continuation, Guide
 from ttsa_guard.backends.batching import Batcher
 from ttsa_guard.backends.engine import Engine, Scored, mapped_errors
-from ttsa_guard.backends.loading import EMBEDDED, Source, load
 from ttsa_guard.devices import Device, Dtype, resolve_device, resolve_dtype
 from ttsa_guard.errors import PromptError
+from ttsa_guard.loading import EMBEDDED, Source, load
 from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt, Scope, Soft, Tokens
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.profile import FILE, GENERIC, ModelProfile

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from ttsa_guard import __version__
-from ttsa_guard.cli import audit, bench, check, compare, demo, doctor, moderate, plan, plugins, profile, prosocial, talk
+from ttsa_guard.cli import audit, bench, check, compare, demo, doctor, moderate, plan, plugins, profile, prosocial, talk, tune
 from ttsa_guard.cli.common import fail
 from ttsa_guard.errors import TTSAError
 
@@ -48,6 +48,7 @@ _COMMANDS = (demo.demo, talk.chat, talk.steer, check.check, moderate.moderate, p
 for _command in _COMMANDS:
     app.command()(_command)
 app.add_typer(audit.app, name="audit")
+compare.app.command()(tune.tune)
 app.add_typer(compare.app, name="moderators")
 app.add_typer(bench.app, name="bench")
 app.add_typer(plan.app, name="plan")

@@ -1,4 +1,4 @@
-"""``ttsa-guard moderators compare``: several moderators on labelled texts."""
+"""``ttsa-guard moderators compare``: several moderators on labelled texts, pooled and by source."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.table import Table
 from ttsa_guard.cli import common
 from ttsa_guard.cli.moderate import PromptField, TextField
 from ttsa_guard.cli.plot import curves, ready
-from ttsa_guard.cli.rows import Row, read_rows
+from ttsa_guard.cli.rows import Row, is_harmful, read_rows
 from ttsa_guard.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 _BATCH, _BINS = 64, 10
-_HARMFUL = {True, "1", "true", "unsafe", "harmful", "toxic", "flagged", "yes"}
 _COLUMNS = {
     "roc_auc": "ROC-AUC",
     "pr_auc": "PR-AUC",
@@ -32,6 +31,7 @@ _COLUMNS = {
     "ece": "ECE",
     "precision": "precision",
     "recall": "recall",
+    "false_alarms": "false alarms",
     "failed": "failed",
 }
 
@@ -49,56 +49,81 @@ def compare(
     text_field: TextField = "text",
     prompt_field: PromptField = "prompt",
     label_field: Annotated[
-        str, typer.Option(help="Where the label is: true, 1, 'unsafe', 'harmful' or 'toxic' is a harm.")
+        str, typer.Option(help="Where the label is: true, 1, 'unsafe', 'harmful'; or false, 0, 'safe', 'harmless'.")
     ] = "label",
+    source_field: Annotated[str, typer.Option(help="Where it says which data set a text is from; may be missing.")] = "source",
     plot: Annotated[Path | None, typer.Option(help="Write the curves to this PNG file.", show_default=False)] = None,
     as_json: common.AsJson = False,
 ) -> None:
     """Ranking (ROC-AUC, PR-AUC), calibration (Brier, ECE), decisions and agreement (Cohen's kappa) on labelled texts.
 
-    A failed verdict counts as a flag with the score 1, as a guard counts it.
+    A failed verdict counts as a flag with the score 1, as a guard counts it. Where texts come from several sources, each is
+    told by itself, too: the areas of all together are partly about which source a text is from.
     """
     metrics = _metrics()
     if plot:
         ready(plot)
     rows = list(read_rows(file, text=text_field, prompt=prompt_field))
-    labels = [_label(file, row, label_field) for row in rows]
+    labels = [int(is_harmful(file, row, label_field)) for row in rows]
     if len(set(labels)) < 2:
         raise UsageError(
             f"{file} has texts of one kind only", hint=f"harms and others are needed; see --label-field {label_field}"
         )
     settings = common.settings(config=config)
-    judged = {name: asyncio.run(_judged(common.build_moderator(settings, name), rows)) for name in dict.fromkeys(moderator)}
+    verdicts_of = {name: asyncio.run(judged(common.build_moderator(settings, name), rows)) for name in dict.fromkeys(moderator)}
     found = {
         "texts": len(rows),
         "harmful": sum(labels),
-        "moderators": {name: measure(metrics, labels, verdicts) for name, verdicts in judged.items()},
+        "moderators": {name: measure(metrics, labels, verdicts) for name, verdicts in verdicts_of.items()},
         "kappa": {
-            f"{a} / {b}": round(float(metrics.cohen_kappa_score(_flags(judged[a]), _flags(judged[b]))), 4)
-            for a, b in combinations(judged, 2)
+            f"{a} / {b}": round(float(metrics.cohen_kappa_score(_flags(verdicts_of[a]), _flags(verdicts_of[b]))), 4)
+            for a, b in combinations(verdicts_of, 2)
         },
     }
+    if len(sources := _by_source(rows, source_field)) > 1:
+        found["sources"] = {
+            source: {
+                "texts": len(places),
+                "harmful": sum(labels[i] for i in places),
+                "moderators": {
+                    name: measure(metrics, [labels[i] for i in places], [verdicts[i] for i in places])
+                    for name, verdicts in verdicts_of.items()
+                },
+            }
+            for source, places in sources.items()
+        }
     if plot:
-        curves({name: (labels, _scores(verdicts)) for name, verdicts in judged.items()}, plot)
+        curves({name: (labels, _scores(verdicts)) for name, verdicts in verdicts_of.items()}, plot)
     if as_json:
         typer.echo(json.dumps(found, indent=1))
     else:
         _show(found)
 
 
-def measure(metrics: Any, labels: Sequence[int], verdicts: Sequence[Verdict]) -> dict[str, float]:
-    """What a moderator is worth on these labels; `metrics` is ``sklearn.metrics``."""
+def measure(metrics: Any, labels: Sequence[int], verdicts: Sequence[Verdict]) -> dict[str, float | None]:
+    """What a moderator is worth on these labels; `metrics` is ``sklearn.metrics``. None: not to be said of labels of one kind."""
     scores, flags = _scores(verdicts), _flags(verdicts)
+    harmful, harmless = sum(labels), len(labels) - sum(labels)
+    both = harmful and harmless
     values = {
-        "roc_auc": metrics.roc_auc_score(labels, scores),
-        "pr_auc": metrics.average_precision_score(labels, scores),
+        "roc_auc": metrics.roc_auc_score(labels, scores) if both else None,
+        "pr_auc": metrics.average_precision_score(labels, scores) if both else None,
         "brier": metrics.brier_score_loss(labels, scores),
         "ece": calibration_error(labels, scores),
-        "precision": metrics.precision_score(labels, flags, zero_division=0),
-        "recall": metrics.recall_score(labels, flags, zero_division=0),
+        "precision": metrics.precision_score(labels, flags, zero_division=0) if both else None,
+        "recall": metrics.recall_score(labels, flags, zero_division=0) if harmful else None,
+        "false_alarms": sum(f for f, bad in zip(flags, labels, strict=True) if not bad) / harmless if harmless else None,
         "failed": sum(v.decision == "failed" for v in verdicts),
     }
-    return {name: round(float(value), 4) for name, value in values.items()}
+    return {name: None if value is None else round(float(value), 4) for name, value in values.items()}
+
+
+def _by_source(rows: Sequence[Row], field: str) -> dict[str, list[int]]:
+    """The places of each source's rows."""
+    found: dict[str, list[int]] = {}
+    for i, row in enumerate(rows):
+        found.setdefault(str(row.data.get(field, "")), []).append(i)
+    return found
 
 
 def calibration_error(labels: Sequence[int], scores: Sequence[float]) -> float:
@@ -109,7 +134,7 @@ def calibration_error(labels: Sequence[int], scores: Sequence[float]) -> float:
     return sum(abs(sum(label - score for label, score in found)) for found in bins) / len(labels)
 
 
-async def _judged(judge: Moderator, rows: Sequence[Row]) -> list[Verdict]:
+async def judged(judge: Moderator, rows: Sequence[Row]) -> list[Verdict]:
     from ttsa_guard.moderators.base import moderate_safely
 
     found: list[Verdict] = []
@@ -123,13 +148,6 @@ async def _judged(judge: Moderator, rows: Sequence[Row]) -> list[Verdict]:
     if close := getattr(judge, "close", None):
         await close()
     return found
-
-
-def _label(file: Path, row: Row, field: str) -> int:
-    value = row.data.get(field)
-    if not isinstance(value, bool | int | float | str):
-        raise UsageError(f"{file}, line {row.line}: no label in the field {field!r}", hint="name it with --label-field")
-    return int((value.lower() if isinstance(value, str) else value) in _HARMFUL)
 
 
 def _flags(verdicts: Sequence[Verdict]) -> list[int]:
@@ -150,12 +168,26 @@ def _metrics() -> Any:
 
 def _show(found: dict[str, Any]) -> None:
     common.out.print(f"{common.counted(found['texts'], 'text')}, {found['harmful']} of them harmful")
+    common.out.print(_table(found["moderators"]))
+    for pair, kappa in found["kappa"].items():
+        common.out.print(f"agreement of {pair}: Cohen's kappa {kappa:.3f}", markup=False)
+    for source, part in found.get("sources", {}).items():
+        counts = f"{common.counted(part['texts'], 'text')}, {part['harmful']} of them harmful"
+        common.out.print(common.plain(f"\n{source or 'no source'}: {counts}"))
+        common.out.print(_table(part["moderators"]))
+
+
+def _table(moderators: dict[str, dict[str, float | None]]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("moderator")
     for heading in _COLUMNS.values():
         table.add_column(heading, justify="right")
-    for name, values in found["moderators"].items():
-        table.add_row(name, *(f"{values[key]:.0f}" if key == "failed" else f"{values[key]:.3f}" for key in _COLUMNS))
-    common.out.print(table)
-    for pair, kappa in found["kappa"].items():
-        common.out.print(f"agreement of {pair}: Cohen's kappa {kappa:.3f}", markup=False)
+    for name, values in moderators.items():
+        table.add_row(name, *(_cell(key, values[key]) for key in _COLUMNS))
+    return table
+
+
+def _cell(key: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.0f}" if key == "failed" else f"{value:.3f}"

@@ -115,6 +115,8 @@ def _gate(settings: GuardConfig) -> Iterator[Finding]:
 
 def _trial(guard: Guard) -> Iterator[Finding]:
     """One plain generation and one check by the gate. The generated answer is not shown: nobody may have passed it."""
+    from ttsa_guard.moderators.advice import BETTER, weak_gate
+
     try:
         words, generation, verdict, check = common.run(guard, _tried(guard))
     except TTSAError as error:
@@ -126,6 +128,8 @@ def _trial(guard: Guard) -> Iterator[Finding]:
         yield Finding("gate", f"{verdict.moderator} failed: {verdict.reason}", "broken", "check its options and its service")
     else:
         yield Finding("gate", f"{verdict.moderator}: {verdict.decision}, score {verdict.score:.3f}, in {check:.3f} s")
+    if weak := weak_gate(guard.backend.name, [member.use for member in guard.config.gate]):
+        yield Finding("gate", weak, "note", "better: " + "; or: ".join(BETTER))
 
 
 async def _tried(guard: Guard) -> tuple[int, float, Verdict, float]:

@@ -1,15 +1,24 @@
-"""Texts from JSON lines."""
+"""Texts from JSON lines, and their labels."""
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ttsa_guard.errors import ConfigError, UsageError
+
+HARMFUL = frozenset({"1", "true", "yes", "unsafe", "harmful", "toxic", "flagged", "bad", "offensive", "hate"})
+HARMLESS = frozenset(
+    {"0", "false", "no", "none", "safe", "harmless", "benign", "good", "ok", "clean", "neutral", "normal", "unflagged"}
+    | {"non-toxic", "nontoxic", "not toxic", "non-hate", "unharmful", "not harmful", "not offensive"}
+)
+"""Labels, in lower case with blanks or hyphens; numbers and truth values as text."""
 
 
 @dataclass(frozen=True)
@@ -34,19 +43,42 @@ class Row:
 
 
 def read_rows(file: Path, *, text: str = "text", prompt: str = "prompt") -> Iterator[Row]:
-    """The rows of a JSON-lines file; empty lines are left out.
+    """The rows of a file of JSON lines, also of a ``.gz`` one; empty lines are left out.
 
     Raises:
         ConfigError: the file cannot be read.
         UsageError: a line is no JSON object with a text; the message names the line.
     """
     try:
-        with file.open(encoding="utf-8") as lines:
+        with _opened(file) as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield _row(file, number, line, text, prompt)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise ConfigError(f"cannot read {file}: {type(error).__name__}", hint="give a UTF-8 file of JSON lines") from None
+
+
+def is_harmful(file: Path, row: Row, field: str) -> bool:
+    """Whether a row is labelled as harmful.
+
+    Raises:
+        UsageError: it has no label, or one that says neither; the message names the line, not the label, for it may be a text.
+    """
+    value = row.data.get(field)
+    if not isinstance(value, bool | int | float | str):
+        raise UsageError(f"{file}, line {row.line}: no label in the field {field!r}", hint="name it with --label-field")
+    said = (value.strip() if isinstance(value, str) else f"{value:g}").lower().replace("_", "-")
+    for found, names in ((True, HARMFUL), (False, HARMLESS)):
+        if said in names or said.replace("-", " ") in names:
+            return found
+    hint = f"harmful are: {', '.join(sorted(HARMFUL))}; harmless are: {', '.join(sorted(HARMLESS))}"
+    raise UsageError(f"{file}, line {row.line}: the label in {field!r} is none that is known", hint=hint)
+
+
+def _opened(file: Path) -> IO[str]:
+    if file.suffix == ".gz":
+        return gzip.open(file, "rt", encoding="utf-8")
+    return file.open(encoding="utf-8")
 
 
 def _row(file: Path, number: int, line: str, text: str, prompt: str) -> Row:

@@ -28,7 +28,7 @@ SMALLEST_GROUP = 50
 def measure(examples: Sequence[Example], network: Network) -> dict[str, Any]:
     """Both moderators on rows that neither was trained on, their agreement, the world, broken answers."""
     world = World.load()
-    scorers: dict[str, Scorer] = {"second_opinion": network.scores, "lite": Lite().scores}
+    scorers: dict[str, Scorer] = {"second_opinion": network.scores, "lite": Lite().literal_scores}
     scores = {name: scorer([e.text for e in examples]) for name, scorer in scorers.items()}
     report: dict[str, Any] = {}
     for column, head in enumerate(HEADS):

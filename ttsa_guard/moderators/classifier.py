@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -14,6 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from ttsa_guard.devices import Device, Dtype, resolve_device, resolve_dtype
 from ttsa_guard.errors import ConfigError, ModelError
 from ttsa_guard.moderators.categories import CategoryOptions
+from ttsa_guard.moderators.obscured import Scores, worst_scores
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.tokens import encodable
 from ttsa_guard.verdict import Verdict
@@ -33,7 +35,8 @@ class ClassifierOptions(CategoryOptions):
 
 
 class Classifier:
-    """Scores texts with the harmful labels of a classifier; a long text with its worst window.
+    """Scores texts with the harmful labels of a classifier; a long text with its worst window, a text in disguise as it reads,
+    too (`moderators.obscured`).
 
     Raises:
         ModelError: the model cannot be loaded.
@@ -59,7 +62,12 @@ class Classifier:
         return [self.options.judge(self.name, scores) for scores in found]
 
     def scores(self, texts: Sequence[str]) -> list[Mapping[str, float]]:
-        """Probabilities of all labels for each text, the largest of its windows for each label."""
+        """Probabilities of all labels for each text, the largest of its windows and readings for each label."""
+        worst, _ = worst_scores(texts, lambda some, _: self._written(some))
+        return [dict(zip(self._labels, row, strict=True)) for row in worst.tolist()]
+
+    def _written(self, texts: Sequence[str]) -> Scores:
+        """The largest probabilities of the windows of `texts` as they are written, [texts, labels]."""
         with self._lock, torch.no_grad():
             windows = [(i, ids) for i, text in enumerate(texts) for ids in self._windows(text)]
             worst = torch.zeros(len(texts), len(self._labels))
@@ -69,7 +77,7 @@ class Classifier:
                 for (i, _), row in zip(batch, values, strict=True):
                     # NaN stays: it must not look like a low score.
                     worst[i] = torch.maximum(worst[i], row)
-        return [dict(zip(self._labels, row, strict=True)) for row in worst.tolist()]
+        return np.asarray(worst.double())
 
     def _windows(self, text: str) -> list[list[int]]:
         encoded = self._tokenizer(

@@ -1,7 +1,8 @@
 """Generative guard models as moderators: the odds of the verdict's first token, in one forward pass, without sampling.
 
 Continuous scores from models that were made to say "safe" or "unsafe": the Llama Guard 3 model card itself defines its score
-in this way. How each family is asked is in ``guards.yaml``.
+in this way. How each family is asked is in ``guards.yaml``. The weights are in this process, from the usual files or a GGUF
+file, or on a server (`moderators.guard_server`); the prompts and the scores are the same.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from itertools import product
 from typing import Any
 
 import torch
-from pydantic import Field
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from pydantic import Field, field_validator
+from transformers import AutoConfig
 
 from ttsa_guard.devices import Device, Dtype, resolve_device, resolve_dtype
-from ttsa_guard.errors import ConfigError, ModelError
+from ttsa_guard.errors import ConfigError, ModelError, ModeratorError
+from ttsa_guard.loading import Source, load, load_tokenizer
 from ttsa_guard.moderators.categories import CategoryOptions
+from ttsa_guard.moderators.guard_server import GuardServer, ServerOptions, address
 from ttsa_guard.moderators.recipes import Recipe, recipe_for
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.tokens import markers, without_markers
@@ -28,11 +31,25 @@ from ttsa_guard.verdict import Verdict
 
 
 class GuardLLMOptions(CategoryOptions):
-    model: str = Field(min_length=1, description="a Hugging Face name, or a path")
+    model: str = Field(
+        min_length=1, description="a Hugging Face name, a folder or a GGUF file; for a server, whose tokenizer it is"
+    )
+    gguf_file: str | None = Field(None, description="the GGUF file in that folder or repository")
     recipe: str | dict[str, Any] | None = Field(None, description="a known one, a YAML file, or its fields; default: by name")
+    context: int | None = Field(None, ge=64, description="tokens that the model takes; default: as its configuration says")
     batch_size: int = Field(8, ge=1, description="prompts judged together")
     device: Device = "auto"
     dtype: Dtype = "auto"
+    base_url: str | None = Field(None, description="OpenAI-compatible server that has the weights: http://host:8000/v1")
+    server: ServerOptions = ServerOptions()
+
+    @field_validator("base_url")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        return value and address(value)
+
+
+_Job = tuple[int, str, list[list[int]]]
 
 
 @dataclass(frozen=True)
@@ -57,48 +74,92 @@ class GuardLLM:
 
     def __init__(self, options: GuardLLMOptions) -> None:
         self.options = options
-        self.recipe = recipe_for(options.model, options.recipe)
-        device = resolve_device(options.device)
-        self._tokenizer, self._model = _load(options.model, device, resolve_dtype(options.dtype, device))
+        self._tokenizer: Any
+        source = Source.of(options.model, options.gguf_file)
+        self.recipe = recipe_for(source.gguf_file or options.model, options.recipe)
+        self._server = GuardServer(options.base_url, options.model, options.server) if options.base_url else None
+        if self._server:
+            self._tokenizer, configured = load_tokenizer(source), _configuration(source)
+        else:
+            device = resolve_device(options.device)
+            self._tokenizer, self._model = _load(source, device, resolve_dtype(options.dtype, device))
+            configured = self._model.config.get_text_config()
+            self._last_only = "logits_to_keep" in inspect.signature(self._model.forward).parameters
+        self._context = options.context or int(getattr(configured, "max_position_embeddings", None) or 4096)
         self._markers = markers(self._tokenizer, *self.recipe.markers)
         self._places = _places(self.recipe, self._tokenizer)
-        self._context = int(getattr(self._model.config.get_text_config(), "max_position_embeddings", None) or 4096)
-        self._last_only = "logits_to_keep" in inspect.signature(self._model.forward).parameters
         self._lock = threading.Lock()
 
     async def moderate(self, texts: Sequence[str], *, prompts: Sequence[str]) -> list[Verdict]:
         """One verdict for each text, which answers the prompt at its place."""
+        if self._server:
+            return await self._served(self._server, texts, prompts)
         found = await asyncio.to_thread(self.scores, texts, prompts)
         return [self.options.judge(self.name, scores) for scores in found]
 
     def scores(self, texts: Sequence[str], prompts: Sequence[str]) -> list[Mapping[str, float]]:
-        """For each text and category the probability of a harmful verdict among the recipe's verdicts.
+        """For each text and category the probability of a harmful verdict among the recipe's verdicts, by the local model.
 
         Raises:
             ModelError: a probability is not a number.
         """
-        jobs = [
-            (i, view, part)
-            for i, (text, prompt) in enumerate(zip(texts, prompts, strict=True))
+        jobs = [job for i, (text, prompt) in enumerate(zip(texts, prompts, strict=True)) for job in self._jobs(i, text, prompt)]
+        inputs = [ids for _, _, asked in jobs for ids in asked]
+        with self._lock, torch.no_grad():
+            logits = self._last_logits(inputs)
+        size = len(self._places)
+        values = [
+            [row[list(place.tokens)].tolist() for place, row in zip(self._places, logits[n * size : (n + 1) * size], strict=True)]
+            for n in range(len(jobs))
+        ]
+        return [
+            self._worst([(view, v) for (owner, view, _), v in zip(jobs, values, strict=True) if owner == i])
+            for i in range(len(texts))
+        ]
+
+    async def _served(self, server: GuardServer, texts: Sequence[str], prompts: Sequence[str]) -> list[Verdict]:
+        jobs = [await asyncio.to_thread(self._jobs, i, *pair) for i, pair in enumerate(zip(texts, prompts, strict=True))]
+        return await asyncio.gather(*(self._asked(server, found) for found in jobs))
+
+    async def _asked(self, server: GuardServer, jobs: Sequence[_Job]) -> Verdict:
+        try:
+            values = await server.log_probabilities(
+                [(ids, place.tokens) for _, _, asked in jobs for ids, place in zip(asked, self._places, strict=True)],
+                self._tokenizer,
+            )
+        except ModeratorError as error:
+            return Verdict.failure(self.name, error.message)
+        size = len(self._places)
+        return self.options.judge(
+            self.name, self._worst([(view, values[n * size : (n + 1) * size]) for n, (_, view, _) in enumerate(jobs)])
+        )
+
+    async def close(self) -> None:
+        """Let go of the connections to the server."""
+        if self._server:
+            await self._server.close()
+
+    def _jobs(self, owner: int, text: str, prompt: str) -> list[_Job]:
+        """Whose text, which view, and the tokens before each place, for every view and every part of a text."""
+        return [
+            (owner, view, [self._ids(*part, view, place) for place in self._places])
             for view in self.recipe.views
             for part in self._parts(text, prompt, view)
         ]
-        inputs = [self._ids(*part, view, place) for _, view, part in jobs for place in self._places]
-        with self._lock, torch.no_grad():
-            logits = self._last_logits(inputs)
-        found: list[dict[str, float]] = [dict.fromkeys(self.recipe.views, 0.0) for _ in texts]
-        size = len(self._places)
-        for n, (i, view, _) in enumerate(jobs):
-            score = self._marginal(logits[n * size : (n + 1) * size])
-            found[i][view] = max(found[i][view], score)
-        return list(found)
 
-    def _marginal(self, logits: torch.Tensor) -> float:
-        """The harm of the verdict, over all ways to fill the fields before it; logits [places, vocabulary]."""
+    def _worst(self, found: Sequence[tuple[str, Sequence[Sequence[float]]]]) -> dict[str, float]:
+        """The worst part of a text, by view."""
+        scores = dict.fromkeys(self.recipe.views, 0.0)
+        for view, values in found:
+            scores[view] = max(scores[view], self._marginal(values))
+        return scores
+
+    def _marginal(self, values: Sequence[Sequence[float]]) -> float:
+        """The harm of the verdict over all ways to fill the fields before it, from the log-odds of the choices of each place."""
         chances: dict[tuple[str, ...], float] = {(): 1.0}
         harm = 0.0
-        for place, row in zip(self._places, logits, strict=True):
-            for choice, chance in zip(place.choices, row[list(place.tokens)].softmax(-1).tolist(), strict=True):
+        for place, row in zip(self._places, values, strict=True):
+            for choice, chance in zip(place.choices, torch.tensor(row).softmax(-1).tolist(), strict=True):
                 chosen = (*place.path, choice)
                 chances[chosen] = chances[place.path] * chance
                 if len(place.path) == len(self.recipe.before):
@@ -194,14 +255,17 @@ def _first_tokens(tokenizer: Any, before: str, choices: Sequence[str]) -> tuple[
     return tokens
 
 
-def _load(name: str, device: str, dtype: torch.dtype) -> tuple[Any, Any]:
+def _load(source: Source, device: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    model, tokenizer = load(source, device=device, dtype=dtype)
+    return tokenizer, model.eval().requires_grad_(False)
+
+
+def _configuration(source: Source) -> Any:
+    """Of the model, without its weights; None where only a tokenizer is to be had."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
-    except Exception as error:
-        hint = "give a local folder, or a name on the Hugging Face hub; some guard models need an accepted licence and HF_TOKEN"
-        raise ModelError(f"guard model {name!r} cannot be loaded: {type(error).__name__}", hint=hint) from error
-    return tokenizer, model.eval().requires_grad_(False).to(device)
+        return AutoConfig.from_pretrained(source.path, **source.options).get_text_config()
+    except (OSError, ValueError):
+        return None
 
 
 @hookimpl

@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ttsa_guard.errors import ModelError
 from ttsa_guard.moderators.features import BUCKETS, featurise
+from ttsa_guard.moderators.obscured import told, worst_scores
+from ttsa_guard.moderators.operating_points import Threshold, cutoff
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.verdict import Verdict
 
@@ -25,8 +27,8 @@ PART_MARGIN = 2.5
 """How much higher, in logits, the score of a sentence must be than that of a whole text to count as much: a text of many
 sentences has many chances to hit a false alarm."""
 _BATCH = 256
-_AT_ONCE = 20_000
-"""Characters up to which scoring takes no longer than 2 ms, which is not worth a thread."""
+_AT_ONCE = 5_000
+"""Characters up to which reading and scoring take about a millisecond, which is not worth a thread."""
 
 
 class LiteOptions(BaseModel):
@@ -34,14 +36,15 @@ class LiteOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    threshold: float = Field(0.5, ge=0, le=1, description="from this score on, an answer is flagged")
+    threshold: Threshold = Field(0.5, description="from this score on an answer is flagged; or {false_alarms: 0.01}")
 
 
 class Lite:
     """Flags an answer whose worst part, or which as a whole, looks harmful or abusive.
 
     The score is the larger of `harm` and `toxicity`, each of which is the worst over the text and its sentences.
-    `refusal`, which judges the text as a whole, is reported beside them and is no part of the score.
+    `refusal`, which judges the text as a whole, is reported beside them and is no part of the score. A text in disguise is
+    judged as it reads, too; `obscured` tells how much of it nobody could read (`moderators.obscured`).
     """
 
     name = "lite"
@@ -53,10 +56,18 @@ class Lite:
             ModelError: the weights are missing or do not fit this version.
         """
         self.options = options or LiteOptions()
+        self.threshold = cutoff(self.name, self.options.threshold)
         self._weights, self._bias, self._temperature = _parameters()
 
     def scores(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """Scores in [0, 1], [texts, 3], columns in the order of `HEADS`."""
+        """Scores in [0, 1] of the worst reading, [texts, 3], columns in the order of `HEADS`."""
+        return self._read(texts)[0]
+
+    def _read(self, texts: Sequence[str]) -> tuple[NDArray[np.float64], list[float]]:
+        return worst_scores(texts, lambda some, _: self.literal_scores(some), literal=HEADS.index("refusal"))
+
+    def literal_scores(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """The same of the texts as they are written."""
         rows = [self._scores(texts[i : i + _BATCH]) for i in range(0, len(texts), _BATCH)]
         return np.concatenate(rows) if rows else np.zeros((0, len(HEADS)))
 
@@ -67,13 +78,13 @@ class Lite:
         """One verdict for each text; `prompts` are not looked at."""
         del prompts
         short = sum(map(len, texts)) <= _AT_ONCE
-        scores = self.scores(texts) if short else await asyncio.to_thread(self.scores, texts)
-        return [self._verdict(row) for row in scores.tolist()]
+        scores, obscured = self._read(texts) if short else await asyncio.to_thread(self._read, texts)
+        return [self._verdict(row, told(share)) for row, share in zip(scores.tolist(), obscured, strict=True)]
 
-    def _verdict(self, row: list[float]) -> Verdict:
-        categories = dict(zip(HEADS, row, strict=True))
+    def _verdict(self, row: list[float], more: dict[str, float]) -> Verdict:
+        categories = dict(zip(HEADS, row, strict=True)) | more
         worst = max(categories["harm"], categories["toxicity"])
-        return Verdict.scored(self.name, worst, threshold=self.options.threshold, categories=categories)
+        return Verdict.scored(self.name, worst, threshold=self.threshold, categories=categories)
 
 
 def pooled_logits(texts: Sequence[str], weights: NDArray[Any], bias: NDArray[Any]) -> NDArray[np.float64]:

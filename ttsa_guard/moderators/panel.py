@@ -42,6 +42,10 @@ class Panel:
             * "weighted" flags from a weighted mean score of 0.5 on, which is the score; it fails if a "closed" member fails.
             * "lexicographic" flags what any hard member flags. A flag scores from 0.5 to 1 by the worst of them, a pass
               below 0.5 by the weighted mean of the others: first the constraints, then preferences.
+
+    A score of "any" and "all" is one member's own, as calibrated as that is; "weighted" is the mean of what members say, so their
+    own thresholds do not matter to it; "lexicographic" is an order and no probability. Of "any", the share of harmless texts that
+    are flagged is at most the sum of the members' shares, of "all" at most the smallest of them.
     """
 
     seats: tuple[Seat, ...]

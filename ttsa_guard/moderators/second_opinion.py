@@ -22,6 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ttsa_guard.errors import ModelError
 from ttsa_guard.moderators.lite import HEADS, probabilities
+from ttsa_guard.moderators.obscured import told, worst_scores
+from ttsa_guard.moderators.operating_points import Threshold, cutoff
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.verdict import Verdict
 
@@ -46,14 +48,14 @@ class SecondOpinionOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    threshold: float = Field(0.5, ge=0, le=1, description="from this score on, an answer is flagged")
+    threshold: Threshold = Field(0.5, description="from this score on an answer is flagged; or {false_alarms: 0.01}")
 
 
 class SecondOpinion:
     """Flags an answer whose worst sentence or passage looks harmful or abusive.
 
     The score is the larger of `harm` and `toxicity`. `refusal`, which judges the first passage, is reported beside them
-    and is no part of the score.
+    and is no part of the score. A text in disguise is judged as it reads, too (`moderators.obscured`).
     """
 
     name = "second_opinion"
@@ -65,22 +67,30 @@ class SecondOpinion:
             ModelError: the weights are missing or damaged.
         """
         self.options = options or SecondOpinionOptions()
+        self.threshold = cutoff(self.name, self.options.threshold)
         self._network = _shipped()
 
     def scores(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """Scores in [0, 1], [texts, 3], columns in the order of `lite.HEADS`."""
+        """Scores in [0, 1] of the worst reading, [texts, 3], columns in the order of `lite.HEADS`."""
+        return self._read(texts)[0]
+
+    def _read(self, texts: Sequence[str]) -> tuple[NDArray[np.float64], list[float]]:
+        return worst_scores(texts, lambda some, _: self.literal_scores(some), literal=HEADS.index("refusal"))
+
+    def literal_scores(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """The same of the texts as they are written."""
         return self._network.scores(texts)
 
     async def moderate(self, texts: Sequence[str], *, prompts: Sequence[str]) -> list[Verdict]:
         """One verdict for each text; `prompts` are not looked at."""
         del prompts
-        scores = await asyncio.to_thread(self.scores, texts)
-        return [self._verdict(row) for row in scores.tolist()]
+        scores, obscured = await asyncio.to_thread(self._read, texts)
+        return [self._verdict(row, told(share)) for row, share in zip(scores.tolist(), obscured, strict=True)]
 
-    def _verdict(self, row: list[float]) -> Verdict:
-        categories = dict(zip(HEADS, row, strict=True))
+    def _verdict(self, row: list[float], more: dict[str, float]) -> Verdict:
+        categories = dict(zip(HEADS, row, strict=True)) | more
         worst = max(categories["harm"], categories["toxicity"])
-        return Verdict.scored(self.name, worst, threshold=self.options.threshold, categories=categories)
+        return Verdict.scored(self.name, worst, threshold=self.threshold, categories=categories)
 
 
 @dataclass(frozen=True)

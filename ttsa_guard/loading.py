@@ -1,7 +1,9 @@
-"""Find and load a chat model and its tokenizer: a hub name, a folder, a GGUF file, or a model that a package brings."""
+"""Find and load a language model and its tokenizer: a hub name, a folder, a GGUF file, or a model that a package brings."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from importlib.util import find_spec
@@ -75,17 +77,31 @@ def load(
     more = dict(more or {})
     if isinstance(quantization := more.get("quantization_config"), dict):
         more["quantization_config"] = _bitsandbytes(quantization)
+    tokenizer = load_tokenizer(source)
     if source.gguf_file:
-        _needs("gguf", "accelerate", extra="gguf")
         more = {**_unpacked(), **more}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source.path, **source.options)
+    with _explained(source):
         model: Any = AutoModelForCausalLM.from_pretrained(source.path, dtype=dtype, **source.options, **more)
-    except Exception as error:
-        raise ModelError(f"model {source.path!r} cannot be loaded: {type(error).__name__}", hint=_hint(error)) from error
     if source.gguf_file:
         vars(model.config).pop("quantization_config", None)  # it is undone by now
     return (model if "device_map" in more else model.to(device)), tokenizer
+
+
+def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
+    """Its tokenizer alone; raises as `load` does."""
+    if source.gguf_file:
+        _needs("gguf", "accelerate", extra="gguf")
+    with _explained(source):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source.path, **source.options)
+    return tokenizer
+
+
+@contextmanager
+def _explained(source: Source) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise ModelError(f"model {source.path!r} cannot be loaded: {type(error).__name__}", hint=_hint(error)) from error
 
 
 def _unpacked() -> dict[str, Any]:

@@ -1,0 +1,85 @@
+"""Measure the operating points of the shipped moderators: ``python -m ttsa_guard.embedded.operating_points --data DIR``.
+
+DIR is that of `train_lite`, and the folder clinc150 (amazon-science/Glean @ 927665aed3, CC BY 3.0). Harmless chat of three kinds
+counts alike: answers of dolly, turns of self-dialogues, and the short requests of CLINC150. None was trained on by the
+moderator that is measured. It writes ``operating_points.yaml``; to be run again whenever the weights of a moderator change.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import json
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from ttsa_guard.embedded import lite_data
+from ttsa_guard.embedded.lite_data import Example
+from ttsa_guard.embedded.shipped import shipped
+from ttsa_guard.errors import TTSAError, UsageError
+from ttsa_guard.moderators.operating_points import FILE, RATES, operating_point
+
+HERE = Path(__file__).parent
+SIZE = 4000
+"""Texts of each kind, where there are so many."""
+Pairs = list[tuple[str, str]]
+"""(prompt, text)"""
+
+
+def digest(moderator: str) -> str:
+    """Of the weights that ship for it."""
+    return hashlib.blake2b((HERE / f"{moderator}.npz").read_bytes(), digest_size=8).hexdigest()
+
+
+def measure(data: Path) -> dict[str, Any]:
+    """What the file holds: for each moderator its weights, the number of texts, and the score at each rate."""
+    examples = list(lite_data.examples(data))
+    queries, turns = _queries(data / "clinc150"), _turns(data / "self-dialogue", examples)
+    found: dict[str, Any] = {}
+    for name, moderator in shipped().items():
+        answers = [(e.prompt, e.text) for e in examples if e.source == "dolly" and e.part == moderator.unread]
+        groups = [answers[:SIZE], turns, queries]
+        values = np.concatenate([moderator.scores([t for _, t in g], [p for p, _ in g])[:, :2].max(axis=1) for g in groups])
+        weights = np.concatenate([np.full(len(g), 1 / len(g)) for g in groups])
+        scores = {rate: round(operating_point(values, rate, weights.tolist()), 4) for rate in RATES}
+        found[name] = {"weights": digest(name), "texts": len(values), "scores": scores}
+    return found
+
+
+def _queries(folder: Path) -> Pairs:
+    if not (folder / "test.tsv").exists():
+        raise UsageError(f"no file {folder / 'test.tsv'}", hint="it comes from github.com/amazon-science/Glean @ 927665aed3")
+    return [("", row["text"]) for row in lite_data.read_rows(folder / "test.tsv", "\t")][:SIZE]
+
+
+def _turns(folder: Path, examples: Sequence[Example]) -> Pairs:
+    """The second to fourth turns of dialogues of which lite has read none, as an answer to the first one."""
+    read = {e.prompt for e in examples if e.source == "self-dialogue"}
+    with gzip.open(folder / "self_dialogues.jsonl.gz", "rt", encoding="utf-8") as file:
+        dialogues = (json.loads(line)["turns"] for line in file)
+        unread = ((turns[0], " ".join(turns[1:4])) for turns in dialogues if len(turns) > 3 and turns[0] not in read)
+        return list(islice(unread, SIZE))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure the operating points of the shipped moderators.")
+    parser.add_argument("--data", type=Path, required=True, help="folder with one folder for each data set")
+    parser.add_argument("--out", type=Path, default=HERE / FILE, help="where they go")
+    args = parser.parse_args()
+    try:
+        found = measure(args.data)
+    except TTSAError as error:
+        raise SystemExit(f"error: {error}") from None
+    said = "# Made by python -m ttsa_guard.embedded.operating_points: the score at each false-alarm rate.\n"
+    args.out.write_text(said + yaml.safe_dump(found, sort_keys=False), encoding="utf-8")
+    print(yaml.safe_dump(found, sort_keys=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""The shipped moderators as functions of texts and prompts, for reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ttsa_guard.embedded.lite_data import Part
+from ttsa_guard.moderators.lite import Lite
+from ttsa_guard.moderators.second_opinion import SecondOpinion
+
+Scorer = Callable[[Sequence[str], Sequence[str]], NDArray[Any]]
+"""Scores [n, heads], harm and toxicity first, of texts and their prompts."""
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A moderator.
+
+    Args:
+        scores: of the worst reading of each text.
+        literal: of the texts as they are written.
+        unread: the part of lite's data of which it has read no ordinary answer.
+    """
+
+    scores: Scorer
+    literal: Scorer
+    unread: Part
+
+
+def shipped() -> dict[str, Shipped]:
+    """By name, those whose packages are installed."""
+    lite, second = Lite(), SecondOpinion()
+    return {
+        "lite": Shipped(lambda texts, _: lite.scores(texts), lambda texts, _: lite.literal_scores(texts), "test"),
+        # Of the rows that lite was trained on it has read none.
+        "second_opinion": Shipped(lambda texts, _: second.scores(texts), lambda texts, _: second.literal_scores(texts), "train"),
+    }

@@ -1,0 +1,96 @@
+"""From which score on a moderator flags: a number, or the share of harmless texts that it may flag.
+
+The scores that belong to such shares are in ``ttsa_guard/embedded/operating_points.yaml``, measured by
+``python -m ttsa_guard.embedded.operating_points`` on harmless chat. Scores stay probabilities, as far as the moderator is
+calibrated: a threshold moves decisions and no score.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from importlib import resources
+from itertools import pairwise
+from typing import Annotated, Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from ttsa_guard.errors import ConfigError
+
+RATES = (0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
+"""False-alarm rates that are measured; those between them are interpolated."""
+FILE = "operating_points.yaml"
+
+
+class FalseAlarms(BaseModel):
+    """An operating point: ``{false_alarms: 0.01}`` flags one of a hundred harmless texts."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    false_alarms: float = Field(ge=RATES[-1], le=RATES[0], description="share of harmless chat that is flagged")
+
+
+def _threshold(value: Any) -> Any:
+    try:
+        return FalseAlarms.model_validate(value) if isinstance(value, Mapping | FalseAlarms) else _NUMBER.validate_python(value)
+    except ValidationError:
+        lowest, highest = RATES[-1], RATES[0]
+        raise ValueError(f"give a number from 0 to 1, or {{false_alarms: SHARE}} with {lowest} to {highest}") from None
+
+
+_NUMBER = TypeAdapter(Annotated[float, Field(ge=0, le=1)])
+Threshold = Annotated[float | FalseAlarms, BeforeValidator(_threshold)]
+"""Of a moderator for which operating points are shipped."""
+
+
+def cutoff(moderator: str, threshold: float | FalseAlarms) -> float:
+    """The score from which on `moderator` flags.
+
+    Raises:
+        ConfigError: no operating points of it are known.
+    """
+    if not isinstance(threshold, FalseAlarms):
+        return threshold
+    if moderator not in points():
+        hint = f"find the number on texts of your own: ttsa-guard moderators tune FILE.jsonl --moderator {moderator}"
+        raise ConfigError(f"the false alarms of {moderator!r} have not been measured", hint=hint)
+    return interpolated(points()[moderator]["scores"], threshold.false_alarms)
+
+
+def interpolated(scores: Mapping[float, float], rate: float) -> float:
+    """The score at `rate`, between its neighbours by the logarithm of the rate."""
+    if rate in scores:
+        return scores[rate]
+    high, low = next((a, b) for a, b in pairwise(sorted(scores, reverse=True)) if b < rate < a)
+    share = math.log(rate / high) / math.log(low / high)
+    return scores[high] + share * (scores[low] - scores[high])
+
+
+def operating_point(scores: Sequence[float] | NDArray[Any], rate: float, weights: Sequence[float] | None = None) -> float:
+    """The threshold that flags at most, and as nearly as it can, the share `rate` of harmless texts with these scores: half way
+    from the last score that is flagged to the next one.
+
+    Args:
+        weights: how much each text counts; default: all alike.
+    """
+    values = np.asarray(scores, np.float64)
+    counts = np.ones(len(values)) if weights is None else np.asarray(weights, np.float64)
+    order = np.argsort(-values, kind="stable")
+    values, counts = values[order], counts[order]
+    flagged = np.cumsum(counts) / counts.sum()
+    last = np.append(values[1:] < values[:-1], True)  # of equal scores, all are flagged or none
+    fitting = np.flatnonzero(last & (flagged <= rate + 1e-12))
+    cut = int(fitting[-1]) if fitting.size else -1
+    above = values[cut] if cut >= 0 else 1.0
+    return float((above + values[cut + 1]) / 2) if cut + 1 < len(values) else float(above)
+
+
+@lru_cache(maxsize=1)
+def points() -> dict[str, dict[str, Any]]:
+    """By moderator: `scores` by false-alarm rate, `texts` that were measured, and `weights`, a digest of its weights."""
+    data = yaml.safe_load((resources.files("ttsa_guard.embedded") / FILE).read_text(encoding="utf-8"))
+    return dict(data)
