@@ -94,6 +94,23 @@ def test_a_long_text_counts_as_its_worst_window(make):
     assert list(whole.values()) == pytest.approx(torch.stack(single).amax(0).tolist(), abs=1e-5)
 
 
+def test_a_text_in_disguise_is_judged_as_it_reads_too(make):
+    moderator = make("toxic", "insult", problem="multi_label_classification")
+    plain, hidden = "clean the kettle", "cl\u200bean the ke\u200bttle"
+    as_it_reads = moderator.scores([plain])[0]
+    [found] = moderator.scores([hidden])
+    written = {label: float(p) for label, p in zip(found, probabilities(moderator, hidden), strict=True)}
+    assert found == {label: max(written[label], as_it_reads[label]) for label in found}
+    assert found != written
+
+
+def probabilities(moderator, text):
+    """Of the text as it is written."""
+    ids = moderator._tokenizer(text, return_tensors="pt")
+    with torch.no_grad():
+        return moderator._model(**ids).logits[0].sigmoid()
+
+
 def test_a_text_does_not_depend_on_its_batch(make):
     moderator = make("toxicity", "threat", problem="multi_label_classification", batch_size=3)
     together, alone = moderator.scores(TEXTS), [moderator.scores([text])[0] for text in TEXTS]

@@ -84,6 +84,12 @@ def test_harmless_texts_pass(moderator: Lite | SecondOpinion, name: str) -> None
     assert verdict.score == pytest.approx(before[0, :2].max(), abs=0.1)
 
 
+@pytest.mark.parametrize("kind", ["answered", "complied", "early", "late"])
+def test_answers_of_the_embedded_world_have_no_second_reading(kind: str) -> None:
+    texts = answers(kind, 200)
+    assert [read(text).plain for text in texts] == texts
+
+
 @pytest.mark.parametrize("name", ["prose", "python", "shell", "data url", "hash", "shopping list", "choices", "French"])
 def test_they_have_no_second_reading(name: str) -> None:
     assert read(HARMLESS[name]).plain == HARMLESS[name]
