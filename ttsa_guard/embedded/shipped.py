@@ -9,6 +9,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ttsa_guard.embedded.lite_data import Part
+from ttsa_guard.moderators import minilm
+from ttsa_guard.moderators.encoder import Encoder
 from ttsa_guard.moderators.lite import Lite
 from ttsa_guard.moderators.second_opinion import SecondOpinion
 
@@ -34,8 +36,12 @@ class Shipped:
 def shipped() -> dict[str, Shipped]:
     """By name, those whose packages are installed."""
     lite, second = Lite(), SecondOpinion()
-    return {
+    found = {
         "lite": Shipped(lambda texts, _: lite.scores(texts), lambda texts, _: lite.literal_scores(texts), "test"),
         # Of the rows that lite was trained on it has read none.
         "second_opinion": Shipped(lambda texts, _: second.scores(texts), lambda texts, _: second.literal_scores(texts), "train"),
     }
+    if minilm.installed():
+        encoder = Encoder()
+        found["encoder"] = Shipped(encoder.scores, encoder.literal_scores, "test")
+    return found

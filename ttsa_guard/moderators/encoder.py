@@ -21,6 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from ttsa_guard.errors import ModelError
 from ttsa_guard.moderators import minilm
 from ttsa_guard.moderators.lite import Lite
+from ttsa_guard.moderators.obscured import told, worst_scores
+from ttsa_guard.moderators.operating_points import Threshold, cutoff
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.verdict import Verdict
 
@@ -49,13 +51,14 @@ class EncoderOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    threshold: float = Field(0.5, ge=0, le=1, description="from this score on, an answer is flagged")
+    threshold: Threshold = Field(0.5, description="from this score on, an answer is flagged; or {false_alarms: SHARE}")
 
 
 class Encoder:
     """Flags an answer of which any part looks harmful or abusive as an answer to its prompt.
 
-    The score is the larger of `harm` and `toxicity`. Beside them are `refusal`, and `self_harm`, a topic of what is bad.
+    The score is the larger of `harm` and `toxicity`. Beside them are `refusal`, and `self_harm`, a topic of what is bad. A text
+    in disguise is judged as it reads, too; `obscured` tells how much of it nobody could read (`moderators.obscured`).
     """
 
     name = "encoder"
@@ -67,22 +70,33 @@ class Encoder:
             ModelError: the encoder's package or our weights are missing.
         """
         self.options = options or EncoderOptions()
+        self.threshold = cutoff(self.name, self.options.threshold)
         self._network, self._calibration = _shipped()
 
     async def moderate(self, texts: Sequence[str], *, prompts: Sequence[str]) -> list[Verdict]:
-        scores = await asyncio.to_thread(self.scores, texts, prompts)
-        return [self._verdict(row) for row in scores.tolist()]
+        scores, obscured = await asyncio.to_thread(self._read, texts, prompts)
+        return [self._verdict(row, told(share)) for row, share in zip(scores.tolist(), obscured, strict=True)]
 
     def scores(self, texts: Sequence[str], prompts: Sequence[str]) -> Floats:
-        """Scores in [0, 1], [texts, 4], columns in the order of `HEADS`."""
+        """Scores in [0, 1] of the worst reading, [texts, 4], columns in the order of `HEADS`."""
+        return self._read(texts, prompts)[0]
+
+    def _read(self, texts: Sequence[str], prompts: Sequence[str]) -> tuple[Floats, list[float]]:
+        def score(some: Sequence[str], places: Sequence[int]) -> Floats:
+            return self.literal_scores(some, [prompts[i] for i in places])
+
+        return worst_scores(texts, score, literal=HEADS.index("refusal"))
+
+    def literal_scores(self, texts: Sequence[str], prompts: Sequence[str]) -> Floats:
+        """The same of the texts as they are written."""
         if not texts:
             return np.zeros((0, len(HEADS)), np.float32)
         return calibrated(self._network.logits(texts, prompts), lite_logits(texts), self._calibration)
 
-    def _verdict(self, row: list[float]) -> Verdict:
-        categories = dict(zip(HEADS, row, strict=True))
+    def _verdict(self, row: list[float], more: dict[str, float]) -> Verdict:
+        categories = dict(zip(HEADS, row, strict=True)) | more
         worst = max(categories["harm"], categories["toxicity"])
-        return Verdict.scored(self.name, worst, threshold=self.options.threshold, categories=categories)
+        return Verdict.scored(self.name, worst, threshold=self.threshold, categories=categories)
 
 
 class Network(torch.nn.Module):
@@ -158,7 +172,7 @@ def padded(windows: Sequence[Window]) -> tuple[torch.Tensor, torch.Tensor, torch
 
 def lite_logits(texts: Sequence[str]) -> NDArray[np.float64]:
     """What lite says of `texts`, [texts, 3], as logits."""
-    scores = np.clip(Lite().scores(texts), 1e-7, 1 - 1e-7)
+    scores = np.clip(Lite().literal_scores(texts), 1e-7, 1 - 1e-7)
     return np.asarray(np.log(scores) - np.log1p(-scores))
 
 
