@@ -15,6 +15,7 @@ from nemoguardrails.testing import FakeLLMModel
 
 from ttsa_guard.nemo import BackendModel, install, rails_path
 from ttsa_guard.nemo.requests import WITHHELD
+from ttsa_guard.testing import ScriptedBackend
 
 from . import matrix
 from .conftest import FLAGGED, STEERED, USER, make_app, make_config, make_guard, say
@@ -73,6 +74,18 @@ def test_other_variables_arrive(version: str) -> None:
     app._get_events_for_messages = events  # type: ignore[method-assign]
     reply(app, {"user_name": "Ada", "skip_output_rails": True})
     assert seen == [{"user_name": "Ada"}]
+
+
+@pytest.mark.parametrize("said", [[], [{"role": "event", "event": {"type": "UserSilent"}}]], ids=["", "event"])
+def test_context_and_events_are_in_no_prompt(version: str, said: list[Any]) -> None:
+    """With passthrough, the host of Colang 1.0 would give them to the model as they are, and fail."""
+    backend = ScriptedBackend([FLAGGED, STEERED])
+    app = LLMRails(make_config(version, passthrough=True), llm=BackendModel(backend))
+    install(app, make_guard(backend))
+    context = {"role": "context", "content": {"ttsa_prefer": {"empathy": 1.0}}}
+    turns = [{"role": "system", "content": "Be kind."}] if version == "1.0" else []
+    assert say(app, [context, *said, *turns, *USER])["content"] == STEERED
+    assert len(backend.calls[0][0].prompt) == 2 + len(" ".join(m["content"] for m in [*turns, *USER]).split())
 
 
 @pytest.mark.parametrize("kind", ["ContextUpdate", "StopFlow", "FinishFlow"])

@@ -21,7 +21,7 @@ from ttsa_guard.nemo.gate import NemoRail
 from ttsa_guard.nemo.model import ENGINE, BackendModel
 from ttsa_guard.nemo.privacy import guard_reasoning, silence
 from ttsa_guard.nemo.refusals import enabled, refuse_app, refuse_other_weights, refuse_rails, refuse_settings
-from ttsa_guard.nemo.requests import guard_requests
+from ttsa_guard.nemo.requests import guard_prompts, guard_requests
 from ttsa_guard.nemo.streaming import guard_streams
 
 _current: ContextVar[Guard] = ContextVar("ttsa_guard_current")
@@ -78,6 +78,7 @@ def install(app: Any, guard: Guard) -> None:
         check.bind(app)
     if not installed_guard(app):
         guard_requests(app)
+        guard_prompts(app)
         guard_reasoning(app)
         guard_streams(app, lambda: app.runtime.registered_action_params[KEY])
     silence()

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nemoguardrails.colang.v2_x.runtime.flows import InternalEvents
+from nemoguardrails.context import raw_llm_request
 from nemoguardrails.rails.llm.options import GenerationOptions
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,25 @@ def guard_requests(app: Any) -> None:
         return await plain(prompt, messages, allowed_options(options), state, streaming_handler)
 
     app.generate_async = generate_async
+
+
+def guard_prompts(app: Any) -> None:
+    """Keep context and event messages from the models of this app.
+
+    With ``passthrough`` in Colang 1.0, the host gives the model the request's messages as they are, and stumbles over the two
+    roles that are its own.
+    """
+    if app.config.colang_version != "1.0":
+        return
+    plain = app.runtime.generate_events
+
+    async def generate_events(*args: Any, **kwargs: Any) -> Any:
+        asked = raw_llm_request.get()
+        if isinstance(asked, list):  # of nothing that anyone has said, the host takes the text of the event
+            raw_llm_request.set([m for m in asked if m.get("role") not in ("context", "event")] or None)
+        return await plain(*args, **kwargs)
+
+    app.runtime.generate_events = generate_events
 
 
 def allowed_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
