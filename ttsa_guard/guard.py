@@ -16,12 +16,13 @@ from itertools import takewhile
 from typing import Any
 
 from ttsa_guard.backends.base import Backend, ScoresText
-from ttsa_guard.budget import Clock, Spend, within
+from ttsa_guard.budget import Clock, Spend, answered, within
 from ttsa_guard.completion import completed, ended
 from ttsa_guard.config import GuardConfig, Use
 from ttsa_guard.errors import BudgetError, ConfigError
-from ttsa_guard.messages import Baseline, GenerationRequest, Message, Prompt, own_seed
-from ttsa_guard.moderators.base import Moderator, moderate_safely
+from ttsa_guard.forks import refuse_after_fork
+from ttsa_guard.messages import Baseline, Generation, GenerationRequest, Message, Prompt, own_seed
+from ttsa_guard.moderators.base import Moderator, moderate_safely, on_its_loop
 from ttsa_guard.moderators.panel import Panel, seated
 from ttsa_guard.observers import publish
 from ttsa_guard.parts import make
@@ -129,11 +130,16 @@ class Guard:
         """Let the backend answer, and review the answer; `prefer` as in `review`.
 
         Raises:
-            PromptError, ModelError: the plain answer could not be generated.
+            PromptError, ModelError: the plain answer could not be generated, or not in time.
         """
         conversation = Message.conversation(messages)
-        [plain] = await self.backend.generate([await self._request(conversation)])
+        plain = await answered(self.config.answer_seconds, self._plain(conversation))
         return await self.review(conversation, plain.text, prefer=prefer)
+
+    async def _plain(self, conversation: tuple[Message, ...]) -> Generation:
+        refuse_after_fork(self.backend)
+        [plain] = await self.backend.generate([await self._request(conversation)])
+        return plain
 
     async def review(
         self,
@@ -161,6 +167,7 @@ class Guard:
     ) -> Outcome:
         answer = review.answer
         try:
+            refuse_after_fork(self.backend)
             if release:
                 shown, review.gate_calls = release.settle(), release.checks
                 # Where the host has rewritten the answer since, what was shown is no beginning of it.
@@ -199,9 +206,10 @@ class Guard:
 
     async def close(self) -> None:
         """Let go of what the backend and the moderators hold, connections for example."""
-        for part in (self.backend, *self.moderators):
-            if close := getattr(part, "close", None):
-                await close()
+        for moderator in self.moderators:
+            if close := getattr(moderator, "close", None):
+                await on_its_loop(moderator, close())
+        await self.backend.close()
 
     # ------------------------------------------------------------------ steps
 
@@ -343,4 +351,5 @@ class Guard:
         audit = self.config.audit
         record = review.record(text, action, reason, chosen, final, seed=self.config.seed, texts=audit.texts)
         publish(record, self._sink, self._plugins)
-        return Outcome(text, action, record)
+        texts = (review.answer, *(judged.candidate.text for judged in review.judged))
+        return Outcome(text, action, record, withheld=tuple({other for other in texts if other != text}))

@@ -94,6 +94,8 @@ class Outcome:
     text: str
     action: Action
     record: AuditRecord
+    withheld: tuple[str, ...] = field(default=(), repr=False)
+    """Moderated texts that may not be shown, for those who have to take them out of their own records."""
 
 
 class AuditSink:

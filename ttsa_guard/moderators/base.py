@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
+from ttsa_guard.aside import aside
 from ttsa_guard.budget import within
 from ttsa_guard.verdict import Verdict
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 MARK = "withheld"
 _WINDOW = 24
 """So many characters that a moderator's own words share with a text are a quote of it."""
@@ -22,6 +24,8 @@ class Moderator(Protocol):
     """Batch in, batch out, order kept. `prompts` are the user texts that the answers belong to.
 
     A class attribute ``coarse = True`` says that its scores tell only a few degrees apart, so that it is no guide for a search.
+    Moderators that do not come with this package run on an event loop in a thread of their own, always the same one, so that
+    they keep to their time limit whatever they do; ``blocking = False`` says that one may run on the guard's loop.
     """
 
     @property
@@ -40,7 +44,7 @@ async def moderate_safely(
     and category names that quote a text or its prompt are replaced.
     """
     try:
-        verdicts = await within(seconds, moderator.moderate(texts, prompts=prompts))
+        verdicts = await within(seconds, on_its_loop(moderator, moderator.moderate(texts, prompts=prompts)))
     except Exception as error:
         log.warning("moderator %s failed: %s", moderator.name, type(error).__name__)
         return [Verdict.failure(moderator.name, type(error).__name__)] * len(texts)
@@ -48,6 +52,12 @@ async def moderate_safely(
         log.warning("moderator %s returned something that is not a list of %d verdicts", moderator.name, len(texts))
         return [Verdict.failure(moderator.name, "not a list of verdicts")] * len(texts)
     return [_without_quotes(verdict, f"{text}\n{prompt}") for verdict, text, prompt in zip(verdicts, texts, prompts, strict=True)]
+
+
+def on_its_loop(moderator: Moderator, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+    """`work` of a moderator, where it can keep nobody else from working."""
+    ours = type(moderator).__module__.partition(".")[0] == __name__.partition(".")[0]
+    return aside(moderator, work) if getattr(moderator, "blocking", not ours) else work
 
 
 def _without_quotes(verdict: Verdict, texts: str) -> Verdict:

@@ -33,21 +33,25 @@ current_release: ContextVar[Release | None] = ContextVar("ttsa_guard_release", d
 Event = Mapping[str, Any]
 
 
-def make_action(guard: Guard) -> Callable[..., Awaitable[RailOutcome]]:
-    """The action for `guard`. It raises nothing but `asyncio.CancelledError`: when an action raises, the host logs its
-    parameters, which hold the flagged text. It closes over the guard because streaming passes no registered parameters.
+def make_action(guard: Guard, *, plain: bool = False) -> Callable[..., Awaitable[Any]]:
+    """The action for `guard`; its outcome is `plain` data where the host's state of Colang 2.x has to be saved.
+
+    It raises nothing but `asyncio.CancelledError`: when an action raises, the host logs its parameters, which hold the flagged
+    text. It closes over the guard because streaming passes no registered parameters.
     """
 
-    async def ttsa_steer(
-        context: Mapping[str, Any] | None = None, events: list[Any] | None = None, config: Any = None
-    ) -> RailOutcome:
+    async def ttsa_steer(context: Mapping[str, Any] | None = None, events: list[Any] | None = None, config: Any = None) -> Any:
+        outcome = await steered(context, events, config)
+        return _as_data(outcome) if plain else outcome
+
+    async def steered(context: Mapping[str, Any] | None, events: list[Any] | None, config: Any) -> RailOutcome:
         # Without events this is a window of a stream, where the host does not apply a rewrite.
         refuse = events is None or bool(getattr(config, "enable_rails_exceptions", False))
         said = (context or {}).get("bot_message")
         if not said:
             return RailOutcome.allow()
         try:
-            blank_reasoning(events or ())
+            withhold(blank_reasoning(events or ()), events or ())
             answer = without_reasoning(said)  # the host leaves it in where it streams from the model
             outcome = await guard.review(
                 conversation(events or (), context or {}),
@@ -56,18 +60,28 @@ def make_action(guard: Guard) -> Callable[..., Awaitable[RailOutcome]]:
                 prefer=(context or {}).get(PREFER),
             )
             if outcome.text != said:
-                withhold(said, events or ())
+                withhold([said, answer, *outcome.withheld], events or ())
             return _rendered(outcome, said=said, rewritable=events is not None, refuse=refuse)
         except Exception as error:
             # The message may quote the moderated text, so only the kind of error is named.
             log.error("%s failed with %s; the fallback is given", NAME, type(error).__name__)
             with suppress(Exception):
-                withhold(said, events or ())
+                withhold([said], events or ())
             return _fallback(guard.config.fallback, refuse, f"error: {type(error).__name__}", {"action": "fallback"})
 
     # Of the system: runs here even if there is an action server, and stays out of the prompt's history.
-    registered: Callable[..., Awaitable[RailOutcome]] = action(is_system_action=True, name=NAME)(ttsa_steer)
+    registered: Callable[..., Awaitable[Any]] = action(is_system_action=True, name=NAME)(ttsa_steer)
     return registered
+
+
+def _as_data(outcome: RailOutcome) -> dict[str, Any]:
+    return {
+        "is_blocked": outcome.is_blocked,
+        "is_transform": outcome.is_transform,
+        "transform_text": outcome.transform_text,
+        "reason": outcome.reason,
+        "metadata": outcome.metadata,
+    }
 
 
 def conversation(events: Iterable[Any], context: Mapping[str, Any]) -> list[Message]:

@@ -19,13 +19,13 @@ from ttsa_guard.nemo import rails_path
 from ttsa_guard.nemo.actions import FLOW, KEY, NAME, make_action
 from ttsa_guard.nemo.gate import NemoRail
 from ttsa_guard.nemo.model import ENGINE, BackendModel
-from ttsa_guard.nemo.privacy import guard_reasoning, silence
+from ttsa_guard.nemo.privacy import guard_records, silence
 from ttsa_guard.nemo.refusals import enabled, refuse_app, refuse_other_weights, refuse_rails, refuse_settings
 from ttsa_guard.nemo.requests import guard_prompts, guard_requests
 from ttsa_guard.nemo.streaming import guard_streams
 
-_current: ContextVar[Guard] = ContextVar("ttsa_guard_current")
-"""Whose backend the next model is made from: providers are global to the host, guards belong to one app."""
+_building: ContextVar[Guard | None] = ContextVar("ttsa_guard_building", default=None)
+"""Of the app whose models are being made: providers are global to the host, guards belong to one app."""
 
 
 class ModelParameters(BaseModel):
@@ -57,15 +57,14 @@ def init(app: Any) -> None:
     guard = Guard.from_config(config)
     install(app, guard)
     if any(model.engine == ENGINE for model in app.config.models):
-        _current.set(guard)
-        register_provider(ENGINE, _provide)
+        _provide_while_building(app, guard)
 
 
 def install(app: Any, guard: Guard) -> None:
     """Make `guard` the output rail of an app that is built or being built; it replaces the one that is there.
 
     In Colang 1.0 the flow is added and enabled if the configuration does not name it. In Colang 2.x the app's own flow
-    ``output rails`` has to call it.
+    ``output rails`` has to call it. The app gets a copy of its configuration, so that another app can be made from that.
 
     Raises:
         ConfigError: the app would let flagged text through.
@@ -77,18 +76,20 @@ def install(app: Any, guard: Guard) -> None:
     for check in checks:
         check.bind(app)
     if not installed_guard(app):
+        app.__getstate__ = _refuse_pickle
         guard_requests(app)
         guard_prompts(app)
-        guard_reasoning(app)
+        guard_records(app)
         guard_streams(app, lambda: app.runtime.registered_action_params[KEY])
     silence()
-    app.register_action(make_action(guard), NAME)
+    app.register_action(make_action(guard, plain=app.config.colang_version != "1.0"), NAME)
     app.register_action_param(KEY, guard)
 
 
 def passthrough_app(guard: Guard) -> LLMRails:
     """A chat app that does nothing but ask the guard's backend and have the guard review its answers."""
-    model = BackendModel(guard.backend, generation=guard.config.generation, seed=guard.config.seed)
+    config = guard.config
+    model = BackendModel(guard.backend, generation=config.generation, seed=config.seed, seconds=config.answer_seconds)
     app = LLMRails(RailsConfig.from_content(yaml_content="models: []\npassthrough: true\n"), llm=model)
     install(app, guard)
     return app
@@ -100,30 +101,73 @@ def installed_guard(app: Any) -> Guard | None:
     return guard
 
 
+def _provide_while_building(app: Any, guard: Guard) -> None:
+    """Let the models of `app` with our engine, and of no other one, have the backend of `guard`."""
+    register_provider(ENGINE, _provide)
+    make_models = app._init_llms  # the host has no public place for this, and looks providers up by their name alone
+
+    def init_llms() -> None:
+        _building.set(guard)
+        try:
+            make_models()
+        finally:
+            _building.set(None)
+
+    app._init_llms = init_llms
+
+
 def _provide(model: str, **parameters: Any) -> BackendModel:
     """The host's factory for models with our engine."""
+    guard = _building.get()
+    if guard is None:
+        raise ConfigError(
+            f"the engine {ENGINE!r} is used by an app without our rail, whose answers nobody would review",
+            hint=f"add import_paths: [ttsa_guard/rails] and {FLOW!r} to rails.output.flows; from Python, without those: "
+            "LLMRails(config, llm=BackendModel(guard.backend)) and install(app, guard)",
+        )
     parameters.pop("mode", None)  # the host's own
     asked = validated(ModelParameters, parameters, where=f"models.{model}.parameters").model_dump(exclude_none=True)
-    guard = _current.get()
     seed = asked.pop("seed", guard.config.seed)
     if "max_tokens" in asked:
         asked["max_new_tokens"] = asked.pop("max_tokens")
-    return BackendModel(guard.backend, name=model, generation=guard.config.generation.model_copy(update=asked), seed=seed)
+    generation = guard.config.generation.model_copy(update=asked)
+    return BackendModel(guard.backend, name=model, generation=generation, seed=seed, seconds=guard.config.answer_seconds)
+
+
+def _refuse_pickle() -> Any:
+    raise ConfigError(
+        "an app with a guard cannot be pickled or copied: it would come back without it",
+        hint="pickle the configuration that it was made from, and call install on the app that is made from that",
+    )
 
 
 def _add_flow(app: Any) -> None:
     """Add our flow to an app that has not imported it, and enable it in Colang 1.0; the host has no public call for it."""
     version, runtime = app.config.colang_version, app.runtime
-    if FLOW not in runtime.flow_configs:
-        file = "flows.v1.co" if version == "1.0" else "flows.co"
-        source = (Path(rails_path()) / file).read_text(encoding="utf-8")
-        flows = parse_colang_file(file, content=source, version=version)["flows"]
-        app.config.flows.extend(flows)
-        if version == "1.0":
-            for flow in flows:
-                flow["is_system_flow"] = True  # keeps it out of prompts
-                runtime._load_flow_config(flow)
-        else:
-            runtime.flow_configs.update(create_flow_configs_from_flow_list(flows))
-    if version == "1.0" and not enabled(app):
-        app.config.rails.output.flows.append(FLOW)
+    named = version != "1.0" or enabled(app)
+    if FLOW in runtime.flow_configs and named:
+        return
+    file = "flows.v1.co" if version == "1.0" else "flows.co"
+    source = (Path(rails_path()) / file).read_text(encoding="utf-8")
+    flows = [] if FLOW in runtime.flow_configs else parse_colang_file(file, content=source, version=version)["flows"]
+    _use_config(app, _with_flows(app.config, flows, [] if named else [FLOW]))
+    if version == "1.0":
+        for flow in flows:
+            flow["is_system_flow"] = True  # keeps it out of prompts
+            runtime._load_flow_config(flow)
+    else:
+        runtime.flow_configs.update(create_flow_configs_from_flow_list(flows))
+
+
+def _with_flows(config: RailsConfig, flows: list[Any], rails: list[str]) -> RailsConfig:
+    """A copy of `config` with these flows, and output rails, at the end of its own."""
+    output = config.rails.output.model_copy(update={"flows": [*config.rails.output.flows, *rails]})
+    changed = {"flows": [*config.flows, *flows], "rails": config.rails.model_copy(update={"output": output})}
+    return config.model_copy(update=changed)
+
+
+def _use_config(app: Any, config: RailsConfig) -> None:
+    """Put `config` in the place of the one that the parts of `app` have, as far as it is built."""
+    for part in (app, app.runtime, app.runtime.llm_task_manager, getattr(app, "_llm_generation_actions", None)):
+        if part is not None:
+            part.config = config

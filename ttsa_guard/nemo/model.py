@@ -10,7 +10,9 @@ from typing import Any
 from nemoguardrails.types import ChatMessage, LLMResponse, LLMResponseChunk, UsageInfo
 
 from ttsa_guard.backends.base import Backend, Streams
+from ttsa_guard.budget import answered
 from ttsa_guard.config import GenerationConfig
+from ttsa_guard.forks import refuse_after_fork
 from ttsa_guard.messages import Generation, GenerationRequest, Message, own_seed
 
 log = logging.getLogger(__name__)
@@ -25,12 +27,22 @@ class BackendModel:
         name: what the host calls it.
         generation: limits that hold unless a call names others (``max_tokens``, ``temperature``).
         seed: of a call that names none.
+        seconds: time limit of one answer; None: no limit.
     """
 
-    def __init__(self, backend: Backend, *, name: str = "", generation: GenerationConfig | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        name: str = "",
+        generation: GenerationConfig | None = None,
+        seed: int = 0,
+        seconds: float | None = None,
+    ) -> None:
         self.backend = backend
         self.generation = generation or GenerationConfig()
         self.seed = seed
+        self.seconds = seconds
         self._name = name or backend.name
 
     @property
@@ -51,10 +63,9 @@ class BackendModel:
         """One answer, cut off before the first of the `stop` texts.
 
         Raises:
-            PromptError, ModelError: as the backend does.
+            PromptError, ModelError: as the backend does, or there is no answer in time.
         """
-        request = await self._request(prompt, parameters)
-        [answer] = await self.backend.generate([request])
+        request, answer = await answered(self.seconds, self._answer(prompt, parameters))
         text = _cut(answer.text, _listed(stop))
         return LLMResponse(text, model=self._name, **_ending(request, answer, text))
 
@@ -65,7 +76,7 @@ class BackendModel:
         request, stops = await self._request(prompt, parameters), _listed(stop)
         held = max(map(len, stops), default=1) - 1  # so much of the end may be the beginning of a stop text
         pieces: asyncio.Queue[str | None] = asyncio.Queue()
-        work = asyncio.ensure_future(self._stream(request, pieces.put_nowait))
+        work = asyncio.ensure_future(answered(self.seconds, self._stream(request, pieces.put_nowait)))
         work.add_done_callback(lambda _: pieces.put_nowait(None))
         text = sent = ""
         try:
@@ -82,6 +93,11 @@ class BackendModel:
         finally:
             work.cancel()
 
+    async def _answer(self, prompt: Any, parameters: dict[str, Any]) -> tuple[GenerationRequest, Generation]:
+        request = await self._request(prompt, parameters)
+        [answer] = await self.backend.generate([request])
+        return request, answer
+
     async def _stream(self, request: GenerationRequest, on_text: Callable[[str], None]) -> Generation:
         if isinstance(self.backend, Streams):
             return await self.backend.stream(request, on_text)
@@ -89,6 +105,7 @@ class BackendModel:
         return answer
 
     async def _request(self, prompt: str | Sequence[ChatMessage], parameters: dict[str, Any]) -> GenerationRequest:
+        refuse_after_fork(self.backend)
         conversation = Message.conversation(prompt if isinstance(prompt, str) else [_as_mapping(m) for m in prompt])
         defaults, seed = self.generation, own_seed(self.seed, conversation)
         known = {"max_tokens": defaults.max_new_tokens, "temperature": defaults.temperature, "seed": seed}

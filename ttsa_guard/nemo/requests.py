@@ -10,6 +10,8 @@ from nemoguardrails.colang.v2_x.runtime.flows import InternalEvents
 from nemoguardrails.context import raw_llm_request
 from nemoguardrails.rails.llm.options import GenerationOptions
 
+from ttsa_guard.nemo.privacy import guarded
+
 log = logging.getLogger(__name__)
 WITHHELD = frozenset({"generation_options", "output_rails_in_progress", "skip_output_rails"})
 """Variables of the conversation's context that switch the host's output rails off, in one of the Colang versions."""
@@ -31,7 +33,12 @@ def guard_requests(app: Any) -> None:
         streaming_handler: Any = None,
     ) -> Any:
         messages = None if messages is None else allowed_messages(messages)
-        return await plain(prompt, messages, allowed_options(options), state, streaming_handler)
+        before = guarded.get()
+        guarded.set(True)
+        try:
+            return await plain(prompt, messages, allowed_options(options), state, streaming_handler)
+        finally:
+            guarded.set(before)
 
     app.generate_async = generate_async
 
