@@ -18,7 +18,8 @@ from nemoguardrails.colang.v2_x.runtime.flows import Action, InternalEvent
 from nemoguardrails.logging.explain import LLMCallInfo
 from pydantic import BaseModel
 
-from ttsa_guard.nemo.redaction import MARK, WINDOW, Redactor
+from ttsa_guard.nemo.redaction import MARK, Redactor
+from ttsa_guard.quotes import WINDOW
 
 SECRET = 'First take the Blue kettle, then the "other" one: mix both — naïvely — with 3 spoons of zebra dust.'
 OTHER = "What would you like to know about the garden of my grandmother? It has roses, and a gate."

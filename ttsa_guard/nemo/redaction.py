@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
@@ -14,15 +13,11 @@ from nemoguardrails import RailsConfig
 from nemoguardrails.colang.v2_x.runtime.flows import FlowConfig, FlowHead, State
 from pydantic import BaseModel
 
+from ttsa_guard.quotes import SHORTEST, WINDOW, mapped, normal
+
 MARK = "[withheld]"
-WINDOW = 24
-"""So many characters in a row, of the normal form, are a quote."""
-_SHORTEST = 8
-"""Shorter texts are found only where they are all there is: they are in everybody's mouth."""
 _NAMES = frozenset("type role uid action_uid source_uid action_name action_result_key flow_id event_created_at status".split())
 """Keys whose values are the host's own words, and decide what it does."""
-_WORD = re.compile(r"(?:[^\W_]|\0)+")
-_ESCAPES = re.compile(r"\\(?:[nrtfb]|u[0-9a-fA-F]{4})")
 _WHOLE = (RailsConfig, FlowConfig, FlowHead, State, type, Enum, int, float, complex)
 """Settings, programs and numbers hold nothing that a model has written."""
 
@@ -30,8 +25,8 @@ _WHOLE = (RailsConfig, FlowConfig, FlowHead, State, type, Enum, int, float, comp
 class Redactor:
     """Replaces quotes by `MARK`.
 
-    Texts are compared by the words in them: case, spaces, punctuation and the escapes of JSON and of Python do not count. A
-    quote is a whole text, or any `WINDOW` characters of one.
+    A quote is a whole text, or any `WINDOW` characters of the words of one. Texts of less than `SHORTEST` characters are found
+    only where they are all there is.
 
     Args:
         texts: what is to be withheld.
@@ -39,10 +34,10 @@ class Redactor:
     """
 
     def __init__(self, texts: Iterable[str], kept: Iterable[str] = ()) -> None:
-        known = "\n".join({_normal(text) for text in kept})
-        plain = {"", _normal(MARK), *known.split("\n")}
-        self._wholes = {whole for text in texts if (whole := _normal(text)) not in plain}
-        self._found = {whole for whole in self._wholes if len(whole) >= _SHORTEST and whole not in known}
+        known = "\n".join({normal(text) for text in kept})
+        plain = {"", normal(MARK), *known.split("\n")}
+        self._wholes = {whole for text in texts if (whole := normal(text)) not in plain}
+        self._found = {whole for whole in self._wholes if len(whole) >= SHORTEST and whole not in known}
         windows = {whole[i : i + WINDOW] for whole in self._wholes for i in range(len(whole) - WINDOW + 1)}
         self._windows = {window for window in windows if window not in known}
         self._seen: dict[int, Any] = {}
@@ -52,11 +47,11 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """`text` with a mark in the place of every quote."""
-        normal = _normal(text)
-        if normal in self._wholes:
+        words = normal(text)
+        if words in self._wholes:
             return MARK
-        quoted = any(whole in normal for whole in self._found) or any(
-            normal[i : i + WINDOW] in self._windows for i in range(len(normal) - WINDOW + 1)
+        quoted = any(whole in words for whole in self._found) or any(
+            words[i : i + WINDOW] in self._windows for i in range(len(words) - WINDOW + 1)
         )
         return self._marked(text) if quoted else text
 
@@ -66,15 +61,15 @@ class Redactor:
         return self._clean(value)
 
     def _marked(self, text: str) -> str:
-        normal, places = _mapped(text)
+        words, places = mapped(text)
         hidden = set[int]()
         for whole in self._found:
-            start = normal.find(whole)
+            start = words.find(whole)
             while start >= 0:
                 hidden.update(range(start, start + len(whole)))
-                start = normal.find(whole, start + 1)
-        for i in range(len(normal) - WINDOW + 1):
-            if normal[i : i + WINDOW] in self._windows:
+                start = words.find(whole, start + 1)
+        for i in range(len(words) - WINDOW + 1):
+            if words[i : i + WINDOW] in self._windows:
                 hidden.update(range(i, i + WINDOW))
         if not hidden:
             return text
@@ -154,32 +149,3 @@ class Redactor:
         if isinstance(value, BaseModel) and value.__pydantic_extra__:
             self._clean(value.__pydantic_extra__)
         return value
-
-
-def _normal(text: str) -> str:
-    return " ".join(word.replace("\0", "") for word in _WORD.findall(_unescaped(text))).casefold()
-
-
-def _mapped(text: str) -> tuple[str, list[int]]:
-    """The normal form, and where in `text` each of its characters is from."""
-    normal: list[str] = []
-    places: list[int] = []
-    for word in _WORD.finditer(_unescaped(text)):
-        if normal:
-            normal.append(" ")
-            places.append(word.start())
-        for at, letter in enumerate(word.group(), word.start()):
-            folded = "" if letter == "\0" else letter.casefold()
-            normal += folded
-            places += [at] * len(folded)
-    return "".join(normal), places
-
-
-def _unescaped(text: str) -> str:
-    """`text` with what escapes stand for in their places, filled up so that all other characters stay in theirs."""
-    return _ESCAPES.sub(_unescape, text) if "\\" in text else text
-
-
-def _unescape(escape: re.Match[str]) -> str:
-    said = escape.group()
-    return "  " if len(said) == 2 else chr(int(said[2:], 16)) + "\0" * (len(said) - 1)
