@@ -16,12 +16,13 @@ from itertools import takewhile
 from typing import Any
 
 from ttsa_guard.backends.base import Backend, ScoresText
+from ttsa_guard.backends.plain import plain_answer
 from ttsa_guard.budget import Clock, Spend, answered, within
 from ttsa_guard.completion import completed, ended
 from ttsa_guard.config import GuardConfig, Use
 from ttsa_guard.errors import BudgetError, ConfigError
 from ttsa_guard.forks import refuse_after_fork
-from ttsa_guard.messages import Baseline, Generation, GenerationRequest, Message, Prompt, own_seed
+from ttsa_guard.messages import Baseline, GenerationRequest, Message, Prompt, own_seed
 from ttsa_guard.moderators.base import Moderator, moderate_safely, on_its_loop
 from ttsa_guard.moderators.panel import Panel, seated
 from ttsa_guard.observers import publish
@@ -29,6 +30,7 @@ from ttsa_guard.parts import make
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.profile import GENERIC, ModelProfile
 from ttsa_guard.quality import Quality
+from ttsa_guard.reasoning import has_reasoning, split_reasoning
 from ttsa_guard.record import Action, AuditSink, Outcome
 from ttsa_guard.release import Release
 from ttsa_guard.request import questions
@@ -133,13 +135,9 @@ class Guard:
             PromptError, ModelError: the plain answer could not be generated, or not in time.
         """
         conversation = Message.conversation(messages)
-        plain = await answered(self.config.answer_seconds, self._plain(conversation))
-        return await self.review(conversation, plain.text, prefer=prefer)
-
-    async def _plain(self, conversation: tuple[Message, ...]) -> Generation:
-        refuse_after_fork(self.backend)
-        [plain] = await self.backend.generate([await self._request(conversation)])
-        return plain
+        work = plain_answer(self.backend, conversation, lambda prompt: self._request_with(prompt, conversation))
+        _, plain = await answered(self.config.answer_seconds, work)
+        return await self.review(conversation, split_reasoning(plain.text)[1], prefer=prefer)
 
     async def review(
         self,
@@ -269,6 +267,8 @@ class Guard:
     def _whole(self, judged: Judged) -> str:
         """The answer that a candidate is; of a draft for which there was no time, its whole sentences, if they are enough."""
         text = ended(judged.candidate).text
+        if has_reasoning(text):
+            return ""  # of a model that reasons although the prompt says that it has; nobody may see that
         return text if judged.candidate.finished or len(text.split()) >= self.config.quality.shortest else ""
 
     async def _asked(self, messages: list[Message], review: Review, plain: GenerationRequest) -> Prompt:
@@ -330,7 +330,9 @@ class Guard:
         )
 
     async def _request(self, messages: tuple[Message, ...]) -> GenerationRequest:
-        prompt = await self.backend.render(messages)
+        return self._request_with(await self.backend.render(messages), messages)
+
+    def _request_with(self, prompt: Prompt, messages: tuple[Message, ...]) -> GenerationRequest:
         settings = self.config.generation
         return GenerationRequest(
             prompt,

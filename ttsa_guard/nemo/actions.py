@@ -14,8 +14,9 @@ from nemoguardrails.actions.rail_outcome import RailOutcome, TransformTarget
 from ttsa_guard.guard import Guard
 from ttsa_guard.messages import Message
 from ttsa_guard.nemo.privacy import blank_reasoning, withhold
+from ttsa_guard.reasoning import without_reasoning
 from ttsa_guard.record import Outcome
-from ttsa_guard.release import Release, without_reasoning
+from ttsa_guard.release import Release
 
 log = logging.getLogger(__name__)
 NAME = "ttsa_steer"
