@@ -146,6 +146,7 @@ class Guard:
         *,
         release: Release | None = None,
         prefer: Mapping[str, float] | None = None,
+        mend: bool = True,
     ) -> Outcome:
         """Pass `answer` on if the gate passes it; else find a good answer, or give the fallback. Raises nothing but
         `asyncio.CancelledError`.
@@ -155,13 +156,14 @@ class Guard:
             release: how much of the answer has been shown already. That stays, so every outcome begins with it: what is
                 searched for is another continuation, and the fallback comes after it. No more is released.
             prefer: this user's preferences, for steerers that know any, instead of those in the configuration.
+            mend: False for what is no answer to the user, such as the arguments of a tool call: there is the fallback then.
         """
         review = Review(answer, Spend(self.config.budget.limits(), self._clock), prefer=prefer)
         with span("ttsa_guard.review"):
-            return await self._reviewed(review, messages, release)
+            return await self._reviewed(review, messages, release, mend)
 
     async def _reviewed(
-        self, review: Review, messages: Sequence[Message | Mapping[str, Any]] | str, release: Release | None
+        self, review: Review, messages: Sequence[Message | Mapping[str, Any]] | str, release: Release | None, mend: bool
     ) -> Outcome:
         answer = review.answer
         try:
@@ -177,6 +179,8 @@ class Guard:
             if review.first.decision == "failed":
                 # Without a gate nothing may leave, so there is nothing to search for.
                 return self._fall_back(review, f"gate failed: {review.first.reason}")
+            if not mend:
+                return self._fall_back(review, "the gate flagged it")
             reason = await self._search(review)
             best = [judged for judged in best_first(review.judged) if self._whole(judged)][:_GATE_TRIES]
             for judged in best:

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 NAME = "ttsa_steer"
 """In Colang 2.x: ``TtsaSteerAction``."""
 FLOW = "ttsa steer output"
+TOOLS_NAME = "ttsa_gate_tools"
+TOOLS_FLOW = "ttsa gate tool calls"
 KEY = "ttsa_guard"
 """Of our settings in ``custom_data``, and of the guard among the app's registered parameters."""
 
@@ -73,6 +75,44 @@ def make_action(guard: Guard, *, plain: bool = False) -> Callable[..., Awaitable
     # Of the system: runs here even if there is an action server, and stays out of the prompt's history.
     registered: Callable[..., Awaitable[Any]] = action(is_system_action=True, name=NAME)(ttsa_steer)
     return registered
+
+
+def make_tools_action(guard: Guard) -> Callable[..., Awaitable[RailOutcome]]:
+    """The action behind the flow ``ttsa gate tool calls``, for Colang 1.0: models of Colang 2.x call no tools."""
+
+    async def ttsa_gate_tools(
+        context: Mapping[str, Any] | None = None, events: list[Any] | None = None, config: Any = None
+    ) -> RailOutcome:
+        calls = [event for event in events or () if isinstance(event, dict) and event.get("type") == "BotToolCalls"][-1:]
+        refuse = bool(getattr(config, "enable_rails_exceptions", False))
+        try:
+            texts = _texts([event.get("tool_calls") for event in calls])
+            if not any(text.strip() for text in texts):
+                return RailOutcome.allow()
+            outcome = await guard.review(conversation(events or (), context or {}), "\n".join(texts), mend=False)
+            if outcome.action == "pass":
+                return RailOutcome.allow(metadata=outcome.record.numbers())
+            found, text, reason, metadata = texts, outcome.text, outcome.record.reason, outcome.record.numbers()
+        except Exception as error:
+            log.error("%s failed with %s; the fallback is given", TOOLS_NAME, type(error).__name__)
+            found, text, reason, metadata = [], guard.config.fallback, f"error: {type(error).__name__}", {"action": "fallback"}
+        for event in calls:
+            event["tool_calls"] = []  # the host would return them although they were blocked
+        with suppress(Exception):
+            withhold(found, events or ())
+        return _fallback(text, refuse, reason, metadata)
+
+    registered: Callable[..., Awaitable[RailOutcome]] = action(is_system_action=True, name=TOOLS_NAME)(ttsa_gate_tools)
+    return registered
+
+
+def _texts(value: Any, *, inside: bool = False) -> list[str]:
+    """The texts in the arguments of tool calls, which are plain data."""
+    if isinstance(value, str):
+        return [value] if inside else []
+    if isinstance(value, Mapping):
+        return [text for key, item in value.items() for text in _texts(item, inside=inside or key in ("arguments", "args"))]
+    return [text for item in value for text in _texts(item, inside=inside)] if isinstance(value, list | tuple) else []
 
 
 def _as_data(outcome: RailOutcome) -> dict[str, Any]:

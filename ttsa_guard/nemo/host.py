@@ -16,7 +16,7 @@ from ttsa_guard.config import GuardConfig, validated
 from ttsa_guard.errors import ConfigError
 from ttsa_guard.guard import Guard
 from ttsa_guard.nemo import rails_path
-from ttsa_guard.nemo.actions import FLOW, KEY, NAME, make_action
+from ttsa_guard.nemo.actions import FLOW, KEY, NAME, TOOLS_FLOW, TOOLS_NAME, make_action, make_tools_action
 from ttsa_guard.nemo.gate import NemoRail
 from ttsa_guard.nemo.model import ENGINE, BackendModel
 from ttsa_guard.nemo.privacy import guard_records, silence
@@ -70,7 +70,7 @@ def install(app: Any, guard: Guard) -> None:
         ConfigError: the app would let flagged text through.
     """
     refuse_app(app)
-    _add_flow(app)
+    _add_flows(app, tools=guard.config.gate_tool_calls)
     checks = [moderator for moderator in guard.moderators if isinstance(moderator, NemoRail)]
     refuse_rails(app, guard.config, [check.flow for check in checks])
     for check in checks:
@@ -83,6 +83,8 @@ def install(app: Any, guard: Guard) -> None:
         guard_streams(app, lambda: app.runtime.registered_action_params[KEY])
     silence()
     app.register_action(make_action(guard, plain=app.config.colang_version != "1.0"), NAME)
+    if app.config.colang_version == "1.0":
+        app.register_action(make_tools_action(guard), TOOLS_NAME)
     app.register_action_param(KEY, guard)
 
 
@@ -141,29 +143,38 @@ def _refuse_pickle() -> Any:
     )
 
 
-def _add_flow(app: Any) -> None:
-    """Add our flow to an app that has not imported it, and enable it in Colang 1.0; the host has no public call for it."""
-    version, runtime = app.config.colang_version, app.runtime
-    named = version != "1.0" or enabled(app)
-    if FLOW in runtime.flow_configs and named:
+def _add_flows(app: Any, *, tools: bool) -> None:
+    """Add our flows to an app that has not imported them, and enable them in Colang 1.0; the host has no public call for it."""
+    version, runtime, rails = app.config.colang_version, app.runtime, app.config.rails
+    first = version == "1.0"
+    output = [FLOW] if first and not enabled(app) else []
+    tool_output = [TOOLS_FLOW] if first and tools and TOOLS_FLOW not in rails.tool_output.flows else []
+    flows: list[Any] = []
+    if FLOW not in runtime.flow_configs:
+        file = "flows.v1.co" if first else "flows.co"
+        source = (Path(rails_path()) / file).read_text(encoding="utf-8")
+        flows = parse_colang_file(file, content=source, version=version)["flows"]
+    if not (flows or output or tool_output):
         return
-    file = "flows.v1.co" if version == "1.0" else "flows.co"
-    source = (Path(rails_path()) / file).read_text(encoding="utf-8")
-    flows = [] if FLOW in runtime.flow_configs else parse_colang_file(file, content=source, version=version)["flows"]
-    _use_config(app, _with_flows(app.config, flows, [] if named else [FLOW]))
-    if version == "1.0":
-        for flow in flows:
-            flow["is_system_flow"] = True  # keeps it out of prompts
-            runtime._load_flow_config(flow)
-    else:
+    _use_config(app, _with_flows(app.config, flows, output, tool_output))
+    if not first:
         runtime.flow_configs.update(create_flow_configs_from_flow_list(flows))
+        return
+    for flow in app.config.flows:
+        if flow.get("id") in (FLOW, TOOLS_FLOW):
+            flow["is_system_flow"] = True  # keeps it out of prompts
+    for flow in flows:
+        runtime._load_flow_config(flow)
 
 
-def _with_flows(config: RailsConfig, flows: list[Any], rails: list[str]) -> RailsConfig:
-    """A copy of `config` with these flows, and output rails, at the end of its own."""
-    output = config.rails.output.model_copy(update={"flows": [*config.rails.output.flows, *rails]})
-    changed = {"flows": [*config.flows, *flows], "rails": config.rails.model_copy(update={"output": output})}
-    return config.model_copy(update=changed)
+def _with_flows(config: RailsConfig, flows: list[Any], output: list[str], tool_output: list[str]) -> RailsConfig:
+    """A copy of `config` with these flows, and rails, at the end of its own."""
+    rails = config.rails
+    more = {
+        "output": rails.output.model_copy(update={"flows": [*rails.output.flows, *output]}),
+        "tool_output": rails.tool_output.model_copy(update={"flows": [*rails.tool_output.flows, *tool_output]}),
+    }
+    return config.model_copy(update={"flows": [*config.flows, *flows], "rails": rails.model_copy(update=more)})
 
 
 def _use_config(app: Any, config: RailsConfig) -> None:

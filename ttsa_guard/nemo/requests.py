@@ -76,10 +76,10 @@ def allowed_options(options: Any) -> Any:
         return options
     found = GenerationOptions(**options) if isinstance(options, dict) else options
     rails = getattr(found, "rails", None)
-    if rails is None or rails.output or rails.dialog is False:
+    if rails is None or rails.dialog is False or (rails.output and rails.tool_output):
         return options
     log.warning("a request asked for no output rails; they run")
-    return found.model_copy(update={"rails": rails.model_copy(update={"output": True})})
+    return found.model_copy(update={"rails": rails.model_copy(update={"output": True, "tool_output": True})})
 
 
 def _allowed(message: Mapping[str, Any]) -> dict[str, Any]:
