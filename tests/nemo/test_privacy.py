@@ -255,3 +255,13 @@ def test_a_turn_that_was_cancelled(version: str, caplog: pytest.LogCaptureFixtur
     assert "seekrit" in asyncio.run(run())
     assert "seekrit" not in shown(app.explain())
     assert "seekrit" not in caplog.text
+
+
+def test_other_conversations_in_the_same_task_keep_their_records() -> None:
+    app = make_app("1.0", make_guard([STEERED]), [SAFE, FLAGGED, "Another fine answer, to another question."])
+
+    async def run() -> list[str]:
+        return [(await app.generate_async(messages=[{"role": "user", "content": f"{i}?"}]))["content"] for i in range(3)]
+
+    replies = asyncio.run(run())
+    assert [call.completion for call in app.explain().llm_calls] == [replies[0], "[withheld]", replies[2]]

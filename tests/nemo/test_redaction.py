@@ -134,8 +134,8 @@ def test_nothing_survives_in_records_of_any_shape(record: Any) -> None:
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.recursive(PLAIN, shapes, max_leaves=12).filter(lambda record: not survives(record)))
 def test_what_quotes_nothing_stays(record: Any) -> None:
-    before = list(leaves(record))
-    assert list(leaves(Redactor([SECRET]).clean([record]))) == before
+    before = sorted(leaves(record))  # sets have an order of their own
+    assert sorted(leaves(Redactor([SECRET]).clean([record]))) == before
 
 
 def test_the_search_for_survivors_finds_them() -> None:

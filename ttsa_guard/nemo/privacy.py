@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nemoguardrails.colang.v2_x.runtime.flows import State
-from nemoguardrails.context import explain_info_var, llm_call_info_var, llm_response_metadata_var
+from nemoguardrails.context import explain_info_var, llm_response_metadata_var
 from nemoguardrails.logging.explain import LLMCallInfo
 from nemoguardrails.logging.processing_log import processing_log_var
 
@@ -47,10 +47,12 @@ class _Turn:
 
     Args:
         withheld: texts of the review.
+        calls_before: calls of models that the context had on record when it began.
         broken: it ended with an error or was cancelled, so that nothing of it was said.
     """
 
     withheld: set[str] = field(default_factory=set)
+    calls_before: int = 0
     broken: bool = False
 
 
@@ -67,7 +69,8 @@ def guard_records(app: Any) -> None:
     async def processed(events: list[Any], *args: Any, **kwargs: Any) -> Any:
         if _turn.get():  # rails that run in parallel are inside a turn
             return await plain(events, *args, **kwargs)
-        turn, was_guarded = _Turn(), guarded.get()
+        explained, was_guarded = explain_info_var.get(), guarded.get()
+        turn = _Turn(calls_before=len(explained.llm_calls) if explained else 0)
         _turn.set(turn)
         guarded.set(True)
         records: list[Any] = [events, args, kwargs]
@@ -94,6 +97,8 @@ def withhold(texts: Iterable[str], events: Iterable[Any]) -> None:
     are the host's own objects, so they are changed in place.
     """
     texts = {text for text in texts if text.strip()}
+    if not texts:
+        return
     if turn := _turn.get():
         turn.withheld |= texts
     redactor = Redactor(texts, _said_by_users(events))
@@ -123,10 +128,13 @@ def _clean(turn: _Turn, events: list[Any], records: list[Any]) -> None:
     thoughts = [*blank_reasoning(new), *(text for event in new for text in _thoughts(event))]
     calls = list(_calls())
     versions.update(call.completion or "" for call in calls if turn.broken or call.task in _ANSWERS)
-    known = [*events, *(state.last_events if state else ())]
     said = set(_said(new))
+    hidden = {text for text in (*versions, *thoughts) if text.strip() and text not in said}
+    if not hidden:
+        return
+    known = [*events, *(state.last_events if state else ())]
     kept = list(_said_by_users(known)) if turn.broken else [*said, *_said(known), *_said_by_users(known)]
-    redactor = Redactor({text for text in (*versions, *thoughts) if text.strip() and text not in said}, kept)
+    redactor = Redactor(hidden, kept)
     if redactor:
         _apply(redactor, [records[0], *([new] if new else [])], state)
 
@@ -199,12 +207,11 @@ def _plain(events: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _calls() -> Iterator[LLMCallInfo]:
-    explained = explain_info_var.get()
-    yield from explained.llm_calls if explained else ()
-    if (current := llm_call_info_var.get()) is not None:
-        yield current
+    """The calls of models in this turn."""
+    explained, turn = explain_info_var.get(), _turn.get()
+    yield from explained.llm_calls[turn.calls_before if turn else 0 :] if explained else ()
     for entry in processing_log_var.get() or ():
-        if isinstance(entry.get("data"), LLMCallInfo):
+        if entry["type"] == "llm_call_info":
             yield entry["data"]
 
 
