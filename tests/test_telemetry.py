@@ -20,6 +20,7 @@ class Breaks(SpanProcessor):
     """Raises where it is asked to."""
 
     at = ""
+    error: BaseException = RuntimeError(BAD)
 
     def on_start(self, span, parent_context=None):
         self.fail("start")
@@ -29,7 +30,7 @@ class Breaks(SpanProcessor):
 
     def fail(self, where):
         if where == self.at:
-            raise RuntimeError(BAD)
+            raise self.error
 
 
 READER, BREAKS = InMemoryMetricReader(), Breaks()
@@ -109,11 +110,12 @@ def test_no_text_gets_into_spans_metrics_or_logs(spans, caplog):
     assert GOOD not in seen
 
 
+@pytest.mark.parametrize("error", [RuntimeError(BAD), asyncio.CancelledError(BAD)], ids=lambda e: type(e).__name__)
 @pytest.mark.parametrize("at", ["start", "end"])
-def test_telemetry_that_breaks_changes_nothing(at, caplog):
-    BREAKS.at = at
+def test_telemetry_that_breaks_changes_nothing(at, error, caplog):
+    BREAKS.at, BREAKS.error = at, error
     assert review(BAD, GOOD).text == GOOD
-    assert "telemetry failed with RuntimeError" in caplog.text
+    assert f"telemetry failed with {type(error).__name__}" in caplog.text
     assert "SECRET" not in caplog.text
 
 

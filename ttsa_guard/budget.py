@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from ttsa_guard.errors import BudgetError, ServiceError
+from ttsa_guard.errors import BudgetError, ModelError, ServiceError
 
 T = TypeVar("T")
 Clock = Callable[[], float]
@@ -130,3 +130,17 @@ async def within(seconds: float | None, work: Coroutine[Any, Any, T]) -> T:
         # A panic of a native library: nobody above expects it, and its message may quote a text.
         raise ServiceError(f"{type(fault).__name__} inside", hint="see the log of the part that was asked")
     return task.result()
+
+
+async def answered(seconds: float | None, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is a backend's own answer to the user.
+
+    Raises:
+        ModelError: it took more than `seconds`.
+    """
+    try:
+        return await within(seconds, work)
+    except asyncio.TimeoutError:
+        raise ModelError(
+            f"no answer within {seconds:g} seconds", hint="raise answer_seconds, or lower generation.max_new_tokens"
+        ) from None

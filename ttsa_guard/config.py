@@ -95,6 +95,8 @@ class GuardConfig(_Part):
     gate: tuple[Member, ...] = (Member(use=AUTO),)
     combine: Combine = "any"
     gate_seconds: float = Field(10.0, gt=0, description="time limit of one gate call")
+    gate_tool_calls: bool = Field(True, description="tool calls of the model whose texts the gate flags are dropped")
+    answer_seconds: float = Field(300.0, gt=0, description="time limit of the backend's own answer to the user")
     guide: tuple[Member, ...] = (Member(use=AUTO),)
     guide_combine: Combine = "any"
     steerers: tuple[Use, ...] = Field(

@@ -17,19 +17,22 @@ from itertools import takewhile
 from typing import Any
 
 from ttsa_guard.backends.base import Backend, ScoresText
-from ttsa_guard.budget import Clock, Spend, within
+from ttsa_guard.backends.plain import plain_answer
+from ttsa_guard.budget import Clock, Spend, answered, within
 from ttsa_guard.completion import completed, cut_loop, ended
 from ttsa_guard.config import GuardConfig, Use
 from ttsa_guard.errors import BudgetError, ConfigError
+from ttsa_guard.forks import refuse_after_fork
 from ttsa_guard.messages import Baseline, GenerationRequest, Message, Prompt, own_seed
 from ttsa_guard.moderators.advice import BETTER, weak_gate
-from ttsa_guard.moderators.base import Moderator, moderate_safely
+from ttsa_guard.moderators.base import Moderator, moderate_safely, on_its_loop
 from ttsa_guard.moderators.panel import Panel, seated
 from ttsa_guard.observers import publish
 from ttsa_guard.parts import make
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.profile import GENERIC, ModelProfile
 from ttsa_guard.quality import Quality
+from ttsa_guard.reasoning import has_reasoning, split_reasoning
 from ttsa_guard.record import Action, AuditSink, Outcome
 from ttsa_guard.release import Release
 from ttsa_guard.request import questions
@@ -153,11 +156,12 @@ class Guard:
         """Let the backend answer, and review the answer; `prefer` as in `review`.
 
         Raises:
-            PromptError, ModelError: the plain answer could not be generated.
+            PromptError, ModelError: the plain answer could not be generated, or not in time.
         """
         conversation = Message.conversation(messages)
-        [plain] = await self.backend.generate([await self.plain_request(conversation)])
-        return await self.review(conversation, plain.text, prefer=prefer)
+        work = plain_answer(self.backend, conversation, lambda prompt: self._request_with(prompt, conversation))
+        _, plain = await answered(self.config.answer_seconds, work)
+        return await self.review(conversation, split_reasoning(plain.text)[1], prefer=prefer)
 
     async def review(
         self,
@@ -166,6 +170,7 @@ class Guard:
         *,
         release: Release | None = None,
         prefer: Mapping[str, float] | None = None,
+        mend: bool = True,
     ) -> Outcome:
         """Pass `answer` on if the gate passes it; else find a good answer, or give the fallback. Raises nothing but
         `asyncio.CancelledError`.
@@ -175,16 +180,18 @@ class Guard:
             release: how much of the answer has been shown already. That stays, so every outcome begins with it: what is
                 searched for is another continuation, and the fallback comes after it. No more is released.
             prefer: this user's preferences, for steerers that know any, instead of those in the configuration.
+            mend: False for what is no answer to the user, such as the arguments of a tool call: there is the fallback then.
         """
         review = Review(answer, Spend(self.config.budget.limits(), self._clock), prefer=prefer)
         with span("ttsa_guard.review"):
-            return await self._reviewed(review, messages, release)
+            return await self._reviewed(review, messages, release, mend)
 
     async def _reviewed(
-        self, review: Review, messages: Sequence[Message | Mapping[str, Any]] | str, release: Release | None
+        self, review: Review, messages: Sequence[Message | Mapping[str, Any]] | str, release: Release | None, mend: bool
     ) -> Outcome:
         answer = review.answer
         try:
+            refuse_after_fork(self.backend)
             if release:
                 shown, review.gate_calls = release.settle(), release.checks
                 # Where the host has rewritten the answer since, what was shown is no beginning of it.
@@ -196,6 +203,8 @@ class Guard:
             if review.first.decision == "failed":
                 # Without a gate nothing may leave, so there is nothing to search for.
                 return self._fall_back(review, f"gate failed: {review.first.reason}")
+            if not mend:
+                return self._fall_back(review, "the gate flagged it")
             reason = await self._search(review)
             best = [judged for judged in best_first(review.judged) if self._whole(judged)][:_GATE_TRIES]
             for judged in best:
@@ -223,9 +232,10 @@ class Guard:
 
     async def close(self) -> None:
         """Let go of what the backend and the moderators hold, connections for example."""
-        for part in (self.backend, *self.moderators):
-            if close := getattr(part, "close", None):
-                await close()
+        for moderator in self.moderators:
+            if close := getattr(moderator, "close", None):
+                await on_its_loop(moderator, close())
+        await self.backend.close()
 
     # ------------------------------------------------------------------ steps
 
@@ -285,6 +295,8 @@ class Guard:
     def _whole(self, judged: Judged) -> str:
         """The answer that a candidate is; of a draft for which there was no time, its whole sentences, if they are enough."""
         text = ended(judged.candidate).text
+        if has_reasoning(text):
+            return ""  # of a model that reasons although the prompt says that it has; nobody may see that
         return text if judged.candidate.finished or len(text.split()) >= self.config.quality.shortest else ""
 
     async def _asked(self, messages: list[Message], review: Review, plain: GenerationRequest) -> Prompt:
@@ -348,12 +360,14 @@ class Guard:
         )
 
     async def plain_request(self, messages: tuple[Message, ...]) -> GenerationRequest:
-        """What the backend is asked for by `respond`.
+        """For an answer of the model without reasoning.
 
         Raises:
             PromptError: the model cannot be asked this.
         """
-        prompt = await self.backend.render(messages)
+        return self._request_with(await self.backend.render(messages), messages)
+
+    def _request_with(self, prompt: Prompt, messages: tuple[Message, ...]) -> GenerationRequest:
         settings = self.config.generation
         return GenerationRequest(
             prompt,
@@ -374,7 +388,8 @@ class Guard:
         audit = self.config.audit
         record = review.record(text, action, reason, chosen, final, seed=self.config.seed, texts=audit.texts)
         publish(record, self._sink, self._plugins)
-        return Outcome(text, action, record)
+        texts = (review.answer, *(judged.candidate.text for judged in review.judged))
+        return Outcome(text, action, record, withheld=tuple({other for other in texts if other != text}))
 
 
 def _made(plugins: Plugins, uses: Sequence[Use]) -> list[Steerer]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,7 +77,8 @@ class AuditRecord:
         return {"review": self.seconds, **{name: seconds for name, seconds in parts.items() if seconds}}
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        candidates = tuple(dict(vars(c)) for c in self.candidates)
+        return {**vars(self), "gate_categories": dict(self.gate_categories), "candidates": candidates}
 
     def numbers(self) -> dict[str, Any]:
         """The record without texts, also if it has them: for those who may not read the flagged one."""
@@ -94,6 +95,8 @@ class Outcome:
     text: str
     action: Action
     record: AuditRecord
+    withheld: tuple[str, ...] = field(default=(), repr=False)
+    """Moderated texts that may not be shown, for those who have to take them out of their own records."""
 
 
 class AuditSink:

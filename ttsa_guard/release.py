@@ -6,7 +6,8 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
-_THINK = re.compile(r"<think>.*?(?:</think>\s*|$)", re.DOTALL)
+from ttsa_guard.reasoning import without_reasoning
+
 _ENDED = re.compile(r".*(?:[.!?…][\"'”’)\]]*(?=\s)|[。！？]|(?=\n))", re.DOTALL)
 
 
@@ -62,11 +63,6 @@ class Release:
                 self._news.set()
         finally:
             self._news.set()
-
-
-def without_reasoning(text: str) -> str:
-    """`text` without ``<think>`` blocks, also one that has not ended yet: no moderator judges them, so nobody sees them."""
-    return _THINK.sub("", text).lstrip()
 
 
 def whole_sentences(text: str) -> str:

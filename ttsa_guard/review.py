@@ -6,11 +6,12 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ttsa_guard.budget import Spend
 from ttsa_guard.messages import Message
-from ttsa_guard.record import Action, AuditRecord
+from ttsa_guard.quotes import WINDOW, normal, quotes
+from ttsa_guard.record import Action, AuditRecord, CandidateRecord
 from ttsa_guard.selection import Judged
 from ttsa_guard.telemetry import span
 from ttsa_guard.verdict import Verdict
@@ -65,7 +66,7 @@ class Review:
             final_score=final.score if final else None,
             helpful=chosen.helpful if chosen else action == "pass",
             steerer=chosen.steerer if chosen else None,
-            candidates=tuple(j.record(texts=texts) for j in self.judged),
+            candidates=tuple(self._candidate(j, texts) for j in self.judged),
             chosen=next((i for i, j in enumerate(self.judged) if j is chosen), None),
             generations=spend.generations,
             decode_passes=spend.decode_passes,
@@ -81,6 +82,13 @@ class Review:
             seed=seed,
             texts={"answer": self.answer, "final": text} if texts else None,
         )
+
+    def _candidate(self, judged: Judged, texts: bool) -> CandidateRecord:
+        """Its record; where a steerer quotes a text when it says what the candidate is from, that is left out."""
+        found, candidate = judged.record(texts=texts), judged.candidate
+        if len(found.origin) < WINDOW or not quotes(found.origin, normal(f"{self.answer}\n{candidate.text}")):
+            return found
+        return replace(found, origin="withheld")
 
 
 def last_user(messages: Sequence[Message]) -> str:

@@ -17,9 +17,9 @@ from typing import Any
 from ttsa_guard.record import AuditRecord
 
 try:
-    from opentelemetry import metrics, trace
+    from opentelemetry import context, metrics, trace
 except ImportError:
-    metrics = trace = None  # type: ignore[assignment]
+    context = metrics = trace = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 _BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
@@ -34,7 +34,7 @@ def span(name: str) -> Iterator[None]:
         yield
     finally:
         if opened:
-            _safely(lambda: opened.__exit__(None, None, None))
+            _safely(lambda: _end(*opened))
 
 
 def report(record: AuditRecord) -> None:
@@ -45,12 +45,19 @@ def report(record: AuditRecord) -> None:
         _safely(lambda: _count(record))
 
 
-def _start(name: str) -> Any:
-    # An exception's message may quote a text, so none is recorded.
-    tracer = trace.get_tracer("ttsa_guard")
-    manager = tracer.start_as_current_span(name, record_exception=False, set_status_on_exception=False)
-    manager.__enter__()
-    return manager
+def _start(name: str) -> tuple[Any, Any]:
+    before = context.get_current()
+    opened = trace.get_tracer("ttsa_guard").start_span(name)
+    context.attach(trace.set_span_in_context(opened))
+    return opened, before
+
+
+def _end(opened: Any, before: Any) -> None:
+    # No token is given back: work that was left behind may end in another context, where none of it counts. An exception's
+    # message may quote a text, so none is recorded.
+    if trace.get_current_span() is opened:
+        context.attach(before)
+    opened.end()
 
 
 def _describe(record: AuditRecord) -> None:

@@ -44,6 +44,8 @@ class ScriptedModerator:
     keeps the batches that it was asked about.
     """
 
+    blocking = False
+
     def __init__(
         self,
         score: Scores = lambda text: 1.0 if "bad" in text else 0.0,

@@ -138,35 +138,46 @@ FALLS_BACK: dict[str, Callable[[], Guard]] = {
 }
 
 
+class Panic(BaseException):
+    """As native libraries raise it."""
+
+
 class Observer:
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
     @hookimpl
     def ttsa_guard_finished(self, record: Any) -> None:
-        raise BOOM
+        raise self.error
 
 
 class Sink:
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: BaseException) -> None:
         self.error = error
 
     def write(self, record: Any) -> None:
         raise self.error
 
 
-def _observed() -> Guard:
+def _observed(error: BaseException) -> Guard:
     plugins = Plugins()
-    plugins.add(Observer())
+    plugins.add(Observer(error))
     return make_guard(plugins=plugins)
 
 
-def _audited(error: Exception) -> Guard:
+def _audited(error: BaseException) -> Guard:
     guard = make_guard()
     guard._sink = Sink(error)  # type: ignore[assignment]
     return guard
 
 
 STILL_SWAPS: dict[str, Callable[[], Guard]] = {
-    "observer raises": _observed,
+    "observer raises": lambda: _observed(BOOM),
+    "observer is cancelled": lambda: _observed(asyncio.CancelledError(FLAGGED)),
+    "observer panics": lambda: _observed(Panic(FLAGGED)),
     "sink raises": lambda: _audited(BOOM),
+    "sink is cancelled": lambda: _audited(asyncio.CancelledError(FLAGGED)),
+    "sink panics": lambda: _audited(Panic(FLAGGED)),
     "disk is full": lambda: _audited(OSError(FLAGGED)),
 }
 

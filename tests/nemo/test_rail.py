@@ -147,8 +147,8 @@ def test_reasoning_never_leaves(version: str, answer: str, reply: str, options: 
     assert message["content"].strip() == reply
 
 
-def test_tool_calls_are_left_alone() -> None:
-    call = ToolCall("1", function=ToolCallFunction("search", {"q": "bad"}))
+def test_tool_calls_pass() -> None:
+    call = ToolCall("1", function=ToolCallFunction("search", {"q": "good owls", "n": 3}))
     backend = ScriptedBackend([])
     app = make_app("1.0", make_guard(backend), passthrough=True)
     app.update_llm(FakeLLMModel(llm_responses=[LLMResponse("", tool_calls=[call]), LLMResponse(SAFE)]))

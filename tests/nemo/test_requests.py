@@ -15,6 +15,7 @@ from nemoguardrails.testing import FakeLLMModel
 
 from ttsa_guard.nemo import BackendModel, install, rails_path
 from ttsa_guard.nemo.requests import WITHHELD
+from ttsa_guard.testing import ScriptedBackend
 
 from . import matrix
 from .conftest import FLAGGED, STEERED, USER, make_app, make_config, make_guard, say
@@ -25,22 +26,42 @@ FLOWS = {
     "1.0": [HOST / "rails/llm/llm_flows.co", Path(rails_path()) / "flows.v1.co"],
     "2.x": [*(LIBRARY / f"{name}.co" for name in ("core", "llm", "guardrails")), Path(rails_path()) / "flows.co"],
 }
-VALUES = (True, False, None, "all", {"rails": {"output": False, "dialog": True}, "flows": []})
+VALUES = (True, None, {"rails": {"output": False, "dialog": True}, "flows": []})
 
 
-def variables(version: str) -> set[str]:
+def core_variables(version: str) -> set[str]:
     """All that the host's own flows and ours read from the context, and what must be among them."""
     found = {name for path in FLOWS[version] for name in re.findall(r"\$(\w+)", path.read_text(encoding="utf-8"))}
     assert found & WITHHELD, "the host has renamed what it trusts"
     return found | WITHHELD
 
 
+def host_variables() -> set[str]:
+    """All that anything in the host reads from the context: its flows, those of its library, and its Python."""
+    flows = "".join(path.read_text(encoding="utf-8") for path in HOST.rglob("*.co"))
+    code = "".join(path.read_text(encoding="utf-8") for path in HOST.rglob("*.py"))
+    read = re.findall(r"""context(?:\.get\(|\[)\s*["'](\w+)["']|__context__([a-z]\w*)""", code)
+    return {*re.findall(r"\$([A-Za-z_]\w*)", flows), *(name for names in read for name in names if name)}
+
+
+def known_variables() -> set[str]:
+    lines = (Path(__file__).parent / "host_variables.txt").read_text().splitlines()
+    return {name for line in lines if not line.startswith("#") for name in line.split()}
+
+
+def test_a_new_variable_of_the_host_is_noticed() -> None:
+    """Whoever updates the host looks at what it reads now: a variable that can skip rails goes into `WITHHELD`."""
+    assert host_variables() - known_variables() == WITHHELD
+    assert known_variables() <= host_variables()
+
+
 def reply(app: Any, context: Any) -> str:
     return str(say(app, [{"role": "context", "content": context}, *USER])["content"])
 
 
-def test_no_variable_of_the_hosts_flows_disarms(version: str) -> None:
-    names = sorted(variables(version))
+@pytest.mark.parametrize("of", ["core", pytest.param("host", marks=pytest.mark.slow)])
+def test_no_variable_of_the_host_disarms(version: str, of: str) -> None:
+    names = sorted(core_variables(version) if of == "core" else host_variables() - core_variables(version))
     app = make_app(version, make_guard([STEERED] * (len(names) * len(VALUES))))
     for name in names:
         for value in VALUES:
@@ -73,6 +94,18 @@ def test_other_variables_arrive(version: str) -> None:
     app._get_events_for_messages = events  # type: ignore[method-assign]
     reply(app, {"user_name": "Ada", "skip_output_rails": True})
     assert seen == [{"user_name": "Ada"}]
+
+
+@pytest.mark.parametrize("said", [[], [{"role": "event", "event": {"type": "UserSilent"}}]], ids=["", "event"])
+def test_context_and_events_are_in_no_prompt(version: str, said: list[Any]) -> None:
+    """With passthrough, the host of Colang 1.0 would give them to the model as they are, and fail."""
+    backend = ScriptedBackend([FLAGGED, STEERED])
+    app = LLMRails(make_config(version, passthrough=True), llm=BackendModel(backend))
+    install(app, make_guard(backend))
+    context = {"role": "context", "content": {"ttsa_prefer": {"empathy": 1.0}}}
+    turns = [{"role": "system", "content": "Be kind."}] if version == "1.0" else []
+    assert say(app, [context, *said, *turns, *USER])["content"] == STEERED
+    assert len(backend.calls[0][0].prompt) == 2 + len(" ".join(m["content"] for m in [*turns, *USER]).split())
 
 
 @pytest.mark.parametrize("kind", ["ContextUpdate", "StopFlow", "FinishFlow"])

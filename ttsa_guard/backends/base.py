@@ -62,6 +62,19 @@ class Streams(Protocol):
 
 
 @runtime_checkable
+class Reasons(Protocol):
+    """The model can write its reasoning before an answer. `render` leaves no room for it: where an answer begins decides."""
+
+    async def render_reasoning(self, messages: Sequence[Message]) -> tuple[Prompt, str]:
+        """The conversation for an answer with reasoning, and what that answer has to be made to begin with.
+
+        Raises:
+            PromptError: as `render` does.
+        """
+        ...
+
+
+@runtime_checkable
 class TakesEmbeddings(Protocol):
     """Input embeddings can be read, and moved rows generated from."""
 

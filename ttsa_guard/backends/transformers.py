@@ -28,10 +28,15 @@ from ttsa_guard.loading import EMBEDDED, Source, load
 from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt, Scope, Soft, Tokens
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.profile import FILE, GENERIC, ModelProfile
+from ttsa_guard.reasoning import CLOSE, OPEN
 from ttsa_guard.tokens import markers, without_markers
 
 T = TypeVar("T")
 _MARK = "\ue000content\ue000"  # private use: in no template
+_OPENED = re.compile(rf"{OPEN}\s*\Z")
+"""How the prompts of models end that always reason."""
+_SWITCH = "enable_thinking"
+"""The variable with which templates of models that may reason take or leave it."""
 
 
 class TransformersOptions(BaseModel):
@@ -76,7 +81,13 @@ class TransformersBackend:
         return self._engine.decoding
 
     async def render(self, messages: Sequence[Message], *, scope: Scope = "user") -> Prompt:
-        prompt = render(self._engine.tokenizer, messages, scope=scope, **self.options.template_options)
+        return self._fitting(render(self._engine.tokenizer, messages, scope=scope, **self.options.template_options))
+
+    async def render_reasoning(self, messages: Sequence[Message]) -> tuple[Prompt, str]:
+        prompt, opening = render_reasoning(self._engine.tokenizer, messages, **self.options.template_options)
+        return self._fitting(prompt), opening
+
+    def _fitting(self, prompt: Prompt) -> Prompt:
         if len(prompt) >= self.context_length:
             raise PromptError(
                 f"the prompt has {len(prompt)} tokens, the model takes fewer than {self.context_length}",
@@ -138,7 +149,7 @@ class TransformersBackend:
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, scope: Scope, **template_options: Any) -> Prompt:
-    """The conversation as the model's template has it, with the rows of `scope` soft.
+    """The conversation as the model's template has it, with the rows of `scope` soft, and ready for an answer without reasoning.
 
     Raises:
         PromptError: empty, no chat template, or the template refuses the conversation.
@@ -146,6 +157,19 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, s
     _, encoded, (first, last) = _encoded(tokenizer, messages, scope, template_options)
     flags = [end > first and start < last for start, end in encoded["offset_mapping"]]
     return Prompt(_segments(encoded["input_ids"], flags))
+
+
+def render_reasoning(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], **template_options: Any
+) -> tuple[Prompt, str]:
+    """See `Reasons.render_reasoning`."""
+    text = _templated(tokenizer, _turns(tokenizer, messages), template_options)
+    opened = _OPENED.search(text)
+    if not opened and _SWITCH not in str(tokenizer.chat_template):
+        return render(tokenizer, messages, scope="user", **template_options), ""
+    if opened:  # by the template: without this, the answer would only show how the block ends
+        text = text[: opened.start()]
+    return Prompt((Tokens(tuple(tokenizer(text, add_special_tokens=False)["input_ids"])),)), opened.group() if opened else ""
 
 
 def locate(
@@ -161,16 +185,13 @@ def _encoded(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], scope: Scope, template_options: dict[str, Any]
 ) -> tuple[str, BatchEncoding, tuple[int, int]]:
     """The conversation as text and as tokens with their offsets, and where `scope` stands in the text."""
-    if not tokenizer.chat_template:
-        raise PromptError(
-            "the model has no chat template", hint="choose an instruction-tuned model, or set tokenizer.chat_template"
-        )
-    special = markers(tokenizer)
-    turns = [{"role": m.role, "content": without_markers(special, m.content)} for m in messages]
-    asked = max((i for i, t in enumerate(turns) if t["role"] == "user" and t["content"].strip()), default=None)
-    if asked is None:
-        raise PromptError("the conversation has no user text", hint="give at least one non-empty user message")
+    turns = _turns(tokenizer, messages)
+    asked = max(i for i, t in enumerate(turns) if t["role"] == "user" and t["content"].strip())
+    if _SWITCH in str(tokenizer.chat_template):
+        template_options = {**template_options, _SWITCH: False}
     text = _templated(tokenizer, turns, template_options)
+    if _OPENED.search(text):
+        text = f"{text.rstrip()}\n\n{CLOSE}\n\n"
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     first, last = 0, len(text)
     if scope == "user":
@@ -178,6 +199,18 @@ def _encoded(
         marked = _templated(tokenizer, other, template_options)
         first, last = _content_span(text, marked, turns[asked]["content"].strip())
     return text, encoded, (first, last)
+
+
+def _turns(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[dict[str, str]]:
+    if not tokenizer.chat_template:
+        raise PromptError(
+            "the model has no chat template", hint="choose an instruction-tuned model, or set tokenizer.chat_template"
+        )
+    special = markers(tokenizer)
+    turns = [{"role": m.role, "content": without_markers(special, m.content)} for m in messages]
+    if not any(t["role"] == "user" and t["content"].strip() for t in turns):
+        raise PromptError("the conversation has no user text", hint="give at least one non-empty user message")
+    return turns
 
 
 def _templated(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], options: dict[str, Any]) -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
+from ttsa_guard.aside import aside
 from ttsa_guard.budget import within
+from ttsa_guard.quotes import WINDOW, normal, quotes
 from ttsa_guard.verdict import Verdict
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 MARK = "withheld"
-_WINDOW = 24
-"""So many characters that a moderator's own words share with a text are a quote of it."""
-_LONGEST_REASON = 200
+_LONGEST = 200
+"""Characters of a reason, or of a name."""
 
 
 @runtime_checkable
@@ -22,6 +24,8 @@ class Moderator(Protocol):
     """Batch in, batch out, order kept. `prompts` are the user texts that the answers belong to.
 
     A class attribute ``coarse = True`` says that its scores tell only a few degrees apart, so that it is no guide for a search.
+    Moderators that do not come with this package run on an event loop in a thread of their own, always the same one, so that
+    they keep to their time limit whatever they do; ``blocking = False`` says that one may run on the guard's loop.
     """
 
     @property
@@ -40,7 +44,7 @@ async def moderate_safely(
     and category names that quote a text or its prompt are replaced.
     """
     try:
-        verdicts = await within(seconds, moderator.moderate(texts, prompts=prompts))
+        verdicts = await within(seconds, on_its_loop(moderator, moderator.moderate(texts, prompts=prompts)))
     except Exception as error:
         log.warning("moderator %s failed: %s", moderator.name, type(error).__name__)
         return [Verdict.failure(moderator.name, type(error).__name__)] * len(texts)
@@ -50,26 +54,24 @@ async def moderate_safely(
     return [_without_quotes(verdict, f"{text}\n{prompt}") for verdict, text, prompt in zip(verdicts, texts, prompts, strict=True)]
 
 
+def on_its_loop(moderator: Moderator, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+    """`work` of a moderator, where it can keep nobody else from working."""
+    ours = type(moderator).__module__.partition(".")[0] == __name__.partition(".")[0]
+    return aside(moderator, work) if getattr(moderator, "blocking", not ours) else work
+
+
 def _without_quotes(verdict: Verdict, texts: str) -> Verdict:
-    """The verdict without reasons and category names that quote what was moderated: they go into records and to clients."""
-    if not verdict.reason and not verdict.categories:
+    """The verdict without reasons and names that quote what was moderated: they go into records and to clients."""
+    names = (verdict.moderator, *verdict.categories)
+    if not verdict.reason and all(len(name) < WINDOW for name in names):
         return verdict
-    known = _normal(texts)
-    reason = MARK if _quotes(verdict.reason, known) else verdict.reason[:_LONGEST_REASON]
-    odd = [name for name in verdict.categories if len(name) >= _WINDOW and _quotes(name, known)]
-    if reason == verdict.reason and not odd:
-        return verdict
-    kept = {name: score for name, score in verdict.categories.items() if name not in odd}
-    withheld = {MARK: max(verdict.categories[name] for name in odd)} if odd else {}
-    return replace(verdict, reason=reason, categories={**kept, **withheld})
-
-
-def _quotes(said: str, known: str) -> bool:
-    said = _normal(said)
-    if len(said) <= _WINDOW:
-        return len(said) > _WINDOW // 3 and said in known
-    return any(said[i : i + _WINDOW] in known for i in range(len(said) - _WINDOW + 1))
-
-
-def _normal(text: str) -> str:
-    return " ".join(text.casefold().split())
+    known = normal(texts)
+    odd = {name for name in names if len(name) >= WINDOW and (len(name) > _LONGEST or quotes(name, known))}
+    scores = [score for name, score in verdict.categories.items() if name in odd]
+    withheld = {MARK: max(scores)} if scores else {}
+    return replace(
+        verdict,
+        moderator=MARK if verdict.moderator in odd else verdict.moderator,
+        reason=MARK if quotes(verdict.reason, known) else verdict.reason[:_LONGEST],
+        categories={**{name: score for name, score in verdict.categories.items() if name not in odd}, **withheld},
+    )

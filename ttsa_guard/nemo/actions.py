@@ -14,13 +14,16 @@ from nemoguardrails.actions.rail_outcome import RailOutcome, TransformTarget
 from ttsa_guard.guard import Guard
 from ttsa_guard.messages import Message
 from ttsa_guard.nemo.privacy import blank_reasoning, withhold
+from ttsa_guard.reasoning import without_reasoning
 from ttsa_guard.record import Outcome
-from ttsa_guard.release import Release, without_reasoning
+from ttsa_guard.release import Release
 
 log = logging.getLogger(__name__)
 NAME = "ttsa_steer"
 """In Colang 2.x: ``TtsaSteerAction``."""
 FLOW = "ttsa steer output"
+TOOLS_NAME = "ttsa_gate_tools"
+TOOLS_FLOW = "ttsa gate tool calls"
 KEY = "ttsa_guard"
 """Of our settings in ``custom_data``, and of the guard among the app's registered parameters."""
 
@@ -33,21 +36,25 @@ current_release: ContextVar[Release | None] = ContextVar("ttsa_guard_release", d
 Event = Mapping[str, Any]
 
 
-def make_action(guard: Guard) -> Callable[..., Awaitable[RailOutcome]]:
-    """The action for `guard`. It raises nothing but `asyncio.CancelledError`: when an action raises, the host logs its
-    parameters, which hold the flagged text. It closes over the guard because streaming passes no registered parameters.
+def make_action(guard: Guard, *, plain: bool = False) -> Callable[..., Awaitable[Any]]:
+    """The action for `guard`; its outcome is `plain` data where the host's state of Colang 2.x has to be saved.
+
+    It raises nothing but `asyncio.CancelledError`: when an action raises, the host logs its parameters, which hold the flagged
+    text. It closes over the guard because streaming passes no registered parameters.
     """
 
-    async def ttsa_steer(
-        context: Mapping[str, Any] | None = None, events: list[Any] | None = None, config: Any = None
-    ) -> RailOutcome:
+    async def ttsa_steer(context: Mapping[str, Any] | None = None, events: list[Any] | None = None, config: Any = None) -> Any:
+        outcome = await steered(context, events, config)
+        return _as_data(outcome) if plain else outcome
+
+    async def steered(context: Mapping[str, Any] | None, events: list[Any] | None, config: Any) -> RailOutcome:
         # Without events this is a window of a stream, where the host does not apply a rewrite.
         refuse = events is None or bool(getattr(config, "enable_rails_exceptions", False))
         said = (context or {}).get("bot_message")
         if not said:
             return RailOutcome.allow()
         try:
-            blank_reasoning(events or ())
+            withhold(blank_reasoning(events or ()), events or ())
             answer = without_reasoning(said)  # the host leaves it in where it streams from the model
             outcome = await guard.review(
                 conversation(events or (), context or {}),
@@ -56,18 +63,66 @@ def make_action(guard: Guard) -> Callable[..., Awaitable[RailOutcome]]:
                 prefer=(context or {}).get(PREFER),
             )
             if outcome.text != said:
-                withhold(said, events or ())
+                withhold([said, answer, *outcome.withheld], events or ())
             return _rendered(outcome, said=said, rewritable=events is not None, refuse=refuse)
         except Exception as error:
             # The message may quote the moderated text, so only the kind of error is named.
             log.error("%s failed with %s; the fallback is given", NAME, type(error).__name__)
             with suppress(Exception):
-                withhold(said, events or ())
+                withhold([said], events or ())
             return _fallback(guard.config.fallback, refuse, f"error: {type(error).__name__}", {"action": "fallback"})
 
     # Of the system: runs here even if there is an action server, and stays out of the prompt's history.
-    registered: Callable[..., Awaitable[RailOutcome]] = action(is_system_action=True, name=NAME)(ttsa_steer)
+    registered: Callable[..., Awaitable[Any]] = action(is_system_action=True, name=NAME)(ttsa_steer)
     return registered
+
+
+def make_tools_action(guard: Guard) -> Callable[..., Awaitable[RailOutcome]]:
+    """The action behind the flow ``ttsa gate tool calls``, for Colang 1.0: models of Colang 2.x call no tools."""
+
+    async def ttsa_gate_tools(
+        context: Mapping[str, Any] | None = None, events: list[Any] | None = None, config: Any = None
+    ) -> RailOutcome:
+        calls = [event for event in events or () if isinstance(event, dict) and event.get("type") == "BotToolCalls"][-1:]
+        refuse = bool(getattr(config, "enable_rails_exceptions", False))
+        try:
+            texts = _texts([event.get("tool_calls") for event in calls])
+            if not any(text.strip() for text in texts):
+                return RailOutcome.allow()
+            outcome = await guard.review(conversation(events or (), context or {}), "\n".join(texts), mend=False)
+            if outcome.action == "pass":
+                return RailOutcome.allow(metadata=outcome.record.numbers())
+            found, text, reason, metadata = texts, outcome.text, outcome.record.reason, outcome.record.numbers()
+        except Exception as error:
+            log.error("%s failed with %s; the fallback is given", TOOLS_NAME, type(error).__name__)
+            found, text, reason, metadata = [], guard.config.fallback, f"error: {type(error).__name__}", {"action": "fallback"}
+        for event in calls:
+            event["tool_calls"] = []  # the host would return them although they were blocked
+        with suppress(Exception):
+            withhold(found, events or ())
+        return _fallback(text, refuse, reason, metadata)
+
+    registered: Callable[..., Awaitable[RailOutcome]] = action(is_system_action=True, name=TOOLS_NAME)(ttsa_gate_tools)
+    return registered
+
+
+def _texts(value: Any, *, inside: bool = False) -> list[str]:
+    """The texts in the arguments of tool calls, which are plain data."""
+    if isinstance(value, str):
+        return [value] if inside else []
+    if isinstance(value, Mapping):
+        return [text for key, item in value.items() for text in _texts(item, inside=inside or key in ("arguments", "args"))]
+    return [text for item in value for text in _texts(item, inside=inside)] if isinstance(value, list | tuple) else []
+
+
+def _as_data(outcome: RailOutcome) -> dict[str, Any]:
+    return {
+        "is_blocked": outcome.is_blocked,
+        "is_transform": outcome.is_transform,
+        "transform_text": outcome.transform_text,
+        "reason": outcome.reason,
+        "metadata": outcome.metadata,
+    }
 
 
 def conversation(events: Iterable[Any], context: Mapping[str, Any]) -> list[Message]:

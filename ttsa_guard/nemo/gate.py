@@ -21,7 +21,7 @@ from nemoguardrails.manifests import RailDirection, RailSurface, default_rail_ca
 from pydantic import BaseModel, ConfigDict, Field
 
 from ttsa_guard.errors import ConfigError, ModeratorError, nearest
-from ttsa_guard.nemo.privacy import MARK
+from ttsa_guard.nemo.redaction import MARK
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.verdict import Verdict
 
@@ -93,7 +93,8 @@ class NemoRail:
         finally:
             # A judge's prompt quotes the text, which may be flagged and which clients may ask the host for.
             for call in calls.llm_calls:
-                call.prompt = MARK
+                call.prompt = call.completion = MARK
+                call.raw_response = None
             if outer_explained:
                 outer_explained.llm_calls += calls.llm_calls
             if outer_log is not None:

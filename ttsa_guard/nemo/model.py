@@ -9,9 +9,13 @@ from typing import Any
 
 from nemoguardrails.types import ChatMessage, LLMResponse, LLMResponseChunk, UsageInfo
 
-from ttsa_guard.backends.base import Backend, Streams
+from ttsa_guard.backends.base import Backend
+from ttsa_guard.backends.plain import plain_answer
+from ttsa_guard.budget import answered
 from ttsa_guard.config import GenerationConfig
-from ttsa_guard.messages import Generation, GenerationRequest, Message, own_seed
+from ttsa_guard.errors import ModelError, TTSAError
+from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt, own_seed
+from ttsa_guard.reasoning import shown_so_far, split_reasoning
 
 log = logging.getLogger(__name__)
 ENGINE = "ttsa_guard"
@@ -25,12 +29,22 @@ class BackendModel:
         name: what the host calls it.
         generation: limits that hold unless a call names others (``max_tokens``, ``temperature``).
         seed: of a call that names none.
+        seconds: time limit of one answer; None: no limit.
     """
 
-    def __init__(self, backend: Backend, *, name: str = "", generation: GenerationConfig | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        name: str = "",
+        generation: GenerationConfig | None = None,
+        seed: int = 0,
+        seconds: float | None = None,
+    ) -> None:
         self.backend = backend
         self.generation = generation or GenerationConfig()
         self.seed = seed
+        self.seconds = seconds
         self._name = name or backend.name
 
     @property
@@ -51,44 +65,42 @@ class BackendModel:
         """One answer, cut off before the first of the `stop` texts.
 
         Raises:
-            PromptError, ModelError: as the backend does.
+            PromptError, ModelError: as the backend does, or there is no answer in time.
         """
-        request = await self._request(prompt, parameters)
-        [answer] = await self.backend.generate([request])
-        text = _cut(answer.text, _listed(stop))
-        return LLMResponse(text, model=self._name, **_ending(request, answer, text))
+        request, answer = await self._answer(prompt, parameters)
+        reasoning, said = split_reasoning(answer.text)
+        text = _cut(said, _listed(stop))
+        return LLMResponse(text, reasoning=reasoning or None, model=self._name, **_ending(request, answer, said, text))
 
     async def stream_async(
         self, prompt: str | Sequence[ChatMessage], *, stop: str | Sequence[str] | None = None, **parameters: Any
     ) -> AsyncGenerator[LLMResponseChunk, None]:
         """The same answer in pieces; in one if the backend does not stream."""
-        request, stops = await self._request(prompt, parameters), _listed(stop)
+        stops = _listed(stop)
         held = max(map(len, stops), default=1) - 1  # so much of the end may be the beginning of a stop text
         pieces: asyncio.Queue[str | None] = asyncio.Queue()
-        work = asyncio.ensure_future(self._stream(request, pieces.put_nowait))
+        work = asyncio.ensure_future(self._answer(prompt, parameters, pieces.put_nowait))
         work.add_done_callback(lambda _: pieces.put_nowait(None))
         text = sent = ""
         try:
             while (piece := await pieces.get()) is not None:
                 text += piece
-                cut = _cut(text, stops)
-                ready = cut if cut != text else text[: max(0, len(text) - held)]
+                said = shown_so_far(text)
+                cut = _cut(said, stops)
+                ready = cut if cut != said else said[: max(0, len(said) - held)]
                 if len(ready) > len(sent):
                     yield LLMResponseChunk(ready[len(sent) :], model=self._name)
                     sent = ready
-            answer = await work
-            text = _cut(answer.text, stops)
-            yield LLMResponseChunk(text[len(sent) :], model=self._name, **_ending(request, answer, text))
+            request, answer = await work
+            reasoning, said = split_reasoning(answer.text)
+            text, ending = _cut(said, stops), {"model": self._name, "delta_reasoning": reasoning or None}
+            yield LLMResponseChunk(text[len(sent) :], **ending, **_ending(request, answer, said, text))
         finally:
             work.cancel()
 
-    async def _stream(self, request: GenerationRequest, on_text: Callable[[str], None]) -> Generation:
-        if isinstance(self.backend, Streams):
-            return await self.backend.stream(request, on_text)
-        [answer] = await self.backend.generate([request])
-        return answer
-
-    async def _request(self, prompt: str | Sequence[ChatMessage], parameters: dict[str, Any]) -> GenerationRequest:
+    async def _answer(
+        self, prompt: str | Sequence[ChatMessage], parameters: dict[str, Any], on_text: Callable[[str], None] | None = None
+    ) -> tuple[GenerationRequest, Generation]:
         conversation = Message.conversation(prompt if isinstance(prompt, str) else [_as_mapping(m) for m in prompt])
         defaults, seed = self.generation, own_seed(self.seed, conversation)
         known = {"max_tokens": defaults.max_new_tokens, "temperature": defaults.temperature, "seed": seed}
@@ -96,18 +108,23 @@ class BackendModel:
         if unknown:
             log.warning("the backend does not know these generation parameters: %s", ", ".join(unknown))
         asked: dict[str, Any] = {**known, **{key: value for key, value in parameters.items() if value is not None}}
-        return GenerationRequest(
-            await self.backend.render(conversation),
-            max_new_tokens=asked["max_tokens"],
-            temperature=asked["temperature"],
-            seed=asked["seed"],
-        )
+
+        def request_for(rendered: Prompt) -> GenerationRequest:
+            limits = {"max_new_tokens": asked["max_tokens"], "temperature": asked["temperature"], "seed": asked["seed"]}
+            return GenerationRequest(rendered, **limits)
+
+        try:
+            return await answered(self.seconds, plain_answer(self.backend, conversation, request_for, on_text))
+        except TTSAError:
+            raise
+        except Exception as error:  # its message may quote a text, and the host logs messages
+            raise ModelError(f"the backend failed with {type(error).__name__}", hint="see the backend's own log") from None
 
 
-def _ending(request: GenerationRequest, answer: Generation, text: str) -> dict[str, Any]:
-    """What the host wants to know of an answer of which `text` was kept."""
+def _ending(request: GenerationRequest, answer: Generation, said: str, text: str) -> dict[str, Any]:
+    """What the host wants to know of an answer that `said` something, of which `text` was kept."""
     usage = UsageInfo(len(request.prompt), answer.tokens, len(request.prompt) + answer.tokens)
-    return {"finish_reason": "stop" if answer.finished or text != answer.text else "length", "usage": usage}
+    return {"finish_reason": "stop" if answer.finished or text != said else "length", "usage": usage}
 
 
 def _listed(stop: str | Sequence[str] | None) -> list[str]:

@@ -1,16 +1,25 @@
-"""Keep flagged text out of what the host records, hands to clients and logs."""
+"""Keep what must not be read out of what the host records, hands to clients and logs.
+
+Of everything that a model has written in a turn, only what left the rails may be read: not a flagged answer, not the candidates
+for another, not what stood there before a rail of the host rewrote or blocked it, and no reasoning.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any
 
-from nemoguardrails.context import explain_info_var
+from nemoguardrails.colang.v2_x.runtime.flows import State
+from nemoguardrails.context import explain_info_var, llm_response_metadata_var
 from nemoguardrails.logging.explain import LLMCallInfo
 from nemoguardrails.logging.processing_log import processing_log_var
 
-MARK = "[withheld]"
+from ttsa_guard.nemo.redaction import MARK, Redactor
+
 _TALKATIVE = (
     "actions.action_dispatcher",
     "actions.llm.generation",
@@ -19,95 +28,220 @@ _TALKATIVE = (
     "colang.v2_x.runtime.runtime",
     "colang.v2_x.runtime.statemachine",
     "llm.call",
+    "rails.llm.llmrails",
     "streaming",
 )
+_AFTER = ".llmrails"
+"""Logs when a turn has ended, and its records are clean."""
+_ANSWERS = ("general", "generate_bot_message")
+"""Tasks of the host whose completions are answers to the user; those of other tasks decide what it does next."""
+_SAYING = ("bot say", "_bot_say", "run output rails", "output rails")
+"""Flows of Colang 2.x that are given an answer."""
+_OF_USERS = {"UtteranceUserActionFinished": "final_transcript", "UserMessage": "text", "SystemMessage": "content"}
+_STATE = ("context", "context_updates", "internal_events", "last_events", "outgoing_events")
 
 
-def withhold(text: str, events: Iterable[Any]) -> None:
-    """Put a mark in the place of `text` wherever this turn has recorded it.
+@dataclass
+class _Turn:
+    """One turn of a conversation, while it goes on.
+
+    Args:
+        withheld: texts of the review.
+        calls_before: calls of models that the context had on record when it began.
+        broken: it ended with an error or was cancelled, so that nothing of it was said.
+    """
+
+    withheld: set[str] = field(default_factory=set)
+    calls_before: int = 0
+    broken: bool = False
+
+
+_turn: ContextVar[_Turn | None] = ContextVar("ttsa_guard_turn", default=None)
+guarded: ContextVar[bool] = ContextVar("ttsa_guard_guarded", default=False)
+"""A request to an app with a guard is being answered in this context."""
+
+
+def guard_records(app: Any) -> None:
+    """Clean the records of every turn of this app when it ends, however it ends."""
+    name = "generate_events" if app.config.colang_version == "1.0" else "process_events"
+    plain = getattr(app.runtime, name)
+
+    async def processed(events: list[Any], *args: Any, **kwargs: Any) -> Any:
+        if _turn.get():  # rails that run in parallel are inside a turn
+            return await plain(events, *args, **kwargs)
+        explained, was_guarded = explain_info_var.get(), guarded.get()
+        turn = _Turn(calls_before=len(explained.llm_calls) if explained else 0)
+        _turn.set(turn)
+        guarded.set(True)
+        records: list[Any] = [events, args, kwargs]
+        try:
+            result = await plain(events, *args, **kwargs)
+            records.append(result)
+            return result
+        except BaseException:
+            turn.broken = True
+            raise
+        finally:
+            _clean(turn, events, records)
+            _turn.set(None)
+            guarded.set(was_guarded)
+
+    setattr(app.runtime, name, processed)
+
+
+def withhold(texts: Iterable[str], events: Iterable[Any]) -> None:
+    """Put a mark in the place of the texts wherever this turn has recorded them so far, and of what else there will be of them
+    when it ends.
 
     Clients may ask for the host's log, its events, its context and its state, and traces are made from them. The records
     are the host's own objects, so they are changed in place.
     """
-    for event in events:
-        _blank(event, text)
-    for entry in processing_log_var.get() or ():
-        _blank(entry, text)
-    for call in _calls():
-        call.prompt = (call.prompt or "").replace(text, MARK)
-        call.completion = (call.completion or "").replace(text, MARK)
-        call.raw_response = None
-
-
-def guard_reasoning(app: Any) -> None:
-    """Keep the model's reasoning out of what a turn of this app leaves: no moderator has seen it.
-
-    In 1.0 the host puts it in front of the reply, also of one that no output rail sees (empty, or a tool call), and records it.
-    """
-    plain = getattr(app.runtime, "generate_events", None)
-    if plain is None or app.config.colang_version != "1.0":
+    texts = {text for text in texts if text.strip()}
+    if not texts:
         return
-
-    async def generate_events(*args: Any, **kwargs: Any) -> list[dict[str, Any]]:
-        events: list[dict[str, Any]] = await plain(*args, **kwargs)
-        for thought in {event["content"] for event in events if event.get("type") == "BotThinking"}:
-            if thought and thought.strip():
-                withhold(thought, events)
-        blank_reasoning(events)
-        return events
-
-    app.runtime.generate_events = generate_events
+    if turn := _turn.get():
+        turn.withheld |= texts
+    redactor = Redactor(texts, _said_by_users(events))
+    if redactor:
+        _apply(redactor, [list(events)])
 
 
-def blank_reasoning(events: Iterable[Any]) -> None:
-    """Empty the events that hold reasoning; a mark in its place would be shown."""
+def blank_reasoning(events: Iterable[Any]) -> list[str]:
+    """Empty the events that hold reasoning, and return it; a mark in its place would be shown."""
+    found = []
     for event in events:
-        if not isinstance(event, dict):
-            continue
-        if event.get("type") == "BotThinking":
-            event["content"] = ""
-        elif event.get("type") == "ContextUpdate" and "bot_thinking" in event["data"]:
-            event["data"]["bot_thinking"] = ""
+        data = event.get("data") if isinstance(event, dict) else None
+        for holder, key in ((event, "content"), (data, "bot_thinking")):
+            of_event = holder is not event or (isinstance(event, dict) and event.get("type") == "BotThinking")
+            if of_event and isinstance(holder, dict) and holder.get(key):
+                found.append(str(holder[key]))
+                holder[key] = ""
+    return found
+
+
+# ------------------------------------------------------------------ the end of a turn
+
+
+def _clean(turn: _Turn, events: list[Any], records: list[Any]) -> None:
+    new, state = _parts(records)
+    versions = {*turn.withheld, *_versions(new), *(_versions_in(state) if state else ())}
+    thoughts = [*blank_reasoning(new), *(text for event in new for text in _thoughts(event))]
+    calls = list(_calls())
+    versions.update(call.completion or "" for call in calls if turn.broken or call.task in _ANSWERS)
+    said = set(_said(new))
+    hidden = {text for text in (*versions, *thoughts) if text.strip() and text not in said}
+    if not hidden:
+        return
+    known = [*events, *(state.last_events if state else ())]
+    kept = list(_said_by_users(known)) if turn.broken else [*said, *_said(known), *_said_by_users(known)]
+    redactor = Redactor(hidden, kept)
+    if redactor:
+        _apply(redactor, [records[0], *([new] if new else [])], state)
+
+
+def _parts(records: list[Any]) -> tuple[list[Any], State | None]:
+    """The new events, and the state of Colang 2.x."""
+    result = records[3] if len(records) > 3 else None
+    arguments = (*records[1], *records[2].values())
+    state = next((a for a in (*(result if isinstance(result, tuple) else ()), *arguments) if isinstance(a, State)), None)
+    new = result[0] if isinstance(result, tuple) else result
+    return new or [], state
+
+
+def _apply(redactor: Redactor, records: list[Any], state: State | None = None) -> None:
+    redactor.clean([*records, processing_log_var.get(), *_live(state)])
+    for call in _calls():
+        call.prompt, call.completion = redactor.text(call.prompt or ""), redactor.text(call.completion or "")
+        call.raw_response = None
+    # What a provider adds may hold a text token by token.
+    llm_response_metadata_var.set(None)
+
+
+def _live(state: State | None) -> Iterator[Any]:
+    """What a state of Colang 2.x holds besides programs; the host goes on with it."""
+    if state:
+        yield from (getattr(state, name) for name in _STATE)
+        yield from (vars(action) for action in state.actions.values())
+        for flow in state.flow_states.values():
+            yield from (flow.context, flow.arguments)
+
+
+def _versions(events: Iterable[Any]) -> Iterator[str]:
+    """What the bot was going to say: as the model wrote it, and as each rail changed it."""
+    for event in _plain(events):
+        if event.get("type") == "BotMessage":
+            yield str(event.get("text") or "")
+        elif event.get("type") == "ContextUpdate" and isinstance(event.get("data"), Mapping):
+            yield str(event["data"].get("bot_message") or "")
+
+
+def _versions_in(state: State) -> Iterator[str]:
+    for flow in state.flow_states.values():
+        if flow.flow_id in _SAYING:
+            yield from (text for text in flow.arguments.values() if isinstance(text, str))
+
+
+def _thoughts(event: Any) -> Iterator[str]:
+    if isinstance(event, Mapping) and event.get("type") == "BotThinking":
+        yield str(event.get("content") or "")
+
+
+def _said(events: Iterable[Any]) -> Iterator[str]:
+    for event in _plain(events):
+        if event.get("type") in ("StartUtteranceBotAction", "UtteranceBotActionFinished"):
+            yield str(event.get("script") or event.get("final_script") or "")
+
+
+def _said_by_users(events: Iterable[Any]) -> Iterator[str]:
+    """The words of users and operators, which they may read."""
+    for event in _plain(events):
+        said = event.get(_OF_USERS.get(event.get("type", ""), ""))
+        if isinstance(said, list):
+            yield from (part["text"] for part in said if isinstance(part, Mapping) and isinstance(part.get("text"), str))
+        elif isinstance(said, str):
+            yield said
+
+
+def _plain(events: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
+    return (event for event in events if isinstance(event, Mapping))
+
+
+def _calls() -> Iterator[LLMCallInfo]:
+    """The calls of models in this turn."""
+    explained, turn = explain_info_var.get(), _turn.get()
+    yield from explained.llm_calls[turn.calls_before if turn else 0 :] if explained else ()
+    for entry in processing_log_var.get() or ():
+        if entry["type"] == "llm_call_info":
+            yield entry["data"]
+
+
+# ------------------------------------------------------------------ logs
+
+_NAME = re.compile(r"[\w.$/-]{1,80}")
+_QUOTING = re.compile(r"Error (?:evaluating|in|executing) ")
+"""Messages of the host that end with those of an error, or with the text that was at fault."""
 
 
 def silence() -> None:
-    """Drop what the host logs below WARNING in the modules that log whole prompts and answers, before any review; and the
-    parameters of an action that failed, for the same reason."""
+    """Drop what the host logs below WARNING about turns of apps with a guard, in the modules that log whole prompts and
+    answers, before any review; and the parameters of an action that failed, for the same reason."""
     for name in _TALKATIVE:
         logger = logging.getLogger(f"nemoguardrails.{name}")
         if _without_texts not in logger.filters:
             logger.addFilter(_without_texts)
-    conversation = logging.getLogger("nemoguardrails.rails.llm.llmrails")
-    if _without_history not in conversation.filters:
-        conversation.addFilter(_without_history)
 
 
 def _without_texts(record: logging.LogRecord) -> bool:
+    if not guarded.get():
+        return True
     if record.exc_info and record.exc_info[0]:
         # An error's message may quote a text: its kind and place are enough to find it.
         record.msg, record.args = "%s", (record.exc_info[0].__name__,)
         record.exc_info = record.exc_text = None
     elif isinstance(record.args, tuple) and len(record.args) == 3 and "parameters" in str(record.msg):
         record.args = (record.args[0], MARK, type(record.args[2]).__name__)
-    return record.levelno >= logging.WARNING
-
-
-def _without_history(record: logging.LogRecord) -> bool:
-    return not str(record.msg).startswith("Conversation history so far")
-
-
-def _calls() -> Iterator[LLMCallInfo]:
-    explained = explain_info_var.get()
-    yield from explained.llm_calls if explained else ()
-    for entry in processing_log_var.get() or ():
-        if isinstance(entry.get("data"), LLMCallInfo):
-            yield entry["data"]
-
-
-def _blank(value: Any, text: str) -> None:
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, inner in list(items):
-        if isinstance(inner, str) and inner.strip() == text.strip():
-            value[key] = MARK
-        else:
-            _blank(inner, text)
+    elif isinstance(record.args, tuple) and record.args:
+        record.args = tuple(MARK if isinstance(arg, str) and not _NAME.fullmatch(arg) else arg for arg in record.args)
+    elif _QUOTING.match(str(record.msg)):
+        record.msg = f"{str(record.msg).partition(':')[0]}: {MARK}"
+    return record.levelno >= logging.WARNING or record.name.endswith(_AFTER)

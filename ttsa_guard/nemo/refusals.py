@@ -82,6 +82,11 @@ def refuse_rails(app: Any, guard: GuardConfig, checks: list[str]) -> None:
                 f"the rail {rail!r} blocks an answer before the gate, which runs it too, can have it mended",
                 hint=f"remove it from the output rails, or put it after {FLOW!r}",
             )
+    if guard.streaming == "progressive" and app.config.rails.dialog.single_call.enabled:
+        raise ConfigError(
+            "streaming: progressive never ends in an app with rails.dialog.single_call",
+            hint="set streaming: buffered, or rails.dialog.single_call.enabled: false",
+        )
     others = [rail for rail in rails if rail != FLOW]
     if guard.streaming == "progressive" and others:
         raise ConfigError(

@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nemoguardrails.colang.v2_x.runtime.flows import InternalEvents
+from nemoguardrails.context import raw_llm_request
 from nemoguardrails.rails.llm.options import GenerationOptions
+
+from ttsa_guard.nemo.privacy import guarded
 
 log = logging.getLogger(__name__)
 WITHHELD = frozenset({"generation_options", "output_rails_in_progress", "skip_output_rails"})
@@ -30,9 +33,33 @@ def guard_requests(app: Any) -> None:
         streaming_handler: Any = None,
     ) -> Any:
         messages = None if messages is None else allowed_messages(messages)
-        return await plain(prompt, messages, allowed_options(options), state, streaming_handler)
+        before = guarded.get()
+        guarded.set(True)
+        try:
+            return await plain(prompt, messages, allowed_options(options), state, streaming_handler)
+        finally:
+            guarded.set(before)
 
     app.generate_async = generate_async
+
+
+def guard_prompts(app: Any) -> None:
+    """Keep context and event messages from the models of this app.
+
+    With ``passthrough`` in Colang 1.0, the host gives the model the request's messages as they are, and stumbles over the two
+    roles that are its own.
+    """
+    if app.config.colang_version != "1.0":
+        return
+    plain = app.runtime.generate_events
+
+    async def generate_events(*args: Any, **kwargs: Any) -> Any:
+        asked = raw_llm_request.get()
+        if isinstance(asked, list):  # of nothing that anyone has said, the host takes the text of the event
+            raw_llm_request.set([m for m in asked if m.get("role") not in ("context", "event")] or None)
+        return await plain(*args, **kwargs)
+
+    app.runtime.generate_events = generate_events
 
 
 def allowed_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -49,10 +76,10 @@ def allowed_options(options: Any) -> Any:
         return options
     found = GenerationOptions(**options) if isinstance(options, dict) else options
     rails = getattr(found, "rails", None)
-    if rails is None or rails.output or rails.dialog is False:
+    if rails is None or rails.dialog is False or (rails.output and rails.tool_output):
         return options
     log.warning("a request asked for no output rails; they run")
-    return found.model_copy(update={"rails": rails.model_copy(update={"output": True})})
+    return found.model_copy(update={"rails": rails.model_copy(update={"output": True, "tool_output": True})})
 
 
 def _allowed(message: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,9 +37,10 @@ def guard_streams(app: Any, guard: Callable[[], Guard]) -> None:
         state: Any = None,
         streaming_handler: Any = None,
     ) -> Any:
-        handler = streaming_handler or streaming_handler_var.get()
+        outer = streaming_handler_var.get()
+        handler = streaming_handler or outer
         # Without this the model would write into the handler before the review.
-        token = streaming_handler_var.set(None)
+        streaming_handler_var.set(None)
         try:
             reply = await plain(prompt=prompt, messages=messages, options=options, state=state)
             _forget(app.events_history_cache)
@@ -47,7 +48,7 @@ def guard_streams(app: Any, guard: Callable[[], Guard]) -> None:
                 await handler.push_chunk(piece)
             return reply
         finally:
-            streaming_handler_var.reset(token)
+            streaming_handler_var.set(outer)  # no token: a request that was given up may end in another context
             if handler:
                 await handler.push_chunk(END_OF_STREAM)
 

@@ -1,0 +1,42 @@
+"""The answer that a model gives by itself, with its reasoning if it is one that reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ttsa_guard.backends.base import Backend, Reasons, Streams
+from ttsa_guard.forks import refuse_after_fork
+from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt
+from ttsa_guard.reasoning import has_reasoning, without_reasoning
+
+
+async def plain_answer(
+    backend: Backend,
+    messages: Sequence[Message],
+    request_for: Callable[[Prompt], GenerationRequest],
+    on_text: Callable[[str], None] | None = None,
+) -> tuple[GenerationRequest, Generation]:
+    """What was asked for in the end, and the answer. One that is nothing but reasoning is asked for again without it.
+
+    Args:
+        request_for: the request with a prompt.
+        on_text: gets the answer piece by piece where the backend streams; not the second one.
+
+    Raises:
+        PromptError, ModelError: as the backend does, or this process was forked after it had been used.
+    """
+    refuse_after_fork(backend)
+    opening = ""
+    if isinstance(backend, Reasons):
+        prompt, opening = await backend.render_reasoning(messages)
+    else:
+        prompt = await backend.render(messages)
+    request = request_for(prompt).having(opening=opening)
+    if on_text and isinstance(backend, Streams):
+        answer = await backend.stream(request, on_text)
+    else:
+        [answer] = await backend.generate([request])
+    if has_reasoning(answer.text) and not without_reasoning(answer.text):
+        request = request_for(await backend.render(messages))
+        [answer] = await backend.generate([request])
+    return request, answer
