@@ -9,7 +9,7 @@ import ttsa_guard
 
 ROOT = Path(ttsa_guard.__file__).parent
 LAYERS = """
-    errors messages verdict budget record telemetry config hookspecs plugins observers parts http devices tokens sentences
+    errors messages verdict budget record telemetry config hookspecs plugins observers parts http devices weights tokens sentences
     quality profile request moderators backends steerers completion selection release review guard nemo embedded bench plan
     conformance testing cli
 """.split()

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from ttsa_guard import weights
 from ttsa_guard.errors import ModelError
 
 EMBEDDED = "embedded"
@@ -64,22 +65,25 @@ def _smollm2() -> Path:
 def load(
     source: Source, *, device: str, dtype: torch.dtype, more: dict[str, Any] | None = None
 ) -> tuple[Any, PreTrainedTokenizerBase]:
-    """The model on its device and its tokenizer.
+    """The model on its device and its tokenizer. Weights are safetensors or GGUF, never pickles.
 
     Args:
-        more: other arguments of ``AutoModelForCausalLM.from_pretrained``, ``device_map`` among them, which places it instead.
+        more: other arguments of ``AutoModelForCausalLM.from_pretrained``, ``device_map`` among them, which places it instead, and
+            ``trust_remote_code``, without which a model brings no code.
 
     Raises:
         ModelError: it cannot be had; the hint says what to do.
     """
-    more = dict(more or {})
+    more = weights.checked(source.path, more)
     if isinstance(quantization := more.get("quantization_config"), dict):
         more["quantization_config"] = _bitsandbytes(quantization)
     if source.gguf_file:
         _needs("gguf", "accelerate", extra="gguf")
         more = {**_unpacked(), **more}
+        del more["use_safetensors"]
+    code = more["trust_remote_code"]
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source.path, **source.options)
+        tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=code, **source.options)
         model: Any = AutoModelForCausalLM.from_pretrained(source.path, dtype=dtype, **source.options, **more)
     except Exception as error:
         raise ModelError(f"model {source.path!r} cannot be loaded: {type(error).__name__}", hint=_hint(error)) from error
@@ -115,4 +119,5 @@ def _hint(error: BaseException) -> str:
         if type(seen).__name__ == "GatedRepoError" or "gated repo" in str(seen).lower():
             return "accept the model's terms on the Hugging Face hub, and put a token of yours into the variable HF_TOKEN"
         seen = seen.__cause__ or seen.__context__
-    return "give 'embedded', 'smollm2', a GGUF file, a local folder, or a name on the Hugging Face hub (offline: only its cache)"
+    where = "give 'embedded', 'smollm2', a GGUF file, a local folder, or a name on the Hugging Face hub (offline: only its cache)"
+    return weights.hint(error, where, trusting="read it, and if you trust it, set load: {trust_remote_code: true}")

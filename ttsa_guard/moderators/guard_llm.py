@@ -18,6 +18,7 @@ import torch
 from pydantic import Field
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from ttsa_guard import weights
 from ttsa_guard.devices import Device, Dtype, resolve_device, resolve_dtype
 from ttsa_guard.errors import ConfigError, ModelError
 from ttsa_guard.moderators.categories import CategoryOptions
@@ -195,12 +196,16 @@ def _first_tokens(tokenizer: Any, before: str, choices: Sequence[str]) -> tuple[
 
 
 def _load(name: str, device: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    safely = weights.checked(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **safely)
     except Exception as error:
-        hint = "give a local folder, or a name on the Hugging Face hub; some guard models need an accepted licence and HF_TOKEN"
-        raise ModelError(f"guard model {name!r} cannot be loaded: {type(error).__name__}", hint=hint) from error
+        where = "give a local folder, or a name on the Hugging Face hub; some guard models need an accepted licence and HF_TOKEN"
+        hint = weights.hint(error, where)
+        raise ModelError(
+            f"guard model {name!r} cannot be loaded: {type(error).__name__}", hint=weights.hint(error, hint)
+        ) from error
     return tokenizer, model.eval().requires_grad_(False).to(device)
 
 
