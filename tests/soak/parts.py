@@ -32,7 +32,7 @@ from .finder import Finder, Logs, Own, Sink, Spans
 FALLBACK = "Let us talk about something else."
 GATE_SECONDS, SECONDS = 1.0, 2.0
 _NUMBER = re.compile(r"number (\d+)")
-RAILS = ("none", "reasoning", "tools", "images", "masks before", "rewrites before", "masks after")
+RAILS = ("none", "reasoning", "thinks aloud", "tools", "images", "masks before", "rewrites before", "masks after")
 REWRITING = ("masks before", "rewrites before", "masks after")
 
 
@@ -74,7 +74,7 @@ class Case(Own):
 
     @property
     def flagged(self) -> str:
-        return f"{self.shown} Then a bad {self.canary} for it comes. And more of it."
+        return f"{self.shown} Then a bad {self.canary} for it comes. And more of {self.canary}."
 
     @property
     def answer(self) -> str:
@@ -95,9 +95,9 @@ class Case(Own):
         self.met += 1
         return self.met > 1 or not self.late
 
-    async def meet(self, part: str, sound: Any) -> Any:
-        """What the part gives: the `sound` result, or what its fault makes of it."""
-        return await FAULTS[part][self.kind](self.flagged, sound) if self.breaks(part) else sound
+    async def meet(self, part: str, sound: Any, text: str | None = None) -> Any:
+        """What the part gives: the `sound` result, or what its fault makes of it and of the `text` that it has seen."""
+        return await FAULTS[part][self.kind](text or self.flagged, sound) if self.breaks(part) else sound
 
     def tell(self, part: str) -> None:
         """Raise if this part goes wrong now; one that does not wait."""
@@ -122,7 +122,7 @@ class Moderating:
 
     async def moderate(self, texts: Sequence[str], *, prompts: Sequence[str]) -> Any:
         sound = [Verdict.scored(self.name, float("bad" in text), threshold=0.5) for text in texts]
-        return await case_of(prompts[0]).meet(self.name, sound)
+        return await case_of(prompts[0]).meet(self.name, sound, texts[0])
 
 
 class Steering:
@@ -163,7 +163,7 @@ class Backend:
 
     def _said(self, case: Case, request: GenerationRequest) -> str:
         if request.temperature < 1:
-            return case.answer
+            return f"<think>{case.thought}</think>{case.answer}" if case.rails == "thinks aloud" else case.answer
         return f"{request.opening} {case.swap if case.found else case.flagged}".strip()
 
 

@@ -31,7 +31,7 @@ from .ways import WAYS
 
 TOGETHER = 64
 CANCELLED = 0.1
-LONGEST = 30.0
+LONGEST = 60.0
 """Seconds for one conversation: the guard's limits, and the time that 63 others take."""
 WARM = 0.2
 """Share of the conversations after which memory is measured for the first time."""

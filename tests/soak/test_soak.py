@@ -1,6 +1,6 @@
 """Ten thousand broken conversations, in a process of their own.
 
-``python -m pytest -m soak -s`` runs them all and prints one JSON line; the environment variable SOAK_CONVERSATIONS makes it fewer.
+``python -m pytest -m soak -s`` runs them all and prints one JSON line; the variable SOAK_CONVERSATIONS makes it fewer.
 """
 
 from __future__ import annotations
