@@ -143,8 +143,7 @@ class Logs(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.lines += 1
-        if record.name != "nemoguardrails.http":
-            self.finder.look(f"log {record.name}", self.format(record))
+        self.finder.look(f"log {record.name}", self.format(record))
 
 
 class Spans(SpanProcessor):
