@@ -6,12 +6,11 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from ttsa_guard.budget import Spend
 from ttsa_guard.messages import Message
-from ttsa_guard.moderators.base import without_quotes
-from ttsa_guard.record import Action, AuditRecord, CandidateRecord
+from ttsa_guard.record import Action, AuditRecord
 from ttsa_guard.selection import Judged
 from ttsa_guard.telemetry import span
 from ttsa_guard.verdict import Verdict
@@ -66,7 +65,7 @@ class Review:
             final_score=final.score if final else None,
             helpful=chosen.helpful if chosen else action == "pass",
             steerer=chosen.steerer if chosen else None,
-            candidates=tuple(self._recorded(j, texts=texts) for j in self.judged),
+            candidates=tuple(j.record(texts=texts) for j in self.judged),
             chosen=next((i for i, j in enumerate(self.judged) if j is chosen), None),
             generations=spend.generations,
             decode_passes=spend.decode_passes,
@@ -82,11 +81,6 @@ class Review:
             seed=seed,
             texts={"answer": self.answer, "final": text} if texts else None,
         )
-
-    def _recorded(self, judged: Judged, *, texts: bool) -> CandidateRecord:
-        record = judged.record(texts=texts)
-        # A steerer's own words.
-        return replace(record, origin=without_quotes(record.origin, self.answer, self.prompt, judged.candidate.text))
 
 
 def last_user(messages: Sequence[Message]) -> str:

@@ -5,7 +5,6 @@ import asyncio
 import pytest
 
 from ttsa_guard.moderators.base import MARK, moderate_safely
-from ttsa_guard.steerers.base import Candidate
 from ttsa_guard.testing import scripted_guard
 from ttsa_guard.verdict import Verdict
 
@@ -53,25 +52,3 @@ def test_the_record_of_a_review():
     outcome = asyncio.run(guard.review("how?", TEXT))
     assert outcome.record.reason == f"gate failed: {MARK}"
     assert "seekrit" not in repr(outcome.record.numbers())
-
-
-class Proposing:
-    """A steerer that says of its candidate where it comes from."""
-
-    name = "proposing"
-    needs = ()
-
-    def __init__(self, origin):
-        self.origin = origin
-
-    async def steer(self, task):
-        [verdict] = await task.score(["Another answer."])
-        yield [Candidate("Another answer.", self.origin, verdict)]
-
-
-@pytest.mark.parametrize(("origin", "kept"), [(f"from {TEXT}", MARK), ("another  ANSWER.", MARK), ("path 3", "path 3")])
-def test_where_a_candidate_comes_from(origin, kept):
-    guard = scripted_guard([], steerers=[Proposing(origin)])
-    record = asyncio.run(guard.review("how?", TEXT)).record
-    assert [candidate.origin for candidate in record.candidates] == [kept]
-    assert "seekrit" not in repr(record)

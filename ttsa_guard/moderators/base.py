@@ -73,8 +73,3 @@ def _quotes(said: str, known: str) -> bool:
 
 def _normal(text: str) -> str:
     return " ".join(text.casefold().split())
-
-
-def without_quotes(said: str, *texts: str) -> str:
-    """What a plugin `said` of these texts, bounded, or a mark where it quotes one of them."""
-    return MARK if _quotes(said, _normal("\n".join(texts))) else said[:_LONGEST_REASON]
