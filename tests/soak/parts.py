@@ -192,7 +192,8 @@ def _besides(case: Case) -> dict[str, Any]:
     if case.rails == "reasoning":
         return {"reasoning": case.thought}
     if case.rails == "tools":
-        call = ToolCall("1", function=ToolCallFunction("search", {"q": "owls"}))
+        asked = {"q": "owls", "notes": ["none" if case.safe else f"a bad {case.canary} in a list", 3]}
+        call = ToolCall("1", function=ToolCallFunction("search", asked))
         return {"reasoning": case.thought, "tool_calls": [call]}
     return {}
 
