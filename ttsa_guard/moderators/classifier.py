@@ -102,9 +102,7 @@ def _load(name: str, device: str, dtype: torch.dtype) -> tuple[Any, Any]:
         model: Any = AutoModelForSequenceClassification.from_pretrained(name, dtype=dtype, **safely)
     except Exception as error:
         hint = weights.hint(error, "give a local folder, or the name of a sequence classifier on the Hugging Face hub")
-        raise ModelError(
-            f"classifier {name!r} cannot be loaded: {type(error).__name__}", hint=weights.hint(error, hint)
-        ) from error
+        raise ModelError(f"classifier {name!r} cannot be loaded: {type(error).__name__}", hint=hint) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
         model.config.pad_token_id = tokenizer.pad_token_id

@@ -203,9 +203,7 @@ def _load(name: str, device: str, dtype: torch.dtype) -> tuple[Any, Any]:
     except Exception as error:
         where = "give a local folder, or a name on the Hugging Face hub; some guard models need an accepted licence and HF_TOKEN"
         hint = weights.hint(error, where)
-        raise ModelError(
-            f"guard model {name!r} cannot be loaded: {type(error).__name__}", hint=weights.hint(error, hint)
-        ) from error
+        raise ModelError(f"guard model {name!r} cannot be loaded: {type(error).__name__}", hint=hint) from error
     return tokenizer, model.eval().requires_grad_(False).to(device)
 
 
