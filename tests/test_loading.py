@@ -68,7 +68,9 @@ def test_a_missing_package_is_named_with_the_one_command(monkeypatch):
 def test_options_are_passed_through(asked):
     more = {"device_map": "auto", "revision": "main"}
     load(Source("owner/name"), device="cpu", dtype=torch.bfloat16, more=more)
-    assert asked == [("owner/name", {}), ("owner/name", {"dtype": torch.bfloat16, **more})]
+    safely = {"trust_remote_code": False}
+    options = {"dtype": torch.bfloat16, "use_safetensors": True, **safely, **more}
+    assert asked == [("owner/name", safely), ("owner/name", options)]
 
 
 @pytest.mark.usefixtures("asked")

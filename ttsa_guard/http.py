@@ -9,10 +9,11 @@ import asyncio
 import json
 import random
 import re
+import threading
 import time
 import zlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
@@ -34,7 +35,8 @@ _LARGEST = 2**20
 _BITS = zlib.MAX_WBITS | 32
 """Of zlib: a header of gzip or of zlib."""
 _JSON = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-_VARIABLE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*")
+_VARIABLE = re.compile(r"[A-Z]{1,20}|[A-Z][A-Z0-9]{0,20}(_[A-Z0-9]{1,20})+")
+"""What looks like the name of a variable and not like a key: digits only beside underscores, and no long parts."""
 _ACCESS = {401, 402, 403, 404, 405, 407}
 _INPUT = {400, 413, 414, 422}
 
@@ -51,14 +53,16 @@ class Pacer:
     clock: Clock = time.monotonic
     sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep
     _free: float = field(default=0.0, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     async def take(self, units: float = 1.0) -> None:
-        """Wait for the turn of a call of so many units."""
+        """Wait for the turn of a call of so many units; callers may be in several threads."""
         if self.rate is None:
             return
-        now = self.clock()
-        start = max(now, self._free)
-        self._free = start + units / (self.rate * _PACE)
+        with self._lock:
+            now = self.clock()
+            start = max(now, self._free)
+            self._free = start + units / (self.rate * _PACE)
         if start > now:
             await self.sleep(start - now)
 
@@ -97,14 +101,29 @@ class Breaker:
         self._until = self.clock() + self.rest
 
 
-class Http:
-    """Asks a service for JSON.
+@dataclass(frozen=True)
+class _Connections:
+    """What one event loop has: connections cannot move to another one.
 
     Args:
-        timeout: seconds for one try, reading the answer included; in `events`, between two events.
+        slots: one for each connection. Calls wait for one before they are sent, so that the wait is not the service's time.
+        life: ends, and the session with it, when it is closed.
+    """
+
+    session: aiohttp.ClientSession
+    slots: asyncio.Semaphore
+    life: AsyncGenerator[aiohttp.ClientSession, None]
+
+
+class Http:
+    """Asks a service for JSON. It may be used in several event loops and threads at a time.
+
+    Args:
+        timeout: seconds for one try, reading the answer included; in `events`, between two events. The wait for a free
+            connection and for a turn within the limits does not count.
         tries: at most, for faults that may pass.
         requests_per_second, units_per_minute: what the service allows; None: no limit.
-        connections: at most, at a time.
+        connections: at most, at a time, in each event loop.
         largest: bytes of an answer, also after it is decompressed.
     """
 
@@ -130,8 +149,7 @@ class Http:
         self._requests = Pacer(requests_per_second, clock, sleep)
         self._units = Pacer(units_per_minute / 60 if units_per_minute else None, clock, sleep)
         self._breaker = breaker or Breaker(clock)
-        self._session: aiohttp.ClientSession | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._opened: dict[asyncio.AbstractEventLoop, _Connections] = {}
 
     async def get(self, url: str, *, headers: Mapping[str, str] | None = None) -> Any:
         """The JSON that the service answers; raises as `post` does."""
@@ -163,13 +181,18 @@ class Http:
     async def events(self, url: str, body: Any, *, headers: Mapping[str, str] | None = None) -> AsyncGenerator[Any, None]:
         """The JSON of each server-sent event until the service says that it is done. One try; raises as `post` does."""
         self._breaker.check()
-        timeout = aiohttp.ClientTimeout(sock_connect=_LONGEST_CONNECT, sock_read=self._timeout)
-        sent = {**_JSON, **(headers or {})}
+        sent: dict[str, Any] = {
+            "data": _encoded(body),
+            "headers": {**_JSON, **(headers or {})},
+            "timeout": aiohttp.ClientTimeout(sock_connect=_LONGEST_CONNECT, sock_read=self._timeout),
+            "read_bufsize": _LONGEST_EVENT,
+        }
         try:
             with _faults():
-                async with self._open().post(
-                    url, data=_encoded(body), headers=sent, timeout=timeout, read_bufsize=_LONGEST_EVENT, allow_redirects=False
-                ) as response:
+                async with (
+                    self._connected() as session,
+                    session.request("POST", url, allow_redirects=False, **sent) as response,
+                ):
                     if response.status != 200:
                         _refuse(response, await self._read(response))
                     async for line in response.content:
@@ -220,9 +243,11 @@ class Http:
         raise problem
 
     async def _once(self, method: str, url: str, **sent: Any) -> Any:
-        with _faults():
-            async with self._open().request(method, url, allow_redirects=False, **sent) as response:
-                raw = await self._read(response)
+        async with self._connected() as session:
+            self._breaker.check()  # it may have begun a rest meanwhile
+            with _faults():
+                async with session.request(method, url, allow_redirects=False, **sent) as response:
+                    raw = await self._read(response)
         _refuse(response, raw)
         try:
             return json.loads(raw)
@@ -249,22 +274,34 @@ class Http:
             raise _too_large()
         return body
 
-    def _open(self) -> aiohttp.ClientSession:
-        """The session of this event loop; connections cannot move to another one."""
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[aiohttp.ClientSession]:
+        """The session of this event loop, when one of its connections is free."""
         loop = asyncio.get_running_loop()
-        if self._session is None or self._session.closed or self._loop is not loop:
-            connector = aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=_KEEP_ALIVE)
-            # Whole bodies are decompressed by us, within a bound; no service of ours needs cookies.
-            self._session = aiohttp.ClientSession(
-                connector=connector, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar(loop=loop)
-            )
-            self._loop = loop
-        return self._session
+        if loop not in self._opened:
+            for closed in [other for other in self._opened if other.is_closed()]:
+                self._opened.pop(closed, None)
+            # A loop closes the generators that were begun in it before it ends, and this one closes the session.
+            life = self._life(loop)
+            self._opened[loop] = _Connections(await anext(life), asyncio.Semaphore(self._connections), life)
+        connections = self._opened[loop]
+        async with connections.slots:
+            yield connections.session
+
+    async def _life(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[aiohttp.ClientSession, None]:
+        connector = aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=_KEEP_ALIVE)
+        # Whole bodies are decompressed by us, within a bound; no service of ours needs cookies.
+        session = aiohttp.ClientSession(connector=connector, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar(loop=loop))
+        try:
+            yield session
+        finally:
+            self._opened.pop(loop, None)
+            await session.close()
 
     async def close(self) -> None:
-        if self._session and self._loop is asyncio.get_running_loop():
-            await self._session.close()
-        self._session = None
+        """Close the connections of this event loop; those of others are closed with their loops."""
+        if connections := self._opened.get(asyncio.get_running_loop()):
+            await connections.life.aclose()
 
 
 class _LaterError(Exception):

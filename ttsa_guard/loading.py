@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from ttsa_guard import weights
 from ttsa_guard.errors import ModelError
 
 EMBEDDED = "embedded"
@@ -66,20 +67,22 @@ def _smollm2() -> Path:
 def load(
     source: Source, *, device: str, dtype: torch.dtype, more: dict[str, Any] | None = None
 ) -> tuple[Any, PreTrainedTokenizerBase]:
-    """The model on its device and its tokenizer.
+    """The model on its device and its tokenizer. Weights are safetensors or GGUF, never pickles.
 
     Args:
-        more: other arguments of ``AutoModelForCausalLM.from_pretrained``, ``device_map`` among them, which places it instead.
+        more: other arguments of ``AutoModelForCausalLM.from_pretrained``, ``device_map`` among them, which places it instead, and
+            ``trust_remote_code``, without which a model brings no code.
 
     Raises:
         ModelError: it cannot be had; the hint says what to do.
     """
-    more = dict(more or {})
+    more = weights.checked(source.path, more)
     if isinstance(quantization := more.get("quantization_config"), dict):
         more["quantization_config"] = _bitsandbytes(quantization)
-    tokenizer = load_tokenizer(source)
+    tokenizer = load_tokenizer(source, code=more["trust_remote_code"])
     if source.gguf_file:
         more = {**_unpacked(), **more}
+        del more["use_safetensors"]
     with _explained(source):
         model: Any = AutoModelForCausalLM.from_pretrained(source.path, dtype=dtype, **source.options, **more)
     if source.gguf_file:
@@ -87,12 +90,12 @@ def load(
     return (model if "device_map" in more else model.to(device)), tokenizer
 
 
-def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
-    """Its tokenizer alone; raises as `load` does."""
+def load_tokenizer(source: Source, *, code: bool = False) -> PreTrainedTokenizerBase:
+    """Its tokenizer alone, which may bring `code` of its own; raises as `load` does."""
     if source.gguf_file:
         _needs("gguf", "accelerate", extra="gguf")
     with _explained(source):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source.path, **source.options)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source.path, trust_remote_code=code, **source.options)
     return tokenizer
 
 
@@ -131,4 +134,5 @@ def _hint(error: BaseException) -> str:
         if type(seen).__name__ == "GatedRepoError" or "gated repo" in str(seen).lower():
             return "accept the model's terms on the Hugging Face hub, and put a token of yours into the variable HF_TOKEN"
         seen = seen.__cause__ or seen.__context__
-    return "give 'embedded', 'smollm2', a GGUF file, a local folder, or a name on the Hugging Face hub (offline: only its cache)"
+    where = "give 'embedded', 'smollm2', a GGUF file, a local folder, or a name on the Hugging Face hub (offline: only its cache)"
+    return weights.hint(error, where, trusting="read it, and if you trust it, set load: {trust_remote_code: true}")

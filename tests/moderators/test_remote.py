@@ -257,7 +257,7 @@ def test_cookies_are_not_sent_back():
 
 
 def test_a_key_in_the_place_of_its_name_is_not_shown():
-    for pasted in ("sk-proj-abc123", "0123456789abcdef0123456789abcdef"):
+    for pasted in ("sk-proj-abc123", "0123456789abcdef0123456789abcdef", "AKIA0123456789ABCDEF", "A" * 32):
         with pytest.raises(ConfigError) as raised:
             OpenAI(OpenAIOptions(key=pasted))
         assert pasted not in str(raised.value) + str(raised.value.hint)

@@ -15,6 +15,7 @@ from ttsa_guard.plugins import Register, hookimpl
 LONGEST = 10_000
 """Characters of one request; longer texts are judged in windows, and count as their worst."""
 SEVEREST = 7
+CATEGORIES = ("Hate", "SelfHarm", "Sexual", "Violence")
 
 
 class AzureOptions(RemoteOptions):
@@ -39,15 +40,15 @@ class Azure(Remote):
     async def _window(self, text: str) -> dict[str, float]:
         answer = await self._http.post(
             f"{self.options.endpoint.rstrip('/')}/contentsafety/text:analyze",
-            {"text": text, "categories": ["Hate", "SelfHarm", "Sexual", "Violence"], "outputType": "EightSeverityLevels"},
+            {"text": text, "categories": CATEGORIES, "outputType": "EightSeverityLevels"},
             headers={"Ocp-Apim-Subscription-Key": self._key},
             params={"api-version": "2023-10-01"},
             units=self._tokens([text]),
         )
         levels = member(answer, list, "categoriesAnalysis")
         found = {member(level, str, "category"): member(level, int, "severity") / SEVEREST for level in levels}
-        if not found:
-            raise ModeratorError("the service's answer has no categories", hint="is it that service?")
+        if missing := sorted({*CATEGORIES} - found.keys()):
+            raise ModeratorError(f"the service's answer has no category {missing[0]}", hint="is it that service?")
         return found
 
 

@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from ttsa_guard import weights
 from ttsa_guard.devices import Device, Dtype, resolve_device, resolve_dtype
 from ttsa_guard.errors import ConfigError, ModelError
 from ttsa_guard.moderators.categories import CategoryOptions
@@ -103,11 +104,12 @@ class Classifier:
 
 
 def _load(name: str, device: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    safely = weights.checked(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model: Any = AutoModelForSequenceClassification.from_pretrained(name, dtype=dtype)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        model: Any = AutoModelForSequenceClassification.from_pretrained(name, dtype=dtype, **safely)
     except Exception as error:
-        hint = "give a local folder, or the name of a sequence classifier on the Hugging Face hub"
+        hint = weights.hint(error, "give a local folder, or the name of a sequence classifier on the Hugging Face hub")
         raise ModelError(f"classifier {name!r} cannot be loaded: {type(error).__name__}", hint=hint) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -263,7 +263,7 @@ def _load(source: Source, device: str, dtype: torch.dtype) -> tuple[Any, Any]:
 def _configuration(source: Source) -> Any:
     """Of the model, without its weights; None where only a tokenizer is to be had."""
     try:
-        return AutoConfig.from_pretrained(source.path, **source.options).get_text_config()
+        return AutoConfig.from_pretrained(source.path, trust_remote_code=False, **source.options).get_text_config()
     except (OSError, ValueError):
         return None
 

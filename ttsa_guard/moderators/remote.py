@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -31,7 +32,8 @@ class RemoteOptions(CategoryOptions):
 
 
 class Remote(ABC):
-    """A moderation service. Each distinct text is asked about once, also by several callers at a time; empty ones never.
+    """A moderation service. Each distinct text is asked about once, also by several callers at a time in an event loop; empty
+    ones never. Threads with event loops of their own may share it.
 
     Raises:
         ConfigError: the environment variable with the key is not set.
@@ -52,7 +54,8 @@ class Remote(ABC):
             units_per_minute=options.tokens_per_minute,
         )
         self._known: dict[bytes, Verdict] = {}
-        self._asked: dict[bytes, asyncio.Future[Verdict | None]] = {}
+        self._lock = threading.Lock()
+        self._asked: dict[tuple[asyncio.AbstractEventLoop, bytes], asyncio.Future[Verdict | None]] = {}
 
     @abstractmethod
     async def scores(self, texts: Sequence[str]) -> list[Mapping[str, Any]]:
@@ -67,9 +70,11 @@ class Remote(ABC):
         keys = [_hash(text) for text in texts]
         by_key = dict(zip(keys, texts, strict=True))
         found = {key: Verdict.scored(self.name, 0.0, threshold=0.5) for key, text in by_key.items() if not text.strip()}
-        found |= {key: self._known[key] for key in keys if key in self._known}
+        with self._lock:
+            found |= {key: self._known[key] for key in keys if key in self._known}
         wanted = {key: text for key, text in by_key.items() if key not in found}
-        others = {key: self._asked[key] for key in wanted if key in self._asked}
+        loop = asyncio.get_running_loop()
+        others = {key: self._asked[loop, key] for key in wanted if (loop, key) in self._asked}
         found |= await self._ask({key: text for key, text in wanted.items() if key not in others})
         for key, answer in others.items():
             verdict = await asyncio.shield(answer)
@@ -83,7 +88,7 @@ class Remote(ABC):
     async def _ask(self, wanted: Mapping[bytes, str]) -> dict[bytes, Verdict]:
         loop = asyncio.get_running_loop()
         for key in wanted:
-            self._asked[key] = loop.create_future()
+            self._asked[loop, key] = loop.create_future()
         items = list(wanted.items())
         found: dict[bytes, Verdict] = {}
         try:
@@ -92,7 +97,7 @@ class Remote(ABC):
                 found |= {key: verdict for (key, _), verdict in zip(batch, verdicts, strict=True)}
         finally:
             for key in wanted:
-                answer = self._asked.pop(key)
+                answer = self._asked.pop((loop, key))
                 if not answer.done():
                     answer.set_result(found.get(key))
         self._remember(found)
@@ -122,9 +127,10 @@ class Remote(ABC):
             return Verdict.failure(self.name, "the service gave a score that is no number in [0, 1]")
 
     def _remember(self, found: Mapping[bytes, Verdict]) -> None:
-        self._known |= {key: verdict for key, verdict in found.items() if verdict.decision != "failed"}
-        while len(self._known) > self.options.cache:
-            del self._known[next(iter(self._known))]
+        with self._lock:
+            self._known |= {key: verdict for key, verdict in found.items() if verdict.decision != "failed"}
+            while len(self._known) > self.options.cache:
+                del self._known[next(iter(self._known))]
 
     def _tokens(self, texts: Sequence[str]) -> float:
         return sum(len(text) / 4 + 1 for text in texts)
