@@ -22,7 +22,7 @@ from ttsa_guard.messages import Generation
 from ttsa_guard.steerers.base import Candidate
 from ttsa_guard.verdict import Verdict
 
-LONG = 300.0
+LONG = 600.0
 SHORT = 0.02
 
 Fault = Callable[[str, Any], Awaitable[Any]]
