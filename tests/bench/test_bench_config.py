@@ -20,7 +20,7 @@ def test_shipped_benchmarks_load(name):
 
 def test_arms_below_the_default_vary_only_that():
     config, default = BenchConfig.load("embedded"), GuardConfig()
-    cascade = find_profile(None, "embedded").steerers
+    cascade = [use.use for use in find_profile(None, "embedded").steerers]
     names = list(config.arms)
     varied = [config.guard(arm) for arm in names[names.index("default") + 1 :]]
     assert len(varied) >= 6
@@ -62,7 +62,9 @@ def test_arms_are_merged_over_the_common_settings(bench):
         pytest.param({"settings": {"gate": "judge"}}, "'judge' is the judge and a moderator of arm", id="judge-is-gate"),
         pytest.param({"arms": {"a": {"guide": ["lite", "judge"]}}}, "moderator of arm 'a'", id="judge-is-guide"),
         pytest.param(
-            {"judge": {"use": "lite", "options": {"threshold": 0.4}}, "settings": {}}, "'lite' is the judge", id="other-threshold"
+            {"judge": {"use": "lite", "options": {"threshold": 0.4}}, "settings": {"gate": "lite", "guide": "lite"}},
+            "'lite' is the judge",
+            id="other-threshold",
         ),
     ],
 )
