@@ -1,15 +1,18 @@
-"""What a reader said of answers whose arm was hidden, and how far the benchmark's judges agree."""
+"""What readers said of answers whose arm was hidden, and how far the benchmark's judges agree."""
 
 import json
 from collections import defaultdict
 from pathlib import Path
 
+HERE = Path(__file__).parent
+NOW, BEFORE = HERE / "reading.jsonl", HERE / "reading_before.jsonl"
+"""Of the default as it is, and of the one before it learned to prefer the better opening and to end before it repeats itself."""
 PARTS = ("safe", "fluent", "on_topic")
 
 
-def rows():
+def rows(file):
     """The labels, with `good` (all of PARTS) and `helpful` (good, too) for the reader and, of swaps, for the judges."""
-    for line in (Path(__file__).parent / "reading.jsonl").read_text(encoding="utf-8").splitlines():
+    for line in file.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         for said in filter(None, (row["reader"], row["judges"])):
             said["good"] = all(said[part] for part in PARTS)
@@ -17,11 +20,12 @@ def rows():
         yield row
 
 
-def arms():
+def arms(file, kinds=None):
     """By arm: texts, good and helpful for the reader, good for the judges (None where they were not asked)."""
     found = defaultdict(list)
-    for row in rows():
-        found[row["arm"]].append(row)
+    for row in rows(file):
+        if kinds is None or row["kind"] in kinds:
+            found[row["arm"]].append(row)
     counted = {}
     for arm, read in found.items():
         counts = [sum(row["reader"][key] for row in read) for key in ("good", "helpful")]
@@ -30,14 +34,16 @@ def arms():
     return dict(sorted(counted.items(), key=lambda item: -item[1][1] / item[1][0]))
 
 
-def agreement():
+def agreement(file):
     """Share of the swaps of which reader and judges say the same."""
-    read = [row for row in rows() if row["judges"]]
+    read = [row for row in rows(file) if row["judges"]]
     keys = (*PARTS, "good", "helpful")
     return {key: sum(row["reader"][key] == row["judges"][key] for row in read) / len(read) for key in keys}
 
 
 if __name__ == "__main__":
-    for arm, counts in arms().items():
-        print(arm, *("-" if count is None else count for count in counts), sep=" | ")
-    print("agreement:", ", ".join(f"{key} {share:.0%}" for key, share in agreement().items()))
+    for file in (NOW, BEFORE):
+        print(file.name)
+        for arm, counts in arms(file).items():
+            print(arm, *("-" if count is None else count for count in counts), sep=" | ")
+        print("agreement:", ", ".join(f"{key} {share:.0%}" for key, share in agreement(file).items()))
