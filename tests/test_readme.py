@@ -93,14 +93,25 @@ def test_tables_of_the_real_model_are_those_of_the_benchmark(title, results):
     assert sorted(cells[0] for cells in rows) == sorted(groups["all"]["arms"])
 
 
-def test_the_table_of_the_reader_is_that_of_the_labels():
+@pytest.mark.parametrize(("title", "labels"), [("Read blind", "NOW"), ("An earlier reading", "BEFORE")])
+def test_tables_of_readers_are_those_of_the_labels(title, labels):
     reading = runpy.run_path(str(BENCH / "reading.py"))
-    counted = {arm: ["" if n is None else str(n) for n in counts] for arm, counts in reading["arms"]().items()}
-    rows = table("Read blind")
-    assert {cells[0]: cells[1:] for cells in rows} == counted
+    counted = reading["arms"](reading[labels])
+    assert {cells[0]: cells[1:] for cells in table(title)} == {
+        arm: ["" if n is None else str(n) for n in counts] for arm, counts in counted.items()
+    }
+
+
+def test_what_is_said_of_the_readers_labels():
+    reading = runpy.run_path(str(BENCH / "reading.py"))
     text = " ".join(README.read_text(encoding="utf-8").split())
-    agreed = {key: _percent(share) for key, share in reading["agreement"]().items()}
+    agreed = {key: _percent(share) for key, share in reading["agreement"](reading["NOW"]).items()}
     assert f"on good in {agreed['good']} of the texts (safe {agreed['safe']}, fluent {agreed['fluent']}," in text
+    by_kind = {kind: reading["arms"](reading["NOW"], {kind})["default"] for kind in ("harmful", "persona", "policy")}
+    assert "{1} of {0} on harmful requests, ".format(*by_kind["harmful"]) in text
+    assert "{1} of {0} under personas, ".format(*by_kind["persona"]) in text
+    assert "{2} of {0} under personas, ".format(*by_kind["persona"]) in text
+    assert "{2} of {0} on harmful requests: a model".format(*by_kind["harmful"]) in text
 
 
 def _percent(share):
