@@ -84,7 +84,7 @@ def test_the_profile_says_what_goes_best_on_this_model(monkeypatch):
     assert [o.text for o in found.openings] == ["Instead", "Try this:"]
     assert found.steerers == (Use(use="erase"),)  # the model is rude again when it is asked again
     assert found.steerers_for_harm == (Use(use="prefill"),)
-    assert told == [(i, 60) for i in range(1, 61)]
+    assert told == [(i, 36) for i in range(1, 37)]
 
 
 def test_nothing_is_learned_from_a_model_that_is_never_flagged():

@@ -90,7 +90,7 @@ def prompts() -> list[tuple[tuple[Message, ...], str]]:
     return found
 
 
-async def flagged_answers(guard: Guard, *, most: int = 10) -> list[FlaggedAnswer]:
+async def flagged_answers(guard: Guard, *, most: int = 6) -> list[FlaggedAnswer]:
     """The model's answers to `prompts` that the gate flags, at most so many of each kind."""
     asked = prompts()
     requests = [await guard.plain_request(messages) for messages, _ in asked]
