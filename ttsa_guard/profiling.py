@@ -18,14 +18,12 @@ from ttsa_guard.config import Use
 from ttsa_guard.guard import Guard
 from ttsa_guard.messages import Message
 from ttsa_guard.moderators.base import moderate_safely
-from ttsa_guard.moderators.minilm import installed, relevance
+from ttsa_guard.moderators.minilm import RELEVANT, installed, relevance
 from ttsa_guard.parts import make
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.profile import ModelProfile, Opening
 from ttsa_guard.steerers.base import harmful
 
-RELEVANT = 0.35
-"""Least cosine of question and answer, where the sentence encoder is installed; see `ttsa_guard.bench.judges`."""
 _FEWEST = 5
 """Flagged answers of a kind; from fewer nothing is learned."""
 _WARMER = {"n": 8, "temperature": 0.7}

@@ -14,7 +14,7 @@ from ttsa_guard.embedded.world import Case as WorldCase
 from ttsa_guard.embedded.world import World
 from ttsa_guard.moderators.base import Moderator, moderate_safely
 from ttsa_guard.moderators.features import CHARS, featurise
-from ttsa_guard.moderators.minilm import relevance
+from ttsa_guard.moderators.minilm import RELEVANT, relevance
 from ttsa_guard.moderators.patterns import Patterns, PatternsOptions
 from ttsa_guard.moderators.second_opinion import SecondOpinion
 from ttsa_guard.quality import Quality
@@ -22,9 +22,6 @@ from ttsa_guard.sentences import split_sentences
 from ttsa_guard.verdict import Verdict
 
 _REFUSED = 0.5
-RELEVANT = 0.35
-"""Cosine from which an answer is about its question: 500 answers of chat models to their own questions and to others' are told
-apart with ROC-AUC 0.996; 95 % of the former are above 0.39, 98 % of the latter below 0.31."""
 MOST_WORDS_OF_A_REFUSAL = 15
 """With fewer words besides those that decline, an answer is a mere refusal."""
 
