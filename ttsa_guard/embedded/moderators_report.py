@@ -123,11 +123,15 @@ def heads(examples: Sequence[Example], scores: dict[str, NDArray[Any]]) -> list[
     for k, head in enumerate(encoder_data.HEADS):
         for where, rows in (("within", ~apart), ("unrelated", apart)):
             known = rows & (truth[:, k] != UNKNOWN)
-            own = {name: found[known, k] for name, found in scores.items() if k < found.shape[1]}
             if len(set(truth[known, k].tolist())) == 2:
-                both = [(roc_auc_score(truth[known, k], s), calibration_error(truth[known, k], s)) for s in own.values()]
-                lines.append(row(f"{head}, {where}", [f"{auc:.3f} / {error:.3f}" for auc, error in both]))
+                cells = [told(truth[known, k], found[known, k]) if k < found.shape[1] else "" for found in scores.values()]
+                lines.append(row(f"{head}, {where}", cells))
     return lines
+
+
+def told(truth: NDArray[Any], score: NDArray[Any]) -> str:
+    """ROC-AUC and calibration error."""
+    return f"{roc_auc_score(truth, score):.3f} / {calibration_error(truth, score):.3f}"
 
 
 def groups(examples: Sequence[Example], scores: dict[str, NDArray[Any]], data: Path) -> list[str]:
