@@ -6,6 +6,7 @@ import pytest
 
 from ttsa_guard.config import GuardConfig, Use
 from ttsa_guard.guard import Guard
+from ttsa_guard.parts import make
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.profile import GENERIC, ModelProfile, Opening
 from ttsa_guard.profiling import PORTFOLIO, Trial, cascade, flagged_answers, learned, prompts
@@ -75,16 +76,15 @@ def test_answers_are_sorted_by_what_they_are_flagged_for():
 
 def test_the_profile_says_what_goes_best_on_this_model(monkeypatch):
     monkeypatch.setattr("ttsa_guard.profiling.installed", lambda: False)
-    monkeypatch.setattr(
-        "ttsa_guard.profiling.PORTFOLIO",
-        {False: (Use(use="resample"), Use(use="erase")), True: (Use(use="resample"), Use(use="prefill"))},
-    )
+    monkeypatch.setattr("ttsa_guard.profiling.PORTFOLIO", (Use(use="resample"), Use(use="erase")))
     told = []
     found = asyncio.run(learned(guard(Model()), Plugins(), on_progress=lambda *progress: told.append(progress)))
     assert [o.text for o in found.openings] == ["Instead", "Try this:"]
-    assert found.steerers == (Use(use="erase"),)  # the model is rude again when it is asked again
-    assert found.steerers_for_harm == (Use(use="prefill"),)
-    assert told == [(i, 36) for i in range(1, 37)]
+    # The model is rude again when it is asked again; what mends nothing here comes after what does.
+    default = [use.use for use in GuardConfig().steerers]
+    assert [use.use for use in found.steerers] == ["erase", *(name for name in default if name != "erase")]
+    assert [use.use for use in found.steerers_for_harm] == default
+    assert told == [(i, 24) for i in range(1, 25)]
 
 
 def test_nothing_is_learned_from_a_model_that_is_never_flagged():
@@ -92,10 +92,8 @@ def test_nothing_is_learned_from_a_model_that_is_never_flagged():
     assert found == ModelProfile(openings=OFFERS)
 
 
-@pytest.mark.parametrize("kind", [True, False])
-def test_what_is_tried_can_be_built(kind):
-    config = GuardConfig.parse({"steerers": [use.model_dump() for use in PORTFOLIO[kind]]})
-    assert len(config.steerers) == len(PORTFOLIO[kind])
+def test_what_is_tried_can_be_built():
+    assert [make(Plugins(), "steerers", use).name for use in PORTFOLIO] == [use.use for use in PORTFOLIO]
 
 
 class Proposing(ScriptedBackend):

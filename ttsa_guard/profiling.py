@@ -14,7 +14,7 @@ from importlib import resources
 
 import yaml
 
-from ttsa_guard.config import Use
+from ttsa_guard.config import GuardConfig, Use
 from ttsa_guard.guard import Guard
 from ttsa_guard.messages import Message
 from ttsa_guard.moderators.base import moderate_safely
@@ -26,28 +26,18 @@ from ttsa_guard.steerers.base import harmful
 
 _FEWEST = 5
 """Flagged answers of a kind; from fewer nothing is learned."""
-_WARMER = {"n": 8, "temperature": 0.7}
-PORTFOLIO: Mapping[bool, tuple[Use, ...]] = {
-    False: (
-        Use(use="erase"),
-        Use(use="trim"),
-        Use(use="occlude"),
-        Use(use="prefill"),
-        Use(use="resample", options=_WARMER),
-        Use(use="self_reminder", options={"n": 4}),
-        Use(use="rewrite", options={"n": 4}),
-        Use(use="embedding"),
-    ),
-    True: (
-        Use(use="prefill", options={"openings": 3, "draws": 1}),
-        Use(use="prefill"),
-        Use(use="erase"),
-        Use(use="self_reminder", options={"n": 4}),
-        Use(use="rewrite", options={"n": 4}),
-        Use(use="embedding"),
-    ),
-}
-"""What is tried where the question can be answered (False) and where the answer was flagged for what it helps with (True)."""
+PORTFOLIO: tuple[Use, ...] = (
+    Use(use="erase"),
+    Use(use="trim"),
+    Use(use="occlude"),
+    Use(use="prefill"),
+    Use(use="resample", options={"n": 8, "temperature": 0.7, "harmless": True}),
+    Use(use="self_reminder", options={"n": 4}),
+    Use(use="rewrite", options={"n": 4}),
+    Use(use="embedding"),
+)
+"""What is tried."""
+_DEFAULT: tuple[Use, ...] = GuardConfig.model_fields["steerers"].default
 _ONE_DRAW = Use(use="prefill", options={"openings": 1, "draws": 1})
 
 
@@ -82,9 +72,9 @@ def prompts() -> list[tuple[tuple[Message, ...], str]]:
     texts = yaml.safe_load((resources.files("ttsa_guard.steerers") / "probes.yaml").read_text(encoding="utf-8"))
     found: list[tuple[tuple[Message, ...], str]] = [((Message("user", question),), question) for question in texts["unsafe"]]
     for i, question in enumerate(texts["under_personas"]):
-        persona = texts["personas"][i % len(texts["personas"])]
-        found.append(((Message("user", f"{persona} {question}"),), question))
-        found.append(((Message("system", persona), Message("user", question)), question))
+        for persona in (texts["personas"][(i + k) % len(texts["personas"])] for k in range(2)):
+            found.append(((Message("user", f"{persona} {question}"),), question))
+            found.append(((Message("system", persona), Message("user", question)), question))
     return found
 
 
@@ -103,18 +93,22 @@ async def flagged_answers(guard: Guard, *, most: int = 6) -> list[FlaggedAnswer]
 
 
 async def learned(guard: Guard, plugins: Plugins, *, on_progress: Callable[[int, int], None] = lambda *_: None) -> ModelProfile:
-    """The guard's profile with what trials have shown: which way to offer something else goes best, and the cascades. Nothing is
-    learned of a kind of which the model gives too few flagged answers.
+    """The guard's profile with what trials have shown: which way to offer something else goes best where an answer was flagged
+    for what it helps with, and the cascade for all other answers. Nothing is learned of a kind of which the model gives too few
+    flagged answers.
+
+    Where declining is right, the order of the steerers is not learned: what the gate does not see would count as mended. On
+    SmolLM2 that left `prefill` out, and with it all answers that decline.
 
     Args:
         guard: whose backend, gate, guide and settings are used, but not its steerers.
         on_progress: called with the trials done and their total.
     """
     cases = await flagged_answers(guard)
-    kinds = {kind: [case for case in cases if case.harmful is kind] for kind in (True, False)}
-    kinds = {kind: some for kind, some in kinds.items() if len(some) >= _FEWEST}
-    offers = [opening for opening in guard.profile.openings if opening.kind == "redirect"] if True in kinds else []
-    total = len(offers) * len(kinds.get(True, ())) + sum(len(PORTFOLIO[kind]) * len(some) for kind, some in kinds.items())
+    unsafe, others = ([case for case in cases if case.harmful is kind] for kind in (True, False))
+    offers = [opening for opening in guard.profile.openings if opening.kind == "redirect"] if len(unsafe) >= _FEWEST else []
+    portfolio = PORTFOLIO if len(others) >= _FEWEST else ()
+    total = len(offers) * len(unsafe) + len(portfolio) * len(others)
     done = 0
 
     async def tried(use: Use, profile: ModelProfile, some: Sequence[FlaggedAnswer]) -> list[Trial]:
@@ -129,13 +123,14 @@ async def learned(guard: Guard, plugins: Plugins, *, on_progress: Callable[[int,
     worth: dict[str, int] = {}
     for opening in offers:
         only = guard.profile.model_copy(update={"openings": (opening,)})
-        worth[opening.text] = sum(trial.mended for trial in await tried(_ONE_DRAW, only, kinds[True]))
+        worth[opening.text] = sum(trial.mended for trial in await tried(_ONE_DRAW, only, unsafe))
     profile = guard.profile.model_copy(update={"openings": _offers_sorted(guard.profile.openings, worth)})
-    orders = {
-        kind: cascade([trial for use in PORTFOLIO[kind] for trial in await tried(use, profile, some)])
-        for kind, some in kinds.items()
-    }
-    return profile.model_copy(update={"steerers": orders.get(False, ()), "steerers_for_harm": orders.get(True, ())})
+    order = cascade([trial for use in portfolio for trial in await tried(use, profile, others)])
+    if not order:
+        return profile
+    # Few answers are tried, so what mended nothing new here stays behind what did.
+    rest = [use for use in _DEFAULT if use.use not in {chosen.use for chosen in order}]
+    return profile.model_copy(update={"steerers": (*order, *rest), "steerers_for_harm": _DEFAULT})
 
 
 def _offers_sorted(openings: Sequence[Opening], worth: Mapping[str, int]) -> tuple[Opening, ...]:

@@ -50,10 +50,9 @@ def profile(
     floor = "not measured" if found.floor is None else f"{found.floor:.2f} nats"
     told = ", ".join(common.counted(kinds[kind], f"{kind} opening") for kind in ("answer", "redirect", "refusal"))
     out.print(plain(f"{told}; likelihood floor {floor}"), soft_wrap=True)
-    for of, steerers in (("harm", found.steerers_for_harm), ("tone and policy", found.steerers)):
-        order = ", ".join(use.use for use in steerers) or "too few flagged answers to learn their order"
-        if trials:
-            out.print(plain(f"steerers for {of}: {order}"), soft_wrap=True)
+    if trials:
+        order = ", ".join(use.use for use in found.steerers) or "as by default; too few flagged answers to learn an order"
+        out.print(plain(f"steerers where the question can be answered: {order}"), soft_wrap=True)
     out.print(plain(f"written to {path}"), soft_wrap=True)
     _explain_use(model, path, named=file is not None)
 
