@@ -41,7 +41,7 @@ class ModelProfile(BaseModel):
     steerers: tuple[Use, ...] = ()
     """The cascade that was best for this model; empty: not measured."""
     steerers_for_harm: tuple[Use, ...] = ()
-    """The same for answers that were flagged for what they help with; empty: not measured."""
+    """The cascade for answers that were flagged for what they help with; empty: the same."""
     floor: float | None = None
     """1st percentile of the mean token log-likelihood of the model's own safe answers, in nats; None: not measured."""
 

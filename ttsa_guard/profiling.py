@@ -36,7 +36,7 @@ PORTFOLIO: tuple[Use, ...] = (
     Use(use="rewrite", options={"n": 4}),
     Use(use="embedding"),
 )
-"""What is tried."""
+"""The steerers that are tried."""
 _DEFAULT: tuple[Use, ...] = GuardConfig.model_fields["steerers"].default
 _ONE_DRAW = Use(use="prefill", options={"openings": 1, "draws": 1})
 

@@ -7,12 +7,17 @@ import re
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 """Letters of Thai, Lao, Burmese, Khmer, Japanese and Chinese, which put no spaces between words: each counts as a word."""
 WORD = re.compile(f"[{_UNSPACED}]|[^\\W{_UNSPACED}]+")
-_SENTENCE = re.compile(r".+?(?:[.!?؟।…][\"'”’)\]*]*(?=\s)|[。！？][」』”]*|(?=\n)|$)", re.DOTALL)
+SENTENCE = re.compile(r".+?(?:[.!?؟।…][\"'”’)\]*]*(?=\s)|[。！？][」』”]*|(?=\n)|$)", re.DOTALL)
+"""A sentence, or a line, without the space behind it."""
 _END = re.compile(r"(?<=[.!?؟।])\s+|(?<=[。！？])\s*")
-
-
 _LAST = re.compile(r".*(?:[.!?؟।…][\"'”’)\]*]*(?=\s|$)|[。！？][」』”]*|(?=\n))", re.DOTALL)
 _UNENDED = re.compile(r"(?:(?:^|\n)\s*(?:\d+[.)]?|[-*•]|[^\n]*:\W*))+\s*$")
+_GRAM = 3
+"""Words that are looked at together to tell whether a sentence is new."""
+_SHORT = 6
+"""Words; a shorter sentence is new or not as a whole."""
+_STALE, _VERBATIM = 0.5, 0.1
+"""Novelty below which a sentence says little that is new, and up to which it says nearly nothing."""
 
 
 def ended_sentences(text: str) -> str:
@@ -24,19 +29,13 @@ def ended_sentences(text: str) -> str:
 
 def through_sentence(text: str, length: int) -> str:
     """`text` through the end of the sentence in which its first `length` characters end; all of it if that has no end."""
-    ends = (found.end() for found in _SENTENCE.finditer(text))
+    ends = (found.end() for found in SENTENCE.finditer(text))
     return text[: next((end for end in ends if end >= length), len(text))].rstrip()
 
 
 def split_sentences(text: str) -> list[str]:
     """Sentences of `text`, with their closing punctuation."""
     return [s for s in _END.split(text.strip()) if s]
-
-
-_GRAM = 3
-_SHORT = 6
-"""Words; a shorter sentence is new or not as a whole."""
-_STALE, _VERBATIM = 0.5, 0.1
 
 
 def without_loop(text: str, start: int = 0) -> str:
@@ -48,7 +47,7 @@ def without_loop(text: str, start: int = 0) -> str:
     """
     said: set[tuple[str, ...]] = set()
     stale_from: int | None = None
-    for found in _SENTENCE.finditer(text):
+    for found in SENTENCE.finditer(text):
         words = [word for word in WORD.findall(found.group().casefold()) if not word.isdigit()]
         if not words:
             continue

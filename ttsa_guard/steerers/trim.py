@@ -13,10 +13,11 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from ttsa_guard.plugins import Register, hookimpl
-from ttsa_guard.sentences import ended_sentences
+from ttsa_guard.sentences import SENTENCE, ended_sentences
 from ttsa_guard.steerers.base import Candidate, Task
 
-_PIECE = re.compile(r".+?(?:[.!?؟।…][\"'”’)\]*]*(?=\s)|[。！？][」』”]*|(?=\n)|$)\s*", re.DOTALL)
+_PIECE = re.compile(rf"{SENTENCE.pattern}\s*", re.DOTALL)
+"""A sentence or a line, with the space behind it."""
 
 
 class TrimOptions(BaseModel):
