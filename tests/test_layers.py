@@ -9,9 +9,9 @@ import ttsa_guard
 
 ROOT = Path(ttsa_guard.__file__).parent
 LAYERS = """
-    errors forks aside messages verdict budget record telemetry config hookspecs plugins observers parts http devices weights
-    tokens loading sentences quotes reasoning quality profile request moderators backends steerers completion selection release
-    review guard profiling nemo embedded bench plan conformance testing cli
+    errors forks aside messages verdict budget record telemetry config hookspecs plugins observers parts service text quotes
+    reasoning quality profile request hf moderators backends steerers completion selection streaming review guard profiling
+    nemo embedded bench plan conformance testing cli
 """.split()
 # pluggy reads the annotations of no hook; the names in them come from above, for readers and type checkers only.
 FOR_TYPE_CHECKERS = {("hookspecs", "plugins")}

@@ -5,9 +5,9 @@ from importlib.machinery import ModuleSpec
 import pytest
 import torch
 
-from ttsa_guard import loading
 from ttsa_guard.errors import ModelError
-from ttsa_guard.loading import Source, load
+from ttsa_guard.hf import loading
+from ttsa_guard.hf.loading import Source, load
 
 
 class GatedRepoError(Exception):

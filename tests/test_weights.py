@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ttsa_guard.errors import ModelError
-from ttsa_guard.loading import Source, load
+from ttsa_guard.hf.loading import Source, load
 from ttsa_guard.moderators.classifier import Classifier, ClassifierOptions
 from ttsa_guard.moderators.guard_llm import GuardLLM, GuardLLMOptions
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from ttsa_guard.backends.base import Continuation
-from ttsa_guard.backends.batching import Batcher
+from ttsa_guard.backends.local.batching import Batcher
 from ttsa_guard.backends.transformers import TransformersBackend, TransformersOptions
 from ttsa_guard.errors import ModelError
 from ttsa_guard.messages import GenerationRequest, Message

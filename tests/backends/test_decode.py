@@ -11,11 +11,11 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
-from ttsa_guard.backends.decode import SharedDecoder, choose
-from ttsa_guard.backends.likelihood import Likelihoods, Measured
-from ttsa_guard.backends.reference import ReferenceDecoder, Start
-from ttsa_guard.backends.rows import SHARED_FROM
-from ttsa_guard.backends.shared import KEPT_TOKENS
+from ttsa_guard.backends.local.batch import SHARED_FROM
+from ttsa_guard.backends.local.decode import SharedDecoder, choose
+from ttsa_guard.backends.local.likelihood import Likelihoods, Measured
+from ttsa_guard.backends.local.prefix_cache import KEPT_TOKENS
+from ttsa_guard.backends.local.reference import ReferenceDecoder, Start
 
 SIZES = {
     "vocab_size": 512,

@@ -14,8 +14,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
 from ttsa_guard.backends.base import Backend, Continuation, Differentiable, ScoresText, TakesEmbeddings
-from ttsa_guard.backends.transformers import TransformersBackend, TransformersOptions, cached_profile, find_profile
+from ttsa_guard.backends.transformers import TransformersBackend, TransformersOptions
 from ttsa_guard.errors import ModelError, PromptError
+from ttsa_guard.hf.profiles import cached_profile, find_profile
 from ttsa_guard.messages import Baseline, GenerationRequest, Message, Soft
 from ttsa_guard.profile import FILE, GENERIC, ModelProfile
 

@@ -20,8 +20,8 @@ from ttsa_guard.cli import app
 from ttsa_guard.config import GuardConfig, validated
 from ttsa_guard.errors import ConfigError, ModelError, PromptError
 from ttsa_guard.guard import Guard
+from ttsa_guard.hf.loading import Source
 from ttsa_guard.http import Breaker
-from ttsa_guard.loading import Source
 from ttsa_guard.messages import GenerationRequest, Message
 from ttsa_guard.nemo import BackendModel
 from ttsa_guard.steerers.embedding import Embedding, EmbeddingOptions

@@ -13,7 +13,7 @@ import torch
 from aiohttp import web
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
-from ttsa_guard.backends.guided import cache_argument
+from ttsa_guard.backends.local.controlled import cache_argument
 
 PLACEHOLDER = "<prompt_embeds>"
 

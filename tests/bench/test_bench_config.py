@@ -3,10 +3,10 @@
 import pytest
 import yaml
 
-from ttsa_guard.backends.transformers import find_profile
 from ttsa_guard.bench.config import BenchConfig
 from ttsa_guard.config import GuardConfig
 from ttsa_guard.errors import ConfigError
+from ttsa_guard.hf.profiles import find_profile
 
 KEYS = {"data": [{"file": "prompts.csv"}], "judge": "judge", "arms": {"default": {}}}
 

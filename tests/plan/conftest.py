@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ttsa_guard.backends.batching import Batcher
+from ttsa_guard.backends.local.batching import Batcher
 from ttsa_guard.config import validated
 from ttsa_guard.messages import Generation
 from ttsa_guard.plan.config import PlanConfig

@@ -9,10 +9,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ttsa_guard.backends.base import ExposesLogProbs
-from ttsa_guard.backends.transformers import TransformersBackend, TransformersOptions, locate
+from ttsa_guard.backends.transformers import TransformersBackend, TransformersOptions
 from ttsa_guard.budget import Budget, Spend
 from ttsa_guard.config import Use
 from ttsa_guard.errors import ConfigError, ModelError
+from ttsa_guard.hf.chat_template import locate
 from ttsa_guard.messages import GenerationRequest, Message, Prompt, Soft, Tokens
 from ttsa_guard.parts import make
 from ttsa_guard.plugins import Plugins

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from ttsa_guard.hf.tokens import encodable
 from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt, Scope
-from ttsa_guard.tokens import encodable
 
 if TYPE_CHECKING:
     import torch
@@ -187,7 +187,7 @@ class ExposesLogits(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the model's weights, as `ttsa_guard.backends.guided.fingerprint` has it."""
+        """SHA-256 of the model's weights, as `ttsa_guard.backends.local.controlled.fingerprint` has it."""
         ...
 
     async def generate_guided(self, requests: Sequence[GenerationRequest], guide: Guide) -> list[Generation]:

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ttsa_guard.backends.decode import SharedDecoder
-from ttsa_guard.backends.reference import Decoder, ReferenceDecoder, Start
-from ttsa_guard.devices import Device, Dtype, resolve_device, resolve_dtype
+from ttsa_guard.backends.local.decode import SharedDecoder
+from ttsa_guard.backends.local.reference import Decoder, ReferenceDecoder, Start
+from ttsa_guard.hf.devices import Device, Dtype, resolve_device, resolve_dtype
 
 
 @dataclass(frozen=True)

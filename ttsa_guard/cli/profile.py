@@ -113,13 +113,13 @@ def _probes(path: Path) -> dict[str, list[str]]:
 
 
 def _cached(model: str) -> Path:
-    from ttsa_guard.backends.transformers import cached_profile
+    from ttsa_guard.hf.profiles import cached_profile
 
     return cached_profile(model)
 
 
 def _explain_use(model: str, path: Path, *, named: bool) -> None:
-    from ttsa_guard.backends.transformers import beside
+    from ttsa_guard.hf.profiles import beside
 
     first = beside(model)
     if named and path.resolve() != first.resolve():

@@ -12,13 +12,13 @@ import torch
 from pydantic import Field
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from ttsa_guard import weights
-from ttsa_guard.devices import Device, Dtype, resolve_device, resolve_dtype
 from ttsa_guard.errors import ConfigError, ModelError
+from ttsa_guard.hf import weights
+from ttsa_guard.hf.devices import Device, Dtype, resolve_device, resolve_dtype
+from ttsa_guard.hf.tokens import encodable
 from ttsa_guard.moderators.categories import CategoryOptions
 from ttsa_guard.moderators.obscured import Scores, worst_scores
 from ttsa_guard.plugins import Register, hookimpl
-from ttsa_guard.tokens import encodable
 from ttsa_guard.verdict import Verdict
 
 HARMLESS = {"safe", "neutral", "normal", "benign", "clean", "ok", "non-toxic", "nontoxic", "not-toxic", "unharmful", "non-hate"}

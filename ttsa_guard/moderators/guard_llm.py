@@ -19,14 +19,14 @@ import torch
 from pydantic import Field, field_validator
 from transformers import AutoConfig
 
-from ttsa_guard.devices import Device, Dtype, resolve_device, resolve_dtype
 from ttsa_guard.errors import ConfigError, ModelError, ModeratorError
-from ttsa_guard.loading import Source, load, load_tokenizer
+from ttsa_guard.hf.devices import Device, Dtype, resolve_device, resolve_dtype
+from ttsa_guard.hf.loading import Source, load, load_tokenizer
+from ttsa_guard.hf.tokens import markers, without_markers
 from ttsa_guard.moderators.categories import CategoryOptions
 from ttsa_guard.moderators.guard_server import GuardServer, ServerOptions, address
 from ttsa_guard.moderators.recipes import Recipe, recipe_for
 from ttsa_guard.plugins import Register, hookimpl
-from ttsa_guard.tokens import markers, without_markers
 from ttsa_guard.verdict import Verdict
 
 

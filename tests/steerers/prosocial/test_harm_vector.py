@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from ttsa_guard.backends.guided import fingerprint
+from ttsa_guard.backends.local.controlled import fingerprint
 from ttsa_guard.errors import ConfigError
 from ttsa_guard.steerers.prosocial.harm_vector import HarmVector
 

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from ttsa_guard.backends.base import ExposesLogits
-from ttsa_guard.backends.guided import Cached, fingerprint
+from ttsa_guard.backends.local.controlled import Cached, fingerprint
 from ttsa_guard.errors import ModelError
 from ttsa_guard.messages import GenerationRequest, Message
 from ttsa_guard.steerers.prosocial.adapter import Adapter, Shape

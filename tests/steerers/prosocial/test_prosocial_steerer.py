@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from ttsa_guard.backends.guided import fingerprint
+from ttsa_guard.backends.local.controlled import fingerprint
 from ttsa_guard.backends.transformers import TransformersBackend, TransformersOptions
 from ttsa_guard.config import GuardConfig
 from ttsa_guard.embedded.evaluate import messages

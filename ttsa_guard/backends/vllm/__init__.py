@@ -20,7 +20,6 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ttsa_guard.backends.base import Continuation
-from ttsa_guard.backends.transformers import find_profile
 from ttsa_guard.backends.vllm.checks import examine
 from ttsa_guard.backends.vllm.local import ChatPrompt, LocalHalf
 from ttsa_guard.backends.vllm.protocol import (
@@ -35,7 +34,8 @@ from ttsa_guard.backends.vllm.protocol import (
 )
 from ttsa_guard.backends.vllm.replicas import Replica, Replicas
 from ttsa_guard.errors import InputError, ModelError, PromptError
-from ttsa_guard.loading import Source
+from ttsa_guard.hf.loading import Source
+from ttsa_guard.hf.profiles import find_profile
 from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt, Scope
 from ttsa_guard.plugins import Register, hookimpl
 

@@ -15,10 +15,10 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
-from ttsa_guard.backends.transformers import render
 from ttsa_guard.errors import ModelError
+from ttsa_guard.hf.chat_template import render
+from ttsa_guard.hf.tokens import encodable, markers, without_markers
 from ttsa_guard.messages import Message, Prompt, Scope
-from ttsa_guard.tokens import encodable, markers, without_markers
 
 PLACEHOLDER = "<prompt_embeds>"
 """What stands in the server's chat template for a message that is sent as embeddings."""

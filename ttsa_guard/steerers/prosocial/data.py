@@ -12,8 +12,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from ttsa_guard.backends.transformers import render
 from ttsa_guard.errors import ConfigError, UsageError, nearest
+from ttsa_guard.hf.chat_template import render
 from ttsa_guard.messages import Message
 from ttsa_guard.steerers.prosocial.preferences import ATTRIBUTES
 

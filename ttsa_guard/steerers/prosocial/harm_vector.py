@@ -21,7 +21,7 @@ from typing import Literal
 
 import torch
 
-from ttsa_guard.backends.guided import fingerprint
+from ttsa_guard.backends.local.controlled import fingerprint
 from ttsa_guard.errors import ConfigError
 from ttsa_guard.steerers.prosocial.files import load_tensors, save_tensors
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from ttsa_guard.backends.base import Step
-from ttsa_guard.backends.guided import Cached
+from ttsa_guard.backends.local.controlled import Cached
 from ttsa_guard.steerers.prosocial.adapter import Stored
 from ttsa_guard.steerers.prosocial.harm_vector import HarmVector
 from ttsa_guard.steerers.prosocial.preferences import vector

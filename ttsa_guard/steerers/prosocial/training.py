@@ -29,10 +29,10 @@ import torch
 from torch.nn.functional import logsigmoid
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ttsa_guard.backends.guided import fingerprint
-from ttsa_guard.devices import resolve_device
+from ttsa_guard.backends.local.controlled import fingerprint
 from ttsa_guard.errors import ConfigError, ModelError
-from ttsa_guard.loading import Source
+from ttsa_guard.hf.devices import resolve_device
+from ttsa_guard.hf.loading import Source
 from ttsa_guard.steerers.prosocial.adapter import Adapter, Shape
 from ttsa_guard.steerers.prosocial.conflict import averaged, projected
 from ttsa_guard.steerers.prosocial.data import Answered, Encoded, Encoder, Pair

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from ttsa_guard.backends.reference import Decoder, OnStep, ReferenceDecoder, Start, left_padded
-from ttsa_guard.backends.rows import GrowingRows, Rows, neighbours
-from ttsa_guard.backends.sampling import RowSampler
-from ttsa_guard.backends.shared import SharedModel
+from ttsa_guard.backends.local.batch import GrowingRows, Rows, neighbours
+from ttsa_guard.backends.local.prefix_cache import SharedModel
+from ttsa_guard.backends.local.reference import Decoder, OnStep, ReferenceDecoder, Start, left_padded
+from ttsa_guard.backends.local.sampling import RowSampler
 
 
 class SharedDecoder:

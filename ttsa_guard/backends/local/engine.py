@@ -14,12 +14,12 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ttsa_guard.backends.base import Continuation
-from ttsa_guard.backends.decode import SharedDecoder, choose
-from ttsa_guard.backends.likelihood import SCORED_TOKENS, Likelihoods, Measured
-from ttsa_guard.backends.reference import Decoder, OnStep, Start
+from ttsa_guard.backends.local.decode import SharedDecoder, choose
+from ttsa_guard.backends.local.likelihood import SCORED_TOKENS, Likelihoods, Measured
+from ttsa_guard.backends.local.reference import Decoder, OnStep, Start
 from ttsa_guard.errors import ModelError
+from ttsa_guard.hf.tokens import encodable
 from ttsa_guard.messages import Generation, GenerationRequest, Prompt
-from ttsa_guard.tokens import encodable
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import pad
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from ttsa_guard.backends.sampling import RowSampler
+from ttsa_guard.backends.local.sampling import RowSampler
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from ttsa_guard import weights
 from ttsa_guard.errors import ModelError
+from ttsa_guard.hf import weights
 
 EMBEDDED = "embedded"
 SMOLLM2 = "smollm2"

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from ttsa_guard.backends.engine import mapped_errors
+from ttsa_guard.backends.local.engine import mapped_errors
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ttsa_guard.backends.reference import Start, left_padded
-from ttsa_guard.backends.rows import GrowingRows, neighbours
-from ttsa_guard.backends.shared import SharedModel
+from ttsa_guard.backends.local.batch import GrowingRows, neighbours
+from ttsa_guard.backends.local.prefix_cache import SharedModel
+from ttsa_guard.backends.local.reference import Start, left_padded
 
 SCORED_TOKENS = 2048
 """Tokens that are scored at once: more do not make better use of the hardware, and logits of many need much memory."""

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from ttsa_guard.backends.attention import Capture, Group, Pass, Prefix, attending
-from ttsa_guard.backends.reference import Start
+from ttsa_guard.backends.local.attention import Capture, Group, Pass, Prefix, attending
+from ttsa_guard.backends.local.reference import Start
 
 KEPT_TOKENS = 8192
 """Tokens of beginnings whose keys are kept for later calls."""

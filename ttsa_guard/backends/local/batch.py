@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from ttsa_guard.backends.attention import Group, Pass
-from ttsa_guard.backends.reference import Start, positions
-from ttsa_guard.backends.shared import SharedModel
+from ttsa_guard.backends.local.attention import Group, Pass
+from ttsa_guard.backends.local.prefix_cache import SharedModel
+from ttsa_guard.backends.local.reference import Start, positions
 
 SHARED_FROM = 1024
 """Rows times tokens from which on a beginning is read once for all rows; below that every row gets a copy of its keys."""

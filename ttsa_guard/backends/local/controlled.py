@@ -13,9 +13,9 @@ import torch
 from transformers import DynamicCache
 
 from ttsa_guard.backends.base import Guide
-from ttsa_guard.backends.engine import Engine
-from ttsa_guard.backends.reference import left_padded, positions
-from ttsa_guard.backends.sampling import RowSampler
+from ttsa_guard.backends.local.engine import Engine
+from ttsa_guard.backends.local.reference import left_padded, positions
+from ttsa_guard.backends.local.sampling import RowSampler
 from ttsa_guard.messages import Generation, GenerationRequest
 
 

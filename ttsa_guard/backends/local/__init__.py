@@ -1,0 +1,1 @@
+"""A causal language model in this process: decoding, attention, likelihoods and gradients in batches of sequences."""

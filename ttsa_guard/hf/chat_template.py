@@ -1,0 +1,125 @@
+"""Conversations as a model's chat template writes them, and which of their tokens may move."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+from ttsa_guard.errors import PromptError
+from ttsa_guard.hf.tokens import markers, without_markers
+from ttsa_guard.messages import Message, Prompt, Scope, Soft, Tokens
+from ttsa_guard.reasoning import CLOSE, OPEN
+
+_MARK = "\ue000content\ue000"  # private use: in no template
+_OPENED = re.compile(rf"{OPEN}\s*\Z")
+"""How the prompts of models end that always reason."""
+_SWITCH = "enable_thinking"
+"""The variable with which templates of models that may reason take or leave it."""
+
+
+def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, scope: Scope, **template_options: Any) -> Prompt:
+    """The conversation as the model's template has it, with the rows of `scope` soft, and ready for an answer without reasoning.
+
+    Raises:
+        PromptError: empty, no chat template, or the template refuses the conversation.
+    """
+    _, encoded, (first, last) = _encoded(tokenizer, messages, scope, template_options)
+    flags = [end > first and start < last for start, end in encoded["offset_mapping"]]
+    return Prompt(_segments(encoded["input_ids"], flags))
+
+
+def render_reasoning(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], **template_options: Any
+) -> tuple[Prompt, str]:
+    """See `Reasons.render_reasoning`."""
+    text = _templated(tokenizer, _turns(tokenizer, messages), template_options)
+    opened = _OPENED.search(text)
+    if not opened and _SWITCH not in str(tokenizer.chat_template):
+        return render(tokenizer, messages, scope="user", **template_options), ""
+    if opened:  # by the template: without this, the answer would only show how the block ends
+        text = text[: opened.start()]
+    return Prompt((Tokens(tuple(tokenizer(text, add_special_tokens=False)["input_ids"])),)), opened.group() if opened else ""
+
+
+def locate(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], **template_options: Any
+) -> tuple[str, list[tuple[int, int]]]:
+    """See `ExposesLogProbs.locate`."""
+    text, encoded, (first, last) = _encoded(tokenizer, messages, "user", template_options)
+    spans = [(min(max(start, first), last), min(max(end, first), last)) for start, end in encoded["offset_mapping"]]
+    return text[first:last], [(start - first, end - first) for start, end in spans]
+
+
+def _encoded(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], scope: Scope, template_options: dict[str, Any]
+) -> tuple[str, BatchEncoding, tuple[int, int]]:
+    """The conversation as text and as tokens with their offsets, and where `scope` stands in the text."""
+    turns = _turns(tokenizer, messages)
+    asked = max(i for i, t in enumerate(turns) if t["role"] == "user" and t["content"].strip())
+    if _SWITCH in str(tokenizer.chat_template):
+        template_options = {**template_options, _SWITCH: False}
+    text = _templated(tokenizer, turns, template_options)
+    if _OPENED.search(text):
+        text = f"{text.rstrip()}\n\n{CLOSE}\n\n"
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    first, last = 0, len(text)
+    if scope == "user":
+        other = [*turns[:asked], {"role": "user", "content": _MARK}, *turns[asked + 1 :]]
+        marked = _templated(tokenizer, other, template_options)
+        first, last = _content_span(text, marked, turns[asked]["content"].strip())
+    return text, encoded, (first, last)
+
+
+def _turns(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[dict[str, str]]:
+    if not tokenizer.chat_template:
+        raise PromptError(
+            "the model has no chat template", hint="choose an instruction-tuned model, or set tokenizer.chat_template"
+        )
+    special = markers(tokenizer)
+    turns = [{"role": m.role, "content": without_markers(special, m.content)} for m in messages]
+    if not any(t["role"] == "user" and t["content"].strip() for t in turns):
+        raise PromptError("the conversation has no user text", hint="give at least one non-empty user message")
+    return turns
+
+
+def _templated(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], options: dict[str, Any]) -> str:
+    for conversation in (turns, _system_folded(turns)):
+        try:
+            return str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True, **options))
+        except TemplateError as error:
+            problem = error
+    raise PromptError(f"the model's chat template refuses the conversation: {problem}", hint="roles must alternate")
+
+
+def _system_folded(turns: list[dict[str, str]]) -> list[dict[str, str]]:
+    """For templates without a system role: the system text in front of the first user text."""
+    system = "\n\n".join(t["content"] for t in turns if t["role"] == "system")
+    rest = [dict(t) for t in turns if t["role"] != "system"]
+    if system and rest and rest[0]["role"] == "user":
+        rest[0]["content"] = f"{system}\n\n{rest[0]['content']}"
+    return rest
+
+
+def _content_span(text: str, marked: str, content: str) -> tuple[int, int]:
+    """Where `content` stands in `text`, found by means of the same text with a mark in its place: the words of the content
+    may also occur in other turns and in the template itself."""
+    before, _, after = marked.rpartition(_MARK)
+    before = before.replace(_MARK, content)
+    start = text.find(content, len(before)) if text.startswith(before) else -1
+    if start < 0 or len(text) - start - len(content) < len(after):
+        start = text.rfind(content)  # a template that looks into the content
+    return (start, start + len(content)) if start >= 0 else (0, len(text))
+
+
+def _segments(ids: Sequence[int], flags: Sequence[bool]) -> tuple[Tokens | Soft, ...]:
+    segments: list[Tokens | Soft] = []
+    start = 0
+    for i in range(1, len(ids) + 1):
+        if i == len(ids) or flags[i] != flags[start]:
+            segments.append((Soft if flags[start] else Tokens)(tuple(ids[start:i])))
+            start = i
+    return tuple(segments)
