@@ -5,9 +5,9 @@ import asyncio
 import pytest
 
 from ttsa_guard.messages import Generation
-from ttsa_guard.sentences import ended_sentences, through_sentence, without_loop
 from ttsa_guard.steerers.resample import Resample, ResampleOptions
 from ttsa_guard.testing import FakeClock, ScriptedBackend, scripted_guard
+from ttsa_guard.text import ended_sentences, through_sentence, without_loop
 
 BAD = "a bad answer"
 

@@ -3,7 +3,7 @@ import itertools
 
 import pytest
 
-from ttsa_guard.http import Pacer
+from ttsa_guard.service import Pacer
 
 
 class Clock:

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from ttsa_guard.release import Release, whole_sentences, without_reasoning
+from ttsa_guard.streaming import Release, whole_sentences, without_reasoning
 
 ANSWER = "One is fine. Two is fine. Three is bad. Four is fine."
 

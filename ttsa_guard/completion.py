@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ttsa_guard.errors import BudgetError
-from ttsa_guard.sentences import ended_sentences, without_loop
 from ttsa_guard.steerers.base import Candidate, Task
+from ttsa_guard.text import ended_sentences, without_loop
 
 PIECE = 64
 """New tokens between two looks of the guide."""

@@ -34,13 +34,13 @@ from ttsa_guard.profile import GENERIC, ModelProfile
 from ttsa_guard.quality import Quality
 from ttsa_guard.reasoning import has_reasoning, split_reasoning
 from ttsa_guard.record import Action, AuditSink, Outcome
-from ttsa_guard.release import Release
 from ttsa_guard.request import questions
 from ttsa_guard.review import Review, last_user
 from ttsa_guard.selection import Judged, best_first, refusal
-from ttsa_guard.sentences import split_sentences
 from ttsa_guard.steerers.base import Candidate, Fits, Steerer, Task
+from ttsa_guard.streaming import Release
 from ttsa_guard.telemetry import span
+from ttsa_guard.text import split_sentences
 from ttsa_guard.verdict import Verdict
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from ttsa_guard.config import QualityConfig
-from ttsa_guard.sentences import WORD
+from ttsa_guard.text import WORD
 
 Flaw = str
 _NUMBERS = 0.4

@@ -21,9 +21,9 @@ from ttsa_guard.config import GuardConfig, validated
 from ttsa_guard.errors import ConfigError, ModelError, PromptError
 from ttsa_guard.guard import Guard
 from ttsa_guard.hf.loading import Source
-from ttsa_guard.http import Breaker
 from ttsa_guard.messages import GenerationRequest, Message
 from ttsa_guard.nemo import BackendModel
+from ttsa_guard.service import Breaker
 from ttsa_guard.steerers.embedding import Embedding, EmbeddingOptions
 from ttsa_guard.steerers.prefill import Prefill, PrefillOptions
 from ttsa_guard.testing import ScriptedModerator

@@ -9,8 +9,8 @@ import pytest
 from ttsa_guard.embedded import prosocial_data
 from ttsa_guard.embedded.grammar import prosocial_sentences
 from ttsa_guard.embedded.world import World
-from ttsa_guard.sentences import split_sentences
 from ttsa_guard.steerers.prosocial.preferences import ATTRIBUTES
+from ttsa_guard.text import split_sentences
 
 
 def test_pairs_differ_in_one_sentence_of_their_attribute():

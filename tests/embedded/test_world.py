@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from ttsa_guard.embedded.world import World
-from ttsa_guard.sentences import split_sentences
+from ttsa_guard.text import split_sentences
 
 WORLD = World.load()
 REQUESTS = [

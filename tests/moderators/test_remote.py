@@ -14,11 +14,11 @@ from aiohttp import web
 from ttsa_guard.config import GuardConfig
 from ttsa_guard.errors import ConfigError
 from ttsa_guard.guard import Guard
-from ttsa_guard.http import Http
 from ttsa_guard.moderators.azure import Azure, AzureOptions
 from ttsa_guard.moderators.mistral import Mistral, MistralOptions
 from ttsa_guard.moderators.openai import OpenAI, OpenAIOptions
 from ttsa_guard.moderators.perspective import Perspective, PerspectiveOptions
+from ttsa_guard.service import Http
 from ttsa_guard.testing import ScriptedBackend, check_moderator, scripted_guard
 
 from . import services

@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from aiohttp import web
 
-from ttsa_guard.http import Http
 from ttsa_guard.moderators.azure import Azure, AzureOptions
 from ttsa_guard.moderators.openai import OpenAI, OpenAIOptions
+from ttsa_guard.service import Http
 
 from . import services
 from .services import KEY, Service, running, status

@@ -20,8 +20,8 @@ from ttsa_guard.moderators.base import Moderator
 from ttsa_guard.moderators.lite import HEADS
 from ttsa_guard.moderators.second_opinion import Network, SecondOpinion, SecondOpinionOptions
 from ttsa_guard.plugins import Plugins
-from ttsa_guard.sentences import split_sentences
 from ttsa_guard.testing import check_moderator
+from ttsa_guard.text import split_sentences
 from ttsa_guard.verdict import Verdict
 
 N = 200

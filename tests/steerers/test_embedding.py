@@ -12,12 +12,12 @@ from ttsa_guard.budget import Budget, Spend
 from ttsa_guard.errors import BudgetError, ConfigError
 from ttsa_guard.messages import GenerationRequest, Message
 from ttsa_guard.profile import ModelProfile, Opening
-from ttsa_guard.sentences import split_sentences
 from ttsa_guard.steerers.base import Steerer, Task
 from ttsa_guard.steerers.embedding import Embedding, EmbeddingOptions
 from ttsa_guard.steerers.goals import Turn, continued, find_turn, opening_goal
 from ttsa_guard.steerers.paper import sizes
 from ttsa_guard.testing import FakeClock, ScriptedBackend, ScriptedModerator, scripted_guard
+from ttsa_guard.text import split_sentences
 
 MESSAGES = (Message("user", "the kettle"),)
 OPENINGS = tuple(Opening(text=text, kind=kind) for text, kind in (("The", "answer"), ("Other", "redirect"), ("Sorry", "refusal")))

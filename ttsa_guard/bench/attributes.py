@@ -32,8 +32,8 @@ from sklearn.pipeline import make_pipeline, make_union
 from ttsa_guard.embedded.grammar import prosocial_sentences
 from ttsa_guard.embedded.world import World
 from ttsa_guard.errors import ConfigError
-from ttsa_guard.sentences import split_sentences
 from ttsa_guard.steerers.prosocial.preferences import ATTRIBUTES
+from ttsa_guard.text import split_sentences
 
 Floats = NDArray[np.float64]
 _EMOTIONS: Mapping[str, tuple[tuple[str, ...], bool]] = {

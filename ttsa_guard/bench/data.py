@@ -16,7 +16,7 @@ from ttsa_guard.bench.prompts import Item, entangled, real_prompts
 from ttsa_guard.embedded.world import Case as WorldCase
 from ttsa_guard.embedded.world import World
 from ttsa_guard.errors import ConfigError
-from ttsa_guard.sentences import split_sentences
+from ttsa_guard.text import split_sentences
 
 Row = Mapping[str, Any]
 _UNSAFE = {"1", "true", "yes", "unsafe", "harmful", "toxic"}

@@ -18,7 +18,7 @@ from ttsa_guard.moderators.minilm import RELEVANT, relevance
 from ttsa_guard.moderators.patterns import Patterns, PatternsOptions
 from ttsa_guard.moderators.second_opinion import SecondOpinion
 from ttsa_guard.quality import Quality
-from ttsa_guard.sentences import split_sentences
+from ttsa_guard.text import split_sentences
 from ttsa_guard.verdict import Verdict
 
 _REFUSED = 0.5

@@ -19,7 +19,7 @@ from pathlib import Path
 from ttsa_guard.embedded import lite_data, lite_domain, second_opinion_data
 from ttsa_guard.embedded.lite_data import UNKNOWN, Example, Part
 from ttsa_guard.embedded.world import World
-from ttsa_guard.sentences import split_sentences
+from ttsa_guard.text import split_sentences
 
 HEADS = ("harm", "toxicity", "refusal", "self_harm")
 SOURCES = (

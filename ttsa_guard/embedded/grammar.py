@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from ttsa_guard.sentences import split_sentences
+from ttsa_guard.text import split_sentences
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from ttsa_guard.embedded.lite_data import UNKNOWN, Example, Part
 from ttsa_guard.embedded.world import Case, Split, World
-from ttsa_guard.sentences import split_sentences
+from ttsa_guard.text import split_sentences
 
 SOURCE = "world"
 WEIGHT = 0.4

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from ttsa_guard.errors import ModeratorError
-from ttsa_guard.http import Http
+from ttsa_guard.service import Http
 
 _NO_PROBABILITIES = "the server's answer has no log-probabilities"
 _HINT = "it has to serve /v1/completions with logprobs"

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 from pydantic import Field
 
 from ttsa_guard.errors import ConfigError, InputError, ModeratorError
-from ttsa_guard.http import Http, key_hint
 from ttsa_guard.moderators.categories import CategoryOptions
+from ttsa_guard.service import Http, key_hint
 from ttsa_guard.verdict import Verdict
 
 T = TypeVar("T")

@@ -16,7 +16,7 @@ from ttsa_guard.messages import Message
 from ttsa_guard.nemo.privacy import blank_reasoning, withhold
 from ttsa_guard.reasoning import without_reasoning
 from ttsa_guard.record import Outcome
-from ttsa_guard.release import Release
+from ttsa_guard.streaming import Release
 
 log = logging.getLogger(__name__)
 NAME = "ttsa_steer"

@@ -13,9 +13,9 @@ from ttsa_guard.messages import GenerationRequest, Message
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.quality import has_debris
 from ttsa_guard.request import asking, split_parts, without_asides
-from ttsa_guard.sentences import split_sentences
 from ttsa_guard.steerers.base import Candidate, Task
 from ttsa_guard.steerers.prefill import beginnings, propose_begun
+from ttsa_guard.text import split_sentences
 
 
 class EraseOptions(BaseModel):

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 from ttsa_guard.backends.base import Continuation
 from ttsa_guard.profile import Opening
-from ttsa_guard.sentences import split_sentences
 from ttsa_guard.steerers.base import Candidate, Task
+from ttsa_guard.text import split_sentences
 
 ONSET_WORDS = 3
 MOST_ONSETS = 6

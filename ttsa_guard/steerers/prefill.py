@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from ttsa_guard.messages import GenerationRequest
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.profile import ModelProfile, Opening, OpeningKind
-from ttsa_guard.sentences import through_sentence
 from ttsa_guard.steerers.base import Candidate, Task
 from ttsa_guard.steerers.goals import find_turn
+from ttsa_guard.text import through_sentence
 
 KINDS: tuple[OpeningKind, ...] = ("answer", "redirect", "refusal")
 _OFFERING: Mapping[bool | None, tuple[OpeningKind, ...]] = {

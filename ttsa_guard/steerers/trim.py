@@ -13,8 +13,8 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from ttsa_guard.plugins import Register, hookimpl
-from ttsa_guard.sentences import SENTENCE, ended_sentences
 from ttsa_guard.steerers.base import Candidate, Task
+from ttsa_guard.text import SENTENCE, ended_sentences
 
 _PIECE = re.compile(rf"{SENTENCE.pattern}\s*", re.DOTALL)
 """A sentence or a line, with the space behind it."""

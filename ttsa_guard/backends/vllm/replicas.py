@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from ttsa_guard.errors import AccessError, InputError, ModelError, ModeratorError
-from ttsa_guard.http import Breaker, Http, key_hint
+from ttsa_guard.service import Breaker, Http, key_hint
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
