@@ -7,7 +7,6 @@ import pytest
 from ttsa_guard.messages import Generation
 from ttsa_guard.steerers.resample import Resample, ResampleOptions
 from ttsa_guard.testing import FakeClock, ScriptedBackend, scripted_guard
-from ttsa_guard.text import ended_sentences, through_sentence, without_loop
 
 BAD = "a bad answer"
 
@@ -146,71 +145,3 @@ def test_the_whole_answer_is_what_the_gate_checks():
     outcome, backend = review(sentences(30))
     assert outcome.record.final_score == 0.0
     assert backend.calls[1][0].opening == "Say0 what0 you0 like0"
-
-
-@pytest.mark.parametrize(
-    ("text", "whole"),
-    [
-        ("One. Two. Thr", "One. Two."),
-        ("One. Two.", "One. Two."),
-        ("No end", ""),
-        ("Take:\n1. A cup.\n2.", "Take:\n1. A cup."),
-        ("Take these.\n1. A cup.\nThen do this:\n", "Take these.\n1. A cup."),
-        ("- a cup\n- a plate\n- a sp", "- a cup\n- a plate"),
-        ("你好。再", "你好。"),
-        ("यह अच्छा है। और", "यह अच्छा है।"),
-        ('He said "yes." And', 'He said "yes."'),
-        ("", ""),
-    ],
-)
-def test_text_up_to_its_last_whole_sentence(text, whole):
-    assert ended_sentences(text) == whole
-
-
-SAID = "You can use a strong password for every account."
-
-
-@pytest.mark.parametrize(
-    ("text", "kept"),
-    [
-        pytest.param(f"{SAID} {SAID}", SAID, id="the-same-again"),
-        pytest.param(
-            f"Hello there. {SAID} You can use a strong password for every site. You can use a strong password for every phone.",
-            f"Hello there. {SAID}",
-            id="nearly-the-same-again",
-        ),
-        pytest.param(
-            "1. Lock the door when you leave.\n2. Lock the door when you leave home.\n3. Lock the door when you leave work.",
-            "1. Lock the door when you leave.",
-            id="a-list-of-one-item",
-        ),
-        pytest.param(f"{SAID} Keep it to yourself.", f"{SAID} Keep it to yourself.", id="something-new"),
-        pytest.param(
-            f"{SAID} You can use a strong password for your bank. Ask for help when you are unsure about it.",
-            f"{SAID} You can use a strong password for your bank. Ask for help when you are unsure about it.",
-            id="a-refrain-once",
-        ),
-        pytest.param("请用强密码保护账户。请用强密码保护账户。", "请用强密码保护账户。", id="no-spaces"),
-        pytest.param("", "", id="nothing"),
-    ],
-)
-def test_text_up_to_where_it_repeats_itself(text, kept):
-    assert without_loop(text) == kept
-
-
-def test_what_stands_before_the_start_may_repeat_itself():
-    assert without_loop(f"{SAID} {SAID} New words come here.", len(SAID) * 2) == f"{SAID} {SAID} New words come here."
-
-
-@pytest.mark.parametrize(
-    ("text", "length", "through"),
-    [
-        ("Sorry, no. I could go on.", 5, "Sorry, no."),
-        ("Sorry, no. I could go on.", 10, "Sorry, no."),
-        ("Sorry, no. I could go on.", 11, "Sorry, no. I could go on."),
-        ("Sorry, no", 3, "Sorry, no"),
-        ("不行。还有别的。", 2, "不行。"),
-    ],
-)
-def test_text_through_the_sentence_that_is_begun(text, length, through):
-    assert through_sentence(text, length) == through

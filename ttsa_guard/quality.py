@@ -7,14 +7,13 @@ from collections import Counter
 from dataclasses import dataclass
 
 from ttsa_guard.config import QualityConfig
-from ttsa_guard.text import WORD
+from ttsa_guard.text import WORD, is_ended
 
 Flaw = str
 _NUMBERS = 0.4
 """Largest share of words that are bare numbers."""
 _ECHO = 0.5
 """Largest share of an answer that may be the user's own words."""
-_ENDS = (".", "!", "?", "…", "。", "！", "？", "؟", "।", '"', "”", "」", "`", ")")
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Quality:
             found.append("repeats")
         if echo(words, WORD.findall(asked.lower())) > _ECHO:
             found.append("echo")
-        if not finished and not text.rstrip().endswith(_ENDS):
+        if not finished and not is_ended(text):
             found.append("cut off")
         if has_debris(text) or (len(words) > 8 and sum(word.isdigit() for word in words) > _NUMBERS * len(words)):
             found.append("broken")

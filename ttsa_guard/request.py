@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ttsa_guard.messages import Message
-from ttsa_guard.text import WORD, split_sentences
+from ttsa_guard.text import QUESTION_MARKS, WORD, split_sentences
 
 _CLAUSES = re.compile(r"(?<=[,;:])\s+|(?<=[，；：、])|\s+(?=(?:and|but|then|so)\b)")
-_ASKED = re.compile(r"[?？؟\u037e፧]\W*$")
+_ASKED = re.compile(rf"[{QUESTION_MARKS}]\W*$")
 _FEWEST_WORDS = 3
 _ASIDE = re.compile(r"\s*(?:\([^()]*\)|\[[^\[\]]*\]|（[^（）]*）|【[^【】]*】)")
 

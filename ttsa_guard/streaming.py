@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
 from ttsa_guard.reasoning import without_reasoning
-
-_ENDED = re.compile(r".*(?:[.!?…][\"'”’)\]]*(?=\s)|[。！？]|(?=\n))", re.DOTALL)
+from ttsa_guard.text import settled_sentences
 
 
 class Release:
@@ -37,7 +35,7 @@ class Release:
             while not self._settled and not (reader.done() and not self._news.is_set()):
                 await self._news.wait()
                 self._news.clear()
-                passed = whole_sentences(without_reasoning(self._grown))
+                passed = settled_sentences(without_reasoning(self._grown))
                 if len(passed) <= len(self.text):
                     continue
                 self.checks += 1
@@ -63,13 +61,3 @@ class Release:
                 self._news.set()
         finally:
             self._news.set()
-
-
-def whole_sentences(text: str) -> str:
-    """The beginning of `text` up to the end of its last whole sentence or line.
-
-    A closing mark ends a sentence only if a space follows, which a growing text may not show yet; so its last sentence
-    is left out.
-    """
-    found = _ENDED.match(text)
-    return found.group().rstrip() if found else ""

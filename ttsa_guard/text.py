@@ -6,11 +6,24 @@ import re
 
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 """Letters of Thai, Lao, Burmese, Khmer, Japanese and Chinese, which put no spaces between words: each counts as a word."""
+QUESTION_MARKS = "?？؟\u037e፧"
+"""Of Latin, Chinese, Arabic, Greek and Ethiopic script."""
+_BEFORE_SPACE = ".!…۔।॥։።" + QUESTION_MARKS.replace("？", "")
+"""Marks that end a sentence if a space follows: a number or an abbreviation may hold them, too."""
+_ALONE = "。！？｡။។៕"
+"""Marks that end a sentence whatever follows."""
+_CLOSERS = "\"'”’»›」』)\\]*"
+"""What may stand between a mark and the end of its sentence."""
+_SPACE = r"\s"
+_MARKED = f"[{_BEFORE_SPACE}][{_CLOSERS}]*(?={{behind}})|[{_ALONE}][{_CLOSERS}]*"
 WORD = re.compile(f"[{_UNSPACED}]|[^\\W{_UNSPACED}]+")
-SENTENCE = re.compile(r".+?(?:[.!?؟।…][\"'”’)\]*]*(?=\s)|[。！？][」』”]*|(?=\n)|$)", re.DOTALL)
+SENTENCE = re.compile(rf".+?(?:{_MARKED.format(behind=_SPACE)}|(?=\n)|$)", re.DOTALL)
 """A sentence, or a line, without the space behind it."""
-_END = re.compile(r"(?<=[.!?؟।])\s+|(?<=[。！？])\s*")
-_LAST = re.compile(r".*(?:[.!?؟।…][\"'”’)\]*]*(?=\s|$)|[。！？][」』”]*|(?=\n))", re.DOTALL)
+_END = re.compile(rf"(?<=[{_BEFORE_SPACE.replace('…', '')}])\s+|(?<=[{_ALONE}])\s*")
+"""Between two sentences. In the middle of a text an ellipsis is a pause more often than an end."""
+_LAST = re.compile(rf".*(?:{_MARKED.format(behind=_SPACE + '|$')}|(?=\n))", re.DOTALL)
+_LAST_OF_GROWING = re.compile(rf".*(?:{_MARKED.format(behind=_SPACE)}|(?=\n))", re.DOTALL)
+_AT_END = re.compile(rf"[{_BEFORE_SPACE}{_ALONE}][{_CLOSERS}]*\Z|[\"”」`)]\Z")
 _UNENDED = re.compile(r"(?:(?:^|\n)\s*(?:\d+[.)]?|[-*•]|[^\n]*:\W*))+\s*$")
 _GRAM = 3
 """Words that are looked at together to tell whether a sentence is new."""
@@ -25,6 +38,20 @@ def ended_sentences(text: str) -> str:
     a line that announces more."""
     found = _LAST.match(_UNENDED.sub("", text.rstrip()))
     return _UNENDED.sub("", found.group()).rstrip() if found else ""
+
+
+def settled_sentences(growing: str) -> str:
+    """The beginning of a text that is still growing, up to the end of its last whole sentence or line.
+
+    A mark such as "." ends a sentence only if a space follows, which the text may not show yet; so its last sentence is left out.
+    """
+    settled = _LAST_OF_GROWING.match(growing)
+    return settled.group().rstrip() if settled else ""
+
+
+def is_ended(text: str) -> bool:
+    """Whether `text` ends as a sentence, a quotation, a bracket or a piece of code does."""
+    return _AT_END.search(text.rstrip()) is not None
 
 
 def through_sentence(text: str, length: int) -> str:

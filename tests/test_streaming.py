@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from ttsa_guard.streaming import Release, whole_sentences, without_reasoning
+from ttsa_guard.streaming import Release, without_reasoning
 
 ANSWER = "One is fine. Two is fine. Three is bad. Four is fine."
 
@@ -98,24 +98,6 @@ def test_a_stream_that_is_closed_early_stops_reading():
         return first, len(asyncio.all_tasks())
 
     assert asyncio.run(main()) == ("A.", 1)
-
-
-@pytest.mark.parametrize(
-    ("text", "whole"),
-    [
-        ("", ""),
-        ("No end", ""),
-        ("An end.", ""),
-        ("An end. ", "An end."),
-        ('He said "yes." Then', 'He said "yes."'),
-        ("3.5 grams", ""),
-        ("A list:\n- one\n- tw", "A list:\n- one"),
-        ("Is it? Yes! No", "Is it? Yes!"),
-        ("这很好。然后", "这很好。"),
-    ],
-)
-def test_whole_sentences(text, whole):
-    assert whole_sentences(text) == whole
 
 
 @pytest.mark.parametrize(
