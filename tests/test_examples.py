@@ -15,7 +15,6 @@ from nemoguardrails import LLMRails, RailsConfig
 from ttsa_guard import hookspecs
 from ttsa_guard.config import GuardConfig, Use
 from ttsa_guard.nemo import installed_guard
-from ttsa_guard.parts import make
 from ttsa_guard.plugins import Plugins
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -74,7 +73,7 @@ def test_the_plugin_of_ones_own(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(folder))
     plugins = Plugins()
     plugins.add(importlib.import_module("no_shouting"))
-    shouting = make(plugins, "moderators", Use(use="no_shouting", options={"threshold": 0.7}))
+    shouting = plugins.make("moderators", Use(use="no_shouting", options={"threshold": 0.7}))
     verdicts = asyncio.run(shouting.moderate(["WHY WOULD I", "why not"], prompts=["", ""]))
     assert [v.decision for v in verdicts] == ["flag", "pass"]
 

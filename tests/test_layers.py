@@ -1,6 +1,7 @@
 """Imports go down one list only."""
 
 import ast
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,10 @@ import ttsa_guard
 
 ROOT = Path(ttsa_guard.__file__).parent
 LAYERS = """
-    errors forks aside messages verdict budget record telemetry config hookspecs plugins observers parts service text quotes
+    errors forks aside messages verdict budget record telemetry config hookspecs plugins observers service text quotes
     reasoning quality profile request hf moderators backends steerers completion selection streaming review guard profiling
     nemo embedded bench plan conformance testing cli
 """.split()
-# pluggy reads the annotations of no hook; the names in them come from above, for readers and type checkers only.
-FOR_TYPE_CHECKERS = {("hookspecs", "plugins")}
 
 
 def sources():
@@ -25,16 +24,9 @@ def layer(path):
     return path.relative_to(ROOT).with_suffix("").parts[0]
 
 
-def only_for_type_checkers(tree):
-    blocks = [n for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)]
-    return {id(inner) for block in blocks for statement in block.body for inner in ast.walk(statement)}
-
-
 def imports(source):
-    """Our modules that `source` imports, and whether that is for type checkers only."""
-    tree = ast.parse(source)
-    hidden = only_for_type_checkers(tree)
-    for node in ast.walk(tree):
+    """Our modules that `source` imports, for type checkers too."""
+    for node in ast.walk(ast.parse(source)):
         names = []
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
@@ -44,12 +36,12 @@ def imports(source):
                 names = [f"ttsa_guard.{public.get(a.name, a.name)}" for a in node.names if not a.name.startswith("__")]
         elif isinstance(node, ast.Import):
             names = [a.name for a in node.names]
-        yield from ((n.split(".")[1], id(node) in hidden) for n in names if n.startswith("ttsa_guard."))
+        yield from (n.split(".")[1] for n in names if n.startswith("ttsa_guard."))
 
 
 def upward(source, home):
     below = LAYERS[: LAYERS.index(home) + 1]
-    return [n for n, hidden in imports(source) if n not in below and not (hidden and (home, n) in FOR_TYPE_CHECKERS)]
+    return [n for n in imports(source) if n not in below]
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
@@ -74,6 +66,41 @@ def test_an_upward_import_is_seen(source):
     assert upward(source, "config")
 
 
-def test_the_plugin_system_stays_small():
-    lines = sum(len((ROOT / name).read_text().splitlines()) for name in ("hookspecs.py", "plugins.py"))
-    assert lines < 150
+def classes():
+    """Public classes by name, with the modules that define them."""
+    found = defaultdict(list)
+    for path in sources():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found[node.name].append(str(path.relative_to(ROOT)))
+    return found
+
+
+def test_no_two_classes_have_one_name():
+    assert {name: where for name, where in classes().items() if len(where) > 1} == {}
+
+
+def cycles(graph):
+    """Modules from which a chain of imports leads back to them."""
+    reached = {start: set(after) for start, after in graph.items()}
+    for _ in graph:
+        for found in reached.values():
+            found.update(*(graph.get(module, ()) for module in list(found)))
+    return sorted(start for start, found in reached.items() if start in found)
+
+
+def test_no_modules_import_one_another():
+    """Within a layer too, and for type checkers too."""
+    paths = {".".join(p.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): p for p in sources()}
+    graph = {}
+    for name, path in paths.items():
+        after = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                named = [f"{node.module}.{alias.name}" for alias in node.names]
+                after |= {module if module in paths else node.module for module in named}
+            elif isinstance(node, ast.Import):
+                after |= {alias.name for alias in node.names}
+        graph[name] = after & set(paths) - {name}
+    assert cycles(graph) == []

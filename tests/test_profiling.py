@@ -6,7 +6,6 @@ import pytest
 
 from ttsa_guard.config import GuardConfig, Use
 from ttsa_guard.guard import Guard
-from ttsa_guard.parts import make
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.profile import GENERIC, ModelProfile, Opening
 from ttsa_guard.profiling import PORTFOLIO, Trial, cascade, flagged_answers, learned, prompts
@@ -93,7 +92,7 @@ def test_nothing_is_learned_from_a_model_that_is_never_flagged():
 
 
 def test_what_is_tried_can_be_built():
-    assert [make(Plugins(), "steerers", use).name for use in PORTFOLIO] == [use.use for use in PORTFOLIO]
+    assert [Plugins().make("steerers", use).name for use in PORTFOLIO] == [use.use for use in PORTFOLIO]
 
 
 class Proposing(ScriptedBackend):

@@ -28,7 +28,6 @@ from ttsa_guard.moderators.advice import BETTER, weak_gate
 from ttsa_guard.moderators.base import Moderator, moderate_safely, on_its_loop
 from ttsa_guard.moderators.panel import Panel, seated
 from ttsa_guard.observers import publish
-from ttsa_guard.parts import make
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.profile import GENERIC, ModelProfile
 from ttsa_guard.quality import Quality
@@ -112,7 +111,7 @@ class Guard:
         steerers = _made(plugins, config.steerers)
         for_harm = None if config.steerers_for_harm is None else _made(plugins, config.steerers_for_harm)
         # The backend comes last: it takes longest, and a typo elsewhere should show at once.
-        backend = backend or make(plugins, "backends", config.backend)
+        backend = backend or plugins.make("backends", config.backend)
         profile: ModelProfile = getattr(backend, "profile", GENERIC)
         if "steerers" not in config.model_fields_set and profile.steerers:
             steerers = _made(plugins, profile.steerers)
@@ -393,7 +392,7 @@ class Guard:
 
 
 def _made(plugins: Plugins, uses: Sequence[Use]) -> list[Steerer]:
-    return [make(plugins, "steerers", use) for use in uses]
+    return [plugins.make("steerers", use) for use in uses]
 
 
 @cache

@@ -6,16 +6,28 @@ that a configuration uses (``use: NAME``); the plugin registers at least one fac
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import pluggy
+from pydantic import BaseModel, ConfigDict
 
-if TYPE_CHECKING:
-    from ttsa_guard.plugins import Register
-    from ttsa_guard.record import AuditRecord
+from ttsa_guard.record import AuditRecord
 
 PROJECT = "ttsa_guard"
 hookspec = pluggy.HookspecMarker(PROJECT)
+
+
+class NoOptions(BaseModel):
+    """For plugins without settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Register(Protocol):
+    """Offers a factory under the name that configurations use; the factory gets validated options."""
+
+    def __call__(self, name: str, factory: Callable[..., Any], *, options: type[BaseModel] = NoOptions) -> None: ...
 
 
 @hookspec

@@ -5,23 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import pluggy
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from ttsa_guard import hookspecs
-from ttsa_guard.errors import PluginError, nearest
+from ttsa_guard.config import Use, validated
+from ttsa_guard.errors import ConfigError, PluginError, TTSAError, nearest
+from ttsa_guard.hookspecs import NoOptions, Register
+
+__all__ = ["KINDS", "Kind", "NoOptions", "Plugins", "Register", "Registered", "hookimpl"]
 
 hookimpl = pluggy.HookimplMarker(hookspecs.PROJECT)
 Kind = Literal["moderators", "backends", "steerers"]
 KINDS: tuple[Kind, ...] = ("moderators", "backends", "steerers")
-
-
-class NoOptions(BaseModel):
-    """For plugins without settings."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 @dataclass(frozen=True)
@@ -31,10 +29,6 @@ class Registered:
     name: str
     factory: Callable[..., Any]
     options: type[BaseModel]
-
-
-class Register(Protocol):
-    def __call__(self, name: str, factory: Callable[..., Any], *, options: type[BaseModel] = NoOptions) -> None: ...
 
 
 @dataclass
@@ -92,6 +86,22 @@ class Plugins:
         if name not in self.found[kind]:
             raise PluginError(f"plugin {name!r} registers no {kind[:-1]} of that name", hint=nearest(name, self.found[kind]))
         return self.found[kind][name]
+
+    def make(self, kind: Kind, use: Use) -> Any:
+        """The moderator, backend or steerer that `use` names, with its options validated.
+
+        Raises:
+            PluginError: nothing of that name is installed, or it cannot be imported.
+            ConfigError: an option is wrong, or the plugin cannot be built with it.
+        """
+        registered = self.load(kind, use.use)
+        options = validated(registered.options, use.options, where=f"{kind}.{use.use}")
+        try:
+            return registered.factory(options)
+        except TTSAError:
+            raise
+        except Exception as error:
+            raise ConfigError(f"plugin {use.use!r} cannot be built: {error}", hint=f"check its options in {kind}") from error
 
     def _import(self, point: EntryPoint) -> None:
         try:

@@ -19,7 +19,6 @@ from ttsa_guard.guard import Guard
 from ttsa_guard.messages import Message
 from ttsa_guard.moderators.base import moderate_safely
 from ttsa_guard.moderators.minilm import RELEVANT, installed, relevance
-from ttsa_guard.parts import make
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.profile import ModelProfile, Opening
 from ttsa_guard.steerers.base import harmful
@@ -113,7 +112,7 @@ async def learned(guard: Guard, plugins: Plugins, *, on_progress: Callable[[int,
 
     async def tried(use: Use, profile: ModelProfile, some: Sequence[FlaggedAnswer]) -> list[Trial]:
         nonlocal done
-        alone = guard.with_steerers([make(plugins, "steerers", use)], profile)
+        alone = guard.with_steerers([plugins.make("steerers", use)], profile)
         found = []
         for i, case in enumerate(some):
             found.append(await _trial(alone, use, i, case))

@@ -8,7 +8,6 @@ import pytest
 from ttsa_guard.config import GuardConfig, Use
 from ttsa_guard.errors import ModelError
 from ttsa_guard.moderators import encoder, minilm
-from ttsa_guard.parts import make
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.testing import check_moderator
 
@@ -18,7 +17,7 @@ REFUSAL = "I'm sorry, but I can't help with that."
 
 
 def moderated(texts, prompt="How do I clean a kettle?"):
-    moderator = make(Plugins(), "moderators", Use(use="encoder"))
+    moderator = Plugins().make("moderators", Use(use="encoder"))
     return asyncio.run(moderator.moderate(texts, prompts=[prompt] * len(texts)))
 
 
@@ -92,4 +91,4 @@ def test_texts_in_a_batch_do_not_change_each_other():
 
 @pytest.mark.real
 def test_the_contract():
-    check_moderator(make(Plugins(), "moderators", Use(use="encoder")))
+    check_moderator(Plugins().make("moderators", Use(use="encoder")))

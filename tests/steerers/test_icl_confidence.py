@@ -15,7 +15,6 @@ from ttsa_guard.config import Use
 from ttsa_guard.errors import ConfigError, ModelError
 from ttsa_guard.hf.chat_template import locate
 from ttsa_guard.messages import GenerationRequest, Message, Prompt, Soft, Tokens
-from ttsa_guard.parts import make
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.profile import GENERIC
 from ttsa_guard.steerers.base import Steerer, Task
@@ -94,7 +93,7 @@ def tokenizer(tiny_model):
 
 
 def test_it_is_a_steerer_and_a_plugin():
-    steerer = make(Plugins(), "steerers", Use(use="icl_confidence", options={"label": "=>"}))
+    steerer = Plugins().make("steerers", Use(use="icl_confidence", options={"label": "=>"}))
     assert isinstance(steerer, Steerer)
     assert steerer.options == IclConfidenceOptions(label="=>")
     with pytest.raises(ConfigError, match=r"needs a backend that .*ExposesLogProbs"):

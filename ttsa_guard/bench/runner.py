@@ -23,7 +23,6 @@ from ttsa_guard.bench.prompts import Item
 from ttsa_guard.errors import ConfigError, TTSAError, nearest
 from ttsa_guard.guard import Guard
 from ttsa_guard.moderators.base import Moderator, moderate_safely
-from ttsa_guard.parts import make
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.record import AuditRecord, Outcome
 
@@ -67,8 +66,8 @@ class Runner:
             if arm not in self.config.arms:
                 raise ConfigError(f"there is no arm {arm!r}", hint=nearest(arm, self.config.arms))
         # The judge comes first: the backend takes longest, and a typo should show at once.
-        judge = make(self.plugins(), "moderators", self.config.judge) if self.config.judge else None
-        backend = make(self.plugins(), "backends", self.config.backend)
+        judge = self.plugins().make("moderators", self.config.judge) if self.config.judge else None
+        backend = self.plugins().make("backends", self.config.backend)
         try:
             self._begin(backend)
             cases = await self._cases(backend, progress)

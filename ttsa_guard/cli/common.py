@@ -93,10 +93,9 @@ def build_guard(config: GuardConfig, plugins: Plugins | None = None) -> Guard:
 
 def build_moderator(config: GuardConfig, name: str) -> Moderator:
     """The moderator `name`, with its options from the settings."""
-    from ttsa_guard.parts import make
     from ttsa_guard.plugins import Plugins
 
-    moderator: Moderator = make(Plugins(), "moderators", named(name, (*config.gate, *config.guide)))
+    moderator: Moderator = Plugins().make("moderators", named(name, (*config.gate, *config.guide)))
     return moderator
 
 

@@ -9,7 +9,6 @@ from typing import Literal
 
 from ttsa_guard.config import Combine, Member
 from ttsa_guard.moderators.base import Moderator, moderate_safely
-from ttsa_guard.parts import make
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.verdict import Verdict
 
@@ -111,5 +110,5 @@ def seated(plugins: Plugins, members: Sequence[Member], combine: Combine) -> Mod
     Raises:
         PluginError, ConfigError: as `make` does.
     """
-    seats = tuple(Seat(make(plugins, "moderators", m), m.weight, m.fail, m.hard) for m in members)
+    seats = tuple(Seat(plugins.make("moderators", m), m.weight, m.fail, m.hard) for m in members)
     return seats[0].moderator if len(seats) == 1 and combine != "lexicographic" else Panel(seats, combine)
