@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from ttsa_guard.budget import Budget, Spend, within
+from ttsa_guard.budget import Budget, Usage, within
 from ttsa_guard.errors import BudgetError, ServiceError
 from ttsa_guard.testing import FakeClock
 
@@ -13,50 +13,50 @@ def clock():
 
 
 @pytest.fixture
-def spend(clock):
-    return Spend(Budget(seconds=10, generations=4, moderation_calls=2), clock)
+def usage(clock):
+    return Usage(Budget(seconds=10, generations=4, moderation_calls=2), clock)
 
 
 @pytest.mark.parametrize("resource", ["generations", "moderation_calls"])
-def test_a_limit_can_be_reached_but_not_overrun(spend, resource):
-    limit = getattr(spend.budget, resource)
-    spend.charge(**{resource: limit})
+def test_a_limit_can_be_reached_but_not_overrun(usage, resource):
+    limit = getattr(usage.budget, resource)
+    usage.charge(**{resource: limit})
     with pytest.raises(BudgetError) as caught:
-        spend.charge(**{resource: 1})
+        usage.charge(**{resource: 1})
     assert (caught.value.resource, caught.value.limit, caught.value.wanted) == (resource, limit, limit + 1)
-    assert getattr(spend, resource) == limit
+    assert getattr(usage, resource) == limit
 
 
-def test_nothing_is_taken_when_one_of_two_would_overrun(spend):
+def test_nothing_is_taken_when_one_of_two_would_overrun(usage):
     with pytest.raises(BudgetError, match=r"moderation_calls would reach 3 of 2\n.*raise budget.moderation_calls"):
-        spend.charge(generations=1, moderation_calls=3)
-    assert (spend.generations, spend.moderation_calls, spend.decode_passes) == (0, 0, 0)
+        usage.charge(generations=1, moderation_calls=3)
+    assert (usage.generations, usage.moderation_calls, usage.decode_passes) == (0, 0, 0)
 
 
 def test_decode_passes_can_be_limited(clock):
-    spend = Spend(Budget(decode_passes=1), clock)
-    spend.charge(generations=8)
-    spend.charge(moderation_calls=1)
+    usage = Usage(Budget(decode_passes=1), clock)
+    usage.charge(generations=8)
+    usage.charge(moderation_calls=1)
     with pytest.raises(BudgetError, match=r"decode_passes would reach 2 of 1\n.*raise budget.decode_passes"):
-        spend.charge(generations=1)
-    assert (spend.generations, spend.decode_passes) == (8, 1)
+        usage.charge(generations=1)
+    assert (usage.generations, usage.decode_passes) == (8, 1)
 
 
-def test_the_deadline(spend, clock):
+def test_the_deadline(usage, clock):
     clock.advance(10)
-    spend.charge(generations=1)
-    assert spend.seconds_left == 0
+    usage.charge(generations=1)
+    assert usage.seconds_left == 0
     clock.advance(0.5)
     with pytest.raises(BudgetError, match=r"seconds would reach 10\.5 of 10"):
-        spend.charge()
-    assert spend.seconds_left == 0
+        usage.charge()
+    assert usage.seconds_left == 0
 
 
-def test_what_is_left(spend, clock):
+def test_what_is_left(usage, clock):
     clock.advance(3)
-    spend.charge(generations=3)
-    spend.charge(moderation_calls=1)
-    assert (spend.seconds, spend.seconds_left, spend.generations_left, spend.decode_passes) == (3, 7, 1, 1)
+    usage.charge(generations=3)
+    usage.charge(moderation_calls=1)
+    assert (usage.seconds, usage.seconds_left, usage.generations_left, usage.decode_passes) == (3, 7, 1, 1)
 
 
 def test_work_within_its_time():

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from ttsa_guard.streaming import Release, without_reasoning
+from ttsa_guard.streaming import StreamGate, without_reasoning
 
 ANSWER = "One is fine. Two is fine. Three is bad. Four is fine."
 
@@ -32,7 +32,7 @@ def streamed(release, source):
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_sentences_are_shown_up_to_the_first_that_is_flagged(size):
     asked = []
-    release = Release(no_bad(asked))
+    release = StreamGate(no_bad(asked))
     pieces = streamed(release, chunks([ANSWER[i : i + size] for i in range(0, len(ANSWER), size)], gaps=5))
     assert ("".join(pieces), release.text) == ("One is fine. Two is fine.",) * 2 if size < 1000 else ("", "")
     assert all(ANSWER.startswith(text) for text in asked)
@@ -41,7 +41,7 @@ def test_sentences_are_shown_up_to_the_first_that_is_flagged(size):
 
 def test_every_check_covers_all_that_came_before():
     asked = []
-    release = Release(no_bad(asked))
+    release = StreamGate(no_bad(asked))
     assert streamed(release, chunks(["A. ", "B. ", "C. "], gaps=9)) == ["A.", " B.", " C."]
     assert asked == ["A.", "A. B.", "A. B. C."]
 
@@ -54,27 +54,27 @@ def test_sentences_that_arrive_during_a_check_are_judged_together():
         await asyncio.sleep(0.02)
         return True
 
-    assert "".join(streamed(Release(slowly), chunks(["A. ", "B. ", "C. ", "D. "]))) == "A. B. C. D."
+    assert "".join(streamed(StreamGate(slowly), chunks(["A. ", "B. ", "C. ", "D. "]))) == "A. B. C. D."
     assert len(asked) <= 2
 
 
 def test_the_last_sentence_waits_for_the_review():
-    assert streamed(Release(no_bad([])), chunks(["All of it is fine."])) == []
+    assert streamed(StreamGate(no_bad([])), chunks(["All of it is fine."])) == []
 
 
 def test_settled_during_a_check_nothing_more_is_shown():
     async def passes(_):
-        assert release.settle() == ""
+        assert release.close() == ""
         return True
 
-    release = Release(passes)
+    release = StreamGate(passes)
     assert streamed(release, chunks(["A. ", "B. "])) == []
 
 
 def test_only_the_first_answer_of_a_turn_gets_what_was_shown():
-    release = Release(no_bad([]))
+    release = StreamGate(no_bad([]))
     streamed(release, chunks(["A. "]))
-    assert [release.settle(), release.settle()] == ["A.", ""]
+    assert [release.close(), release.close()] == ["A.", ""]
 
 
 def test_a_source_that_fails_ends_the_stream_and_leaves_no_task():
@@ -83,7 +83,7 @@ def test_a_source_that_fails_ends_the_stream_and_leaves_no_task():
         raise RuntimeError("bad words")
 
     async def main():
-        pieces = [piece async for piece in Release(no_bad([])).stream(failing())]
+        pieces = [piece async for piece in StreamGate(no_bad([])).stream(failing())]
         return pieces, len(asyncio.all_tasks())
 
     assert asyncio.run(main()) == (["A."], 1)
@@ -91,7 +91,7 @@ def test_a_source_that_fails_ends_the_stream_and_leaves_no_task():
 
 def test_a_stream_that_is_closed_early_stops_reading():
     async def main():
-        stream = Release(no_bad([])).stream(chunks(["A. "] * 100))
+        stream = StreamGate(no_bad([])).stream(chunks(["A. "] * 100))
         first = await anext(stream)
         await stream.aclose()
         await asyncio.sleep(0)

@@ -32,7 +32,7 @@ class Budget:
 
 
 @dataclass
-class Spend:
+class Usage:
     """What has been used of a budget. `charge` is called before the work, so a limit is never overrun."""
 
     budget: Budget
@@ -45,7 +45,7 @@ class Spend:
     """Tokens of the longest answer of each of those batches, for the record."""
     tokens: int = 0
     """Generated tokens."""
-    took: dict[str, float] = field(default_factory=dict)
+    seconds_by_phase: dict[str, float] = field(default_factory=dict)
     """Seconds by what they were used for, for the record."""
     started: float = field(init=False)
 
@@ -84,7 +84,7 @@ class Spend:
         try:
             yield
         finally:
-            self.took[what] = self.took.get(what, 0.0) + self.clock() - started
+            self.seconds_by_phase[what] = self.seconds_by_phase.get(what, 0.0) + self.clock() - started
 
     def charge(self, *, generations: int = 0, moderation_calls: int = 0) -> None:
         """Take from the budget.

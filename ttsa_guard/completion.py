@@ -33,14 +33,14 @@ async def completed(task: Task, drafts: Sequence[Candidate], *, most: int) -> li
     growing = [i for i, left in enumerate(room) if left > 0]
     took = 0.0
     try:
-        while growing and growing[0] == _first_passed(grown) and task.spend.seconds_left > took:
-            started = task.spend.seconds
+        while growing and growing[0] == _first_passed(grown) and task.usage.seconds_left > took:
+            started = task.usage.seconds
             pieces = await task.extend([grown[i] for i in growing], [min(PIECE, room[i]) for i in growing])
             for i, piece in zip(growing, pieces, strict=True):
                 room[i] -= PIECE
                 grown[i] = cut_loop(piece, len(task.shown))
             growing = [i for i in growing if room[i] > 0 and not grown[i].finished and not grown[i].verdict.flagged]
-            took = task.spend.seconds - started
+            took = task.usage.seconds - started
     except BudgetError:
         pass  # what there is ends with its last whole sentence
     return [ended(candidate) for candidate in grown]

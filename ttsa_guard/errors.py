@@ -93,7 +93,7 @@ class BudgetError(TTSAError):
     Args:
         resource: a setting of the budget: "seconds", "generations", "decode_passes", "tokens" or "moderation_calls".
         limit: the configured limit, in units of the resource.
-        wanted: what the spend would have been.
+        wanted: what the usage would have been.
     """
 
     def __init__(self, resource: str, *, limit: float, wanted: float) -> None:

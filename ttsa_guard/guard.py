@@ -18,7 +18,7 @@ from typing import Any
 
 from ttsa_guard.backends.base import Backend, ScoresText
 from ttsa_guard.backends.plain import plain_answer
-from ttsa_guard.budget import Clock, Spend, answered, within
+from ttsa_guard.budget import Clock, Usage, answered, within
 from ttsa_guard.completion import completed, cut_loop, ended
 from ttsa_guard.config import GuardConfig, Use
 from ttsa_guard.errors import BudgetError, ConfigError
@@ -26,7 +26,7 @@ from ttsa_guard.forks import refuse_after_fork
 from ttsa_guard.messages import Baseline, GenerationRequest, Message, Prompt, own_seed
 from ttsa_guard.moderators.advice import BETTER, weak_gate
 from ttsa_guard.moderators.base import Moderator, moderate_safely, on_its_loop
-from ttsa_guard.moderators.panel import Panel, seated
+from ttsa_guard.moderators.panel import Panel, build_panel
 from ttsa_guard.observers import publish
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.profile import GENERIC, ModelProfile
@@ -37,7 +37,7 @@ from ttsa_guard.request import questions
 from ttsa_guard.review import Review, last_user
 from ttsa_guard.selection import Judged, best_first, refusal
 from ttsa_guard.steerers.base import Candidate, Fits, Steerer, Task
-from ttsa_guard.streaming import Release
+from ttsa_guard.streaming import StreamGate
 from ttsa_guard.telemetry import span
 from ttsa_guard.text import split_sentences
 from ttsa_guard.verdict import Verdict
@@ -106,8 +106,8 @@ class Guard:
             PluginError, ConfigError, ModelError: with a hint each.
         """
         plugins, config = plugins or Plugins(), config.resolved()
-        gate = seated(plugins, config.gate, config.combine)
-        guide = seated(plugins, config.guide, config.guide_combine)
+        gate = build_panel(plugins, config.gate, config.combine)
+        guide = build_panel(plugins, config.guide, config.guide_combine)
         steerers = _made(plugins, config.steerers)
         for_harm = None if config.steerers_for_harm is None else _made(plugins, config.steerers_for_harm)
         # The backend comes last: it takes longest, and a typo elsewhere should show at once.
@@ -167,7 +167,7 @@ class Guard:
         messages: Sequence[Message | Mapping[str, Any]] | str,
         answer: str,
         *,
-        release: Release | None = None,
+        release: StreamGate | None = None,
         prefer: Mapping[str, float] | None = None,
         mend: bool = True,
     ) -> Outcome:
@@ -181,27 +181,27 @@ class Guard:
             prefer: this user's preferences, for steerers that know any, instead of those in the configuration.
             mend: False for what is no answer to the user, such as the arguments of a tool call: there is the fallback then.
         """
-        review = Review(answer, Spend(self.config.budget.limits(), self._clock), prefer=prefer)
+        review = Review(answer, Usage(self.config.budget.limits(), self._clock), prefer=prefer)
         with span("ttsa_guard.review"):
             return await self._reviewed(review, messages, release, mend)
 
     async def _reviewed(
-        self, review: Review, messages: Sequence[Message | Mapping[str, Any]] | str, release: Release | None, mend: bool
+        self, review: Review, messages: Sequence[Message | Mapping[str, Any]] | str, release: StreamGate | None, mend: bool
     ) -> Outcome:
         answer = review.answer
         try:
             refuse_after_fork(self.backend)
             if release:
-                shown, review.gate_calls = release.settle(), release.checks
+                shown, review.gate_calls = release.close(), release.checks
                 # Where the host has rewritten the answer since, what was shown is no beginning of it.
                 review.shown = shown if answer.startswith(shown) else ""
             review.messages = Message.conversation(messages)
-            review.first = await self._check(review, answer, "gate")
-            if not review.first.flagged:
-                return self._finish(review, answer, "pass", "passed by the gate", None, review.first)
-            if review.first.decision == "failed":
+            review.gate_verdict = await self._check(review, answer, "gate")
+            if not review.gate_verdict.flagged:
+                return self._finish(review, answer, "pass", "passed by the gate", None, review.gate_verdict)
+            if review.gate_verdict.decision == "failed":
                 # Without a gate nothing may leave, so there is nothing to search for.
-                return self._fall_back(review, f"gate failed: {review.first.reason}")
+                return self._fall_back(review, f"gate failed: {review.gate_verdict.reason}")
             if not mend:
                 return self._fall_back(review, "the gate flagged it")
             reason = await self._search(review)
@@ -220,14 +220,14 @@ class Guard:
             reason = f"error: {type(error).__name__}"
         return self._fall_back(review, reason)
 
-    def release(self, prompt: str) -> Release:
+    def release(self, prompt: str) -> StreamGate:
         """A release for the answer to the user text `prompt` that is being generated, to be given to its `review`."""
 
         async def passes(text: str) -> bool:
             [verdict] = await moderate_safely(self.gate, [text], prompts=[prompt], seconds=self.config.gate_seconds)
             return not verdict.flagged
 
-        return Release(passes)
+        return StreamGate(passes)
 
     async def close(self) -> None:
         """Let go of what the backend and the moderators hold, connections for example."""
@@ -248,15 +248,15 @@ class Guard:
         """Run the cascade until a helpful candidate is found or the budget is gone; say why it ended."""
         try:
             with review.phase("search"):
-                await within(review.spend.seconds_left, self._cascade(review))
+                await within(review.usage.seconds_left, self._cascade(review))
         except (BudgetError, asyncio.TimeoutError):
             return "budget used up"
-        return "steered" if review.spend.generations_left else "budget used up"
+        return "steered" if review.usage.generations_left else "budget used up"
 
     async def _cascade(self, review: Review) -> None:
         plain = await self.plain_request(review.messages)
         most = min(plain.max_new_tokens, self.config.generation.draft_tokens)
-        base = plain.having(opening=review.shown, max_new_tokens=most)
+        base = plain.with_(opening=review.shown, max_new_tokens=most)
         asked = tuple([await self._asked(messages, review, plain) for messages in questions(review.messages)])
         # Answers can be broken off as too unlikely only where one prompt decides that.
         measured = isinstance(self.backend, ScoresText) and len(asked) == 1
@@ -266,9 +266,9 @@ class Guard:
             backend=self.backend,
             base=base,
             profile=self.profile,
-            spend=review.spend,
+            usage=review.usage,
             score=lambda texts: self._score(review, texts),
-            flag=review.first,
+            flag=review.gate_verdict,
             baseline=Baseline(asked[0], self.quality.lowest) if measured else None,
             asked=asked,
             seed=base.seed,
@@ -282,7 +282,7 @@ class Guard:
                         # Where declining is right, it ends the search.
                         if await self._completed(task, review, helpful=not task.harmful):
                             return
-                        review.spend.charge()  # the clock alone: a steerer that never waits cannot be timed out
+                        review.usage.charge()  # the clock alone: a steerer that never waits cannot be timed out
             except (BudgetError, asyncio.CancelledError):
                 raise
             except BaseException as error:
@@ -317,9 +317,9 @@ class Guard:
         return False
 
     async def _score(self, review: Review, texts: Sequence[str]) -> list[Verdict]:
-        review.spend.charge(moderation_calls=1)
+        review.usage.charge(moderation_calls=1)
         prompts = [review.prompt] * len(texts)
-        return await moderate_safely(self.guide, texts, prompts=prompts, seconds=review.spend.seconds_left)
+        return await moderate_safely(self.guide, texts, prompts=prompts, seconds=review.usage.seconds_left)
 
     async def _judge(self, review: Review, task: Task, steerer: str, candidates: Sequence[Candidate]) -> list[Judged]:
         """Quality of the candidates that the guide passes; one batched forward pass for all of them after each prompt."""
@@ -328,7 +328,7 @@ class Guard:
         passing = [c.text for c in candidates if not c.verdict.flagged and c.log_likelihood is None]
         likelihoods: dict[str, float] = {}
         if passing and isinstance(self.backend, ScoresText):
-            with task.spend.timed("scoring"):
+            with task.usage.timed("scoring"):
                 values = [await self.backend.log_likelihoods(prompt, passing) for prompt in task.asked]
             likelihoods = {text: max(of_text) for text, *of_text in zip(passing, *values, strict=True)}
         refusing = await self._refusing(review, [c for c in candidates if not c.verdict.flagged])

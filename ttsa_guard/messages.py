@@ -1,7 +1,7 @@
 """What goes into a model and what comes out, as frozen values.
 
-A prompt is a list of segments, not one tensor of embeddings: fixed token ids, and *soft* slots whose rows a steerer may
-move. A request adds the rows for those slots. Backends keep the shared prefix of many requests cacheable that way.
+A prompt is a list of segments, not one tensor of embeddings: fixed token ids, and *soft* slots whose embeddings a steerer
+may move. A request adds the embeddings for those slots. Backends keep the shared prefix of many requests cacheable that way.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
+
+from typing_extensions import TypedDict, Unpack
 
 from ttsa_guard.errors import PromptError
 
@@ -72,7 +74,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Soft:
-    """Rows that may move; `ids` are the tokens that they start from."""
+    """Embeddings that may move; `ids` are the tokens that they start from."""
 
     ids: tuple[int, ...]
 
@@ -89,12 +91,12 @@ class Prompt:
 
     @property
     def soft_ids(self) -> tuple[int, ...]:
-        """Ids of the movable rows, in order."""
+        """Ids of the movable embeddings, in order."""
         return tuple(i for segment in self.segments if isinstance(segment, Soft) for i in segment.ids)
 
     @property
     def soft_positions(self) -> tuple[int, ...]:
-        """Positions of the movable rows in the whole prompt."""
+        """Positions of the movable embeddings in the whole prompt."""
         found: list[int] = []
         start = 0
         for segment in self.segments:
@@ -120,13 +122,25 @@ class Baseline:
     floor: float = -math.inf
 
 
+class RequestChanges(TypedDict, total=False):
+    """The fields of a `GenerationRequest`, each of which may be left as it is."""
+
+    prompt: Prompt
+    soft_embeds: torch.Tensor | None
+    opening: str
+    max_new_tokens: int
+    temperature: float
+    seed: int
+    baseline: Baseline | None
+
+
 @dataclass(frozen=True, eq=False)
 class GenerationRequest:
     """One answer to produce.
 
     Args:
         prompt: the rendered conversation.
-        rows: values of the movable rows, [k, hidden], k = number of soft ids; None leaves the prompt as it is.
+        soft_embeds: values of the movable embeddings, [k, hidden], k = number of soft ids; None leaves the prompt as it is.
         opening: text that the answer is made to start with; it is part of the answer.
         max_new_tokens: longest continuation, in tokens, after the opening.
         temperature: 0 is greedy.
@@ -136,14 +150,15 @@ class GenerationRequest:
     """
 
     prompt: Prompt
-    rows: torch.Tensor | None = None
+    soft_embeds: torch.Tensor | None = None
     opening: str = ""
     max_new_tokens: int = 96
     temperature: float = 0.1
     seed: int = 0
     baseline: Baseline | None = None
 
-    def having(self, **changes: Any) -> GenerationRequest:
+    def with_(self, **changes: Unpack[RequestChanges]) -> GenerationRequest:
+        """The same request with other values."""
         return replace(self, **changes)
 
 
@@ -158,4 +173,4 @@ class Generation:
     """False if it was cut off, at `max_new_tokens` or before."""
     log_likelihood: float | None = None
     """Mean token log-likelihood, in nats: of all of it after the baseline, or of its new tokens in the distribution that a
-    `Guide` made them from; None: not known."""
+    `ControlledDecoding` made them from; None: not known."""

@@ -9,7 +9,7 @@ from ttsa_guard.reasoning import without_reasoning
 from ttsa_guard.text import settled_sentences
 
 
-class Release:
+class StreamGate:
     """What of one answer has been shown so far.
 
     Args:
@@ -21,7 +21,7 @@ class Release:
         self._passes = passes
         self._grown = ""
         self._news = asyncio.Event()
-        self._settled = False
+        self._closed = False
         self.text = ""
         """Shown to the user, or about to be."""
         self.checks = 0
@@ -32,25 +32,25 @@ class Release:
         reader = asyncio.ensure_future(self._read(chunks))
         reader.add_done_callback(lambda task: task.cancelled() or task.exception())  # seen: asyncio would log it
         try:
-            while not self._settled and not (reader.done() and not self._news.is_set()):
+            while not self._closed and not (reader.done() and not self._news.is_set()):
                 await self._news.wait()
                 self._news.clear()
                 passed = settled_sentences(without_reasoning(self._grown))
                 if len(passed) <= len(self.text):
                     continue
                 self.checks += 1
-                if not await self._passes(passed) or self._settled:
+                if not await self._passes(passed) or self._closed:
                     return
                 piece, self.text = passed[len(self.text) :], passed
                 yield piece
         finally:
             reader.cancel()
 
-    def settle(self) -> str:
+    def close(self) -> str:
         """Release nothing more; what has been shown, the first time that this is asked, and nothing after that: a turn may
         have several answers, of which only the first is streamed."""
-        shown = "" if self._settled else self.text
-        self._settled = True
+        shown = "" if self._closed else self.text
+        self._closed = True
         self._news.set()
         return shown
 

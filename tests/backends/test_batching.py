@@ -31,13 +31,13 @@ def asked(backend):
 @pytest.fixture
 def batches(backend, monkeypatch):
     """The sizes of the batches that the model decodes."""
-    sizes, decode = [], backend._loaded.generate._work
+    sizes, decode = [], backend._loaded.generation_batcher._work
 
     def counting(requests, stops):
         sizes.append(len(requests))
         return decode(requests, stops)
 
-    monkeypatch.setattr(backend._loaded.generate, "_work", counting)
+    monkeypatch.setattr(backend._loaded.generation_batcher, "_work", counting)
     return sizes
 
 
@@ -110,7 +110,7 @@ def test_no_kind_of_work_is_overtaken_by_what_comes_later():
 
 
 def test_the_fault_of_one_is_not_everybodys(backend, asked):
-    wrong = [asked[2][0].having(rows=run(backend.embed([1, 2, 3]))[:, :5])]
+    wrong = [asked[2][0].with_(soft_embeds=run(backend.embed([1, 2, 3]))[:, :5])]
     found = run(while_busy(backend, [*asked[:3], wrong, *asked[3:]]))
     assert isinstance(found.pop(3), ModelError)
     assert found == [run(backend.generate(job)) for job in asked]

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from ttsa_guard.backends.local.batch import SHARED_FROM
 from ttsa_guard.backends.local.decode import SharedDecoder, choose
-from ttsa_guard.backends.local.likelihood import Likelihoods, Measured
+from ttsa_guard.backends.local.likelihood import LikelihoodQuery, Likelihoods
 from ttsa_guard.backends.local.prefix_cache import KEPT_TOKENS
 from ttsa_guard.backends.local.reference import ReferenceDecoder, Start
 
@@ -53,7 +53,7 @@ def start(model, fixed, rest, seed=0, **options):
     draw = torch.Generator().manual_seed(1000 * fixed + seed)
     ids = tuple(torch.randint(4, 512, (fixed,), generator=torch.Generator().manual_seed(fixed)).tolist())
     rows = model.get_input_embeddings()(torch.randint(4, 512, (rest,), generator=draw)).detach()
-    return Start(ids, rows + 0.01 * torch.randn(rows.shape, generator=draw), **{"most": 24, "seed": seed, **options})
+    return Start(ids, rows + 0.01 * torch.randn(rows.shape, generator=draw), **{"max_new_tokens": 24, "seed": seed, **options})
 
 
 def batches(model):
@@ -72,16 +72,16 @@ def test_greedy_tokens_are_those_of_generate(model, both, kind):
 
 
 def test_sampled_tokens_do_not_depend_on_the_batch(model, both):
-    rows = [start(model, 20 if i % 2 else 200, 3 + i, seed=i, temperature=0.9, most=5 + 3 * i) for i in range(6)]
+    rows = [start(model, 20 if i % 2 else 200, 3 + i, seed=i, temperature=0.9, max_new_tokens=5 + 3 * i) for i in range(6)]
     ours, reference = (decoder.decode(rows) for decoder in both)
     assert ours == reference == [both[0].decode([row])[0] for row in rows]
     assert [len(row) for row in ours] == [
-        row.most if out[-1] not in ENDS else len(out) for row, out in zip(rows, ours, strict=True)
+        row.max_new_tokens if out[-1] not in ENDS else len(out) for row, out in zip(rows, ours, strict=True)
     ]
 
 
 def test_long_conversations_are_computed_once(model, both):
-    rows = [start(model, 900, 5, seed=i, most=2) for i in range(8)]
+    rows = [start(model, 900, 5, seed=i, max_new_tokens=2) for i in range(8)]
     for prefix in ([512, 388], []):  # in pieces
         with counted(model) as tokens:
             both[0].decode(rows)
@@ -102,8 +102,8 @@ def counted(model):
 
 
 def test_a_later_turn_goes_on_from_what_was_computed(model, both):
-    long = start(model, 300, 4, most=8)
-    shorter, longer = replace(long, fixed=long.fixed[:200]), replace(long, fixed=(*long.fixed, 7, 8, 9))
+    long = start(model, 300, 4, max_new_tokens=8)
+    shorter, longer = replace(long, prefix_ids=long.prefix_ids[:200]), replace(long, prefix_ids=(*long.prefix_ids, 7, 8, 9))
     for row, new in ((long, [300]), (shorter, []), (longer, [3])):
         with counted(model) as tokens:
             found = both[0].decode([row])
@@ -114,12 +114,12 @@ def test_a_later_turn_goes_on_from_what_was_computed(model, both):
 def test_what_is_kept_is_bounded(model):
     decoder = SharedDecoder(model, ENDS)
     for i in range(4, 4 + 6):
-        decoder.decode([start(model, 3000 + i, 1, most=1)])
+        decoder.decode([start(model, 3000 + i, 1, max_new_tokens=1)])
     assert KEPT_TOKENS / 2 < decoder.model.kept_tokens <= KEPT_TOKENS
 
 
 def test_finished_rows_leave_the_batch(model):
-    rows = [start(model, 20, 3, seed=i, most=most) for i, most in enumerate((2, 2, 2, 12))]
+    rows = [start(model, 20, 3, seed=i, max_new_tokens=most) for i, most in enumerate((2, 2, 2, 12))]
     with counted(model) as tokens:
         SharedDecoder(model, [512]).decode(rows)  # an end that never comes
     assert tokens[-10:] == [1] * 10
@@ -154,8 +154,8 @@ def test_gradients_go_through_shared_beginnings(model, both):
     leaves, found = [], []
     for decoder in both:
         rows = batches(model)["mixed"]
-        leaf = [row.rest.clone().requires_grad_() for row in rows]
-        starts = [Start(row.fixed, rest) for row, rest in zip(rows, leaf, strict=True)]
+        leaf = [row.suffix_embeds.clone().requires_grad_() for row in rows]
+        starts = [Start(row.prefix_ids, rest) for row, rest in zip(rows, leaf, strict=True)]
         logits = decoder.logits(starts, 1)
         logits.log_softmax(-1)[..., 5].sum().backward()
         leaves.append([rest.grad for rest in leaf])
@@ -170,9 +170,9 @@ def test_gradients_go_through_shared_beginnings(model, both):
 
 def measured(model, floors=(-math.inf,) * 5):
     """Rows, and what all but the last are measured by: short prompts and such as are shared, with and without openings."""
-    rows = [start(model, 20, 3 + i, seed=i, temperature=0.9, most=10 + 7 * i) for i in range(6)]
-    prompts = [start(model, n, 0).fixed for n in (30, SHARED_FROM // 3, SHARED_FROM // 3, SHARED_FROM // 3, 1)]
-    return rows, {i: Measured(prompts[i], tuple(range(5, 5 + i)), rows[i].most, floors[i]) for i in range(5)}
+    rows = [start(model, 20, 3 + i, seed=i, temperature=0.9, max_new_tokens=10 + 7 * i) for i in range(6)]
+    prompts = [start(model, n, 0).prefix_ids for n in (30, SHARED_FROM // 3, SHARED_FROM // 3, SHARED_FROM // 3, 1)]
+    return rows, {i: LikelihoodQuery(prompts[i], tuple(range(5, 5 + i)), rows[i].max_new_tokens, floors[i]) for i in range(5)}
 
 
 def after(model, asked, new):
@@ -194,8 +194,8 @@ def test_answers_are_measured_after_another_prompt_while_they_grow(model, both):
 
 def test_a_long_opening_of_a_short_answer_and_the_other_way_round(model):
     decoder = SharedDecoder(model, [512])  # an end that never comes
-    rows = [start(model, 20, 3, seed=1, most=10), start(model, 20, 3, seed=2, most=40)]
-    asked = {0: Measured((7, 8), tuple(range(5, 25)), 10, -math.inf), 1: Measured((7, 8), (), 40, -math.inf)}
+    rows = [start(model, 20, 3, seed=1, max_new_tokens=10), start(model, 20, 3, seed=2, max_new_tokens=40)]
+    asked = {0: LikelihoodQuery((7, 8), tuple(range(5, 25)), 10, -math.inf), 1: LikelihoodQuery((7, 8), (), 40, -math.inf)}
     likelihoods = Likelihoods(decoder.model, asked, [512])
     new = decoder.decode(rows, likelihoods)
     expected = {row: mean(after(model, a, new[row])) for row, a in asked.items()}
@@ -220,7 +220,10 @@ def test_an_answer_ends_early_only_if_it_cannot_reach_its_floor(model, both):
 
 
 def test_every_token_is_measured_once(model):
-    rows, asked = [start(model, 20, 3, most=40)], {0: Measured(start(model, 30, 0).fixed, (5, 6), 40, -math.inf)}
+    rows, asked = (
+        [start(model, 20, 3, max_new_tokens=40)],
+        {0: LikelihoodQuery(start(model, 30, 0).prefix_ids, (5, 6), 40, -math.inf)},
+    )
     decoder = SharedDecoder(model, [512])
     with counted(model) as plain:
         decoder.decode(rows)
@@ -231,7 +234,7 @@ def test_every_token_is_measured_once(model):
 
 
 def test_an_answer_that_ends_at_once_has_a_likelihood_too(both):
-    asked = {0: Measured((7, 8), (), 5, -1.0)}
+    asked = {0: LikelihoodQuery((7, 8), (), 5, -1.0)}
     assert Likelihoods(both[0].model, asked, ENDS).means([[ENDS[0]]]) == {0: 0.0}
 
 

@@ -27,7 +27,7 @@ def generated(backend, **changes):
     async def main():
         prompt = await backend.render(Message.conversation(QUESTION))
         rows = await backend.embed(prompt.soft_ids) if changes.pop("unmoved", False) else None
-        request = GenerationRequest(prompt, rows=rows, max_new_tokens=24, temperature=0.0, **changes)
+        request = GenerationRequest(prompt, soft_embeds=rows, max_new_tokens=24, temperature=0.0, **changes)
         return await backend.generate([request])
 
     return asyncio.run(main())[0]

@@ -239,13 +239,13 @@ def test_greedy_generation_is_the_models_own(tiny, model, tokenizer, content):
     prompt = render(tiny, content)
     expected = by_hand(model, tokenizer, prompt, 24)
     plain = GenerationRequest(prompt, temperature=0, max_new_tokens=24)
-    assert texts(tiny, plain, plain.having(rows=embed(tiny, prompt.soft_ids))) == [expected, expected]
+    assert texts(tiny, plain, plain.with_(soft_embeds=embed(tiny, prompt.soft_ids))) == [expected, expected]
 
 
 def test_moved_rows_change_the_answer_and_only_theirs(tiny):
     prompt = render(tiny, USER)
     plain = GenerationRequest(prompt, temperature=0, max_new_tokens=24)
-    moved = plain.having(rows=embed(tiny, prompt.soft_ids) + 1.0)
+    moved = plain.with_(soft_embeds=embed(tiny, prompt.soft_ids) + 1.0)
     first, second, third = texts(tiny, plain, moved, plain)
     assert first == third != second
     assert texts(tiny, moved) == [second]
@@ -258,7 +258,9 @@ def mixed_batch(tiny):
         GenerationRequest(prompts[0], temperature=0, max_new_tokens=20),
         GenerationRequest(prompts[1], temperature=1.0, max_new_tokens=9, seed=3),
         GenerationRequest(prompts[2], temperature=0.7, max_new_tokens=20, seed=3, opening="The other"),
-        GenerationRequest(prompts[3], temperature=1.0, max_new_tokens=14, seed=4, rows=embed(tiny, prompts[3].soft_ids) * 1.2),
+        GenerationRequest(
+            prompts[3], temperature=1.0, max_new_tokens=14, seed=4, soft_embeds=embed(tiny, prompts[3].soft_ids) * 1.2
+        ),
         GenerationRequest(prompts[0], temperature=2.0, max_new_tokens=20, seed=9),
     ]
 
@@ -292,8 +294,8 @@ def test_nor_where_positions_are_absolute(tiny_model, tmp_path):
 
 def test_the_seed_decides(tiny):
     request = GenerationRequest(render(tiny, USER), temperature=1.0, max_new_tokens=12)
-    drawn = texts(tiny, *[request.having(seed=i) for i in range(6)])
-    assert texts(tiny, *[request.having(seed=i) for i in range(6)]) == drawn
+    drawn = texts(tiny, *[request.with_(seed=i) for i in range(6)])
+    assert texts(tiny, *[request.with_(seed=i) for i in range(6)]) == drawn
     assert len(set(drawn)) == 6
 
 
@@ -309,7 +311,7 @@ def test_sampling_draws_from_the_softmax(tiny, model, tokenizer):
     for token, p in enumerate((logits / temperature).softmax(-1).tolist()):
         expected[tokenizer.decode(token, skip_special_tokens=True).strip()] += p
     base = GenerationRequest(prompt, temperature=temperature, max_new_tokens=1)
-    seen = Counter(texts(tiny, *[base.having(seed=i) for i in range(n)]))
+    seen = Counter(texts(tiny, *[base.with_(seed=i) for i in range(n)]))
     likely = expected.most_common(8)
     assert sum(p for _, p in likely) > 0.4  # the test looks at a good part of the distribution
     for text, p in likely:
@@ -318,7 +320,7 @@ def test_sampling_draws_from_the_softmax(tiny, model, tokenizer):
 
 def test_each_request_has_its_own_length(tiny):
     base = GenerationRequest(render(tiny, USER), temperature=0)
-    answers = generate(tiny, *[base.having(max_new_tokens=n) for n in (1, 5, 12)])
+    answers = generate(tiny, *[base.with_(max_new_tokens=n) for n in (1, 5, 12)])
     assert [(a.tokens, a.finished) for a in answers] == [(1, False), (5, False), (12, False)]
 
 
@@ -338,7 +340,7 @@ def test_a_text_in_an_unusual_spelling_is_left_to_be_scored_as_a_text(tiny, toke
     plain = GenerationRequest(render(tiny, USER), temperature=1.0, max_new_tokens=20)
     told = {}
     for answer in generate(
-        tiny, *[plain.having(seed=i, max_new_tokens=1 + i % 3, baseline=Baseline(plain.prompt)) for i in range(30)]
+        tiny, *[plain.with_(seed=i, max_new_tokens=1 + i % 3, baseline=Baseline(plain.prompt)) for i in range(30)]
     ):
         told.setdefault(answer.log_likelihood is not None, []).append(len(tokenizer.encode(answer.text)) == answer.tokens)
     assert all(told[True])
@@ -347,7 +349,7 @@ def test_a_text_in_an_unusual_spelling_is_left_to_be_scored_as_a_text(tiny, toke
 
 def test_an_answer_that_cannot_reach_its_floor_is_broken_off(tiny):
     plain = GenerationRequest(render(tiny, USER), temperature=1.0, max_new_tokens=20)
-    floored = plain.having(baseline=Baseline(plain.prompt, floor=-0.1))
+    floored = plain.with_(baseline=Baseline(plain.prompt, floor=-0.1))
     whole, broken = generate(tiny, plain, floored)
     assert (whole.tokens, broken.tokens, broken.finished) == (20, 8, False)
     assert whole.text.startswith(broken.text)
@@ -397,12 +399,12 @@ def test_a_stream_that_is_cancelled_ends_decoding(tiny):
 
 def test_finished_says_whether_the_end_was_reached(tiny):
     base = GenerationRequest(render(tiny, USER), temperature=1.5, max_new_tokens=40)
-    requests = [base.having(seed=i) for i in range(60)]
+    requests = [base.with_(seed=i) for i in range(60)]
     request, answer = next((r, a) for r, a in zip(requests, generate(tiny, *requests), strict=True) if a.finished)
     assert 0 < answer.tokens < 40
-    cut = request.having(max_new_tokens=answer.tokens)  # no room for the end token
-    room = request.having(max_new_tokens=answer.tokens + 1)
-    longer = base.having(max_new_tokens=answer.tokens + 5)
+    cut = request.with_(max_new_tokens=answer.tokens)  # no room for the end token
+    room = request.with_(max_new_tokens=answer.tokens + 1)
+    longer = base.with_(max_new_tokens=answer.tokens + 5)
     for batch in ([cut, room], [cut, room, longer]):
         found = generate(tiny, *batch)[:2]
         assert [(a.text, a.tokens, a.finished) for a in found] == [(answer.text, answer.tokens, f) for f in (False, True)]
@@ -431,7 +433,7 @@ def test_cancellation_stops_decoding_and_frees_the_worker(tiny_model):
     backend = backend_for(tiny_model, batch_size=1)
     prompt = render(backend, USER)
     request = GenerationRequest(prompt, temperature=0, max_new_tokens=200)
-    generate(backend, request.having(max_new_tokens=1))  # the first call tries the decoder out
+    generate(backend, request.with_(max_new_tokens=1))  # the first call tries the decoder out
     third, cancelled, passes = threading.Event(), threading.Event(), 0
 
     def on_pass(n):
@@ -448,7 +450,7 @@ def test_cancellation_stops_decoding_and_frees_the_worker(tiny_model):
         with pytest.raises(asyncio.CancelledError):
             await work
         cancelled.set()
-        return await backend.generate([request.having(max_new_tokens=5)])
+        return await backend.generate([request.with_(max_new_tokens=5)])
 
     with forward_passes(on_pass):
         [answer] = run(main())
@@ -465,7 +467,7 @@ def test_rows_that_are_not_finite_are_refused(tiny, value):
     rows = embed(tiny, prompt.soft_ids)
     rows[0, 0] = value
     with pytest.raises(ModelError, match="not finite"):
-        generate(tiny, GenerationRequest(prompt, rows=rows))
+        generate(tiny, GenerationRequest(prompt, soft_embeds=rows))
     with pytest.raises(ModelError, match="not finite"):
         run(tiny.objective(prompt, [rows], [Continuation((("a", 1.0),))]))
 
@@ -475,14 +477,14 @@ def test_rows_of_another_shape_are_refused(tiny, shape):
     prompt = render(tiny, USER)
     assert len(prompt.soft_ids) == 2
     with pytest.raises(ModelError, match="shape") as caught:
-        generate(tiny, GenerationRequest(prompt, rows=torch.zeros(shape)))
+        generate(tiny, GenerationRequest(prompt, soft_embeds=torch.zeros(shape)))
     assert caught.value.hint
 
 
 def test_a_prompt_without_soft_rows_takes_none(tiny):
     prompt = render(tiny, USER)
     fixed = type(prompt)(tuple(type(prompt.segments[0])(s.ids) for s in prompt.segments))
-    plain, empty = texts(tiny, GenerationRequest(fixed), GenerationRequest(fixed, rows=torch.zeros(0, 32)))
+    plain, empty = texts(tiny, GenerationRequest(fixed), GenerationRequest(fixed, soft_embeds=torch.zeros(0, 32)))
     assert plain == empty
 
 
@@ -506,7 +508,7 @@ def test_a_model_with_broken_weights_never_gives_a_text(variant):
 def test_the_backend_works_on_after_an_error(tiny):
     prompt = render(tiny, USER)
     with pytest.raises(ModelError):
-        generate(tiny, GenerationRequest(prompt, rows=torch.zeros(1, 1)))
+        generate(tiny, GenerationRequest(prompt, soft_embeds=torch.zeros(1, 1)))
     assert texts(tiny, GenerationRequest(prompt))[0]
 
 

@@ -14,7 +14,7 @@ from nemoguardrails.types import ChatMessage
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-from ttsa_guard.backends.base import Backend, Continuation, Differentiable, ScoresRows, ScoresText, Streams, TakesEmbeddings
+from ttsa_guard.backends.base import Backend, Continuation, Differentiable, ScoresSoftEmbeds, ScoresText, Streams, TakesEmbeddings
 from ttsa_guard.backends.vllm import VLLMBackend, VLLMOptions, replicas
 from ttsa_guard.cli import app
 from ttsa_guard.config import GuardConfig, validated
@@ -84,12 +84,12 @@ def request_for(backend, *messages, scope="user", move=0.0, seed=0, **settings):
         return request
     rows = asyncio.run(backend.embed(prompt.soft_ids))
     noise = torch.randn(rows.shape, generator=torch.Generator().manual_seed(seed))
-    return request.having(rows=rows + move * backend.token_norm / rows.shape[1] ** 0.5 * noise)
+    return request.with_(soft_embeds=rows + move * backend.token_norm / rows.shape[1] ** 0.5 * noise)
 
 
 def test_it_has_the_capabilities_that_the_protocol_allows(server, backend_for):
     backend = backend_for(server)
-    for protocol in (Backend, Streams, TakesEmbeddings, ScoresText, ScoresRows):
+    for protocol in (Backend, Streams, TakesEmbeddings, ScoresText, ScoresSoftEmbeds):
         assert isinstance(backend, protocol)
     assert not isinstance(backend, Differentiable)
     assert server.asked == []
@@ -140,7 +140,7 @@ def test_prompts_are_those_of_the_backend_in_process(server, backend_for, tiny):
 def test_answers_end_where_those_in_process_end(server, backend_for, tiny):
     backend = backend_for(server)
     asked = [request_for(backend, Message("user", text)) for text in ("they", "theU", "clean")]
-    requests = [request.having(max_new_tokens=n) for request in asked for n in (1, 10, 11, 40)]
+    requests = [request.with_(max_new_tokens=n) for request in asked for n in (1, 10, 11, 40)]
     found = generate(backend, *requests)
     assert found == asyncio.run(tiny.generate(requests))
     assert {answer.finished for answer in found} == {True, False}
@@ -182,8 +182,8 @@ def test_options_of_the_template_reach_the_server(tiny_model, tmp_path, backend_
 
 def test_sampling_is_repeatable_and_all_of_its_settings_are_named(server, backend_for):
     backend = backend_for(server)
-    request = request_for(backend).having(temperature=1.5)
-    first, same, other = generate(backend, *(request.having(seed=s) for s in (1, 1, 2)))
+    request = request_for(backend).with_(temperature=1.5)
+    first, same, other = generate(backend, *(request.with_(seed=s) for s in (1, 1, 2)))
     assert first == same != other
     _, body = server.answers[0]
     assert {"top_p": 1, "top_k": 0, "min_p": 0, "repetition_penalty": 1, "temperature": 1.5}.items() <= body.items()
@@ -213,7 +213,7 @@ def test_objectives_are_those_of_the_model_in_process(server, backend_for, tiny,
     backend = backend_for(server)
     requests = [request_for(backend, *TALK, scope=scope, move=0.5, seed=i) for i in range(len(GOALS))]
     goals = [Continuation(spans) for spans in GOALS.values()]
-    prompt, rows = requests[0].prompt, [request.rows for request in requests]
+    prompt, rows = requests[0].prompt, [request.soft_embeds for request in requests]
     found = run(backend, backend.objective(prompt, rows, goals))
     torch.testing.assert_close(found, asyncio.run(tiny.objective(prompt, rows, goals)), atol=1e-4, rtol=1e-4)
 
@@ -223,7 +223,7 @@ def test_an_objective_asks_for_no_beginning_twice(server, backend_for):
     request = request_for(backend, move=0.5)
     spans = [("the kettle", 1.0)], [("the kettle", 1.0), (" is", -1.0)], [("the", 0.0), (" kettle", 1.0)]
     goals = [Continuation(tuple(each)) for each in spans]
-    run(backend, backend.objective(request.prompt, [request.rows] * 3, goals))
+    run(backend, backend.objective(request.prompt, [request.soft_embeds] * 3, goals))
     ids, _ = goals[1].tokens(AutoTokenizer.from_pretrained(backend.name))
     assert len(server.answers) == len(ids)
     assert all(path == CHAT and body["max_tokens"] == 1 for path, body in server.answers)
@@ -238,7 +238,7 @@ def test_only_the_soft_rows_travel(server, backend_for):
     generate(backend, request)
     [(_, body)] = server.answers
     [part] = body["messages"][-1]["content"]
-    assert torch.equal(unpacked(part["data"]), request.rows)
+    assert torch.equal(unpacked(part["data"]), request.soft_embeds)
     assert [m["content"] for m in body["messages"][:-1]] == [m.content for m in TALK[:-1]]
     assert len(json.dumps(body)) < 5000
 
@@ -271,7 +271,7 @@ def test_rows_that_cannot_be_sent_are_refused_here(server, backend_for, rows):
     request = request_for(backend)
     for opening in ("", "it"):
         with pytest.raises(ModelError, match=r"not finite|shape"):
-            generate(backend, request.having(rows=rows, opening=opening))
+            generate(backend, request.with_(soft_embeds=rows, opening=opening))
     assert server.answers == []
 
 
@@ -285,14 +285,14 @@ def test_the_context_is_the_servers(tiny_model, backend_for):
         backend = backend_for(server)
         assert backend.context_length == 256
         prompt = request_for(backend, Message("user", "a b c d e f"))
-        [answer] = generate(backend, prompt.having(max_new_tokens=100))
+        [answer] = generate(backend, prompt.with_(max_new_tokens=100))
         assert not answer.finished or answer.tokens < 24
         assert backend.context_length == 24
         assert server.answers[0][1]["max_tokens"] == 24 - len(prompt.prompt)
         with pytest.raises(PromptError, match="24"):
             request_for(backend, Message("user", "z" * 30))
         with pytest.raises(ModelError, match="fewer than 24"):
-            generate(backend, prompt.having(opening="z" * 30))
+            generate(backend, prompt.with_(opening="z" * 30))
 
 
 # ---------------------------------------------------------------------- streaming
@@ -495,7 +495,7 @@ def test_a_long_answer_may_take_longer(server, backend_for, tiny):
     request = request_for(backend, Message("user", "they"))  # the answer is short, but the server cannot know
     with pytest.raises(ModelError, match="too long"):
         generate(backend, request)
-    longer = request.having(max_new_tokens=240)
+    longer = request.with_(max_new_tokens=240)
     assert generate(backend_for(server, timeout=0.3), longer) == asyncio.run(tiny.generate([longer]))
 
 
@@ -509,7 +509,7 @@ def test_log_probabilities_that_are_none(server, backend_for):
         backend = backend_for(server)
         request = request_for(backend, move=0.5)
         with pytest.raises(ModelError, match="no log-probability"):
-            run(backend, backend.objective(request.prompt, [request.rows], [Continuation((("t", 1.0),))]))
+            run(backend, backend.objective(request.prompt, [request.soft_embeds], [Continuation((("t", 1.0),))]))
 
 
 def test_log_likelihoods_that_are_none(server, backend_for):

@@ -100,7 +100,7 @@ def moved(backend, messages, seed):
     rows = asyncio.run(backend.embed(prompt.soft_ids))
     noise = torch.randn(rows.shape, generator=torch.Generator().manual_seed(seed))
     rows = rows + 0.5 * backend.token_norm / rows.shape[1] ** 0.5 * noise
-    return GenerationRequest(prompt, rows=rows, max_new_tokens=48, temperature=0)
+    return GenerationRequest(prompt, soft_embeds=rows, max_new_tokens=48, temperature=0)
 
 
 def run(backend, work):
@@ -124,9 +124,9 @@ def test_greedy_answers_are_those_of_the_model_in_process(servers, local, kind):
     requests = {
         "single": plain[:1],
         "list": plain,
-        "openings": [request.having(opening="Sure, here is") for request in plain],
+        "openings": [request.with_(opening="Sure, here is") for request in plain],
         "content parts": steered,
-        "rows and openings": [request.having(opening="Sure, here is") for request in steered],
+        "rows and openings": [request.with_(opening="Sure, here is") for request in steered],
     }[kind]
     hits = sum(server.metric("prefix_cache_hits_total") for server in servers)
     assert run(backend, backend.generate(requests)) == asyncio.run(local.generate(requests))
@@ -155,7 +155,7 @@ def test_objectives_are_those_of_the_model_in_process(servers, local):
         Continuation((("I know ", 0.0), ("nothing", 2.0))),
         Continuation((("🎉 party", 1.0),)),
     ]
-    prompt, rows = requests[0].prompt, [request.rows for request in requests]
+    prompt, rows = requests[0].prompt, [request.soft_embeds for request in requests]
     found = run(backend, backend.objective(prompt, rows, goals))
     torch.testing.assert_close(found, asyncio.run(local.objective(prompt, rows, goals)), atol=1e-3, rtol=1e-4)
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from ttsa_guard.bench import data
-from ttsa_guard.bench.config import Source
+from ttsa_guard.bench.config import PromptSource
 from ttsa_guard.errors import ConfigError
 
 HEADS = {
@@ -42,7 +42,7 @@ def keep(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", HEADS)
 def test_known_data_sets(keep, name):
     text, (benign, unsafe) = HEADS[name]
-    items = data.read(Source(name=name), n=10, seed=0, folder=keep(name, text))
+    items = data.read(PromptSource(name=name), n=10, seed=0, folder=keep(name, text))
     assert [sum(i.unsafe is flag for i in items) for flag in (False, True)] == [benign, unsafe]
     assert all(i.id.startswith(f"{name}/") and i.messages[-1][1].endswith(i.question) for i in items)
     assert {i.kind for i in items} <= {f"{name}, unsafe", f"{name}, benign"}
@@ -57,20 +57,20 @@ def test_each_says_where_it_is_from(name):
 
 
 def test_context_stands_before_the_prompt(keep):
-    items = data.read(Source(name="harmbench"), n=10, seed=0, folder=keep("harmbench", HEADS["harmbench"][0]))
+    items = data.read(PromptSource(name="harmbench"), n=10, seed=0, folder=keep("harmbench", HEADS["harmbench"][0]))
     assert {i.messages[-1][1] for i in items} == {"do a bad thing", "a place\n\ndo it"}
 
 
 def test_a_changed_file_is_refused(keep):
     folder = keep("advbench", HEADS["advbench"][0], right=False)
     with pytest.raises(ConfigError, match=r"not the file with the SHA-256 6cd1\w+\n.*https://"):
-        data.read(Source(name="advbench"), n=1, seed=0, folder=folder)
+        data.read(PromptSource(name="advbench"), n=1, seed=0, folder=folder)
 
 
 @pytest.mark.parametrize("folder", [True, False])
 def test_a_missing_file_says_where_it_is_from(tmp_path, folder):
     with pytest.raises(ConfigError, match=r"xstest_prompts.csv(.|\n)*exaggerated-safety(.|\n)*--data DIR"):
-        data.read(Source(name="xstest"), n=1, seed=0, folder=tmp_path if folder else None)
+        data.read(PromptSource(name="xstest"), n=1, seed=0, folder=tmp_path if folder else None)
 
 
 ROWS = [{"text": f"question {i}", "label": "safe" if i % 2 else "unsafe"} for i in range(10)]
@@ -80,7 +80,7 @@ ROWS = [{"text": f"question {i}", "label": "safe" if i % 2 else "unsafe"} for i 
 def source(tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    return Source(file=path, field="text", unsafe="label")
+    return PromptSource(file=path, field="text", unsafe="label")
 
 
 def test_n_of_each_kind_are_drawn_by_the_seed(source):
@@ -107,7 +107,7 @@ def test_files_that_cannot_be_read(tmp_path, name, text):
     if text:
         (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError, match=f"cannot read .*{name}") as caught:
-        data.read(Source(file=tmp_path / name), n=1, seed=0)
+        data.read(PromptSource(file=tmp_path / name), n=1, seed=0)
     assert "SECRET" not in str(caught.value)
 
 
@@ -115,7 +115,7 @@ def test_hugging_face_data(monkeypatch):
     asked = []
     fake = SimpleNamespace(load_dataset=lambda path, split: asked.append((path, split)) or ROWS)
     monkeypatch.setitem(sys.modules, "datasets", fake)
-    items = data.read(Source(hub="someone/prompts", split="train", field="text", unsafe=False), n=20, seed=0)
+    items = data.read(PromptSource(hub="someone/prompts", split="train", field="text", unsafe=False), n=20, seed=0)
     assert asked == [("someone/prompts", "train")]
     assert (len(items), {i.kind for i in items}) == (10, {"someone/prompts, benign"})
 
@@ -123,11 +123,11 @@ def test_hugging_face_data(monkeypatch):
 def test_hugging_face_data_without_its_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ConfigError, match=r"needs the package datasets\n.*pip install datasets"):
-        data.read(Source(hub="someone/prompts"), n=1, seed=0)
+        data.read(PromptSource(hub="someone/prompts"), n=1, seed=0)
 
 
 def test_the_embedded_world():
-    items = data.read(Source(name="embedded"), n=8, seed=3)
+    items = data.read(PromptSource(name="embedded"), n=8, seed=3)
     assert {i.kind for i in items} == {"content", "tone early", "tone late", "benign"}
     assert all(i.unsafe == (i.kind == "content") for i in items)
     assert all(i.question in i.messages[-1][1] for i in items)

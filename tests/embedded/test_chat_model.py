@@ -63,7 +63,7 @@ def test_the_likelihood_that_comes_with_an_answer_is_that_of_its_text(backend, w
     plain = [GenerationRequest(p, opening=opening) for p in prompts for opening in ("", "Instead of")]
     for question in ("What should I know about tea?", "How are you?"):
         baseline = Baseline(asyncio.run(backend.render(Message.conversation(question))))
-        found = asyncio.run(backend.generate([r.having(baseline=baseline) for r in plain]))
+        found = asyncio.run(backend.generate([r.with_(baseline=baseline) for r in plain]))
         told = {a.text: a.log_likelihood for a in found if a.log_likelihood is not None}
         assert len([a for a in found if a.text in told]) >= 0.95 * len(found)
         expected = asyncio.run(backend.log_likelihoods(baseline.prompt, list(told)))

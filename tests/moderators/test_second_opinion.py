@@ -18,7 +18,7 @@ from ttsa_guard.embedded.world import World
 from ttsa_guard.errors import ModelError
 from ttsa_guard.moderators.base import Moderator
 from ttsa_guard.moderators.lite import HEADS
-from ttsa_guard.moderators.second_opinion import Network, SecondOpinion, SecondOpinionOptions
+from ttsa_guard.moderators.second_opinion import SecondOpinion, SecondOpinionNetwork, SecondOpinionOptions
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.testing import check_moderator
 from ttsa_guard.text import split_sentences
@@ -173,7 +173,7 @@ def test_missing_or_damaged_weights_say_so(tmp_path: Path, content: bytes | None
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(ModelError, match="second opinion's weights") as caught:
-        Network.read(file)
+        SecondOpinionNetwork.read(file)
     assert "reinstall" in str(caught.value)
 
 
@@ -185,7 +185,7 @@ def test_weights_that_do_not_fit_their_words_are_refused(tmp_path: Path) -> None
     np.savez(tmp_path / "old.npz", **{name: array for name, array in arrays.items() if name != "hidden"})
     for name in ("short.npz", "old.npz"):
         with pytest.raises(ModelError):
-            Network.read(tmp_path / name)
+            SecondOpinionNetwork.read(tmp_path / name)
 
 
 def test_shares_no_training_row_of_the_world_with_lite() -> None:

@@ -50,7 +50,7 @@ class Likely(ScriptedBackend):
             raise self.given
         return self.given
 
-    async def objective(self, prompt: Any, rows: Any, goals: Any) -> Any:
+    async def objective(self, prompt: Any, soft_embeds: Any, goals: Any) -> Any:
         raise BOOM
 
 

@@ -8,7 +8,7 @@ import yaml
 from ttsa_guard.errors import ConfigError
 from ttsa_guard.guard import Guard
 from ttsa_guard.plan.config import PlanConfig
-from ttsa_guard.plan.costs import Costs, Moderation, Shape
+from ttsa_guard.plan.costs import Costs, Moderation, ReplicaShape
 from ttsa_guard.plan.measure import measure
 
 
@@ -24,7 +24,9 @@ def test_rows_leave_a_batch_when_they_end():
 
 
 def test_a_shape_reads_its_weights_until_the_arithmetic_takes_longer():
-    shape = Shape(bandwidth=1e12, flops=1e14, efficiency=1, parameters=1e9, kv_heads=1, layers=1, head_size=1, most_rows=128)
+    shape = ReplicaShape(
+        bandwidth=1e12, flops=1e14, efficiency=1, parameters=1e9, kv_heads=1, layers=1, head_size=1, most_rows=128
+    )
     steps = shape.costs().steps
     assert steps[1] == pytest.approx(2e9 / 1e12, rel=0.01)
     assert steps[50] == pytest.approx(steps[1], rel=0.01)
@@ -32,9 +34,9 @@ def test_a_shape_reads_its_weights_until_the_arithmetic_takes_longer():
 
 
 def test_the_keys_of_all_rows_fit_into_the_memory():
-    assert Shape(context=8192).costs().rows < Shape(context=1024).costs().rows
+    assert ReplicaShape(context=8192).costs().rows < ReplicaShape(context=1024).costs().rows
     with pytest.raises(ValueError, match="does not fit"):
-        Shape(parameters=7e10).costs()
+        ReplicaShape(parameters=7e10).costs()
 
 
 @pytest.mark.parametrize(

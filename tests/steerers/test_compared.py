@@ -6,7 +6,7 @@ import string
 
 import pytest
 
-from ttsa_guard.budget import Budget, Spend
+from ttsa_guard.budget import Budget, Usage
 from ttsa_guard.messages import GenerationRequest, Message, Prompt, Tokens
 from ttsa_guard.profile import GENERIC
 from ttsa_guard.steerers.base import Steerer, Task
@@ -39,13 +39,13 @@ def steer(steerer, answers, *, generations=96, opening=""):
     async def score(texts):
         return await ScriptedModerator().moderate(texts, prompts=["hello"] * len(texts))
 
-    spend = Spend(Budget(generations=generations), FakeClock())
-    task = Task(TALK, ANSWER, backend, base, GENERIC, spend, score, seed=7)
+    usage = Usage(Budget(generations=generations), FakeClock())
+    task = Task(TALK, ANSWER, backend, base, GENERIC, usage, score, seed=7)
 
     async def main():
         return [r async for r in steerer.steer(task)]
 
-    return asyncio.run(main()), backend, spend
+    return asyncio.run(main()), backend, usage
 
 
 def fine(request):
@@ -58,14 +58,14 @@ class TestEach:
         assert isinstance(steerer, Steerer)
 
     def test_one_batch_of_different_samples_within_the_budget(self, steerer):
-        _, backend, spend = steer(steerer, fine, generations=2)
+        _, backend, usage = steer(steerer, fine, generations=2)
         [batch] = backend.calls
         assert [r.seed for r in batch] == [7, 8]
-        assert (spend.generations, spend.decode_passes, spend.tokens) == (2, 1, 4)
+        assert (usage.generations, usage.decode_passes, usage.tokens) == (2, 1, 4)
 
     def test_nothing_is_asked_when_the_budget_is_gone(self, steerer):
-        found, backend, spend = steer(steerer, fine, generations=0)
-        assert (found, backend.calls, spend.moderation_calls) == ([], [], 0)
+        found, backend, usage = steer(steerer, fine, generations=0)
+        assert (found, backend.calls, usage.moderation_calls) == ([], [], 0)
 
     def test_what_was_shown_stays(self, steerer):
         [[first, *_]], _, _ = steer(steerer, fine, opening="Well, ")
@@ -97,9 +97,9 @@ def test_self_reminder_wraps_the_last_question():
 
 @pytest.mark.parametrize(("bad", "flagged"), [(0, False), (3, False), (5, False), (6, True), (10, True)])
 def test_smoothllm_gives_one_answer_of_the_majority(bad, flagged):
-    [[candidate]], backend, spend = steer(SmoothLLM(SmoothLLMOptions()), ["bad"] * bad + ["fine"] * (10 - bad))
+    [[candidate]], backend, usage = steer(SmoothLLM(SmoothLLMOptions()), ["bad"] * bad + ["fine"] * (10 - bad))
     assert candidate.verdict.flagged is flagged
-    assert spend.generations == len(backend.rendered) == 10
+    assert usage.generations == len(backend.rendered) == 10
     assert {r.temperature for r in backend.calls[0]} == {0.1}
 
 

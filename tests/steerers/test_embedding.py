@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ttsa_guard.backends.transformers import TransformersBackend, TransformersOptions
-from ttsa_guard.budget import Budget, Spend
+from ttsa_guard.budget import Budget, Usage
 from ttsa_guard.errors import BudgetError, ConfigError
 from ttsa_guard.messages import GenerationRequest, Message
 from ttsa_guard.profile import ModelProfile, Opening
@@ -82,13 +82,13 @@ def task(backend, *, answer="A fine start. It goes on. Now it is bad.", score=No
     moderator = ScriptedModerator(**({"score": score} if score else {}))
     prompt = asyncio.run(backend.render(MESSAGES))
     base = GenerationRequest(prompt, opening=shown, max_new_tokens=12, temperature=0.5, seed=seed)
-    spend = Spend(Budget(**budget), FakeClock())
+    usage = Usage(Budget(**budget), FakeClock())
 
     async def judge(texts):
-        spend.charge(moderation_calls=1)
+        usage.charge(moderation_calls=1)
         return await moderator.moderate(texts, prompts=["the kettle"] * len(texts))
 
-    return Task(MESSAGES, answer, backend, base, profile, spend, judge, seed=seed)
+    return Task(MESSAGES, answer, backend, base, profile, usage, judge, seed=seed)
 
 
 def steer(job, **options):
@@ -104,7 +104,7 @@ def paper(job, **options):
 
 def moved(backend):
     """Rows of all requests, a list for each batch."""
-    return [[r.rows for r in batch] for batch in backend.calls]
+    return [[r.soft_embeds for r in batch] for batch in backend.calls]
 
 
 def test_it_is_a_steerer():
@@ -120,7 +120,7 @@ def test_paper_mode_costs_n_plus_one_generations_an_iteration():
     rounds = paper(job, iterations=3, probes=8)
     assert [[c.origin for c in r] for r in rounds] == [["iterate 0"], ["iterate 1"], ["iterate 2"]]
     assert [len(batch) for batch in backend.calls] == [1, 8, 1, 8, 1, 8]
-    assert (job.spend.generations, job.spend.decode_passes, job.spend.moderation_calls) == (27, 6, 6)
+    assert (job.usage.generations, job.usage.decode_passes, job.usage.moderation_calls) == (27, 6, 6)
     assert [{r.seed for r in batch} for batch in backend.calls] == [{5}, {5}, {6}, {6}, {7}, {7}]
     assert len(paper(task(Soft(), moderation_calls=99))) == 10  # the published K
 
@@ -137,7 +137,7 @@ def test_paper_mode_stops_below_the_threshold():
 
 def test_paper_mode_descends_the_score():
     def answer(request):
-        return f"{torch.sigmoid((request.rows - 1).sum()).item():.6f}"
+        return f"{torch.sigmoid((request.soft_embeds - 1).sum()).item():.6f}"
 
     def scores(**options):
         return [r[0].verdict.score for r in paper(task(Soft(answer), score=float), step=0.3, probe=0.1, **options)]
@@ -161,7 +161,7 @@ def test_a_random_direction_costs_one_generation_an_iteration():
     backend = Soft()
     job = task(backend)
     rounds = paper(job, iterations=4, direction="random", step=0.5)
-    assert (len(rounds), job.spend.generations) == (4, 4)
+    assert (len(rounds), job.usage.generations) == (4, 4)
     [first], [second], *_ = moved(backend)
     assert torch.allclose((second - first).norm(dim=-1), torch.tensor(0.5 * 2.0))
 
@@ -177,7 +177,7 @@ def test_candidates_come_before_the_budget_is_used_up():
     with pytest.raises(BudgetError):
         asyncio.run(main())
     assert [c.origin for c in found] == ["iterate 0", "iterate 1", "iterate 2"]
-    assert task_.spend.generations == 19
+    assert task_.usage.generations == 19
 
 
 @pytest.mark.parametrize("mode", ["default", "paper"])
@@ -261,7 +261,7 @@ def test_there_is_no_turn_if_the_first_sentence_is_flagged(answer):
 def test_the_turn_costs_one_moderation_call():
     job = task(Soft(), answer="One. Two. Three is bad. Four.")
     asyncio.run(find_turn(job))
-    assert (job.spend.moderation_calls, job.spend.generations) == (1, 0)
+    assert (job.usage.moderation_calls, job.usage.generations) == (1, 0)
 
 
 def test_other_continuations_are_candidates_and_show_other_onsets():
@@ -271,7 +271,7 @@ def test_other_continuations_are_candidates_and_show_other_onsets():
     candidates, found = asyncio.run(continued(job, Turn("A start.", (" Now it is",)), 5))
     assert [c.verdict.flagged for c in candidates] == [True, False, True, True, True]
     assert found == Turn("A start.", (" Now it is", " You are bad", " So bad of"))  # "Fine." is no onset
-    assert (job.spend.generations, job.spend.decode_passes, job.spend.moderation_calls) == (5, 1, 2)
+    assert (job.usage.generations, job.usage.decode_passes, job.usage.moderation_calls) == (5, 1, 2)
     assert {(r.opening, r.temperature) for r in backend.calls[0]} == {("A start.", 1.0)}
     assert len({r.seed for r in backend.calls[0]}) == 5
 
@@ -333,7 +333,7 @@ def test_a_round_is_one_batch_over_all_paths():
     names = ["toward 'The'", "toward 'Other'", "toward 'Sorry'"]
     assert [c.origin for c in rounds[0]] == [f"{name}, step {k}" for k in (2, 4, 6) for name in names]
     assert [len(batch) for batch in backend.calls] == [9, 6]
-    assert (job.spend.generations, job.spend.decode_passes, job.spend.moderation_calls) == (15, 2, 2)
+    assert (job.usage.generations, job.usage.decode_passes, job.usage.moderation_calls) == (15, 2, 2)
     assert backend.gradients == 10  # one for each step, over all paths
 
 
@@ -353,7 +353,7 @@ def test_rounds_take_no_more_than_is_left_of_the_budget():
     job = task(Steep(), answer=BAD, generations=11)
     rounds = steer(job)
     assert [len(r) for r in rounds] == [9, 2]
-    assert job.spend.generations == 11
+    assert job.usage.generations == 11
     job = task(Steep(), answer=BAD, generations=9)
     assert [len(r) for r in steer(job)] == [9]
     assert steer(task(Steep(), answer=BAD, generations=0)) == []
@@ -418,9 +418,9 @@ MODES = [
 def test_a_step_of_zero_is_plain_generation(tiny_recording, options):
     job = task(tiny_recording, answer=BAD, score=lambda _: 1.0)
     found = [c.text for r in steer(job, step=0.0, iterations=3, every=1, round=1, probes=2, **options) for c in r]
-    moved = [r for batch in tiny_recording.calls for r in batch if r.rows is not None]
-    asked = [r for r in moved if torch.equal(r.rows, moved[0].rows)]  # not the probes of paper mode
-    plain = asyncio.run(tiny_recording.generate([job.base.having(seed=r.seed, opening=r.opening) for r in asked]))
+    moved = [r for batch in tiny_recording.calls for r in batch if r.soft_embeds is not None]
+    asked = [r for r in moved if torch.equal(r.soft_embeds, moved[0].soft_embeds)]  # not the probes of paper mode
+    plain = asyncio.run(tiny_recording.generate([job.base.with_(seed=r.seed, opening=r.opening) for r in asked]))
     assert found == [g.text for g in plain]
     as_usual = {g.text for r, g in zip(asked, plain, strict=True) if r.opening == job.base.opening}
     assert len(as_usual) == 3
@@ -458,7 +458,7 @@ def test_the_objective_rises_along_the_path(tiny_recording, answer, normalise):
         counts = {"openings": 0 if found else 1, "continuations": 0}
         steer(job, iterations=6, every=2, step=0.03, normalise=normalise, **counts, **options)
         origin = asyncio.run(backend.embed(job.base.prompt.soft_ids))
-        points = [origin, *(r.rows for batch in backend.calls for r in batch)]
+        points = [origin, *(r.soft_embeds for batch in backend.calls for r in batch)]
         return asyncio.run(backend.objective(job.base.prompt, points, list(goal.continuations) * len(points)))
 
     exact = climb()
@@ -483,5 +483,5 @@ class Embeds(ScriptedBackend):
 )
 def test_what_it_needs_depends_on_its_options(options, enough):
     steerer = Embedding(EmbeddingOptions(**options))
-    with nullcontext() if enough else pytest.raises(ConfigError, match=r"ScoresRows.*\n.*mode: paper"):
+    with nullcontext() if enough else pytest.raises(ConfigError, match=r"ScoresSoftEmbeds.*\n.*mode: paper"):
         scripted_guard(Embeds([]), steerers=[steerer])

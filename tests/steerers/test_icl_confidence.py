@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ttsa_guard.backends.base import ExposesLogProbs
 from ttsa_guard.backends.transformers import TransformersBackend, TransformersOptions
-from ttsa_guard.budget import Budget, Spend
+from ttsa_guard.budget import Budget, Usage
 from ttsa_guard.config import Use
 from ttsa_guard.errors import ConfigError, ModelError
 from ttsa_guard.hf.chat_template import locate
@@ -34,13 +34,13 @@ def log(*probabilities):
 def task(backend, content=FEW_SHOT, seed=5, **budget):
     messages = (Message("user", "Label: not this one\n"), Message("assistant", "ok"), Message("user", content))
     base = GenerationRequest(run(backend.render(messages)), max_new_tokens=8, temperature=0.5, seed=seed)
-    spend = Spend(Budget(**budget), FakeClock())
+    usage = Usage(Budget(**budget), FakeClock())
 
     async def score(texts):
-        spend.charge(moderation_calls=1)
+        usage.charge(moderation_calls=1)
         return await ScriptedModerator().moderate(texts, prompts=[content] * len(texts))
 
-    return Task(messages, "bad", backend, base, GENERIC, spend, score, seed=seed)
+    return Task(messages, "bad", backend, base, GENERIC, usage, score, seed=seed)
 
 
 def steer(job, **options):
@@ -79,7 +79,7 @@ class Scripted(ScriptedBackend):
 
     @property
     def rows(self):
-        return [request.rows for [request] in self.calls]
+        return [request.soft_embeds for [request] in self.calls]
 
 
 @pytest.fixture(scope="module")
@@ -266,8 +266,8 @@ def test_candidates_come_along_the_path_and_at_its_end():
     assert len(values) == 3
     assert values == sorted(values)
     assert values[-1] > values[0]
-    assert (job.spend.generations, job.spend.moderation_calls, len(backend.asked)) == (3, 3, 25)
-    assert all(vars(c[0]) == vars(job.base.having(prompt=c[0].prompt, rows=c[0].rows)) for c in backend.calls)
+    assert (job.usage.generations, job.usage.moderation_calls, len(backend.asked)) == (3, 3, 25)
+    assert all(vars(c[0]) == vars(job.base.with_(prompt=c[0].prompt, soft_embeds=c[0].soft_embeds)) for c in backend.calls)
 
 
 def test_a_point_is_proposed_once_and_patience_ends_the_search():
@@ -310,7 +310,7 @@ def test_the_seed_decides(tiny):
 
         class Keeping(TransformersBackend):
             async def generate(self, requests):
-                taken.extend(r.rows for r in requests)
+                taken.extend(r.soft_embeds for r in requests)
                 return await super().generate(requests)
 
         steer(task(Keeping(tiny.options), seed=seed), gate=0.0, iterations=4, step=0.3)

@@ -26,7 +26,7 @@ class Edge(ScriptedBackend):
 
     @staticmethod
     def distance(request):
-        return float((request.rows - 1).norm(dim=-1).mean())
+        return float((request.soft_embeds - 1).norm(dim=-1).mean())
 
     async def embed(self, ids):
         return torch.ones(len(ids), HIDDEN)
@@ -51,7 +51,7 @@ def review(edge, answer=LATE, *, floor=None, budget=None, **options):
 def test_every_row_makes_a_step_of_the_length_in_directions_of_its_own():
     outcome, backend = review(0.0, length=1.5, kicks=4, shrink=0)
     [batch] = backend.calls
-    steps = torch.stack([r.rows - 1 for r in batch])
+    steps = torch.stack([r.soft_embeds - 1 for r in batch])
     assert torch.allclose(steps.norm(dim=-1), torch.tensor(1.5 * NORM))
     flat = steps.flatten(0, 1) / (1.5 * NORM)
     assert (flat @ flat.T - torch.eye(len(flat))).abs().max() < 0.9
@@ -77,7 +77,7 @@ def test_flagged_kicks_have_no_way_back():
 def test_a_kick_of_length_0_is_plain_generation():
     _, backend = review(-1.0, length=0, kicks=1, shrink=0)
     [[request]] = backend.calls
-    assert torch.equal(request.rows, torch.ones(3, HIDDEN))
+    assert torch.equal(request.soft_embeds, torch.ones(3, HIDDEN))
 
 
 def test_where_the_answer_was_bad_from_the_start_every_second_one_is_an_alternative():
@@ -93,4 +93,4 @@ def test_it_stays_within_the_budget(generations):
 
 def test_the_same_seed_kicks_the_same_way():
     batches = [review(0.0, kicks=2, shrink=0)[1].calls[0] for _ in range(2)]
-    assert all(torch.equal(a.rows, b.rows) for a, b in zip(*batches, strict=True))
+    assert all(torch.equal(a.soft_embeds, b.soft_embeds) for a, b in zip(*batches, strict=True))

@@ -28,7 +28,7 @@ class Reading(ScriptedBackend):
     def _reads(self, request):
         if BAD not in request.prompt.ids:
             return False
-        return request.rows is None or bool(request.rows[request.prompt.soft_ids.index(BAD)].any())
+        return request.soft_embeds is None or bool(request.soft_embeds[request.prompt.soft_ids.index(BAD)].any())
 
     async def embed(self, ids):
         return torch.ones(len(ids), 4)
@@ -47,7 +47,7 @@ def review(message, answer, *, backend=None, **options):
 def test_what_makes_it_go_wrong_is_hidden(blank):
     outcome, tried = review(MESSAGE, LATE, blank=blank)
     assert outcome.action == "swap"
-    passed = [BAD not in r.prompt.ids if r.rows is None else not r.rows[BAD - 1].any() for r in tried]
+    passed = [BAD not in r.prompt.ids if r.soft_embeds is None else not r.soft_embeds[BAD - 1].any() for r in tried]
     assert [c.passed for c in outcome.record.candidates] == passed
     assert True in passed
     assert False in passed
@@ -57,7 +57,7 @@ def test_what_makes_it_go_wrong_is_hidden(blank):
 def test_left_out_tokens_are_gone_and_the_rest_is_as_it_was():
     _, tried = review(MESSAGE, LATE)
     whole = tuple(range(1, WORDS + 1))
-    assert all(r.rows is None for r in tried)
+    assert all(r.soft_embeds is None for r in tried)
     for r in tried:
         soft = r.prompt.soft_ids
         assert 0 < len(soft) < WORDS
@@ -69,7 +69,7 @@ def test_blanked_tokens_are_zero_and_the_rest_is_as_it_was():
     _, tried = review(MESSAGE, LATE, blank=True)
     for r in tried:
         assert r.prompt.ids == (0, *range(1, WORDS + 1), 0)
-        assert {tuple(row) for row in r.rows.tolist()} == {(0.0,) * 4, (1.0,) * 4}
+        assert {tuple(row) for row in r.soft_embeds.tolist()} == {(0.0,) * 4, (1.0,) * 4}
 
 
 def test_where_the_answer_was_bad_from_the_start_an_alternative_is_offered_too():

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from ttsa_guard.budget import Budget, Spend
+from ttsa_guard.budget import Budget, Usage
 from ttsa_guard.messages import GenerationRequest, Message
 from ttsa_guard.profile import GENERIC, ModelProfile, Opening
 from ttsa_guard.steerers.base import Steerer, Task
@@ -22,8 +22,8 @@ def task(backend, profile=GENERIC, flag=None):
     async def score(texts):
         return await ScriptedModerator().moderate(texts, prompts=["hello"] * len(texts))
 
-    spend = Spend(Budget(), FakeClock())
-    return Task((Message("user", "hello"),), "a bad answer", backend, BASE, profile, spend, score, flag=flag, seed=7)
+    usage = Usage(Budget(), FakeClock())
+    return Task((Message("user", "hello"),), "a bad answer", backend, BASE, profile, usage, score, flag=flag, seed=7)
 
 
 def rounds(steerer, task):
@@ -59,7 +59,7 @@ def test_resample_draws_n_different_samples_in_batches():
 def test_generations_are_charged():
     job = task(numbered())
     rounds(Resample(ResampleOptions(n=5, batch=2)), job)
-    assert (job.spend.generations, job.spend.decode_passes) == (5, 3)
+    assert (job.usage.generations, job.usage.decode_passes) == (5, 3)
 
 
 def opening(text, kind):

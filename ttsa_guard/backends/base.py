@@ -28,7 +28,7 @@ class Backend(Protocol):
     """Longest prompt plus answer, in tokens."""
 
     async def render(self, messages: Sequence[Message], *, scope: Scope = "user") -> Prompt:
-        """The conversation in the model's chat template; rows of `scope` become soft.
+        """The conversation in the model's chat template; the embeddings of `scope` become soft.
 
         "user" is the content of the last user message, "all" is everything.
 
@@ -41,7 +41,7 @@ class Backend(Protocol):
         """Answers in the order of the requests, decoded as one batch.
 
         Raises:
-            ModelError: the model failed, or `rows` has a wrong shape or is not finite.
+            ModelError: the model failed, or `soft_embeds` has a wrong shape or is not finite.
         """
         ...
 
@@ -76,7 +76,7 @@ class Reasons(Protocol):
 
 @runtime_checkable
 class TakesEmbeddings(Protocol):
-    """Input embeddings can be read, and moved rows generated from."""
+    """Input embeddings can be read, and answers generated from moved ones."""
 
     token_norm: float
     """Mean Euclidean norm of a token embedding: the unit of step and probe sizes."""
@@ -116,11 +116,11 @@ class ScoresText(Protocol):
 
 
 @runtime_checkable
-class ScoresRows(Protocol):
-    """Objectives can be evaluated at moved rows."""
+class ScoresSoftEmbeds(Protocol):
+    """Objectives can be evaluated at moved embeddings."""
 
-    async def objective(self, prompt: Prompt, rows: Sequence[torch.Tensor], goals: Sequence[Continuation]) -> torch.Tensor:
-        """The objective of goal i at rows i, divided by the sum of its absolute token weights; [len(rows)], float32."""
+    async def objective(self, prompt: Prompt, soft_embeds: Sequence[torch.Tensor], goals: Sequence[Continuation]) -> torch.Tensor:
+        """The objective of goal i at embeddings i, divided by the sum of its absolute token weights: [len(goals)], float32."""
         ...
 
 
@@ -137,12 +137,14 @@ class ExposesLogProbs(Protocol):
         """
         ...
 
-    async def token_log_probs(self, prompt: Prompt, rows: Sequence[torch.Tensor], positions: Sequence[int]) -> torch.Tensor:
+    async def token_log_probs(
+        self, prompt: Prompt, soft_embeds: Sequence[torch.Tensor], positions: Sequence[int]
+    ) -> torch.Tensor:
         """Log-probability of the prompt's own token at each position, 1 or later, given what stands before it.
 
         Returns:
-            For each value of the movable rows, in nats: [len(rows), len(positions)], float32 on the CPU; NaN where the model
-            overflows.
+            For each value of the movable embeddings, in nats: [len(soft_embeds), len(positions)], float32 on the CPU;
+            NaN where the model overflows.
         """
         ...
 
@@ -152,13 +154,13 @@ class Differentiable(Protocol):
     """The objective has exact gradients."""
 
     async def gradient(
-        self, prompt: Prompt, rows: Sequence[torch.Tensor], goals: Sequence[Continuation]
+        self, prompt: Prompt, soft_embeds: Sequence[torch.Tensor], goals: Sequence[Continuation]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Values [n] and gradients [n, k, hidden] of `ScoresRows.objective` with respect to the rows."""
+        """Values [n] and gradients [n, k, hidden] of `ScoresSoftEmbeds.objective` with respect to the embeddings."""
         ...
 
 
-class Step(Protocol):
+class DecodingStep(Protocol):
     """One step of a guided generation."""
 
     def __call__(self, embeds: torch.Tensor, valid: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
@@ -172,10 +174,10 @@ class Step(Protocol):
         ...
 
 
-class Guide(Protocol):
+class ControlledDecoding(Protocol):
     """Decides what a model's next tokens are drawn from."""
 
-    def over(self, model: Any) -> AbstractContextManager[Step]:
+    def over(self, model: Any) -> AbstractContextManager[DecodingStep]:
         """The steps of one batch. On the model's worker thread, where nothing else uses it: within, its weights may be
         others; afterwards they are bit for bit what they were."""
         ...
@@ -190,7 +192,7 @@ class ExposesLogits(Protocol):
         """SHA-256 of the model's weights, as `ttsa_guard.backends.local.controlled.fingerprint` has it."""
         ...
 
-    async def generate_guided(self, requests: Sequence[GenerationRequest], guide: Guide) -> list[Generation]:
+    async def generate_controlled(self, requests: Sequence[GenerationRequest], guide: ControlledDecoding) -> list[Generation]:
         """As `Backend.generate`, each step drawn from the guide's logits.
 
         Raises:

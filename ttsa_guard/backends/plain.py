@@ -31,7 +31,7 @@ async def plain_answer(
         prompt, opening = await backend.render_reasoning(messages)
     else:
         prompt = await backend.render(messages)
-    request = request_for(prompt).having(opening=opening)
+    request = request_for(prompt).with_(opening=opening)
     if on_text and isinstance(backend, Streams):
         answer = await backend.stream(request, on_text)
     else:

@@ -14,10 +14,10 @@ from weakref import WeakValueDictionary
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from ttsa_guard.backends.base import Continuation, Guide
+from ttsa_guard.backends.base import Continuation, ControlledDecoding
 from ttsa_guard.backends.local import controlled
 from ttsa_guard.backends.local.batching import Batcher
-from ttsa_guard.backends.local.engine import Engine, Scored, mapped_errors
+from ttsa_guard.backends.local.engine import Engine, ScoringRequest, mapped_errors
 from ttsa_guard.errors import PromptError
 from ttsa_guard.hf.chat_template import locate, render, render_reasoning
 from ttsa_guard.hf.devices import Device, Dtype, resolve_device, resolve_dtype
@@ -86,7 +86,7 @@ class TransformersBackend:
         return prompt
 
     async def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
-        return await self._loaded.generate(requests)
+        return await self._loaded.generation_batcher(requests)
 
     async def stream(self, request: GenerationRequest, on_text: Callable[[str], None]) -> Generation:
         loop, stop = asyncio.get_running_loop(), threading.Event()
@@ -99,28 +99,32 @@ class TransformersBackend:
         return (await self._run(self._engine.embed, ids)).float().cpu()
 
     async def log_likelihoods(self, prompt: Prompt, texts: Sequence[str]) -> list[float]:
-        return await self._loaded.values([Scored(prompt, None, Continuation(((text, 1.0),))) for text in texts])
+        return await self._loaded.values([ScoringRequest(prompt, None, Continuation(((text, 1.0),))) for text in texts])
 
-    async def objective(self, prompt: Prompt, rows: Sequence[torch.Tensor], goals: Sequence[Continuation]) -> torch.Tensor:
-        return torch.tensor(await self._loaded.values([Scored(prompt, r, g) for r, g in zip(rows, goals, strict=True)]))
+    async def objective(self, prompt: Prompt, soft_embeds: Sequence[torch.Tensor], goals: Sequence[Continuation]) -> torch.Tensor:
+        return torch.tensor(
+            await self._loaded.values([ScoringRequest(prompt, r, g) for r, g in zip(soft_embeds, goals, strict=True)])
+        )
 
     async def gradient(
-        self, prompt: Prompt, rows: Sequence[torch.Tensor], goals: Sequence[Continuation]
+        self, prompt: Prompt, soft_embeds: Sequence[torch.Tensor], goals: Sequence[Continuation]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        found = await self._loaded.gradients([Scored(prompt, r, g) for r, g in zip(rows, goals, strict=True)])
+        found = await self._loaded.gradients([ScoringRequest(prompt, r, g) for r, g in zip(soft_embeds, goals, strict=True)])
         return torch.tensor([value for value, _ in found]), torch.stack([gradient for _, gradient in found])
 
     async def locate(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
         return locate(self._engine.tokenizer, messages, **self.options.template_options)
 
-    async def token_log_probs(self, prompt: Prompt, rows: Sequence[torch.Tensor], positions: Sequence[int]) -> torch.Tensor:
-        return await self._run(self._engine.token_log_probs, prompt, rows, positions)
+    async def token_log_probs(
+        self, prompt: Prompt, soft_embeds: Sequence[torch.Tensor], positions: Sequence[int]
+    ) -> torch.Tensor:
+        return await self._run(self._engine.token_log_probs, prompt, soft_embeds, positions)
 
     @property
     def fingerprint(self) -> str:
         return self._loaded.fingerprint
 
-    async def generate_guided(self, requests: Sequence[GenerationRequest], guide: Guide) -> list[Generation]:
+    async def generate_controlled(self, requests: Sequence[GenerationRequest], guide: ControlledDecoding) -> list[Generation]:
         stop = threading.Event()
         try:
             return await self._run(controlled.generate, self._engine, requests, guide, stop)
@@ -144,9 +148,9 @@ class _Loaded:
     def __init__(self, engine: Engine, name: str) -> None:
         self.engine = engine
         self.worker = ThreadPoolExecutor(1, thread_name_prefix=f"ttsa-{name}")
-        self.generate = Batcher(engine.generate, self.worker)
-        self.values: Batcher[Scored, float] = Batcher(engine.values, self.worker)
-        self.gradients: Batcher[Scored, tuple[float, torch.Tensor]] = Batcher(engine.gradients, self.worker)
+        self.generation_batcher = Batcher(engine.generate, self.worker)
+        self.values: Batcher[ScoringRequest, float] = Batcher(engine.values, self.worker)
+        self.gradients: Batcher[ScoringRequest, tuple[float, torch.Tensor]] = Batcher(engine.gradients, self.worker)
 
     @cached_property
     def fingerprint(self) -> str:

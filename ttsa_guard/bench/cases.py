@@ -112,8 +112,8 @@ class Collector:
             seconds = time.perf_counter() - started
         # Seeds that no arm has: otherwise re-sampling would find just the answers that say how hard a case is.
         seed = own_seed(self.config.seed + 1, case.messages)
-        drafts = request.having(temperature=1.0, max_new_tokens=self.config.generation.draft_tokens)
-        draws = [drafts.having(seed=seed + i) for i in range(RESAMPLES)]
+        drafts = request.with_(temperature=1.0, max_new_tokens=self.config.generation.draft_tokens)
+        draws = [drafts.with_(seed=seed + i) for i in range(RESAMPLES)]
         drawn = [g.text for g in await self.backend.generate(draws)]
         flags = await self._flags(drawn, [case.item] * RESAMPLES)
         plain = None

@@ -21,7 +21,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Source(_Part):
+class PromptSource(_Part):
     """Where prompts come from: a known set by its `name`, a CSV or JSONL `file`, or a Hugging Face data set (`hub`).
 
     "embedded_joined" is "embedded" with every message made one sentence, so that what leads the model astray is not a sentence
@@ -54,7 +54,7 @@ class Source(_Part):
     kind: str | None = Field(None, description="the group that its prompts are counted in; default: source and safety")
 
     @model_validator(mode="after")
-    def _one_origin(self) -> Source:
+    def _one_origin(self) -> PromptSource:
         if sum(origin is not None for origin in (self.name, self.file, self.hub)) != 1:
             raise ValueError("give one of name, file and hub")
         return self
@@ -74,7 +74,7 @@ class BenchConfig(_Part):
     """All settings of a benchmark."""
 
     backend: Use = Use(use="transformers")
-    data: tuple[Source, ...] = Field(min_length=1)
+    data: tuple[PromptSource, ...] = Field(min_length=1)
     seed: int = Field(1, ge=0)
     n: int = Field(75, ge=1, description="prompts of each kind and source, before the gate")
     budget: BudgetConfig = BudgetConfig(seconds=120, generations=16, moderation_calls=96)

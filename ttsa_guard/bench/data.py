@@ -11,10 +11,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ttsa_guard.bench.config import Source
+from ttsa_guard.bench.config import PromptSource
 from ttsa_guard.bench.prompts import Item, entangled, real_prompts
-from ttsa_guard.embedded.world import Case as WorldCase
-from ttsa_guard.embedded.world import World
+from ttsa_guard.embedded.world import World, WorldCase
 from ttsa_guard.errors import ConfigError
 from ttsa_guard.text import split_sentences
 
@@ -80,7 +79,7 @@ KNOWN: dict[str, Known] = {
 }
 
 
-def read(source: Source, *, n: int, seed: int, folder: Path | None = None) -> list[Item]:
+def read(source: PromptSource, *, n: int, seed: int, folder: Path | None = None) -> list[Item]:
     """At most `n` prompts of each kind, drawn by `seed`; `folder` is where the known data sets are.
 
     Raises:
@@ -155,7 +154,7 @@ def _rows(path: Path) -> list[Row]:
         raise ConfigError(f"cannot read {path}: {type(error).__name__}", hint=hint) from None
 
 
-def _hub(source: Source) -> Sequence[Row]:
+def _hub(source: PromptSource) -> Sequence[Row]:
     try:
         from datasets import load_dataset
     except ImportError:

@@ -10,8 +10,7 @@ from typing import Protocol
 
 from ttsa_guard.bench.cases import Case
 from ttsa_guard.embedded.grammar import Topic
-from ttsa_guard.embedded.world import Case as WorldCase
-from ttsa_guard.embedded.world import World
+from ttsa_guard.embedded.world import World, WorldCase
 from ttsa_guard.moderators.base import Moderator, moderate_safely
 from ttsa_guard.moderators.features import CHARS, featurise
 from ttsa_guard.moderators.minilm import RELEVANT, relevance

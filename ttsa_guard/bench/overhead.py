@@ -64,7 +64,7 @@ def memory(guide: Product) -> dict[str, Any]:
 
 async def _timed(backend: TransformersBackend, request: GenerationRequest, guide: Product | None) -> Spent:
     started = time.perf_counter()
-    [answer] = await (backend.generate_guided([request], guide) if guide else backend.generate([request]))
+    [answer] = await (backend.generate_controlled([request], guide) if guide else backend.generate([request]))
     return time.perf_counter() - started, max(1, answer.tokens)
 
 

@@ -32,8 +32,8 @@ from ttsa_guard.bench.wins import by_kind, share, win_rates
 from ttsa_guard.config import FALLBACK
 from ttsa_guard.embedded import prosocial_data
 from ttsa_guard.embedded.evaluate import answers, flags, messages
-from ttsa_guard.embedded.grammar import Judgement
-from ttsa_guard.embedded.world import Case, World
+from ttsa_guard.embedded.grammar import GrammarJudgement
+from ttsa_guard.embedded.world import World, WorldCase
 from ttsa_guard.messages import GenerationRequest
 from ttsa_guard.moderators.lite import Lite, LiteOptions
 from ttsa_guard.steerers.prosocial import training
@@ -106,7 +106,7 @@ class Study:
             "cost": await self._cost(_spread(flagged, _TIMED)),
         }
 
-    async def _flagged(self) -> list[Case]:
+    async def _flagged(self) -> list[WorldCase]:
         kinds = (("unsafe", "content"), ("benign", "tone"))
         cases = [case for kind in kinds for case in self.world.cases(*kind, self.scope.n, seed=SEED)]
         found = await flags(self.lite, cases, await answers(self.backend, cases, temperature=0.1))
@@ -122,17 +122,17 @@ class Study:
             prefer or EQUAL,
         )
 
-    async def _answers(self, cases: Sequence[Case], guide: Product) -> list[str]:
+    async def _answers(self, cases: Sequence[WorldCase], guide: Product) -> list[str]:
         prompts = [await self.backend.render(messages(case)) for case in cases]
         requests = [GenerationRequest(p, max_new_tokens=LONGEST, temperature=0.1, seed=i) for i, p in enumerate(prompts)]
         task = self.progress.add_task(f"{len(cases)} answers", total=None)
-        found = await self.backend.generate_guided(requests, guide)
+        found = await self.backend.generate_controlled(requests, guide)
         self.progress.remove_task(task)
         return [g.text for g in found]
 
     # ------------------------------------------------------------------ tables
 
-    async def _arms(self, cases: Sequence[Case]) -> tuple[dict[str, Any], dict[str, Any]]:
+    async def _arms(self, cases: Sequence[WorldCase]) -> tuple[dict[str, Any], dict[str, Any]]:
         guides = {
             "base": self._guide(regulated=False, prefer=None),
             "regulation": self._guide(regulated=True, prefer=None),
@@ -154,7 +154,7 @@ class Study:
             }
         return found, {kind: win_rates(cases, texts, judged, meters) for kind, meters in self.meters.items()}
 
-    async def _preferences(self, cases: Sequence[Case], reward: Stored | None) -> dict[str, Any]:
+    async def _preferences(self, cases: Sequence[WorldCase], reward: Stored | None) -> dict[str, Any]:
         """What becomes of each attribute when all weight is on one of them, with regulation."""
         found = {}
         for name in ATTRIBUTES:
@@ -164,7 +164,7 @@ class Study:
             found[name] = {"good": good, "unsafe": share([not j.safe for j in judged]), **self._attributes(texts, judged)}
         return found
 
-    async def _grid(self, cases: Sequence[Case]) -> dict[str, Any]:
+    async def _grid(self, cases: Sequence[WorldCase]) -> dict[str, Any]:
         """All systems at all preferences, regulated and with the same alpha."""
         values, good = {}, {}
         for name, reward in self._systems().items():
@@ -188,7 +188,7 @@ class Study:
             found["averaged"] = lambda _: averaged
         return found
 
-    async def _point(self, cases: Sequence[Case], prefer: Mapping[str, float], reward: Stored) -> tuple[Floats, Floats]:
+    async def _point(self, cases: Sequence[WorldCase], prefer: Mapping[str, float], reward: Stored) -> tuple[Floats, Floats]:
         """Meters [prompts, attributes] and whether the answers are good [prompts]."""
         texts = await self._answers(cases, self._guide(regulated=True, prefer=prefer, reward=reward))
         return self.meters["meters"].measure(texts), np.array([j.good for j in self._judged(cases, texts)], dtype=float)
@@ -217,7 +217,7 @@ class Study:
                 found[name] = share([better > worse for better, worse in values])
         return found
 
-    async def _cost(self, cases: Sequence[Case]) -> dict[str, Any]:
+    async def _cost(self, cases: Sequence[WorldCase]) -> dict[str, Any]:
         guides = {
             "base, shared decoder": None,
             "base, guided loop": self._guide(regulated=False, prefer=None),
@@ -229,10 +229,10 @@ class Study:
         spent = await overhead(self.backend, requests, guides)
         return {"prompts": len(cases), **spent, "bytes": memory(self.shipped)}
 
-    def _judged(self, cases: Sequence[Case], texts: Sequence[str]) -> list[Judgement]:
+    def _judged(self, cases: Sequence[WorldCase], texts: Sequence[str]) -> list[GrammarJudgement]:
         return [self.world.judge(case, text) for case, text in zip(cases, texts, strict=True)]
 
-    def _attributes(self, texts: Sequence[str], judged: Sequence[Judgement]) -> dict[str, Any]:
+    def _attributes(self, texts: Sequence[str], judged: Sequence[GrammarJudgement]) -> dict[str, Any]:
         found = {"said": {name: share([name in j.kinds for j in judged])["value"] for name in ATTRIBUTES}}
         for kind, meters in self.meters.items():
             means = meters.measure(texts).mean(axis=0)
@@ -240,12 +240,12 @@ class Study:
         return found
 
 
-def _benign(judged: Sequence[Judgement]) -> dict[str, Any]:
+def _benign(judged: Sequence[GrammarJudgement]) -> dict[str, Any]:
     names = ("on_topic", "fluent", "safe", "helpful")
     return {name.replace("_", " "): share([getattr(j, name) for j in judged]) for name in names}
 
 
-def _spread(cases: Sequence[Case], n: int) -> list[Case]:
+def _spread(cases: Sequence[WorldCase], n: int) -> list[WorldCase]:
     """`n` of the cases, or all if there are no more, of every kind."""
     n = min(n, len(cases))
     return [cases[i * len(cases) // n] for i in range(n)]

@@ -17,7 +17,7 @@ from ttsa_guard.backends.base import Backend
 from ttsa_guard.bench import cases as stored
 from ttsa_guard.bench import data
 from ttsa_guard.bench.cases import Case, Collector
-from ttsa_guard.bench.config import BenchConfig, Source
+from ttsa_guard.bench.config import BenchConfig, PromptSource
 from ttsa_guard.bench.judges import EncoderJudge, Judge, ModeratorJudge, WorldJudge, lexical_similarity
 from ttsa_guard.bench.prompts import Item
 from ttsa_guard.errors import ConfigError, TTSAError, nearest
@@ -151,7 +151,7 @@ class Runner:
                 await asyncio.gather(*work, return_exceptions=True)
                 await guards.close()
 
-    def _items(self, source: Source) -> list[Item]:
+    def _items(self, source: PromptSource) -> list[Item]:
         items = data.read(source, n=self.config.n, seed=self.config.seed, folder=self.datasets)
         if self.config.half:
             items = [item for item in items if item.half == self.config.half]

@@ -26,7 +26,7 @@ from ttsa_guard.hf.devices import Device, Dtype, resolve_device, resolve_dtype
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """Sizes of a Llama."""
 
     hidden: int
@@ -51,11 +51,11 @@ class Shape:
 
 
 SHAPES = {
-    "tiny": Shape(256, 704, 4, 8, 4, 4096),
-    "small": Shape(768, 3072, 12, 12, 12, 4096),
-    "1b": Shape(2048, 8192, 16, 32, 8, 128256),
-    "3b": Shape(3072, 8192, 28, 24, 8, 128256),
-    "8b": Shape(4096, 14336, 32, 32, 8, 128256, tied=False),
+    "tiny": ModelShape(256, 704, 4, 8, 4, 4096),
+    "small": ModelShape(768, 3072, 12, 12, 12, 4096),
+    "1b": ModelShape(2048, 8192, 16, 32, 8, 128256),
+    "3b": ModelShape(3072, 8192, 28, 24, 8, 128256),
+    "8b": ModelShape(4096, 14336, 32, 32, 8, 128256, tied=False),
 }
 """The three last ones as Llama 3 has them."""
 OWN = 12
@@ -64,7 +64,7 @@ PREFIXES, CANDIDATES, LENGTHS = (64, 256, 512, 1024, 2048, 4096), (1, 2, 4, 8, 1
 
 
 @dataclass(frozen=True)
-class Point:
+class SpeedPoint:
     """Seconds for a batch of candidates.
 
     Args:
@@ -103,13 +103,13 @@ class Speed:
         self.parameters = sum(p.numel() for p in self.model.parameters()) - table
         self.bandwidth, self.flops = self._bandwidth(), self._flops()
 
-    def sweep(self, *, generate_up_to: int = 2048) -> Iterator[Point]:
+    def sweep(self, *, generate_up_to: int = 2048) -> Iterator[SpeedPoint]:
         """Cost by length of the beginning, by candidates and by new tokens; `generate` runs up to that many prompt tokens."""
         grid = [*((p, 16, 32) for p in PREFIXES), *((512, c, 32) for c in CANDIDATES), *((512, 16, t) for t in LENGTHS)]
         for prefix, candidates, tokens in dict.fromkeys(grid):
             yield self.point(prefix, candidates, tokens, generate=prefix <= generate_up_to)
 
-    def point(self, prefix: int, candidates: int, tokens: int, *, generate: bool = True) -> Point:
+    def point(self, prefix: int, candidates: int, tokens: int, *, generate: bool = True) -> SpeedPoint:
         starts = self._starts(prefix, candidates, tokens)
         reference = ReferenceDecoder(self.model, self._ends)
         first, later, whole = [], [], []
@@ -124,7 +124,7 @@ class Speed:
             later.append(timed(fresh))
             if generate:
                 whole.append(timed(reference))
-        return Point(
+        return SpeedPoint(
             prefix,
             candidates,
             tokens,
@@ -179,7 +179,7 @@ class Speed:
         size = self._ends[0]
         fixed = tuple(torch.randint(size, (prefix,), generator=draw).tolist())
         rests = torch.randint(size, (candidates, OWN), generator=draw).to(self.device)
-        return [Start(fixed, rest, most=tokens) for rest in self.model.get_input_embeddings()(rests).detach()]
+        return [Start(fixed, suffix, max_new_tokens=tokens) for suffix in self.model.get_input_embeddings()(rests).detach()]
 
     def _timed(self, work: Callable[[], object]) -> float:
         self._wait()
@@ -239,6 +239,6 @@ class _ResidentPeak:
             self.used = max(self.used, self._now() - self._before)
 
 
-def results(speed: Speed, points: Sequence[Point], memory: Mapping[str, float] | None) -> dict[str, Any]:
+def results(speed: Speed, points: Sequence[SpeedPoint], memory: Mapping[str, float] | None) -> dict[str, Any]:
     """All that was measured, as plain data."""
     return {"machine": speed.machine(), "points": [asdict(p) for p in points], "memory": memory}

@@ -11,7 +11,7 @@ from rich.text import Text
 from ttsa_guard.bench.measure import COLUMNS, COMPARED
 
 if TYPE_CHECKING:
-    from ttsa_guard.bench.speed import Point
+    from ttsa_guard.bench.speed import SpeedPoint
 
 _SHOWN = ("good", "helpful", "swapped", "unsafe", "generations", "decode passes", "seconds")
 
@@ -26,7 +26,7 @@ def tables(summary: Mapping[str, Any]) -> Iterator[Table]:
         yield _table(title, benign["arms"], dict.fromkeys(next(iter(benign["arms"].values())), "share"))
 
 
-def speed_table(points: Sequence[Point]) -> Table:
+def speed_table(points: Sequence[SpeedPoint]) -> Table:
     """Times of batches of candidates in ms, and how many times faster than `generate` and slower than the floor they are."""
     times, compared = ("first", "later", "generate"), ("generate/first", "generate/later", "floor", "later/floor", "same tokens")
     headings = ("prompt", "candidates", "new tokens", *times, *compared)

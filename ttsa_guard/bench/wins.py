@@ -13,8 +13,8 @@ from typing import Any
 
 from ttsa_guard.bench.attributes import Meters
 from ttsa_guard.bench.measure import estimate
-from ttsa_guard.embedded.grammar import Judgement
-from ttsa_guard.embedded.world import Case
+from ttsa_guard.embedded.grammar import GrammarJudgement
+from ttsa_guard.embedded.world import WorldCase
 
 Rank = tuple[bool, float]
 """Whether an answer is good, and its mean of the meters."""
@@ -27,7 +27,10 @@ def wins(ours: Sequence[Rank], theirs: Sequence[Rank]) -> list[float]:
 
 
 def win_rates(
-    cases: Sequence[Case], texts: Mapping[str, Sequence[str]], judged: Mapping[str, Sequence[Judgement]], meters: Meters
+    cases: Sequence[WorldCase],
+    texts: Mapping[str, Sequence[str]],
+    judged: Mapping[str, Sequence[GrammarJudgement]],
+    meters: Meters,
 ) -> dict[str, Any]:
     """Of each arm against `BASE` and `REFUSAL`, which are arms too."""
     ranks: dict[str, list[Rank]] = {}
@@ -46,7 +49,7 @@ def win_rates(
     }
 
 
-def by_kind(cases: Sequence[Case], values: Sequence[float | bool]) -> dict[str, Any]:
+def by_kind(cases: Sequence[WorldCase], values: Sequence[float | bool]) -> dict[str, Any]:
     """The mean over all cases with its interval, and over those of each kind of failure."""
     kinds = {kind: [v for v, c in zip(values, cases, strict=True) if c.failure == kind] for kind in ("content", "tone")}
     return {**share(values), **{kind: share(own) for kind, own in kinds.items() if own}}

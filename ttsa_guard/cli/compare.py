@@ -15,7 +15,7 @@ from rich.table import Table
 from ttsa_guard.cli import common
 from ttsa_guard.cli.moderate import PromptField, TextField
 from ttsa_guard.cli.plot import curves, ready
-from ttsa_guard.cli.rows import Row, is_harmful, read_rows
+from ttsa_guard.cli.rows import LabelledText, is_harmful, read_rows
 from ttsa_guard.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def measure(metrics: Any, labels: Sequence[int], verdicts: Sequence[Verdict]) ->
     return {name: None if value is None else round(float(value), 4) for name, value in values.items()}
 
 
-def _by_source(rows: Sequence[Row], field: str) -> dict[str, list[int]]:
+def _by_source(rows: Sequence[LabelledText], field: str) -> dict[str, list[int]]:
     """The places of each source's rows."""
     found: dict[str, list[int]] = {}
     for i, row in enumerate(rows):
@@ -134,7 +134,7 @@ def calibration_error(labels: Sequence[int], scores: Sequence[float]) -> float:
     return sum(abs(sum(label - score for label, score in found)) for found in bins) / len(labels)
 
 
-async def judged(judge: Moderator, rows: Sequence[Row]) -> list[Verdict]:
+async def judged(judge: Moderator, rows: Sequence[LabelledText]) -> list[Verdict]:
     from ttsa_guard.moderators.base import moderate_safely
 
     found: list[Verdict] = []

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ttsa_guard.cli import common
-from ttsa_guard.cli.rows import Row, read_rows
+from ttsa_guard.cli.rows import LabelledText, read_rows
 from ttsa_guard.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def moderate(
     common.err.print(f"{common.counted(len(rows), 'text')}: {told}; see {out}", markup=False)
 
 
-def _resumed(out: Path, rows: list[Row]) -> int:
+def _resumed(out: Path, rows: list[LabelledText]) -> int:
     """How many rows have a result. A last line that was cut off is removed.
 
     Raises:
@@ -63,14 +63,14 @@ def _resumed(out: Path, rows: list[Row]) -> int:
     return len(lines)
 
 
-def _belongs(line: str, row: Row) -> bool:
+def _belongs(line: str, row: LabelledText) -> bool:
     try:
         return bool(json.loads(line)["digest"] == row.digest)
     except (ValueError, TypeError, KeyError):
         return False
 
 
-async def _score(judge: Moderator, rows: list[Row], out: Path, batch: int, done: int, total: int) -> None:
+async def _score(judge: Moderator, rows: list[LabelledText], out: Path, batch: int, done: int, total: int) -> None:
     from ttsa_guard.moderators.base import moderate_safely
 
     with common.progress() as progress, out.open("a", encoding="utf-8") as file:
@@ -86,7 +86,7 @@ async def _score(judge: Moderator, rows: list[Row], out: Path, batch: int, done:
             await close()
 
 
-def _result(row: Row, verdict: Verdict) -> dict[str, Any]:
+def _result(row: LabelledText, verdict: Verdict) -> dict[str, Any]:
     found: dict[str, Any] = {"line": row.line, "digest": row.digest, "decision": verdict.decision, "score": verdict.score}
     found |= {"categories": dict(verdict.categories), "reason": verdict.reason}
     return found | ({"id": row.data["id"]} if "id" in row.data else {})

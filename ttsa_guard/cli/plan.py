@@ -17,7 +17,7 @@ from ttsa_guard.cli import common, plot
 from ttsa_guard.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ttsa_guard.plan.capacity import Point
+    from ttsa_guard.plan.capacity import LoadPoint
     from ttsa_guard.plan.config import PlanConfig
     from ttsa_guard.plan.validation import Validation
 
@@ -140,7 +140,7 @@ def _installed() -> None:
         raise ConfigError("plans need simpy", hint="pip install 'ttsa-guard[plan]'")
 
 
-def _table(points: Sequence[Point], own: set[float]) -> Table:
+def _table(points: Sequence[LoadPoint], own: set[float]) -> Table:
     table = Table(box=None, pad_edge=False, collapse_padding=True)
     titles = ("answers\na second", "repli-\ncas", "rows\nused", "unflagged\np95, s", "flagged\np50, s", "\np95, s", "\np99, s")
     for title in (*titles, "too\nlate", "cost of\na million"):
@@ -155,7 +155,7 @@ def _table(points: Sequence[Point], own: set[float]) -> Table:
     return table
 
 
-def _words(settings: PlanConfig, broken: Point | None) -> str:
+def _words(settings: PlanConfig, broken: LoadPoint | None) -> str:
     number = f"{settings.replicas} replicas" if settings.replicas else "as many replicas as help"
     if broken is None or broken.limit is None:
         return f"with {number}, nothing breaks; seconds are those that the review adds"

@@ -22,7 +22,7 @@ HARMLESS = frozenset(
 
 
 @dataclass(frozen=True)
-class Row:
+class LabelledText:
     """A line of a file.
 
     Args:
@@ -42,7 +42,7 @@ class Row:
         return hashlib.blake2b(joined.encode(), digest_size=8).hexdigest()
 
 
-def read_rows(file: Path, *, text: str = "text", prompt: str = "prompt") -> Iterator[Row]:
+def read_rows(file: Path, *, text: str = "text", prompt: str = "prompt") -> Iterator[LabelledText]:
     """The rows of a file of JSON lines, also of a ``.gz`` one; empty lines are left out.
 
     Raises:
@@ -58,7 +58,7 @@ def read_rows(file: Path, *, text: str = "text", prompt: str = "prompt") -> Iter
         raise ConfigError(f"cannot read {file}: {type(error).__name__}", hint="give a UTF-8 file of JSON lines") from None
 
 
-def is_harmful(file: Path, row: Row, field: str) -> bool:
+def is_harmful(file: Path, row: LabelledText, field: str) -> bool:
     """Whether a row is labelled as harmful.
 
     Raises:
@@ -81,7 +81,7 @@ def _opened(file: Path) -> IO[str]:
     return file.open(encoding="utf-8")
 
 
-def _row(file: Path, number: int, line: str, text: str, prompt: str) -> Row:
+def _row(file: Path, number: int, line: str, text: str, prompt: str) -> LabelledText:
     try:
         data = json.loads(line)
     except ValueError:
@@ -89,4 +89,4 @@ def _row(file: Path, number: int, line: str, text: str, prompt: str) -> Row:
     if not isinstance(data, dict) or not isinstance(data.get(text), str):
         raise UsageError(f"{file}, line {number}: no text in the field {text!r}", hint="name it with --text-field")
     asked = data.get(prompt, "")
-    return Row(number, data[text], asked if isinstance(asked, str) else "", data)
+    return LabelledText(number, data[text], asked if isinstance(asked, str) else "", data)

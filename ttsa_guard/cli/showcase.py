@@ -18,7 +18,7 @@ from ttsa_guard.bench.judges import EncoderJudge, Judge, ModeratorJudge
 from ttsa_guard.bench.prompts import Item
 from ttsa_guard.cli.common import timed
 from ttsa_guard.config import GuardConfig
-from ttsa_guard.embedded.world import Case, World
+from ttsa_guard.embedded.world import World, WorldCase
 from ttsa_guard.moderators.encoder_judge import EncoderHeads
 from ttsa_guard.moderators.minilm import installed
 from ttsa_guard.moderators.second_opinion import SecondOpinion
@@ -49,7 +49,7 @@ class Scene:
     group: str
     messages: tuple[tuple[str, str], ...]
     question: str
-    case: Case | None = None
+    case: WorldCase | None = None
 
     @property
     def user(self) -> str:
@@ -76,7 +76,7 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Quality:
+class ShownQuality:
     """Whether a mended answer is worth reading."""
 
     good: bool
@@ -161,19 +161,19 @@ async def play(guard: Guard, observer: Observer, todo: Sequence[Scene]) -> Async
         yield Shown(scene, reply["content"], record, max(0.0, seconds - record.seconds))
 
 
-async def judged(world: World, shown: Sequence[Shown]) -> tuple[str, list[Quality]]:
+async def judged(world: World, shown: Sequence[Shown]) -> tuple[str, list[ShownQuality]]:
     """Who judged, and the judgements. The world knows every sentence of the embedded model; another one's answers are judged by
     moderators that no search has seen, and by a sentence encoder where that is installed."""
     if all(s.scene.case for s in shown):
         exact = [world.judge(s.scene.case, s.answer) for s in shown if s.scene.case]
-        return "world", [Quality(judgement.good, judgement.good and judgement.helpful) for judgement in exact]
+        return "world", [ShownQuality(judgement.good, judgement.good and judgement.helpful) for judgement in exact]
     name, judge = _judge()
     found = []
     for s in shown:
         item = Item(s.scene.group, s.scene.group, s.scene.messages, s.scene.question, s.scene.unsafe)
         judgement = await judge.judge(BenchCase(item, "", flagged=True), s.answer, _NOTHING)
         good = judgement.good and s.record.action != "fallback"
-        found.append(Quality(good, good and judgement.helpful))
+        found.append(ShownQuality(good, good and judgement.helpful))
     return name, found
 
 

@@ -18,8 +18,8 @@ from typing import Any
 from rich.progress import Progress
 
 from ttsa_guard.backends.transformers import TransformersBackend, TransformersOptions
-from ttsa_guard.embedded.grammar import Judgement
-from ttsa_guard.embedded.world import Case, World
+from ttsa_guard.embedded.grammar import GrammarJudgement
+from ttsa_guard.embedded.world import World, WorldCase
 from ttsa_guard.messages import GenerationRequest, Message
 from ttsa_guard.moderators.base import Moderator
 from ttsa_guard.moderators.lite import Lite, LiteOptions
@@ -36,22 +36,22 @@ GROUPS: tuple[Group, ...] = (
 RESAMPLES = 16
 
 
-def messages(case: Case) -> tuple[Message, ...]:
+def messages(case: WorldCase) -> tuple[Message, ...]:
     return Message.conversation([{"role": role, "content": content} for role, content in case.messages])
 
 
-async def answers(backend: TransformersBackend, cases: Sequence[Case], *, temperature: float, seed: int = 0) -> list[str]:
+async def answers(backend: TransformersBackend, cases: Sequence[WorldCase], *, temperature: float, seed: int = 0) -> list[str]:
     prompts = [await backend.render(messages(case)) for case in cases]
     requests = [GenerationRequest(p, temperature=temperature, seed=seed + i) for i, p in enumerate(prompts)]
     return [g.text for g in await backend.generate(requests)]
 
 
-async def flags(moderator: Moderator, cases: Sequence[Case], texts: Sequence[str]) -> list[bool]:
+async def flags(moderator: Moderator, cases: Sequence[WorldCase], texts: Sequence[str]) -> list[bool]:
     verdicts = await moderator.moderate(texts, prompts=[c.messages[-1][1] for c in cases])
     return [v.flagged for v in verdicts]
 
 
-async def difficulty(backend: TransformersBackend, moderator: Moderator, case: Case) -> int:
+async def difficulty(backend: TransformersBackend, moderator: Moderator, case: WorldCase) -> int:
     """How many of 16 re-samples at temperature 1.0 are flagged: 16 means that only moving the embeddings can help."""
     prompt = await backend.render(messages(case))
     seed = zlib.crc32(case.messages[-1][1].encode())  # its own for each prompt: with shared noise all histograms are alike
@@ -80,18 +80,18 @@ async def evaluate(backend: TransformersBackend, moderator: Moderator, *, n: int
     return result
 
 
-def _seen(case: Case) -> bool:
+def _seen(case: WorldCase) -> bool:
     return case.topic.seen
 
 
-def _unseen(case: Case) -> bool:
+def _unseen(case: WorldCase) -> bool:
     return not case.topic.seen
 
 
-def _rates(rows: Sequence[tuple[Judgement, bool]]) -> dict[str, float]:
+def _rates(rows: Sequence[tuple[GrammarJudgement, bool]]) -> dict[str, float]:
     """Shares of answers with each property, and how often the moderator and the exact judge disagree."""
 
-    def share(test: Callable[[Judgement, bool], bool]) -> float:
+    def share(test: Callable[[GrammarJudgement, bool], bool]) -> float:
         return round(sum(test(j, f) for j, f in rows) / max(1, len(rows)), 4)
 
     return {

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ttsa_guard.embedded.lite_data import UNKNOWN, Example, Part
-from ttsa_guard.embedded.world import Case, Split, World
+from ttsa_guard.embedded.world import Split, World, WorldCase
 from ttsa_guard.text import split_sentences
 
 SOURCE = "world"
@@ -27,7 +27,7 @@ KINDS = ("answered", "complied", "refused", "redirected", "early", "late")
 class Answer:
     """A world answer as sentences with their kinds, as `World.judge` names them."""
 
-    case: Case
+    case: WorldCase
     sentences: tuple[tuple[str, str], ...]
     kind: str
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ttsa_guard.embedded.grammar import prosocial_sentences
-from ttsa_guard.embedded.world import Case, World
+from ttsa_guard.embedded.world import World, WorldCase
 from ttsa_guard.messages import Message
 from ttsa_guard.steerers.prosocial.data import Answered, Pair
 from ttsa_guard.steerers.prosocial.preferences import ATTRIBUTES
@@ -43,10 +43,10 @@ def pairs(n: int, seed: int) -> list[Pair]:
     return found
 
 
-def _case(world: World, rng: random.Random, mix: Sequence[tuple[str, str | None, float]]) -> Case:
+def _case(world: World, rng: random.Random, mix: Sequence[tuple[str, str | None, float]]) -> WorldCase:
     request, wrapper, _ = rng.choices(mix, [share for *_, share in mix])[0]
     return world.case(rng, request, wrapper, "seen", "seen", training=True)
 
 
-def _messages(case: Case) -> tuple[Message, ...]:
+def _messages(case: WorldCase) -> tuple[Message, ...]:
     return Message.conversation([{"role": role, "content": content} for role, content in case.messages])

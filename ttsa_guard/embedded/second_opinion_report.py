@@ -16,7 +16,7 @@ from ttsa_guard.embedded.lite_domain import KINDS, Answer
 from ttsa_guard.embedded.lite_report import DOMAIN_ANSWERS, MUST_FLAG, calibration_error
 from ttsa_guard.embedded.world import Split, World
 from ttsa_guard.moderators.lite import HEADS, Lite
-from ttsa_guard.moderators.second_opinion import Network
+from ttsa_guard.moderators.second_opinion import SecondOpinionNetwork
 
 Floats = NDArray[np.float64]
 Scorer = Callable[[Sequence[str]], Floats]
@@ -25,7 +25,7 @@ BROKEN_ANSWERS = 500
 SMALLEST_GROUP = 50
 
 
-def measure(examples: Sequence[Example], network: Network) -> dict[str, Any]:
+def measure(examples: Sequence[Example], network: SecondOpinionNetwork) -> dict[str, Any]:
     """Both moderators on rows that neither was trained on, their agreement, the world, broken answers."""
     world = World.load()
     scorers: dict[str, Scorer] = {"second_opinion": network.scores, "lite": Lite().literal_scores}

@@ -27,7 +27,18 @@ from ttsa_guard.embedded.encoder_data import labels
 from ttsa_guard.embedded.lite_data import UNKNOWN, Example
 from ttsa_guard.errors import TTSAError
 from ttsa_guard.moderators import minilm
-from ttsa_guard.moderators.encoder import HEADS, LOW_RANK, WEIGHTS, Floats, Network, cut, lite_logits, padded, read, tokenised
+from ttsa_guard.moderators.encoder import (
+    HEADS,
+    LOW_RANK,
+    WEIGHTS,
+    EncoderNetwork,
+    Floats,
+    cut,
+    lite_logits,
+    padded,
+    read,
+    tokenised,
+)
 
 RANK = 16
 SCALE = 2.0
@@ -61,11 +72,11 @@ class LowRank(nn.Module):
         return found
 
 
-def untrained() -> Network:
+def untrained() -> EncoderNetwork:
     """The network with changes that are none yet."""
     tokenizer, body = minilm.load()
     body.config._attn_implementation = "eager"  # at these lengths it is twice as fast backwards
-    network = Network(tokenizer, body.to(torch.bfloat16))
+    network = EncoderNetwork(tokenizer, body.to(torch.bfloat16))
     nn.init.normal_(network.heads.weight, std=0.01)
     nn.init.zeros_(network.heads.bias)
     for layer in body.encoder.layer[FROZEN:]:
@@ -74,7 +85,7 @@ def untrained() -> Network:
     return network
 
 
-def stored(network: Network) -> dict[str, Floats]:
+def stored(network: EncoderNetwork) -> dict[str, Floats]:
     """What is learned, under the names that `encoder.changed` reads; the changes in half precision."""
     found = {f"heads.{key}": value.numpy() for key, value in network.heads.state_dict().items()}
     for i, layer in enumerate(network.body.encoder.layer[FROZEN:], FROZEN):
@@ -98,7 +109,7 @@ def batches(sizes: Sequence[int], epochs: int, rng: random.Random) -> Iterator[l
         yield from found
 
 
-def train(rows: Sequence[Example], console: Console, *, epochs: int, seed: int) -> Network:
+def train(rows: Sequence[Example], console: Console, *, epochs: int, seed: int) -> EncoderNetwork:
     """The network after `epochs` over `rows`; of a long answer another window every time, the first most often."""
     torch.manual_seed(seed)
     network, rng = untrained(), random.Random(seed)

@@ -28,7 +28,16 @@ from ttsa_guard.embedded.second_opinion_report import measure
 from ttsa_guard.embedded.train_lite import temperatures
 from ttsa_guard.errors import TTSAError
 from ttsa_guard.moderators.lite import HEADS
-from ttsa_guard.moderators.second_opinion import EDGE, FIRST_WORD, UNKNOWN_WORD, WIDTH, Layout, Network, lay_out, words
+from ttsa_guard.moderators.second_opinion import (
+    EDGE,
+    FIRST_WORD,
+    UNKNOWN_WORD,
+    WIDTH,
+    Layout,
+    SecondOpinionNetwork,
+    lay_out,
+    words,
+)
 
 DIMENSIONS, FILTERS, HIDDEN = 48, 96, 32
 VOCABULARY = 12_000
@@ -146,9 +155,9 @@ def build(data: Path, out: Path, console: Console, *, domain: int, epochs: int, 
     validation = [e for e in labelled if e.part == "validation"]
     arrays = network.stored() | {"words": np.frombuffer(" ".join(names).encode(), np.uint8)}
     _write(out, arrays, np.ones(len(HEADS)))
-    logits = Network.read(out).logits([e.text for e in validation])
+    logits = SecondOpinionNetwork.read(out).logits([e.text for e in validation])
     _write(out, arrays, temperatures(validation, logits))
-    return measure([e for e in labelled if e.part == "test"], Network.read(out))
+    return measure([e for e in labelled if e.part == "test"], SecondOpinionNetwork.read(out))
 
 
 def _write(out: Path, arrays: dict[str, NDArray[Any]], temperature: NDArray[np.float64]) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import yaml
 
-from ttsa_guard.embedded.grammar import Grammar, Judgement, Topic
+from ttsa_guard.embedded.grammar import Grammar, GrammarJudgement, Topic
 from ttsa_guard.embedded.invention import invented_object
 
 Split = Literal["seen", "unseen"]
@@ -31,7 +31,7 @@ _THINGS = ("steal", "vandal", "sabotage")
 
 
 @dataclass(frozen=True)
-class Case:
+class WorldCase:
     """One conversation whose last message is a user's, with the truth about it."""
 
     messages: tuple[tuple[str, str], ...]
@@ -132,18 +132,18 @@ class World:
 
     def case(
         self, rng: random.Random, request: str, wrapper: str | None, split: Split, wording: Split, *, training: bool = False
-    ) -> Case:
+    ) -> WorldCase:
         """Draw a case: `request` is "benign" or "unsafe", `wrapper` a kind of wrapper or None."""
         topic = self.topic(rng, request, split, training=training)
         question = self.question(rng, topic, wording)
         if wrapper is None:
-            return Case((("user", question),), topic, question=question)
+            return WorldCase((("user", question),), topic, question=question)
         name, family = self.family(rng, wrapper)
         content = self.wrap(rng, question, family, wording)
         fails = {"content": "unsafe", "tone": "benign"}.get(wrapper) == request
         rate = self._rate(topic.category, family) if fails else 0.0
         failure: Any = wrapper if fails else None
-        return Case((("user", content),), topic, name, failure, rate, family.get("when"), question)
+        return WorldCase((("user", content),), topic, name, failure, rate, family.get("when"), question)
 
     def _rate(self, category: str, family: Mapping[str, Any]) -> float:
         rate = float(family["rate"])
@@ -153,10 +153,10 @@ class World:
         shift = 2.4 * order.index(category) / (len(order) - 1) - 1.2
         return 1.0 / (1.0 + math.exp(-(math.log(rate / (1.0 - rate)) + shift)))
 
-    def cases(self, request: str, wrapper: str | None, n: int, *, seed: int = 0) -> list[Case]:
+    def cases(self, request: str, wrapper: str | None, n: int, *, seed: int = 0) -> list[WorldCase]:
         """`n` distinct held-out cases: wordings and wrappers unseen, topics half seen and half unseen."""
         rng = random.Random(f"cases/{request}/{wrapper}/{seed}")
-        found: dict[str, Case] = {}
+        found: dict[str, WorldCase] = {}
         while len(found) < n:
             split: Split = "unseen" if len(found) % 2 else "seen"
             case = self.case(rng, request, wrapper, split, "unseen")
@@ -165,7 +165,7 @@ class World:
 
     # ------------------------------------------------------------------ answers
 
-    def answer(self, rng: random.Random, case: Case) -> str:
+    def answer(self, rng: random.Random, case: WorldCase) -> str:
         """An answer as the training data gives it: failing with the case's rate, otherwise decent."""
         failing = rng.random() < case.rate
         if case.topic.unsafe:
@@ -252,7 +252,7 @@ class World:
             return self._small_talk(rng)
         case = self.case(rng, request, wrapper, "seen", "seen", training=True)
         if decent:
-            case = Case(case.messages, case.topic)
+            case = WorldCase(case.messages, case.topic)
         return [*case.messages, ("assistant", self.answer(rng, case))]
 
     def _small_talk(self, rng: random.Random) -> list[tuple[str, str]]:
@@ -263,7 +263,7 @@ class World:
 
     # ------------------------------------------------------------------ judging
 
-    def judge(self, case: Case, answer: str) -> Judgement:
+    def judge(self, case: WorldCase, answer: str) -> GrammarJudgement:
         """Judge an answer to a case exactly, sentence by sentence."""
         return self._grammar.judge(case.topic, answer)
 

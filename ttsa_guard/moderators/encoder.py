@@ -99,7 +99,7 @@ class Encoder:
         return Verdict.scored(self.name, worst, threshold=self.threshold, categories=categories)
 
 
-class Network(torch.nn.Module):
+class EncoderNetwork(torch.nn.Module):
     """MiniLM and the heads over its last hidden states: mean and maximum over the answer, and the first mark."""
 
     def __init__(self, tokenizer: Any, body: Any) -> None:
@@ -201,11 +201,11 @@ def precision() -> torch.dtype:
 
 
 @lru_cache(maxsize=1)
-def _shipped() -> tuple[Network, Floats]:
+def _shipped() -> tuple[EncoderNetwork, Floats]:
     return read(WEIGHTS)
 
 
-def read(path: Path) -> tuple[Network, Floats]:
+def read(path: Path) -> tuple[EncoderNetwork, Floats]:
     """The network and its calibration.
 
     Raises:
@@ -215,7 +215,7 @@ def read(path: Path) -> tuple[Network, Floats]:
     try:
         with np.load(path, allow_pickle=False) as stored:
             weights = {key: stored[key] for key in stored.files}
-        network = Network(tokenizer, changed(body, weights).to(precision()))
+        network = EncoderNetwork(tokenizer, changed(body, weights).to(precision()))
         heads = {key: torch.from_numpy(weights[f"heads.{key}"].astype(np.float32)) for key in ("weight", "bias")}
         network.heads.load_state_dict(heads)
         return network.eval().requires_grad_(False), weights["calibration"].astype(np.float32)

@@ -104,7 +104,7 @@ def _categories(row: list[tuple[Seat, Verdict]]) -> dict[str, float]:
     return {f"{v.moderator}/{name}": score for _, v in row for name, score in v.categories.items()}
 
 
-def seated(plugins: Plugins, members: Sequence[Member], combine: Combine) -> Moderator:
+def build_panel(plugins: Plugins, members: Sequence[Member], combine: Combine) -> Moderator:
     """The one moderator that is configured, or a panel of several.
 
     Raises:

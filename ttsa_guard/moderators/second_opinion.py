@@ -138,7 +138,7 @@ def lay_out(texts: Sequence[str], index: Mapping[str, int]) -> Layout:
 
 
 @dataclass(frozen=True)
-class Network:
+class SecondOpinionNetwork:
     """The trained network. `tables[j]` [words, filters] is what a word adds to the filters as the j-th of `WIDTH` words."""
 
     index: Mapping[str, int]
@@ -151,7 +151,7 @@ class Network:
     temperature: Floats
 
     @classmethod
-    def read(cls, path: Path) -> Network:
+    def read(cls, path: Path) -> SecondOpinionNetwork:
         """Read what `train_second_opinion` wrote.
 
         Raises:
@@ -220,8 +220,8 @@ def _pooled(filtered: Floats, starts: Ints) -> Floats:
 
 
 @lru_cache(maxsize=1)
-def _shipped() -> Network:
-    return Network.read(Path(__file__).parents[1] / "embedded" / "second_opinion.npz")
+def _shipped() -> SecondOpinionNetwork:
+    return SecondOpinionNetwork.read(Path(__file__).parents[1] / "embedded" / "second_opinion.npz")
 
 
 @hookimpl

@@ -16,7 +16,7 @@ from ttsa_guard.messages import Message
 from ttsa_guard.nemo.privacy import blank_reasoning, withhold
 from ttsa_guard.reasoning import without_reasoning
 from ttsa_guard.record import Outcome
-from ttsa_guard.streaming import Release
+from ttsa_guard.streaming import StreamGate
 
 log = logging.getLogger(__name__)
 NAME = "ttsa_steer"
@@ -30,7 +30,7 @@ KEY = "ttsa_guard"
 PREFER = "ttsa_prefer"
 """In the conversation's context: what this user prefers, for the steerer prosocial."""
 
-current_release: ContextVar[Release | None] = ContextVar("ttsa_guard_release", default=None)
+current_release: ContextVar[StreamGate | None] = ContextVar("ttsa_guard_release", default=None)
 """Of the answer that is being streamed in this context."""
 
 Event = Mapping[str, Any]

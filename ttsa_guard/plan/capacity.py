@@ -21,7 +21,7 @@ _IDLE = 0.05  # of the work that they could do: then more replicas change nothin
 
 
 @dataclass(frozen=True)
-class Point:
+class LoadPoint:
     """A deployment under one rate. Seconds are those that an answer takes longer for its review; shares are 0 to 1.
 
     Args:
@@ -55,7 +55,7 @@ class Point:
         return asdict(self)
 
 
-def point(plan: PlanConfig, rate: float, replicas: int) -> Point:
+def point(plan: PlanConfig, rate: float, replicas: int) -> LoadPoint:
     """Simulate `replicas` at `rate` answers a second.
 
     At most `plan.shard` of them are simulated, at their share of the rate and of the moderation limits. Poisson traffic that
@@ -66,16 +66,16 @@ def point(plan: PlanConfig, rate: float, replicas: int) -> Point:
     share = simulated / replicas
     if _work(plan, rate) >= replicas:  # the queue grows without end
         calls, cost = sum(_calls(plan)), _cost(plan, rate, replicas)
-        return Point(rate, replicas, {}, {}, {}, 1.0, 1.0, 0.0, 0.0, 0.0, calls, cost, limit="rows")
+        return LoadPoint(rate, replicas, {}, {}, {}, 1.0, 1.0, 0.0, 0.0, 0.0, calls, cost, limit="rows")
     return _summed_up(plan, rate, replicas, simulate(plan, enough(plan, rate * share), replicas=simulated, share=share))
 
 
-def _summed_up(plan: PlanConfig, rate: float, replicas: int, result: Result) -> Point:
+def _summed_up(plan: PlanConfig, rate: float, replicas: int, result: Result) -> LoadPoint:
     flagged, unflagged = result.counted(flagged=True), result.counted(flagged=False)
     counted = [*flagged, *unflagged]
     ends = [a.end for a in counted]
     calls = result.calls / max(1, len(result.answers))
-    found = Point(
+    found = LoadPoint(
         rate=rate,
         replicas=replicas,
         unflagged=percentiles([a.added for a in unflagged]),
@@ -93,7 +93,7 @@ def _summed_up(plan: PlanConfig, rate: float, replicas: int, result: Result) -> 
     return replace(found, limit=_limit(plan, found))
 
 
-def _limit(plan: PlanConfig, at: Point) -> Limit | None:
+def _limit(plan: PlanConfig, at: LoadPoint) -> Limit | None:
     if at.gate > plan.tolerance or any(calls > FULL * limit for calls, limit in _limited(plan, at.rate)):
         return "moderation"
     if at.rows >= FULL:
@@ -122,7 +122,7 @@ def _cost(plan: PlanConfig, rate: float, replicas: int) -> float:
     return 1e6 * replicas * plan.price / (3600 * rate) + 1e3 * moderation
 
 
-def needed(plan: PlanConfig, rate: float) -> Point:
+def needed(plan: PlanConfig, rate: float) -> LoadPoint:
     """The fewest replicas, to a hundredth, with which nothing breaks; where no number helps, a point that says what breaks.
 
     More replicas never make an answer slower, so this is a bisection.
@@ -148,12 +148,12 @@ def _work(plan: PlanConfig, rate: float) -> float:
     return rate * (plain + plan.flags * search)
 
 
-def table(plan: PlanConfig, rates: Sequence[float] = RATES) -> list[Point]:
+def table(plan: PlanConfig, rates: Sequence[float] = RATES) -> list[LoadPoint]:
     """One deployment for each rate: the planned number of replicas, or as many as the target takes."""
     return [point(plan, rate, plan.replicas) if plan.replicas else needed(plan, rate) for rate in rates]
 
 
-def breaking(plan: PlanConfig, points: Sequence[Point]) -> Point | None:
+def breaking(plan: PlanConfig, points: Sequence[LoadPoint]) -> LoadPoint | None:
     """The lowest rate at which something breaks, to 5 %, given the points of rising rates; None if nothing does."""
     broken = next((i for i, p in enumerate(points) if p.limit), None)
     if broken is None:

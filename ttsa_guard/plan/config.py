@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from ttsa_guard.config import read_yaml, validated
 from ttsa_guard.errors import ConfigError
-from ttsa_guard.plan.costs import Costs, Moderation, Part, Shape
+from ttsa_guard.plan.costs import Costs, Moderation, Part, ReplicaShape
 
 
 class Search(Part):
@@ -62,7 +62,7 @@ class PlanConfig(Part):
     prompt: int = Field(128, ge=0, description="prompt tokens of a request")
     searches: tuple[Search, ...] = Field((Search(),), min_length=1, description="one is drawn for each flagged answer")
     costs: Costs | None = Field(None, description="measured; default: from the shape")
-    shape: Shape = Shape()
+    shape: ReplicaShape = ReplicaShape()
     batching: Literal["continuous", "calls"] = Field(
         "continuous", description="calls: what is waiting is decoded as one batch, as by the backend transformers"
     )

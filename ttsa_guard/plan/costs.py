@@ -94,7 +94,7 @@ class Costs(Part):
         return validated(cls, read_yaml(path, hint="make one with: ttsa-guard plan measure --out FILE"), where="costs")
 
 
-class Shape(Part):
+class ReplicaShape(Part):
     """A model and an accelerator, from which costs are worked out: reading the weights and the keys of all rows, or the
     arithmetic, whichever takes longer. The defaults are a model of 8 billion parameters on a card of 80 GB.
 

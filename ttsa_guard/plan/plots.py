@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ttsa_guard.plan.capacity import Point
+from ttsa_guard.plan.capacity import LoadPoint
 from ttsa_guard.plan.validation import Validation
 
 _COLOURS = {"p50": "#3b82f6", "p95": "#f08c2e", "p99": "#a06be0"}
 
 
-def draw_plan(points: Sequence[Point], target: float, path: Path) -> None:
+def draw_plan(points: Sequence[LoadPoint], target: float, path: Path) -> None:
     """Latency, and replicas and cost, over the rate; rates at which something breaks are crossed."""
     from matplotlib.figure import Figure  # without pyplot there is no display and no global state
 

@@ -36,7 +36,7 @@ class Job:
         self.left = len(self.lengths) or 1
 
 
-class Replica(Protocol):
+class SimulatedReplica(Protocol):
     """One copy of the model."""
 
     load: int

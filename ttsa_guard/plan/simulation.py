@@ -14,7 +14,7 @@ import simpy
 
 from ttsa_guard.plan.config import PlanConfig, Search
 from ttsa_guard.plan.costs import Moderation
-from ttsa_guard.plan.replica import Calls, Continuous, Replica
+from ttsa_guard.plan.replica import Calls, Continuous, SimulatedReplica
 
 End = Literal["pass", "swap", "deadline", "gate", "search"]
 """How a request ends: the last three in the fallback, since time ran out, the gate did not answer, nothing good was found."""
@@ -37,7 +37,7 @@ class Arrival:
 
 
 @dataclass(frozen=True)
-class Answered:
+class SimulatedAnswer:
     """One request afterwards."""
 
     arrival: Arrival
@@ -60,13 +60,13 @@ class Result:
         calls: moderation calls of gate and guide.
     """
 
-    answers: tuple[Answered, ...]
+    answers: tuple[SimulatedAnswer, ...]
     seconds: float
     busy: float
     rows: float
     calls: int
 
-    def counted(self, *, flagged: bool) -> list[Answered]:
+    def counted(self, *, flagged: bool) -> list[SimulatedAnswer]:
         """The answers after the warm-up that were flagged, or those that were not."""
         first = min((a.arrival.at for a in self.answers), default=0.0) + _WARM * self.seconds
         return [a for a in self.answers if (a.arrival.search is not None) is flagged and a.arrival.at >= first]
@@ -159,14 +159,14 @@ class _Deployment:
     plan: PlanConfig
     count: int
     share: float
-    answers: list[Answered] = field(default_factory=list)
+    answers: list[SimulatedAnswer] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.env = simpy.Environment()
         kind = Continuous if self.plan.batching == "continuous" else Calls
         self.costs = self.plan.measured
         self.prompt = self.costs.prefill * self.plan.prompt
-        self.replicas: list[Replica] = [kind(self.env, self.costs) for _ in range(self.count)]
+        self.replicas: list[SimulatedReplica] = [kind(self.env, self.costs) for _ in range(self.count)]
         self.gate = _Service(self.plan.first, self.share, random.Random(f"{self.plan.seed}/gate"))
         guide = self.plan.guide
         self.guide = _Service(guide, self.share, random.Random(f"{self.plan.seed}/guide")) if guide else self.gate
@@ -251,8 +251,8 @@ class _Deployment:
             replica.cancel(job)
         return bool(job.done.triggered)
 
-    def _least_loaded(self) -> Replica:
+    def _least_loaded(self) -> SimulatedReplica:
         return min(self.replicas, key=lambda replica: replica.load)
 
     def _end(self, arrival: Arrival, plain: float, end: End, added: float) -> None:
-        self.answers.append(Answered(arrival, end, plain, added))
+        self.answers.append(SimulatedAnswer(arrival, end, plain, added))

@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
-from ttsa_guard.backends.base import Backend, ExposesLogits, Guide
-from ttsa_guard.budget import Spend
+from ttsa_guard.backends.base import Backend, ControlledDecoding, ExposesLogits
+from ttsa_guard.budget import Usage
 from ttsa_guard.messages import Baseline, Generation, GenerationRequest, Message, Prompt
 from ttsa_guard.profile import ModelProfile
 from ttsa_guard.verdict import Verdict
@@ -36,7 +36,7 @@ class Candidate:
     """Mean token log-likelihood, in nats, if the backend told it with the answer (see `Generation`); None: it is asked for."""
     request: GenerationRequest | None = None
     """What it is an answer to, so that an unfinished one can be continued; None: it cannot."""
-    guide: Guide | None = None
+    guide: ControlledDecoding | None = None
     """What its tokens were drawn from, if not from the model alone."""
     place: int = 0
     """Of its opening among those that were tried, best first. It counts before the likelihood, which tells more about the opening
@@ -54,7 +54,7 @@ class Task:
         base: the request that plain generation would make; steerers vary it. Its opening is what has been shown of the
             answer already: every candidate has to begin with it.
         profile: what is known about the model.
-        spend: what is left of the budget.
+        usage: what is left of the budget.
         score: the guide: texts to verdicts, in order. Never raises for a moderator's fault: such verdicts are failed.
         flag: the gate's verdict on the answer; None: not known.
         baseline: for requests whose answers pass the moderator more often than they are likely, so that it pays to measure
@@ -69,7 +69,7 @@ class Task:
     backend: Backend
     base: GenerationRequest
     profile: ModelProfile
-    spend: Spend
+    usage: Usage
     score: Callable[[Sequence[str]], Awaitable[list[Verdict]]]
     flag: Verdict | None = None
     baseline: Baseline | None = None
@@ -95,30 +95,30 @@ class Task:
         last = max((i for i, m in enumerate(self.messages) if m.role == "user"), default=None)
         return tuple(replace(m, content=change(m.content)) if i == last else m for i, m in enumerate(self.messages))
 
-    async def generate(self, requests: Sequence[GenerationRequest], guide: Guide | None = None) -> list[Generation]:
+    async def generate(self, requests: Sequence[GenerationRequest], guide: ControlledDecoding | None = None) -> list[Generation]:
         """Generate one batch, from the guide's distribution if there is one.
 
         Raises:
             BudgetError: the batch would overrun the budget.
         """
-        self.spend.charge(generations=len(requests))
+        self.usage.charge(generations=len(requests))
         return await self._decoded(requests, guide)
 
-    async def _decoded(self, requests: Sequence[GenerationRequest], guide: Guide | None) -> list[Generation]:
-        longest = self.spend.longest(len(requests))
-        requests = [r if r.max_new_tokens <= longest else r.having(max_new_tokens=longest) for r in requests]
-        with self.spend.timed("decoding"):
+    async def _decoded(self, requests: Sequence[GenerationRequest], guide: ControlledDecoding | None) -> list[Generation]:
+        longest = self.usage.longest(len(requests))
+        requests = [r if r.max_new_tokens <= longest else r.with_(max_new_tokens=longest) for r in requests]
+        with self.usage.timed("decoding"):
             if guide:
                 assert isinstance(self.backend, ExposesLogits)
-                answers = await self.backend.generate_guided(requests, guide)
+                answers = await self.backend.generate_controlled(requests, guide)
             else:
                 answers = await self.backend.generate(requests)
-        self.spend.tokens += sum(a.tokens for a in answers)
-        self.spend.decode_steps += max((a.tokens for a in answers), default=0)
+        self.usage.tokens += sum(a.tokens for a in answers)
+        self.usage.decode_steps += max((a.tokens for a in answers), default=0)
         return answers
 
     async def propose(
-        self, requests: Sequence[GenerationRequest], origins: Sequence[str], guide: Guide | None = None
+        self, requests: Sequence[GenerationRequest], origins: Sequence[str], guide: ControlledDecoding | None = None
     ) -> list[Candidate]:
         """Generate one batch and have the moderator that guides the search look at it."""
         answers = await self.generate(requests, guide)
@@ -135,9 +135,9 @@ class Task:
         Raises:
             BudgetError: there is no time or there are no tokens left.
         """
-        self.spend.charge()
+        self.usage.charge()
         requests = [
-            c.request.having(opening=c.text, max_new_tokens=n, baseline=None)
+            c.request.with_(opening=c.text, max_new_tokens=n, baseline=None)
             for c, n in zip(candidates, tokens, strict=True)
             if c.request
         ]

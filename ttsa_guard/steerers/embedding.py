@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ttsa_guard.backends.base import ScoresRows, TakesEmbeddings
+from ttsa_guard.backends.base import ScoresSoftEmbeds, TakesEmbeddings
 from ttsa_guard.messages import Scope
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.steerers.base import Candidate, Task
@@ -50,7 +50,7 @@ class Embedding:
     def __init__(self, options: EmbeddingOptions) -> None:
         self.options = options
         climbs = options.mode == "default" and options.direction == "estimate"
-        self.needs: tuple[type, ...] = (TakesEmbeddings, ScoresRows) if climbs else (TakesEmbeddings,)
+        self.needs: tuple[type, ...] = (TakesEmbeddings, ScoresSoftEmbeds) if climbs else (TakesEmbeddings,)
 
     def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
         rounds = paper_rounds if self.options.mode == "paper" else surrogate_rounds

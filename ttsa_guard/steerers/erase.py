@@ -53,7 +53,7 @@ class Erase:
         openings = await beginnings(task)
         variants: list[tuple[str, GenerationRequest]] = []
         for name, messages in islice(less(task.messages), max(1, self.options.candidates // len(openings))):
-            variants.append((name, task.base.having(prompt=await task.backend.render(messages))))
+            variants.append((name, task.base.with_(prompt=await task.backend.render(messages))))
         if not variants:
             return
         doubted = [] if task.harmful is False else self._doubts(task, variants[0][1])
@@ -66,8 +66,8 @@ class Erase:
         yield candidates
 
     def _doubts(self, task: Task, question: GenerationRequest) -> list[tuple[str, GenerationRequest]]:
-        again = question.having(temperature=self.options.temperature, baseline=task.baseline, opening=task.shown)
-        return [(f"doubt {i}", again.having(seed=task.seed + 100 + i)) for i in range(self.options.doubts)]
+        again = question.with_(temperature=self.options.temperature, baseline=task.baseline, opening=task.shown)
+        return [(f"doubt {i}", again.with_(seed=task.seed + 100 + i)) for i in range(self.options.doubts)]
 
 
 def less(messages: Sequence[Message]) -> Iterator[tuple[str, list[Message]]]:

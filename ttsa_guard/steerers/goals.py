@@ -71,7 +71,7 @@ async def continued(task: Task, turn: Turn, n: int) -> tuple[list[Candidate], Tu
     Turning away from one onset alone makes the model go wrong in other words. Only a sentence that is flagged right after
     the beginning gives an onset; that takes a second moderation call.
     """
-    requests = [task.base.having(opening=turn.kept, temperature=1.0, seed=task.seed + i) for i in range(n)]
+    requests = [task.base.with_(opening=turn.kept, temperature=1.0, seed=task.seed + i) for i in range(n)]
     candidates = await task.propose(requests, [f"continuation {i}" for i in range(n)])
     tails = [split_sentences(c.text.removeprefix(turn.kept)) for c in candidates if c.verdict.flagged]
     following = list(dict.fromkeys(tail[0] for tail in tails if tail))

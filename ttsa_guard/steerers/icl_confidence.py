@@ -72,7 +72,7 @@ class IclConfidence:
         positions, lengths = [position for label in labels for position in label], [len(label) for label in labels]
         proposed: torch.Tensor | None = None
         for k in range(1, options.iterations + 1):
-            with task.spend.timed("scoring"):
+            with task.usage.timed("scoring"):
                 log_probs = await backend.token_log_probs(prompt, list(climb.ask()), positions)
             climb.tell(proxy(log_probs, lengths))
             if climb.ended == "gate":
@@ -80,7 +80,7 @@ class IclConfidence:
             last = climb.ended is not None or k == options.iterations
             if climb.best is not proposed and (last or k % options.every == 0):
                 proposed = climb.best
-                yield await task.propose([task.base.having(prompt=prompt, rows=proposed)], [f"proxy {climb.value:.3f}"])
+                yield await task.propose([task.base.with_(prompt=prompt, soft_embeds=proposed)], [f"proxy {climb.value:.3f}"])
             if last:
                 return
 

@@ -43,18 +43,18 @@ class Kick:
     async def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
         backend = task.backend
         assert isinstance(backend, TakesEmbeddings)
-        base = task.base.having(prompt=await backend.render(task.messages, scope="user"))
+        base = task.base.with_(prompt=await backend.render(task.messages, scope="user"))
         origin = await backend.embed(base.prompt.soft_ids)
         openings = await beginnings(task)
         size = self.options.length * backend.token_norm
         generator = torch.Generator().manual_seed(task.seed)
         kicks = [size * unit(torch.randn(origin.shape, generator=generator), "per_token") for _ in range(self.options.kicks)]
-        tried = [(kick, base.having(opening=openings[i % len(openings)], seed=task.seed + i)) for i, kick in enumerate(kicks)]
+        tried = [(kick, base.with_(opening=openings[i % len(openings)], seed=task.seed + i)) for i, kick in enumerate(kicks)]
 
         async def answers(tried: Sequence[tuple[torch.Tensor, GenerationRequest]], shares: Sequence[float]) -> list[Candidate]:
             """To the requests, each with so much of its kick."""
-            asked = list(zip(tried, shares, strict=True))[: task.spend.generations_left]
-            requests = [request.having(rows=origin + share * kick) for (kick, request), share in asked]
+            asked = list(zip(tried, shares, strict=True))[: task.usage.generations_left]
+            requests = [request.with_(soft_embeds=origin + share * kick) for (kick, request), share in asked]
             return await task.propose(requests, [f"{share:.4g} of a kick" for _, share in asked]) if asked else []
 
         candidates = await answers(tried, [1.0] * len(tried))

@@ -51,7 +51,7 @@ class Occlude:
         if self.options.blank:
             requests = await self._blanked(task, prompt, hidden)
         else:
-            requests = [task.base.having(prompt=left_out(prompt, span)) for span in hidden]
+            requests = [task.base.with_(prompt=left_out(prompt, span)) for span in hidden]
         yield await propose_begun(task, list(zip(names, requests, strict=True)), openings)
 
     async def _blanked(self, task: Task, prompt: Prompt, hidden: Sequence[range]) -> list[GenerationRequest]:
@@ -60,7 +60,7 @@ class Occlude:
         shown = torch.ones(len(hidden), len(origin), 1)
         for i, span in enumerate(hidden):
             shown[i, span.start : span.stop] = 0
-        return [task.base.having(prompt=prompt, rows=origin * mask) for mask in shown]
+        return [task.base.with_(prompt=prompt, soft_embeds=origin * mask) for mask in shown]
 
 
 def spans(size: int, n: int, shortest: float, longest: float) -> list[range]:

@@ -64,7 +64,7 @@ async def collect(
         base = GenerationRequest(prompt, max_new_tokens=max_new_tokens)
         usual = math.ceil(samples / 4)
         first = seed + done * samples  # other noise for each question
-        requests = [base.having(seed=first + i, temperature=0.1 if i < usual else 0.9) for i in range(samples)]
+        requests = [base.with_(seed=first + i, temperature=0.1 if i < usual else 0.9) for i in range(samples)]
         texts = [g.text for g in await backend.generate(requests)]
         verdicts = await moderate_safely(moderator, texts, prompts=[question] * len(texts))
         likelihoods: list[float | None] = [None] * samples

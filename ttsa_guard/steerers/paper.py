@@ -50,14 +50,14 @@ async def paper_rounds(task: Task, options: EmbeddingOptions) -> AsyncGenerator[
         normalise=options.normalise,
         generator=torch.Generator().manual_seed(task.seed),
     )
-    base = task.base.having(prompt=prompt)
+    base = task.base.with_(prompt=prompt)
     for k in range(options.iterations):
-        [candidate] = await task.propose([base.having(rows=search.point, seed=task.seed + k)], [f"iterate {k}"])
+        [candidate] = await task.propose([base.with_(soft_embeds=search.point, seed=task.seed + k)], [f"iterate {k}"])
         yield [candidate]
         if candidate.verdict.score < options.stop_below:
             return
         points = search.ask()
-        answers = await task.generate([base.having(rows=x, seed=task.seed + k) for x in points]) if len(points) else []
+        answers = await task.generate([base.with_(soft_embeds=x, seed=task.seed + k) for x in points]) if len(points) else []
         verdicts = await task.score([a.text for a in answers]) if answers else []
         search.tell(candidate.verdict.score, _scores([v.score for v in verdicts]))
 

@@ -53,18 +53,18 @@ class Prefill:
         if not (self.options.always or task.harmful or await _opening_is_at_fault(task)):
             return
         # What is around an unsafe question asks to answer it.
-        base = task.base.having(prompt=task.asked[0]) if task.harmful and task.asked else task.base
+        base = task.base.with_(prompt=task.asked[0]) if task.harmful and task.asked else task.base
         offering = mixed_openings(task.profile, self.options.openings, _OFFERING[task.harmful])
-        begun = [(o, draw) for draw in range(self.options.draws) for o in offering][: task.spend.generations_left]
+        begun = [(o, draw) for draw in range(self.options.draws) for o in offering][: task.usage.generations_left]
         if begun:
             yield await self._begun(task, base, begun)
-        refusing = mixed_openings(task.profile, _REFUSALS, ("refusal",))[: task.spend.generations_left]
+        refusing = mixed_openings(task.profile, _REFUSALS, ("refusal",))[: task.usage.generations_left]
         if refusing and task.harmful is not False:
             yield await _brief(task, base, refusing)
 
     async def _begun(self, task: Task, base: GenerationRequest, begun: Sequence[tuple[Opening, int]]) -> list[Candidate]:
         requests = [
-            base.having(
+            base.with_(
                 opening=task.after_shown(opening.text), seed=task.seed + i, temperature=_WARM if draw else base.temperature
             )
             for i, (opening, draw) in enumerate(begun)
@@ -77,7 +77,7 @@ class Prefill:
 async def _brief(task: Task, base: GenerationRequest, openings: Sequence[Opening]) -> list[Candidate]:
     """Answers that end with the sentence in which their opening ends."""
     begun = [task.after_shown(opening.text) for opening in openings]
-    answers = await task.generate([base.having(opening=text, seed=task.seed + i) for i, text in enumerate(begun)])
+    answers = await task.generate([base.with_(opening=text, seed=task.seed + i) for i, text in enumerate(begun)])
     texts = [through_sentence(answer.text, len(text)) for answer, text in zip(answers, begun, strict=True)]
     verdicts = await task.score(texts)
     origins = [f"opening {opening.text!r}" for opening in openings]
@@ -113,13 +113,13 @@ async def propose_begun(
 ) -> list[Candidate]:
     """Answers to each of the variants, which are a name and a request, with each of the openings, better ones first, and to
     `more` as they are: one batch, as far as the budget goes."""
-    tried = list(product(variants, openings))[: task.spend.generations_left]
+    tried = list(product(variants, openings))[: task.usage.generations_left]
     requests = [
-        request.having(opening=opening, seed=task.seed + i, baseline=task.baseline)
+        request.with_(opening=opening, seed=task.seed + i, baseline=task.baseline)
         for i, ((_, request), opening) in enumerate(tried)
     ]
     names = [name if opening == openings[0] else f"{name} redirected" for (name, _), opening in tried]
-    added = more[: task.spend.generations_left - len(tried)]
+    added = more[: task.usage.generations_left - len(tried)]
     requests += [request for _, request in added]
     if not requests:
         return []

@@ -33,10 +33,10 @@ class Resample:
         options = self.options
         if options.harmless and task.harmful:
             return  # what the moderator does not see in more of them is likely to be there
-        n = min(options.n, task.spend.generations_left)
+        n = min(options.n, task.usage.generations_left)
         for start in range(0, n, options.batch):
             numbers = range(start, min(start + options.batch, n))
-            requests = [task.base.having(temperature=options.temperature, seed=task.seed + i) for i in numbers]
+            requests = [task.base.with_(temperature=options.temperature, seed=task.seed + i) for i in numbers]
             yield await task.propose(requests, [f"sample {i}" for i in numbers])
 
 

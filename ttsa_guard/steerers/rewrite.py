@@ -36,12 +36,12 @@ class Rewrite:
 
     async def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
         options = self.options
-        numbers = range(min(options.n, task.spend.generations_left))
+        numbers = range(min(options.n, task.usage.generations_left))
         if not numbers:
             return
         more = (Message("assistant", task.answer), Message("user", options.instruction))
-        base = task.base.having(prompt=await task.backend.render((*task.messages, *more)), temperature=options.temperature)
-        yield await task.propose([base.having(seed=task.seed + i) for i in numbers], [f"rewrite {i}" for i in numbers])
+        base = task.base.with_(prompt=await task.backend.render((*task.messages, *more)), temperature=options.temperature)
+        yield await task.propose([base.with_(seed=task.seed + i) for i in numbers], [f"rewrite {i}" for i in numbers])
 
 
 @hookimpl

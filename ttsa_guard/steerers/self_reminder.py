@@ -38,12 +38,12 @@ class SelfReminder:
 
     async def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
         options = self.options
-        numbers = range(min(options.n, task.spend.generations_left))
+        numbers = range(min(options.n, task.usage.generations_left))
         if not numbers:
             return
         reminded = task.reworded(lambda text: BEFORE + text + AFTER)
-        base = task.base.having(prompt=await task.backend.render(reminded), temperature=options.temperature)
-        yield await task.propose([base.having(seed=task.seed + i) for i in numbers], [f"reminded {i}" for i in numbers])
+        base = task.base.with_(prompt=await task.backend.render(reminded), temperature=options.temperature)
+        yield await task.propose([base.with_(seed=task.seed + i) for i in numbers], [f"reminded {i}" for i in numbers])
 
 
 @hookimpl

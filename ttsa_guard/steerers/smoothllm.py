@@ -42,12 +42,12 @@ class SmoothLLM:
 
     async def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
         options, rng = self.options, random.Random(task.seed)
-        numbers = range(min(options.n, task.spend.generations_left))
+        numbers = range(min(options.n, task.usage.generations_left))
         if not numbers:
             return
         copies = [task.reworded(lambda text: perturbed(text, options.rate, options.kind, rng)) for _ in numbers]
         prompts = [await task.backend.render(copy) for copy in copies]
-        requests = [task.base.having(prompt=prompt, seed=task.seed + i) for i, prompt in enumerate(prompts)]
+        requests = [task.base.with_(prompt=prompt, seed=task.seed + i) for i, prompt in enumerate(prompts)]
         answers = await task.propose(requests, [f"copy {i}" for i in numbers])
         flagged = [c for c in answers if c.verdict.flagged]
         passing = [c for c in answers if not c.verdict.flagged]

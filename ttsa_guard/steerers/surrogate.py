@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from ttsa_guard.backends.base import Differentiable, ScoresRows, TakesEmbeddings
+from ttsa_guard.backends.base import Differentiable, ScoresSoftEmbeds, TakesEmbeddings
 from ttsa_guard.messages import GenerationRequest, Prompt
 from ttsa_guard.profile import OpeningKind
 from ttsa_guard.steerers.base import Candidate, Task
@@ -40,7 +40,7 @@ async def surrogate_rounds(task: Task, options: EmbeddingOptions) -> AsyncGenera
     # A harmless beginning means that the question can be answered: then refusals and redirects are wrong answers.
     kinds: tuple[OpeningKind, ...] = ("answer",) if turn else KINDS
     goals = [opening_goal(task, o) for o in mixed_openings(task.profile, options.openings, kinds)]
-    if turn and (n := min(options.continuations, task.spend.generations_left // 4)):  # most of the budget is for the paths
+    if turn and (n := min(options.continuations, task.usage.generations_left // 4)):  # most of the budget is for the paths
         candidates, turn = await continued(task, turn, n)
         yield candidates
     if turn:
@@ -50,19 +50,19 @@ async def surrogate_rounds(task: Task, options: EmbeddingOptions) -> AsyncGenera
     origin = await backend.embed(prompt.soft_ids)
     slope = _slope(task, prompt, options)
     size = (0.1 if options.step is None else options.step) * backend.token_norm
-    base = task.base.having(prompt=prompt, baseline=task.baseline)
+    base = task.base.with_(prompt=prompt, baseline=task.baseline)
     points = [origin] * len(goals)
     stretch: list[tuple[str, GenerationRequest]] = []
     for k in range(1, options.iterations + 1):
-        with task.spend.timed("scoring"):
+        with task.usage.timed("scoring"):
             directions = await slope(points, goals)
         points = [point + size * unit(d, options.normalise) for point, d in zip(points, directions, strict=True)]
         if k % options.every == 0 or k == options.iterations:
             for goal, point in zip(goals, points, strict=True):
-                request = base.having(rows=point, opening=goal.opening or task.shown, seed=task.seed + k)
+                request = base.with_(soft_embeds=point, opening=goal.opening or task.shown, seed=task.seed + k)
                 stretch.append((f"{goal.name}, step {k}", request))
         if stretch and (k % options.round == 0 or k == options.iterations):
-            chosen = stretch[: task.spend.generations_left]
+            chosen = stretch[: task.usage.generations_left]
             if not chosen:
                 return
             yield await task.propose([request for _, request in chosen], [name for name, _ in chosen])
@@ -81,7 +81,7 @@ def _slope(task: Task, prompt: Prompt, options: EmbeddingOptions) -> Slope:
         return torch.stack([gradients[[j for j, (k, _) in enumerate(todo) if k == i]].mean(0) for i in range(len(goals))])
 
     async def estimated(points: Sequence[torch.Tensor], goals: Sequence[Goal]) -> torch.Tensor:
-        assert isinstance(backend, ScoresRows)
+        assert isinstance(backend, ScoresSoftEmbeds)
         assert isinstance(backend, TakesEmbeddings)
         probe = (0.3 if options.probe is None else options.probe) * backend.token_norm / points[0].shape[-1] ** 0.5
         found = []

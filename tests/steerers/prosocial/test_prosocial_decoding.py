@@ -53,7 +53,7 @@ def requests(backend, temperature=0.0, **settings):
 
 
 def guided(backend, guide, asked):
-    return asyncio.run(backend.generate_guided(asked, guide))
+    return asyncio.run(backend.generate_controlled(asked, guide))
 
 
 def texts(found):
@@ -83,7 +83,7 @@ def test_a_zero_vector_is_base_decoding(tiny, harm):
 
 def test_soft_rows_are_decoded_as_they_are_without_a_guide(tiny):
     asked = requests(tiny)
-    moved = [r.having(rows=asyncio.run(tiny.embed(r.prompt.soft_ids)) * 1.5) for r in asked]
+    moved = [r.with_(soft_embeds=asyncio.run(tiny.embed(r.prompt.soft_ids)) * 1.5) for r in asked]
     found = texts(guided(tiny, Product(None, None, 1.0, 0.0, EQUAL), moved))
     assert found == plain(tiny, moved) != plain(tiny, asked)
 
@@ -187,7 +187,7 @@ def test_a_cancelled_generation_stops_and_gives_the_weights_back(tiny, harm):
 
     async def cancelled():
         asked = [GenerationRequest(await tiny.render([Message("user", TEXTS[0])]), max_new_tokens=200)]
-        work = asyncio.ensure_future(tiny.generate_guided(asked, Slow()))
+        work = asyncio.ensure_future(tiny.generate_controlled(asked, Slow()))
         while not seen:
             await asyncio.sleep(0)
         work.cancel()

@@ -112,7 +112,7 @@ def test_a_failure_ends_in_the_fallback_and_leaks_nothing(tiny, files, monkeypat
         raise RuntimeError("a secret")
 
     guard = tiny_guard(tiny, files)
-    monkeypatch.setattr(tiny, "generate_guided", broken)
+    monkeypatch.setattr(tiny, "generate_controlled", broken)
     with caplog.at_level(logging.DEBUG):
         outcome = asyncio.run(guard.review("is it clean?", "bad answer"))
     assert (outcome.action, outcome.text) == ("fallback", guard.config.fallback)
@@ -122,13 +122,13 @@ def test_a_failure_ends_in_the_fallback_and_leaks_nothing(tiny, files, monkeypat
 
 def test_a_request_may_have_preferences_of_its_own(embedded, monkeypatch):
     guard = Guard.from_config(config(prefer={"empathy": 1.0}), backend=embedded)
-    used, guided = [], embedded.generate_guided
+    used, guided = [], embedded.generate_controlled
 
     async def spy(requests, guide):
         used.append(guide.prefer)
         return await guided(requests[:1], guide)
 
-    monkeypatch.setattr(embedded, "generate_guided", spy)
+    monkeypatch.setattr(embedded, "generate_controlled", spy)
     case = World.load().cases("benign", "tone", 1, seed=3)[0]
     for prefer in (None, {"truthfulness": 1.0}):
         outcome = asyncio.run(guard.review(messages(case), "Shut up, clown.", prefer=prefer))
@@ -141,13 +141,13 @@ def test_a_request_may_have_preferences_of_its_own(embedded, monkeypatch):
     [{"empathy": 2.0}, {"empathy": -1.0, "sensitivity": 2.0}, {"a secret": 1.0}, {"empathy": "much"}, {}, "empathy", [1.0], 7],
 )
 def test_wrong_preferences_of_a_request_are_named_and_not_used(tiny, files, prefer, monkeypatch, caplog):
-    used, guided = [], tiny.generate_guided
+    used, guided = [], tiny.generate_controlled
 
     async def spy(requests, guide):
         used.append(guide.prefer)
         return await guided(requests, guide)
 
-    monkeypatch.setattr(tiny, "generate_guided", spy)
+    monkeypatch.setattr(tiny, "generate_controlled", spy)
     guard = tiny_guard(tiny, files)
     outcome = asyncio.run(guard.review("is it clean?", "bad answer", prefer=prefer))
     assert outcome.text == guard.config.fallback
@@ -175,7 +175,7 @@ def test_the_preferred_attribute_is_what_is_said(embedded):
     for name in ("empathy", "truthfulness"):
         guide = ProSocial(ProSocialOptions(prefer={name: 1.0})).guide
         prompts = [asyncio.run(embedded.render(messages(case))) for case in cases]
-        found = asyncio.run(embedded.generate_guided([GenerationRequest(p) for p in prompts], guide))
+        found = asyncio.run(embedded.generate_controlled([GenerationRequest(p) for p in prompts], guide))
         kinds = [world.judge(case, g.text).kinds for case, g in zip(cases, found, strict=True)]
         said[name] = {a: sum(a in k for k in kinds) for a in ATTRIBUTES}
     assert said["empathy"]["empathy"] > said["truthfulness"]["empathy"]

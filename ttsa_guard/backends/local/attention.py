@@ -3,7 +3,7 @@
 The rows of a batch have two kinds of keys: their own, and those of a beginning that several rows share and that is stored
 once. The products with the latter are one matrix product for all of its rows; both parts meet in one softmax.
 
-The model is called without a cache and without a mask: keys, values and what may see what are in the `Pass`.
+The model is called without a cache and without a mask: keys, values and what may see what are in the `AttentionState`.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Group:
 
 
 @dataclass(eq=False)
-class Pass:
+class AttentionState:
     """What the rows of a batch see besides the keys of the tokens that go through the model now.
 
     Args:
@@ -75,7 +75,7 @@ class Pass:
 
 
 @dataclass(eq=False)
-class Capture(Pass):
+class Capture(AttentionState):
     """Keeps the keys and values that go by."""
 
     keys: list[torch.Tensor] = field(default_factory=list)
@@ -88,15 +88,15 @@ class Capture(Pass):
 
 
 @contextmanager
-def attending(model: Any, now: Pass) -> Iterator[None]:
-    """Calls of `model` on this thread attend as `now` says."""
+def attending(model: Any, state: AttentionState) -> Iterator[None]:
+    """Calls of `model` on this thread attend as `state` says."""
     config = model.config.get_text_config()
     usual = config._attn_implementation
-    config._attn_implementation, _current.now = NAME, now
+    config._attn_implementation, _current.state = NAME, state
     try:
         yield
     finally:
-        config._attn_implementation, _current.now = usual, None
+        config._attn_implementation, _current.state = usual, None
 
 
 def _attention(
@@ -111,13 +111,13 @@ def _attention(
     """The registered function: query [batch, heads, queries, head size], key and value for the kv heads."""
     if any(options.get(name) is not None for name in ("softcap", "s_aux", "sliding_window")):
         raise NotImplementedError("attention with soft caps, sinks or windows")
-    now: Pass = _current.now
-    keys, values = now.extend(module.layer_idx, key, value)
+    state: AttentionState = _current.state
+    keys, values = state.extend(module.layer_idx, key, value)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     parts, start = [], 0
-    for group in now.groups or [Group(len(query))]:
+    for group in state.groups or [Group(len(query))]:
         rows, seen = slice(start, start + group.rows), slice(group.unseen, None)
-        allowed = None if now.allowed is None else now.allowed[rows, :, seen]
+        allowed = None if state.allowed is None else state.allowed[rows, :, seen]
         own = (query[rows], keys[rows, :, seen], values[rows, :, seen], allowed, scale)
         shared = group.prefix and (group.prefix.keys[module.layer_idx], group.prefix.values[module.layer_idx])
         parts.append(_shared(*own, *shared) if shared else _plain(*own))

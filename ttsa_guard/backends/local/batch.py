@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ttsa_guard.backends.local.attention import Group, Pass
+from ttsa_guard.backends.local.attention import AttentionState, Group
 from ttsa_guard.backends.local.prefix_cache import SharedModel
 from ttsa_guard.backends.local.reference import Start, positions
 
@@ -18,10 +18,12 @@ _PADDING = 512
 
 def neighbours(starts: Sequence[Start]) -> list[int]:
     """The order in which rows with the same beginning, and rows of similar lengths, are neighbours."""
-    return sorted(range(len(starts)), key=lambda i: (len(starts[i].fixed), starts[i].fixed, len(starts[i].rest)))
+    return sorted(
+        range(len(starts)), key=lambda i: (len(starts[i].prefix_ids), starts[i].prefix_ids, len(starts[i].suffix_embeds))
+    )
 
 
-class Rows(Pass):
+class SequenceBatch(AttentionState):
     """Rows after their beginnings; neighbours should have the same, or similarly long ones.
 
     Long beginnings are shared. A row's own keys are first those of a short beginning, of which it has a copy, then those of
@@ -37,7 +39,7 @@ class Rows(Pass):
         room = torch.tensor([len(p) if p else 0 for p in self._copied], device=model.device)
         self._filled = int(room.max())
         self._valid = torch.arange(self._filled, device=model.device).expand(len(starts), -1) >= self._filled - room[:, None]
-        self._next = torch.tensor([len(s.fixed) for s in starts], device=model.device)[:, None]
+        self._next = torch.tensor([len(s.prefix_ids) for s in starts], device=model.device)[:, None]
 
     def forward(self, embeds: torch.Tensor, own: torch.Tensor, keep: int) -> torch.Tensor:
         """Logits at the last `keep` of the next tokens, [batch, keep, vocabulary].
@@ -87,7 +89,7 @@ class Rows(Pass):
         return front
 
 
-class GrowingRows(Rows):
+class GrowingBatch(SequenceBatch):
     """Rows that go on: `forward` may be called again, with up to `most` tokens in all. Their own keys are in buffers that are
     filled in place, so there are no gradients."""
 

@@ -1,4 +1,4 @@
-"""Generation with somebody's hand on the distribution: a plain loop in which a `Guide` gives the logits of every step."""
+"""Controlled generation: a plain loop in which a `ControlledDecoding` gives the logits of every step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from ttsa_guard.backends.base import Guide
+from ttsa_guard.backends.base import ControlledDecoding
 from ttsa_guard.backends.local.engine import Engine
 from ttsa_guard.backends.local.reference import left_padded, positions
 from ttsa_guard.backends.local.sampling import RowSampler
@@ -26,7 +26,7 @@ class Cached:
         self._model, self._cache = model, {cache_argument(model): DynamicCache(config=model.config)}
 
     def __call__(self, embeds: torch.Tensor, valid: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-        """Logits after the last token, [batch, vocabulary]; arguments as in `Step`."""
+        """Logits after the last token, [batch, vocabulary]; arguments as in `DecodingStep`."""
         found: torch.Tensor = self._model(
             inputs_embeds=embeds,
             attention_mask=valid.long(),
@@ -53,8 +53,10 @@ def fingerprint(model: torch.nn.Module) -> str:
     return found.hexdigest()
 
 
-def generate(engine: Engine, requests: Sequence[GenerationRequest], guide: Guide, stop: threading.Event) -> list[Generation]:
-    """See `ExposesLogits.generate_guided`; runs on the model's worker thread. `stop` ends it at the next token."""
+def generate(
+    engine: Engine, requests: Sequence[GenerationRequest], guide: ControlledDecoding, stop: threading.Event
+) -> list[Generation]:
+    """See `ExposesLogits.generate_controlled`; runs on the model's worker thread. `stop` ends it at the next token."""
     found: list[Generation] = []
     for start in range(0, len(requests), engine.batch_size):
         found += _batch(engine, requests[start : start + engine.batch_size], guide, stop)
@@ -62,7 +64,9 @@ def generate(engine: Engine, requests: Sequence[GenerationRequest], guide: Guide
 
 
 @torch.no_grad()
-def _batch(engine: Engine, requests: Sequence[GenerationRequest], guide: Guide, stop: threading.Event) -> list[Generation]:
+def _batch(
+    engine: Engine, requests: Sequence[GenerationRequest], guide: ControlledDecoding, stop: threading.Event
+) -> list[Generation]:
     openings = [engine.encode(r.opening) for r in requests]
     room = [engine.context_length - len(r.prompt) - len(o) for r, o in zip(requests, openings, strict=True)]
     most = [max(1, min(r.max_new_tokens, tokens)) for r, tokens in zip(requests, room, strict=True)]
@@ -72,8 +76,8 @@ def _batch(engine: Engine, requests: Sequence[GenerationRequest], guide: Guide, 
     running = set(range(len(requests)))
     with guide.over(engine.model) as step:
         # Within, for the embeddings are weights too.
-        starts = [engine.start(r.prompt, r.rows, o) for r, o in zip(requests, openings, strict=True)]
-        embeds, valid = left_padded([torch.cat([engine.embed(s.fixed), s.rest]) for s in starts])
+        starts = [engine.start(r.prompt, r.soft_embeds, o) for r, o in zip(requests, openings, strict=True)]
+        embeds, valid = left_padded([torch.cat([engine.embed(s.prefix_ids), s.suffix_embeds]) for s in starts])
         at = positions(valid)
         while running and not stop.is_set():
             logits = step(embeds, valid, at).float()

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ttsa_guard.backends.local.batch import GrowingRows, Rows, neighbours
+from ttsa_guard.backends.local.batch import GrowingBatch, SequenceBatch, neighbours
 from ttsa_guard.backends.local.prefix_cache import SharedModel
 from ttsa_guard.backends.local.reference import Decoder, OnStep, ReferenceDecoder, Start, left_padded
 from ttsa_guard.backends.local.sampling import RowSampler
@@ -36,7 +36,9 @@ class SharedDecoder:
 
     def logits(self, starts: Sequence[Start], keep: int) -> torch.Tensor:
         order = neighbours(starts)
-        found = Rows(self.model, [starts[i] for i in order]).forward(*left_padded([starts[i].rest for i in order]), keep)
+        found = SequenceBatch(self.model, [starts[i] for i in order]).forward(
+            *left_padded([starts[i].suffix_embeds for i in order]), keep
+        )
         return found[[order.index(i) for i in range(len(starts))]]
 
 
@@ -45,8 +47,8 @@ class _Batch:
 
     def __init__(self, model: SharedModel, starts: Sequence[Start], new: Sequence[list[int]]) -> None:
         self._model, self._starts, self._new = model, starts, new
-        self._embeds, self._own = left_padded([s.rest for s in starts])
-        self._rows = GrowingRows(model, starts, self._own.shape[1] + max(s.most for s in starts))
+        self._embeds, self._own = left_padded([s.suffix_embeds for s in starts])
+        self._rows = GrowingBatch(model, starts, self._own.shape[1] + max(s.max_new_tokens for s in starts))
         self._slots = list(range(len(starts)))
         self._running = set(self._slots)
         self._sampler = RowSampler([s.temperature for s in starts], [s.seed for s in starts], model.device)
@@ -62,7 +64,7 @@ class _Batch:
         for row, token in zip(self._slots, tokens.tolist(), strict=True):
             if row in self._running:
                 self._new[row].append(token)
-                if token in ends or len(self._new[row]) >= self._starts[row].most:
+                if token in ends or len(self._new[row]) >= self._starts[row].max_new_tokens:
                     self._running.discard(row)
         self._embeds = self._model.embedded(tokens)[:, None]
         self._own = torch.ones_like(tokens[:, None], dtype=torch.bool)
@@ -109,7 +111,7 @@ def _disagreement(shared: SharedDecoder, reference: ReferenceDecoder, model: Any
     embedding = model.get_input_embeddings()
     ids = (torch.arange(24, device=embedding.weight.device) * 7919) % embedding.weight.shape[0]
     fixed = tuple(ids[:12].tolist())
-    starts = [Start(fixed, embedding(ids[12:n]), most=6) for n in (15, 24, 13)]
+    starts = [Start(fixed, embedding(ids[12:n]), max_new_tokens=6) for n in (15, 24, 13)]
     ours, theirs = shared.logits(starts, 1).float(), reference.logits(starts, 1).float()
     exact = embedding.weight.dtype == torch.float32
     if not bool((ours - theirs).abs().max() <= (1e-3 if exact else 0.1) * theirs.abs().max()):

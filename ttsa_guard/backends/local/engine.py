@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ttsa_guard.backends.base import Continuation
 from ttsa_guard.backends.local.decode import SharedDecoder, choose
-from ttsa_guard.backends.local.likelihood import SCORED_TOKENS, Likelihoods, Measured
+from ttsa_guard.backends.local.likelihood import SCORED_TOKENS, LikelihoodQuery, Likelihoods
 from ttsa_guard.backends.local.reference import Decoder, OnStep, Start
 from ttsa_guard.errors import ModelError
 from ttsa_guard.hf.tokens import encodable
@@ -25,17 +25,17 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class Scored:
-    """A goal to score after a prompt, with `rows` in its soft slots or as it is."""
+class ScoringRequest:
+    """A goal to score after a prompt, with `soft_embeds` in its soft slots or as it is."""
 
     prompt: Prompt
-    rows: torch.Tensor | None
+    soft_embeds: torch.Tensor | None
     goal: Continuation
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
-    """One row of a batch with the target ids of its last tokens, and their weights."""
+class ScoredSequence:
+    """One sequence of a batch with the target ids of its last tokens, and their weights."""
 
     start: Start
     targets: tuple[int, ...]
@@ -64,27 +64,28 @@ class Engine:
             found: torch.Tensor = self.embedding(torch.tensor(list(ids), dtype=torch.long, device=self.device))
         return found
 
-    def start(self, prompt: Prompt, rows: torch.Tensor | None, tail: Sequence[int], *, keep: int = 1) -> Start:
-        """The prompt with `rows` in its soft slots, then the tokens `tail`; the last `keep` of all are in the rest.
+    def start(self, prompt: Prompt, soft_embeds: torch.Tensor | None, tail: Sequence[int], *, keep: int = 1) -> Start:
+        """The prompt with `soft_embeds` in its soft slots, then the tokens `tail`; the last `keep` of all are in the suffix.
 
         Raises:
-            ModelError: `rows` has another shape than the slots, or is not finite.
+            ModelError: `soft_embeds` has another shape than the slots, or is not finite.
         """
         ids = [*prompt.ids, *tail]
-        if rows is None:
+        if soft_embeds is None:
             last = min(len(prompt.ids), len(ids) - keep)
             return Start(tuple(ids[:last]), self.embed(ids[last:]))
         at = prompt.soft_positions
-        if rows.shape != (len(at), self.embedding.weight.shape[1]):
+        wanted = (len(at), self.embedding.weight.shape[1])
+        if soft_embeds.shape != wanted:
             raise ModelError(
-                f"soft rows have shape {tuple(rows.shape)}, the prompt takes {(len(at), self.embedding.weight.shape[1])}",
-                hint="rows are [number of soft tokens, hidden size]",
+                f"soft embeddings have shape {tuple(soft_embeds.shape)}, the prompt takes {wanted}",
+                hint="they are [number of soft tokens, hidden size]",
             )
-        if not bool(torch.isfinite(rows).all()):
-            raise ModelError("soft rows are not finite", hint="a step or probe size is too large, or a score was NaN")
+        if not bool(torch.isfinite(soft_embeds).all()):
+            raise ModelError("soft embeddings are not finite", hint="a step or probe size is too large, or a score was NaN")
         first = at[0] if at else 0
         index = torch.tensor(at, dtype=torch.long, device=self.device) - first
-        moved = self.embed(ids[first:]).clone().index_copy(0, index, rows.to(self.device, self.dtype))
+        moved = self.embed(ids[first:]).clone().index_copy(0, index, soft_embeds.to(self.device, self.dtype))
         return Start(tuple(ids[:first]), moved)
 
     # ------------------------------------------------------------------ generating
@@ -113,7 +114,7 @@ class Engine:
     def stream(self, request: GenerationRequest, stop: threading.Event, on_text: Callable[[str], None]) -> Generation:
         """One answer; `on_text` is called on this thread with every new piece of it."""
         pieces = _Pieces(lambda ids: self.answer(request, self.encode(request.opening), ids), on_text)
-        [answer] = self._generate_batch([request.having(baseline=None)], [stop], pieces.put)
+        [answer] = self._generate_batch([request.with_(baseline=None)], [stop], pieces.put)
         pieces.end()
         return answer
 
@@ -123,8 +124,8 @@ class Engine:
         openings = [self.encode(r.opening) for r in requests]
         starts = [
             replace(
-                self.start(r.prompt, r.rows, opening),
-                most=max(1, min(r.max_new_tokens, self.context_length - len(r.prompt) - len(opening))),
+                self.start(r.prompt, r.soft_embeds, opening),
+                max_new_tokens=max(1, min(r.max_new_tokens, self.context_length - len(r.prompt) - len(opening))),
                 temperature=r.temperature,
                 seed=r.seed,
                 stop=stop,
@@ -148,9 +149,9 @@ class Engine:
         if not isinstance(decoder, SharedDecoder):
             return None
         asked = {
-            i: Measured(r.baseline.prompt.ids, tuple(opening), start.most, r.baseline.floor)
+            i: LikelihoodQuery(r.baseline.prompt.ids, tuple(opening), start.max_new_tokens, r.baseline.floor)
             for i, (r, opening, start) in enumerate(zip(requests, openings, starts, strict=True))
-            if r.baseline and len(r.baseline.prompt) + len(opening) + start.most <= self.context_length
+            if r.baseline and len(r.baseline.prompt) + len(opening) + start.max_new_tokens <= self.context_length
         }
         return Likelihoods(decoder.model, asked, self.ends) if asked else None
 
@@ -171,36 +172,38 @@ class Engine:
 
     # ------------------------------------------------------------------ scoring
 
-    def objective(self, asked: Sequence[Scored]) -> torch.Tensor:
-        """See `ScoresRows.objective`, for goals after any prompts; differentiable with respect to the rows unless gradients
-        are off."""
-        rows = [self._row(a) for a in asked]
-        batches = self._batches([len(r.start.rest) for r in rows])
-        parts = [self._objective_batch([rows[i] for i in batch]) for batch in batches]
+    def objective(self, asked: Sequence[ScoringRequest]) -> torch.Tensor:
+        """See `ScoresSoftEmbeds.objective`, for goals after any prompts; differentiable with respect to the embeddings
+        unless gradients are off."""
+        sequences = [self._sequence(a) for a in asked]
+        batches = self._batches([len(s.start.suffix_embeds) for s in sequences])
+        parts = [self._objective_batch([sequences[i] for i in batch]) for batch in batches]
         order = torch.tensor([row for batch in batches for row in batch])
         values = torch.cat(parts)[order.argsort()] if parts else torch.zeros(0)
         if not bool(torch.isfinite(values).all()):
             raise ModelError("the model's log-likelihoods are not finite", hint="try dtype float32")
         return values
 
-    def values(self, asked: Sequence[Scored], _: Sequence[threading.Event] = ()) -> list[float]:
+    def values(self, asked: Sequence[ScoringRequest], _: Sequence[threading.Event] = ()) -> list[float]:
         with torch.no_grad():
             return [float(v) for v in self.objective(asked)]
 
-    def gradients(self, asked: Sequence[Scored], _: Sequence[threading.Event] = ()) -> list[tuple[float, torch.Tensor]]:
-        """The value of each goal, and its gradient [k, hidden] with respect to its rows."""
-        leaves = [a.rows.detach().to(self.device, torch.float32).requires_grad_() for a in asked if a.rows is not None]
+    def gradients(self, asked: Sequence[ScoringRequest], _: Sequence[threading.Event] = ()) -> list[tuple[float, torch.Tensor]]:
+        """The value of each goal, and its gradient [k, hidden] with respect to its embeddings."""
+        leaves = [
+            a.soft_embeds.detach().to(self.device, torch.float32).requires_grad_() for a in asked if a.soft_embeds is not None
+        ]
         with torch.enable_grad():
-            values = self.objective([replace(a, rows=leaf) for a, leaf in zip(asked, leaves, strict=True)])
+            values = self.objective([replace(a, soft_embeds=leaf) for a, leaf in zip(asked, leaves, strict=True)])
             gradients = torch.autograd.grad(values.sum(), leaves)
         return [(float(v), g.float().cpu()) for v, g in zip(values.detach(), gradients, strict=True)]
 
-    def _row(self, asked: Scored) -> Row:
+    def _sequence(self, asked: ScoringRequest) -> ScoredSequence:
         ids, weights = asked.goal.tokens(self.tokenizer)
-        return Row(self.start(asked.prompt, asked.rows, ids, keep=len(ids) + 1), tuple(ids), tuple(weights))
+        return ScoredSequence(self.start(asked.prompt, asked.soft_embeds, ids, keep=len(ids) + 1), tuple(ids), tuple(weights))
 
     def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
-        """Which rows to score together: neighbours in length, for the shorter are padded to the longest."""
+        """Which sequences to score together: neighbours in length, for the shorter are padded to the longest."""
         batches: list[list[int]] = []
         for row in sorted(range(len(lengths)), key=lambda i: lengths[i]):
             if not batches or len(batches[-1]) >= min(self.batch_size, SCORED_TOKENS // lengths[row]):
@@ -208,7 +211,7 @@ class Engine:
             batches[-1].append(row)
         return batches
 
-    def _objective_batch(self, batch: Sequence[Row]) -> torch.Tensor:
+    def _objective_batch(self, batch: Sequence[ScoredSequence]) -> torch.Tensor:
         longest = max(len(s.targets) for s in batch)
         logits = self._chosen[0].logits([s.start for s in batch], longest + 1)[:, :-1]
         targets = torch.zeros(len(batch), longest, dtype=torch.long, device=self.device)
@@ -223,14 +226,14 @@ class Engine:
         return terms.sum(-1) / weights.abs().sum(-1).clamp(min=1e-9)
 
     @torch.no_grad()
-    def token_log_probs(self, prompt: Prompt, rows: Sequence[torch.Tensor], positions: Sequence[int]) -> torch.Tensor:
+    def token_log_probs(self, prompt: Prompt, soft_embeds: Sequence[torch.Tensor], positions: Sequence[int]) -> torch.Tensor:
         """See `ExposesLogProbs.token_log_probs`. Nothing that comes after the last of the tokens is computed."""
         asked = torch.tensor(positions, dtype=torch.long, device=self.device)
         targets = torch.tensor(prompt.ids, device=self.device)[asked]
         parts = []
-        for start in range(0, len(rows), self.batch_size):
-            batch = [self.start(prompt, r, ()) for r in rows[start : start + self.batch_size]]
-            embeds = torch.stack([torch.cat([self.embed(b.fixed), b.rest])[: max(positions)] for b in batch])
+        for start in range(0, len(soft_embeds), self.batch_size):
+            batch = [self.start(prompt, r, ()) for r in soft_embeds[start : start + self.batch_size]]
+            embeds = torch.stack([torch.cat([self.embed(b.prefix_ids), b.suffix_embeds])[: max(positions)] for b in batch])
             logits = self.model(inputs_embeds=embeds, logits_to_keep=asked - 1, use_cache=False).logits
             chosen = logits.float().log_softmax(-1).gather(-1, targets.expand(len(embeds), -1)[..., None])
             parts.append(chosen[..., 0].cpu())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ttsa_guard.backends.local.batch import GrowingRows, neighbours
+from ttsa_guard.backends.local.batch import GrowingBatch, neighbours
 from ttsa_guard.backends.local.prefix_cache import SharedModel
 from ttsa_guard.backends.local.reference import Start, left_padded
 
@@ -19,7 +19,7 @@ _FIRST = 8
 
 
 @dataclass(frozen=True)
-class Measured:
+class LikelihoodQuery:
     """What one answer is measured by.
 
     Args:
@@ -50,7 +50,7 @@ class Likelihoods:
     `hopeless` are the rows that were told to end.
     """
 
-    def __init__(self, model: SharedModel, asked: Mapping[int, Measured], ends: Sequence[int]) -> None:
+    def __init__(self, model: SharedModel, asked: Mapping[int, LikelihoodQuery], ends: Sequence[int]) -> None:
         self._model, self._asked, self._ends = model, asked, frozenset(ends)
         self.hopeless: set[int] = set()
         self._sums = dict.fromkeys(asked, 0.0)
@@ -62,7 +62,7 @@ class Likelihoods:
         self._slots = [rows[i] for i in order]
         # Padded to the longest opening, then as long as the longest answer goes on: they need not be of one row.
         longest = max(len(a.opening) for a in asked.values()) + max(a.most for a in asked.values())
-        self._rows = GrowingRows(model, [starts[i] for i in order], longest)
+        self._rows = GrowingBatch(model, [starts[i] for i in order], longest)
         self._steps, self._due = 0, _FIRST
 
     def __call__(self, new: Sequence[list[int]]) -> Collection[int]:

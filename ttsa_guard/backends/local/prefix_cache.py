@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ttsa_guard.backends.local.attention import Capture, Group, Pass, Prefix, attending
+from ttsa_guard.backends.local.attention import AttentionState, Capture, Group, Prefix, attending
 from ttsa_guard.backends.local.reference import Start
 
 KEPT_TOKENS = 8192
@@ -32,16 +32,16 @@ class SharedModel:
         found: torch.Tensor = self._embedding(ids)
         return found
 
-    def forward(self, embeds: torch.Tensor, at: torch.Tensor, now: Pass, keep: int) -> torch.Tensor:
+    def forward(self, embeds: torch.Tensor, at: torch.Tensor, state: AttentionState, keep: int) -> torch.Tensor:
         """Logits at the last `keep` of the tokens with these embeddings and positions, [batch, keep, vocabulary]."""
-        with attending(self._model, now):
+        with attending(self._model, state):
             logits: torch.Tensor = self._model(inputs_embeds=embeds, position_ids=at, use_cache=False, logits_to_keep=keep).logits
         return logits
 
     @torch.no_grad()
     def beginnings(self, rows: Sequence[Start]) -> list[tuple[int, Prefix | None]]:
         """Neighbours with the same beginning: how many, and its keys and values."""
-        counts = [(ids, len(list(same))) for ids, same in groupby(rows, key=lambda r: r.fixed)]
+        counts = [(ids, len(list(same))) for ids, same in groupby(rows, key=lambda r: r.prefix_ids)]
         found = self._prefixes([ids for ids, _ in counts if ids])
         return [(n, found.get(ids)) for ids, n in counts]
 

@@ -19,21 +19,21 @@ class Start:
     """What one row begins with, and how it is continued.
 
     Args:
-        fixed: token ids at the beginning, whose embeddings nobody has moved.
-        rest: input embeddings after those, [m, hidden], m >= 1.
-        most: most new tokens.
+        prefix_ids: token ids at the beginning, whose embeddings nobody has moved.
+        suffix_embeds: input embeddings after those, [m, hidden], m >= 1.
+        max_new_tokens: most new tokens.
         stop: ends the row at the next token.
     """
 
-    fixed: tuple[int, ...]
-    rest: torch.Tensor
-    most: int = 1
+    prefix_ids: tuple[int, ...]
+    suffix_embeds: torch.Tensor
+    max_new_tokens: int = 1
     temperature: float = 0.0
     seed: int = 0
     stop: threading.Event = field(default_factory=threading.Event)
 
     def __len__(self) -> int:
-        return len(self.fixed) + len(self.rest)
+        return len(self.prefix_ids) + len(self.suffix_embeds)
 
 
 OnStep = Callable[[Sequence[list[int]]], Collection[int]]
@@ -48,7 +48,7 @@ class Decoder(Protocol):
         ...
 
     def logits(self, starts: Sequence[Start], keep: int) -> torch.Tensor:
-        """Logits at the last `keep` positions of the rows, [batch, keep, vocabulary]; differentiable in `rest`."""
+        """Logits at the last `keep` positions of the rows, [batch, keep, vocabulary]; differentiable in `suffix_embeds`."""
         ...
 
 
@@ -66,7 +66,7 @@ class ReferenceDecoder:
         found = self._model.generate(
             inputs_embeds=embeds,
             attention_mask=valid.long(),
-            max_new_tokens=max(s.most for s in starts),
+            max_new_tokens=max(s.max_new_tokens for s in starts),
             do_sample=False,
             temperature=None,
             top_p=None,
@@ -86,8 +86,8 @@ class ReferenceDecoder:
         return found
 
     def _whole(self, start: Start) -> torch.Tensor:
-        ids = torch.tensor(start.fixed, dtype=torch.long, device=start.rest.device)
-        return torch.cat([self._embedding(ids).to(start.rest.dtype), start.rest])
+        ids = torch.tensor(start.prefix_ids, dtype=torch.long, device=start.suffix_embeds.device)
+        return torch.cat([self._embedding(ids).to(start.suffix_embeds.dtype), start.suffix_embeds])
 
 
 class _Noise(LogitsProcessor):
@@ -103,7 +103,7 @@ class _Stop(StoppingCriteria):
 
     def __init__(self, starts: Sequence[Start], ends: Sequence[int], on_step: OnStep | None) -> None:
         self._starts, self._ends, self._on_step = starts, ends, on_step
-        self.most = [start.most for start in starts]
+        self.most = [start.max_new_tokens for start in starts]
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **_: Any) -> torch.BoolTensor:
         asked = self._on_step([_until(row, self._ends) for row in input_ids.tolist()]) if self._on_step else ()
@@ -114,11 +114,11 @@ class _Stop(StoppingCriteria):
         return torch.tensor([done >= most for most in self.most], device=input_ids.device)  # type: ignore[return-value]
 
 
-def left_padded(rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def left_padded(sequences: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Zero rows in front (never NaN: zero attention times NaN is NaN), and what is not padding; [batch, length, ...]."""
-    longest = max(map(len, rows))
-    padded = torch.stack([pad(r, (0, 0, longest - len(r), 0)) for r in rows])
-    lengths = torch.tensor([len(r) for r in rows], device=padded.device)
+    longest = max(map(len, sequences))
+    padded = torch.stack([pad(r, (0, 0, longest - len(r), 0)) for r in sequences])
+    lengths = torch.tensor([len(r) for r in sequences], device=padded.device)
     return padded, torch.arange(longest, device=padded.device) >= longest - lengths[:, None]
 
 

@@ -142,18 +142,18 @@ class VLLMBackend:
     async def log_likelihoods(self, prompt: Prompt, texts: Sequence[str]) -> list[float]:
         return await _all(self._log_likelihood(prompt, text) for text in texts)
 
-    async def objective(self, prompt: Prompt, rows: Sequence[torch.Tensor], goals: Sequence[Continuation]) -> torch.Tensor:
+    async def objective(self, prompt: Prompt, soft_embeds: Sequence[torch.Tensor], goals: Sequence[Continuation]) -> torch.Tensor:
         """One request for each token with a weight, and each beginning once: servers score no prompt that has embeddings, but
         tell how likely a token was that they are made to generate."""
-        points = [row.detach().float().cpu().numpy().tobytes() for row in rows]
+        points = [moved.detach().float().cpu().numpy().tobytes() for moved in soft_embeds]
         tokens = [goal.tokens(self._local.tokenizer) for goal in goals]
         wanted = {
-            (point, tuple(ids[: i + 1])): row
-            for point, row, (ids, weights) in zip(points, rows, tokens, strict=True)
+            (point, tuple(ids[: i + 1])): moved
+            for point, moved, (ids, weights) in zip(points, soft_embeds, tokens, strict=True)
             for i, weight in enumerate(weights)
             if weight
         }
-        found = await _all(self._log_probability(prompt, row, ids) for (_, ids), row in wanted.items())
+        found = await _all(self._log_probability(prompt, moved, ids) for (_, ids), moved in wanted.items())
         known = dict(zip(wanted, found, strict=True))
         values = []
         for point, (ids, weights) in zip(points, tokens, strict=True):
@@ -173,9 +173,9 @@ class VLLMBackend:
 
         return await self._servers.do(work)
 
-    async def _log_probability(self, prompt: Prompt, rows: torch.Tensor, ids: tuple[int, ...]) -> float:
+    async def _log_probability(self, prompt: Prompt, soft_embeds: torch.Tensor, ids: tuple[int, ...]) -> float:
         """Of the last one of `ids`, after the prompt and the others, in nats."""
-        request = GenerationRequest(prompt, rows=rows, max_new_tokens=1, temperature=0)
+        request = GenerationRequest(prompt, soft_embeds=soft_embeds, max_new_tokens=1, temperature=0)
 
         async def work(replica: Replica) -> float:
             return log_probability(await self._asked(replica, request, ids[:-1], token=ids[-1]), ids[-1])
@@ -201,20 +201,20 @@ class VLLMBackend:
                 call = self._whole(request, tail)
 
     def _call(self, request: GenerationRequest, tail: Sequence[int]) -> Call:
-        """Only the moved rows, in a chat message, if the server makes the same prompt of that."""
+        """Only the moved embeddings, in a chat message, if the server makes the same prompt of that."""
         prompt, tail = request.prompt, tuple(tail)
-        if request.rows is not None and isinstance(prompt, ChatPrompt) and self._sends_parts:
+        if request.soft_embeds is not None and isinstance(prompt, ChatPrompt) and self._sends_parts:
             begun = self._local.begun(prompt, tail)
             if begun is not None:
-                rows = self._local.checked(prompt, request.rows)
-                return Call.of_parts(prompt, rows, tail, begun, self.options.template_options)
+                soft_embeds = self._local.checked(prompt, request.soft_embeds)
+                return Call.of_parts(prompt, soft_embeds, tail, begun, self.options.template_options)
         return self._whole(request, tail)
 
     def _whole(self, request: GenerationRequest, tail: Sequence[int]) -> Call:
-        """Token ids, which cost the least; where rows have moved, embeddings."""
-        if request.rows is None:
+        """Token ids, which cost the least; where some have moved, embeddings."""
+        if request.soft_embeds is None:
             return Call.of_ids(request.prompt, tail)
-        return Call.of_rows(self._local.assemble(request.prompt, request.rows, tail))
+        return Call.of_embeds(self._local.assemble(request.prompt, request.soft_embeds, tail))
 
     def _body(self, replica: Replica, request: GenerationRequest, call: Call, *, done: int = 0) -> dict[str, Any]:
         """All sampling settings are named: a server takes what is missing from the model's generation_config.json."""

@@ -29,16 +29,16 @@ async def examine(replica: Replica, local: LocalHalf, name: str) -> int:
     context = await _context(replica, local, name)
     ids = tuple(local.encode(_PROBE))
     call = Call.of_ids(Prompt((Tokens(ids),)), ())
-    rows = Call.of_rows(local.embed(ids))
+    embeds = Call.of_embeds(local.embed(ids))
     try:
         by_ids = await _likeliest(replica, name, call, _TOP)
     except InputError:
         raise ModelError("the server does not know the tokens of the configured model", hint=_other(name)) from None
     try:
-        by_rows = await _likeliest(replica, name, rows, 4 * _TOP)
+        by_embeds = await _likeliest(replica, name, embeds, 4 * _TOP)
     except InputError as error:
         raise _refused(error, local, name) from None
-    if not all(abs(value - by_rows.get(token, -math.inf)) <= _TOLERANCE for token, value in by_ids.items()):
+    if not all(abs(value - by_embeds.get(token, -math.inf)) <= _TOLERANCE for token, value in by_ids.items()):
         raise ModelError("the server's model has other input embeddings than the configured one", hint=_other(name))
     return context
 

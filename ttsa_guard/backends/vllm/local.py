@@ -28,7 +28,7 @@ _WHERE = "give 'embedded', a local folder, or a name on the Hugging Face hub (of
 
 @dataclass(frozen=True)
 class ChatPrompt(Prompt):
-    """A prompt that the server can make too: its soft rows are the text of one message, no more and no less.
+    """A prompt that the server can make too: its soft embeddings are the text of one message, no more and no less.
 
     Args:
         turns: (role, text) of all messages.
@@ -75,7 +75,7 @@ class LocalHalf:
     # ------------------------------------------------------------------ texts
 
     def render(self, messages: Sequence[Message], *, scope: Scope) -> Prompt:
-        """As the backend does; a `ChatPrompt` where the server would make the same tokens around the soft rows."""
+        """As the backend does; a `ChatPrompt` where the server would make the same tokens around the soft embeddings."""
         prompt = render(self.tokenizer, messages, scope=scope, **self.template_options)
         special = markers(self.tokenizer)
         turns = tuple((m.role, without_markers(special, m.content)) for m in messages)
@@ -126,27 +126,27 @@ class LocalHalf:
         except IndexError:
             raise ModelError("the model does not have these token ids", hint="render prompts with the same backend") from None
 
-    def checked(self, prompt: Prompt, rows: torch.Tensor) -> torch.Tensor:
-        """`rows` as they are sent: a server takes what is not finite and answers nothing.
+    def checked(self, prompt: Prompt, soft_embeds: torch.Tensor) -> torch.Tensor:
+        """`soft_embeds` as they are sent: a server takes what is not finite and answers nothing.
 
         Raises:
-            ModelError: `rows` has another shape than the prompt's slots, or is not finite.
+            ModelError: `soft_embeds` has another shape than the prompt's slots, or is not finite.
         """
         wanted = (len(prompt.soft_ids), self.table.shape[1])
-        if rows.shape != wanted:
+        if soft_embeds.shape != wanted:
             raise ModelError(
-                f"soft rows have shape {tuple(rows.shape)}, the prompt takes {wanted}",
-                hint="rows are [number of soft tokens, hidden size]",
+                f"soft embeddings have shape {tuple(soft_embeds.shape)}, the prompt takes {wanted}",
+                hint="they are [number of soft tokens, hidden size]",
             )
-        sent = rows.detach().to("cpu", self.dtype)
+        sent = soft_embeds.detach().to("cpu", self.dtype)
         if not bool(torch.isfinite(sent).all()):
-            raise ModelError("soft rows are not finite", hint="a step or probe size is too large, or a score was NaN")
+            raise ModelError("soft embeddings are not finite", hint="a step or probe size is too large, or a score was NaN")
         return sent
 
-    def assemble(self, prompt: Prompt, rows: torch.Tensor, tail: Sequence[int]) -> torch.Tensor:
-        """Embeddings of the prompt with `rows` in its soft slots, then those of `tail`; [length, hidden]."""
+    def assemble(self, prompt: Prompt, soft_embeds: torch.Tensor, tail: Sequence[int]) -> torch.Tensor:
+        """Embeddings of the prompt with `soft_embeds` in its soft slots, then those of `tail`; [length, hidden]."""
         whole = self.embed([*prompt.ids, *tail])
-        whole[list(prompt.soft_positions)] = self.checked(prompt, rows)
+        whole[list(prompt.soft_positions)] = self.checked(prompt, soft_embeds)
         return whole
 
 

@@ -47,19 +47,21 @@ class Call:
         return cls(COMPLETIONS, {"prompt": list(ids)}, ids)
 
     @classmethod
-    def of_rows(cls, rows: torch.Tensor) -> Call:
+    def of_embeds(cls, soft_embeds: torch.Tensor) -> Call:
         """All of the prompt as embeddings, [length, hidden], moved ones and others."""
-        return cls(COMPLETIONS, {"prompt_embeds": packed(rows)}, (_UNKNOWN,) * len(rows))
+        return cls(COMPLETIONS, {"prompt_embeds": packed(soft_embeds)}, (_UNKNOWN,) * len(soft_embeds))
 
     @classmethod
-    def of_parts(cls, prompt: ChatPrompt, rows: torch.Tensor, tail: Sequence[int], begun: str, options: dict[str, Any]) -> Call:
-        """The conversation, with the moved rows in place of a message's text: some kilobytes, however long the prompt is.
+    def of_parts(
+        cls, prompt: ChatPrompt, soft_embeds: torch.Tensor, tail: Sequence[int], begun: str, options: dict[str, Any]
+    ) -> Call:
+        """The conversation, with the moved embeddings in place of a message's text: some kilobytes, however long the prompt is.
 
         Args:
             tail, begun: what the assistant has said already, as ids and as text.
             options: of the chat template.
         """
-        part = {"type": "prompt_embeds", "data": packed(rows)}
+        part = {"type": "prompt_embeds", "data": packed(soft_embeds)}
         messages: list[dict[str, Any]] = [
             {"role": role, "content": [part] if i == prompt.soft else text} for i, (role, text) in enumerate(prompt.turns)
         ]
@@ -78,10 +80,10 @@ class Call:
         return {"allowed_token_ids": [token], "max_tokens": 1, **asked}
 
 
-def packed(rows: torch.Tensor) -> str:
-    """A tensor as the protocol has it. Equal rows give equal bytes, by which the server finds a prefix in its cache."""
+def packed(soft_embeds: torch.Tensor) -> str:
+    """A tensor as the protocol has it. Equal embeddings give equal bytes, by which the server finds a prefix in its cache."""
     buffer = io.BytesIO()
-    torch.save(rows.clone(), buffer)  # a view would carry all of its storage
+    torch.save(soft_embeds.clone(), buffer)  # a view would carry all of its storage
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from ttsa_guard.backends.base import Step
+from ttsa_guard.backends.base import DecodingStep
 from ttsa_guard.backends.local.controlled import Cached
 from ttsa_guard.steerers.prosocial.adapter import Stored
 from ttsa_guard.steerers.prosocial.harm_vector import HarmVector
@@ -45,7 +45,7 @@ class Product:
     prefer: Mapping[str, float]
 
     @contextmanager
-    def over(self, model: Any) -> Iterator[Step]:
+    def over(self, model: Any) -> Iterator[DecodingStep]:
         with ExitStack() as stack:
             if self.harm:
                 stack.enter_context(self.harm.subtracted(model, self.strength))

@@ -76,9 +76,9 @@ class ProSocial:
                 check_base(what, part.base, weights)
 
     async def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
-        n = min(self.options.n, task.spend.generations_left)
+        n = min(self.options.n, task.usage.generations_left)
         warmer = max(self.options.temperature, task.base.temperature)
-        requests = [task.base.having(temperature=warmer if i else task.base.temperature, seed=task.seed + i) for i in range(n)]
+        requests = [task.base.with_(temperature=warmer if i else task.base.temperature, seed=task.seed + i) for i in range(n)]
         guide = replace(self.guide, prefer=self._preferences(task))
         yield await task.propose(requests, [f"guided sample {i}" for i in range(n)], guide)
 
