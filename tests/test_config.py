@@ -1,10 +1,11 @@
 import pytest
 from pydantic import BaseModel, ConfigDict, SecretStr
 
-from ttsa_guard.config import GuardConfig, Member, Use, validated
+from ttsa_guard.config import GuardConfig, Member, Use
 from ttsa_guard.errors import ConfigError
 from ttsa_guard.guard import Guard
 from ttsa_guard.plugins import Plugins, hookimpl
+from ttsa_guard.settings import validated
 from ttsa_guard.testing import ScriptedBackend, ScriptedModerator
 
 

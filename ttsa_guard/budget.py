@@ -10,25 +10,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from pydantic import Field
+
 from ttsa_guard.errors import BudgetError, ModelError, ServiceError
+from ttsa_guard.settings import Settings
 
 T = TypeVar("T")
 Clock = Callable[[], float]
 _GRACE = 1.0  # seconds for cancelled work to clean up
 
 
-@dataclass(frozen=True)
-class Budget:
+class Budget(Settings):
     """Limits for one flagged answer."""
 
-    seconds: float = 30.0
-    generations: int = 96
-    moderation_calls: int = 32
-    """Calls of the guide during the search; the gate's first and last check are always made."""
-    decode_passes: int | None = None
-    """Batches generated one after another; None: no limit."""
-    tokens: int | None = None
-    """New tokens of all answers together; None: no limit."""
+    seconds: float = Field(30.0, gt=0, description="from the flag to the answer that is shown instead")
+    generations: int = Field(96, ge=0, description="candidates, drafts and probes together")
+    moderation_calls: int = Field(
+        32, ge=0, description="calls of the guide during the search; the gate's first and last check are always made"
+    )
+    decode_passes: int | None = Field(None, ge=0, description="batches generated one after another; default: no limit")
+    tokens: int | None = Field(None, ge=0, description="new tokens of all answers together; default: no limit")
 
 
 @dataclass

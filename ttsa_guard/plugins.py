@@ -11,9 +11,10 @@ import pluggy
 from pydantic import BaseModel
 
 from ttsa_guard import hookspecs
-from ttsa_guard.config import Use, validated
+from ttsa_guard.config import Use
 from ttsa_guard.errors import ConfigError, PluginError, TTSAError, nearest
 from ttsa_guard.hookspecs import NoOptions, Register
+from ttsa_guard.settings import validated
 
 __all__ = ["KINDS", "Kind", "NoOptions", "Plugins", "Register", "Registered", "hookimpl"]
 

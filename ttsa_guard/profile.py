@@ -9,20 +9,19 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import field_validator
 
 from ttsa_guard.config import Use
 from ttsa_guard.errors import ModelError
+from ttsa_guard.settings import Settings
 
 OpeningKind = Literal["answer", "redirect", "refusal"]
 FILE = "ttsa_profile.json"
 _FEWEST_WORDS = 3
 
 
-class Opening(BaseModel):
+class Opening(Settings):
     """First words of a safe answer."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     text: str
     kind: OpeningKind
@@ -31,10 +30,8 @@ class Opening(BaseModel):
     """How many of the sampled answers began like this."""
 
 
-class ModelProfile(BaseModel):
+class ModelProfile(Settings):
     """Openings, likeliest first within a kind, the likelihood of the model's own answers, and the steerers that suit it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str = ""
     openings: tuple[Opening, ...] = ()

@@ -4,42 +4,43 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from typing import Literal
 
-from ttsa_guard.config import QualityConfig
+from pydantic import Field
+
+from ttsa_guard.settings import Settings
 from ttsa_guard.text import WORD, is_ended
 
-Flaw = str
+Flaw = Literal["short", "repeats", "echo", "cut off", "broken", "unlikely", "unchanged", "takes back"]
+"""What is wrong with an answer; the last two are of a candidate beside the flagged answer and beside what was shown of it."""
 _NUMBERS = 0.4
 """Largest share of words that are bare numbers."""
 _ECHO = 0.5
 """Largest share of an answer that may be the user's own words."""
 
 
-@dataclass(frozen=True)
-class Quality:
-    """Limits of an acceptable answer.
+class Quality(Settings):
+    """What an answer must fulfil besides passing the moderators."""
 
-    Args:
-        shortest: fewest words.
-        repeats: largest share of word 4-grams that occur more than once.
-        floor: lowest mean token log-likelihood under the unsteered prompt, in nats; None: any that is a number.
-    """
+    shortest: int = Field(3, ge=1, description="fewest words")
+    repeats: float = Field(0.25, ge=0, le=1, description="largest share of word 4-grams that occur more than once")
+    floor: float | Literal["auto"] | None = Field(
+        "auto",
+        description="lowest mean token log-likelihood under the unsteered prompt, in nats; auto: the model profile's; "
+        "null: any that is a number",
+    )
+    slack: float = Field(0.2, ge=0, description="nats below the profile's floor that are still accepted")
+    refusal_threshold: float = Field(0.5, ge=0, le=1, description="from this refusal score on, an answer is not helpful")
 
-    shortest: int = 3
-    repeats: float = 0.25
-    floor: float | None = None
-
-    @classmethod
-    def configured(cls, settings: QualityConfig, usual: float | None) -> Quality:
-        """As the settings say; `usual` is the floor that the model's own answers keep, if that is known."""
-        own = None if usual is None else usual - settings.slack
-        return cls(settings.shortest, settings.repeats, own if settings.floor == "auto" else settings.floor)
+    def for_model(self, usual: float | None) -> Quality:
+        """These limits with a number, or none, for the floor "auto"; `usual` is what the model's own answers keep, if known."""
+        own = None if usual is None else usual - self.slack
+        return self.model_copy(update={"floor": own}) if self.floor == "auto" else self
 
     @property
     def lowest(self) -> float:
         """The floor; without one, a number below all."""
-        return -math.inf if self.floor is None else self.floor
+        return self.floor if isinstance(self.floor, float) else -math.inf
 
     def flaws(self, text: str, *, log_likelihood: float | None, finished: bool, asked: str = "") -> tuple[Flaw, ...]:
         """What is wrong with an answer to the user text `asked`, empty if nothing is."""

@@ -17,13 +17,14 @@ from typer.testing import CliRunner
 from ttsa_guard.backends.base import Backend, Continuation, Differentiable, ScoresSoftEmbeds, ScoresText, Streams, TakesEmbeddings
 from ttsa_guard.backends.vllm import VLLMBackend, VLLMOptions, replicas
 from ttsa_guard.cli import app
-from ttsa_guard.config import GuardConfig, validated
+from ttsa_guard.config import GuardConfig
 from ttsa_guard.errors import ConfigError, ModelError, PromptError
 from ttsa_guard.guard import Guard
 from ttsa_guard.hf.loading import Source
 from ttsa_guard.messages import GenerationRequest, Message
 from ttsa_guard.nemo import BackendModel
 from ttsa_guard.service import Breaker
+from ttsa_guard.settings import validated
 from ttsa_guard.steerers.embedding import Embedding, EmbeddingOptions
 from ttsa_guard.steerers.prefill import Prefill, PrefillOptions
 from ttsa_guard.testing import ScriptedModerator

@@ -9,9 +9,9 @@ import pytest
 from ttsa_guard.bench.config import BenchConfig
 from ttsa_guard.bench.runner import Runner
 from ttsa_guard.cli.common import progress
-from ttsa_guard.config import validated
 from ttsa_guard.errors import PromptError
 from ttsa_guard.plugins import Plugins, hookimpl
+from ttsa_guard.settings import validated
 from ttsa_guard.testing import ScriptedBackend, ScriptedModerator
 
 

@@ -10,10 +10,10 @@ from aiohttp import web
 from backends.vllm_server import RefusalError, Server, late, nothing, running, says, status
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ttsa_guard.config import validated
 from ttsa_guard.errors import ConfigError, ModelError
 from ttsa_guard.moderators.guard_llm import GuardLLM, GuardLLMOptions
 from ttsa_guard.moderators.recipes import known
+from ttsa_guard.settings import validated
 from ttsa_guard.testing import check_moderator, scripted_guard
 
 RECIPE = {"harmful": {"u": 1.0}, "harmless": ["s"]}

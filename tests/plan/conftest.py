@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from ttsa_guard.backends.local.batching import Batcher
-from ttsa_guard.config import validated
 from ttsa_guard.messages import Generation
 from ttsa_guard.plan.config import PlanConfig
 from ttsa_guard.plan.costs import Costs
+from ttsa_guard.settings import validated
 from ttsa_guard.steerers.resample import Resample, ResampleOptions
 from ttsa_guard.testing import ScriptedBackend, ScriptedModerator, scripted_guard
 

@@ -16,7 +16,7 @@ from ttsa_guard.errors import ConfigError
 from ttsa_guard.plan.capacity import point
 from ttsa_guard.plan.config import PlanConfig
 from ttsa_guard.plan.costs import Costs
-from ttsa_guard.plan.searches import from_bench
+from ttsa_guard.plan.searches import from_bench, with_searches
 from ttsa_guard.plan.simulation import Arrival, pass_lengths, simulate
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "plan" / "settings.yml"
@@ -112,7 +112,7 @@ def test_a_benchmark_and_searches_of_ones_own(bench, tmp_path):
     file = tmp_path / "plan.yml"
     file.write_text("searches: [{passes: 1}]\n")
     with pytest.raises(ConfigError, match="both"):
-        PlanConfig.load(file, bench=bench)
+        with_searches(PlanConfig.load(file), bench)
 
 
 def test_a_plan_as_data(bench, tmp_path):

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from ttsa_guard.backends.base import Continuation, ControlledDecoding
 from ttsa_guard.backends.local import controlled
@@ -25,13 +25,12 @@ from ttsa_guard.hf.loading import EMBEDDED, Source, load
 from ttsa_guard.hf.profiles import find_profile
 from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt, Scope
 from ttsa_guard.plugins import Register, hookimpl
+from ttsa_guard.settings import Settings
 
 T = TypeVar("T")
 
 
-class TransformersOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class TransformersOptions(Settings):
     model: str = Field(EMBEDDED, min_length=1, description="'embedded', 'smollm2', a GGUF file, a folder, or a Hugging Face name")
     gguf_file: str | None = Field(None, description="in the folder or on the hub, for a model in that format")
     load: dict[str, Any] = Field(

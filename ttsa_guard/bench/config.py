@@ -7,21 +7,19 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from ttsa_guard.config import BudgetConfig, GuardConfig, Member, Use, read_yaml, validated
+from ttsa_guard.budget import Budget
+from ttsa_guard.config import GuardConfig, Member, Use
 from ttsa_guard.errors import ConfigError, nearest
+from ttsa_guard.settings import Settings, read_yaml, validated
 
 SHARED = ("backend", "budget", "seed", "audit")
 """Settings of a guard that are the same for every arm, or that the benchmark needs for itself."""
 _TELLING = ("model", "guardrail", "flow", "options", "recipe")  # options that say which moderator a plugin is
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class PromptSource(_Part):
+class PromptSource(Settings):
     """Where prompts come from: a known set by its `name`, a CSV or JSONL `file`, or a Hugging Face data set (`hub`).
 
     "embedded_joined" is "embedded" with every message made one sentence, so that what leads the model astray is not a sentence
@@ -70,14 +68,14 @@ class PromptSource(_Part):
         return self.name or (self.file.stem if self.file else str(self.hub))
 
 
-class BenchConfig(_Part):
+class BenchConfig(Settings):
     """All settings of a benchmark."""
 
     backend: Use = Use(use="transformers")
     data: tuple[PromptSource, ...] = Field(min_length=1)
     seed: int = Field(1, ge=0)
     n: int = Field(75, ge=1, description="prompts of each kind and source, before the gate")
-    budget: BudgetConfig = BudgetConfig(seconds=120, generations=16, moderation_calls=96)
+    budget: Budget = Budget(seconds=120, generations=16, moderation_calls=96)
     half: Literal["development", "test"] | None = Field(None, description="of the prompts, by a hash of each; default: both")
     judge: Use | None = Field(None, description="moderator that judges too, or alone where there is no exact judge")
     settings: dict[str, Any] = Field(default_factory=dict, description="of the guards of all arms")

@@ -59,7 +59,11 @@ def plan(
     from ttsa_guard.plan.costs import Costs
 
     named = {"rate": rate, "flags": flags, "tokens": tokens, "replicas": replicas, "costs": costs and Costs.load(costs)}
-    settings = PlanConfig.load(config, bench=bench, **{key: value for key, value in named.items() if value is not None})
+    settings = PlanConfig.load(config, **{key: value for key, value in named.items() if value is not None})
+    if bench:
+        from ttsa_guard.plan.searches import with_searches
+
+        settings = with_searches(settings, bench)
     own = {settings.rate} if "rate" in settings.model_fields_set else set()
     with common.waiting("simulating"):
         points = table(settings, sorted({*RATES, *own}))

@@ -8,18 +8,17 @@ from collections.abc import Sequence
 from math import isnan
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from ttsa_guard.errors import ConfigError, nearest
 from ttsa_guard.plugins import Register, hookimpl
+from ttsa_guard.settings import Settings
 from ttsa_guard.verdict import Verdict
 
 log = logging.getLogger(__name__)
 
 
-class AnyGuardrailOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class AnyGuardrailOptions(Settings):
     guardrail: str = Field(min_length=1, description="its name in the library, e.g. 'duo_guard'")
     options: dict[str, Any] = Field(default_factory=dict, description="passed to the guard, e.g. model_id")
 

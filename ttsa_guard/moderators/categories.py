@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from ttsa_guard.errors import ModeratorError
+from ttsa_guard.settings import Settings
 from ttsa_guard.verdict import Verdict, is_score
 
 
-class CategoryOptions(BaseModel):
+class CategoryOptions(Settings):
     """Which categories count, and from which score on each of them flags a text."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     categories: tuple[str, ...] | None = Field(None, description="those that count; default: all that are harms")
     threshold: float = Field(0.5, ge=0, le=1, description="from this score on, a text is flagged")

@@ -16,7 +16,7 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from ttsa_guard.errors import ModelError
 from ttsa_guard.moderators import minilm
@@ -24,6 +24,7 @@ from ttsa_guard.moderators.lite import Lite
 from ttsa_guard.moderators.obscured import told, worst_scores
 from ttsa_guard.moderators.operating_points import Threshold, cutoff
 from ttsa_guard.plugins import Register, hookimpl
+from ttsa_guard.settings import Settings
 from ttsa_guard.verdict import Verdict
 
 Floats = NDArray[np.float32]
@@ -46,10 +47,8 @@ Window = tuple[list[int], list[int]]
 """Token ids of the prompt with its marks, and of a part of the answer with its mark."""
 
 
-class EncoderOptions(BaseModel):
+class EncoderOptions(Settings):
     """Settings of the encoder moderator."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     threshold: Threshold = Field(0.5, description="from this score on, an answer is flagged; or {false_alarms: SHARE}")
 

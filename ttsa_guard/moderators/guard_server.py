@@ -12,19 +12,18 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from ttsa_guard.errors import ModeratorError
 from ttsa_guard.service import Http
+from ttsa_guard.settings import Settings
 
 _NO_PROBABILITIES = "the server's answer has no log-probabilities"
 _HINT = "it has to serve /v1/completions with logprobs"
 
 
-class ServerOptions(BaseModel):
+class ServerOptions(Settings):
     """How the server is asked."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str | None = Field(None, description="what the server calls the model; default: as the moderator does")
     key: str = Field("GUARD_API_KEY", description="environment variable that holds the server's key, if it wants one")

@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from ttsa_guard.errors import ModelError
 from ttsa_guard.moderators.features import BUCKETS, featurise
 from ttsa_guard.moderators.obscured import told, worst_scores
 from ttsa_guard.moderators.operating_points import Threshold, cutoff
 from ttsa_guard.plugins import Register, hookimpl
+from ttsa_guard.settings import Settings
 from ttsa_guard.verdict import Verdict
 
 HEADS = ("harm", "toxicity", "refusal")
@@ -31,10 +32,8 @@ _AT_ONCE = 5_000
 """Characters up to which reading and scoring take about a millisecond, which is not worth a thread."""
 
 
-class LiteOptions(BaseModel):
+class LiteOptions(Settings):
     """Settings of the lite moderator."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     threshold: Threshold = Field(0.5, description="from this score on an answer is flagged; or {false_alarms: 0.01}")
 

@@ -17,19 +17,18 @@ from typing import Annotated, Any
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 from ttsa_guard.errors import ConfigError
+from ttsa_guard.settings import Settings
 
 RATES = (0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
 """False-alarm rates that are measured; those between them are interpolated."""
 FILE = "operating_points.yaml"
 
 
-class FalseAlarms(BaseModel):
+class FalseAlarms(Settings):
     """An operating point: ``{false_alarms: 0.01}`` flags one of a hundred harmless texts."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     false_alarms: float = Field(ge=RATES[-1], le=RATES[0], description="share of harmless chat that is flagged")
 

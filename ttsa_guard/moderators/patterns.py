@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from ttsa_guard.errors import ConfigError
 from ttsa_guard.plugins import Register, hookimpl
+from ttsa_guard.settings import Settings
 from ttsa_guard.verdict import Verdict
 
 Policy = Literal["links", "lists", "personal_data", "doses"]
@@ -34,10 +35,8 @@ _WORD = re.compile(r"[^\W\d_]+")
 _FEWEST_WORDS = 5
 
 
-class PatternsOptions(BaseModel):
+class PatternsOptions(Settings):
     """At least one of them."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     policies: tuple[Policy, ...] = Field((), description="links, lists, personal_data, doses")
     names: tuple[str, ...] = Field((), description="words or names, in any case, as whole words")

@@ -9,25 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from ttsa_guard.config import validated
 from ttsa_guard.errors import ConfigError, nearest
+from ttsa_guard.settings import Settings, validated
 
 
-class Blank(BaseModel):
+class Blank(Settings):
     """A field of the reply that comes before the verdict."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     text: str
     values: tuple[str, ...] = Field(min_length=2)
 
 
-class Recipe(BaseModel):
+class Recipe(Settings):
     """What ``guards.yaml`` explains."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     models: str = ""
     prompt: str | None = None

@@ -18,13 +18,14 @@ from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from ttsa_guard.errors import ModelError
 from ttsa_guard.moderators.lite import HEADS, probabilities
 from ttsa_guard.moderators.obscured import told, worst_scores
 from ttsa_guard.moderators.operating_points import Threshold, cutoff
 from ttsa_guard.plugins import Register, hookimpl
+from ttsa_guard.settings import Settings
 from ttsa_guard.verdict import Verdict
 
 Ints = NDArray[np.int64]
@@ -43,10 +44,8 @@ _BATCH_CHARACTERS = 50_000
 """Of the texts that are scored at once, which bounds the memory that a batch of long ones takes."""
 
 
-class SecondOpinionOptions(BaseModel):
+class SecondOpinionOptions(Settings):
     """Settings of the second opinion."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     threshold: Threshold = Field(0.5, description="from this score on an answer is flagged; or {false_alarms: 0.01}")
 

@@ -5,8 +5,9 @@ Either import the shipped folder in the configuration (``import_paths: [ttsa_gua
 """
 
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ttsa_guard.nemo.rails import rails_path
 
 if TYPE_CHECKING:
     from ttsa_guard.nemo.host import init, install, installed_guard, passthrough_app
@@ -21,11 +22,6 @@ _HOME = {
     "installed_guard": "host",
     "passthrough_app": "host",
 }
-
-
-def rails_path() -> str:
-    """The folder with our flows, for ``import_paths``; works in every kind of installation."""
-    return str(Path(__file__).parent.parent / "rails")
 
 
 def __getattr__(name: str) -> Any:

@@ -18,20 +18,19 @@ from nemoguardrails.exceptions import InvalidRailsConfigurationError
 from nemoguardrails.logging.explain import ExplainInfo
 from nemoguardrails.logging.processing_log import processing_log_var
 from nemoguardrails.manifests import RailDirection, RailSurface, default_rail_catalog, parse_configured_surface
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from ttsa_guard.errors import ConfigError, ModeratorError, nearest
 from ttsa_guard.nemo.redaction import MARK
 from ttsa_guard.plugins import Register, hookimpl
+from ttsa_guard.settings import Settings
 from ttsa_guard.verdict import Verdict
 
 _TEXTS = {"user_message", "bot_message"}
 """Context that a candidate has; of other context, the answer's own would be wrong for it."""
 
 
-class NemoRailOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class NemoRailOptions(Settings):
     flow: str = Field(min_length=1, description="as under rails.output.flows, e.g. 'content safety check output $model=...'")
 
 

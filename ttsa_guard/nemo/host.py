@@ -10,28 +10,27 @@ from nemoguardrails import RailsConfig, register_provider
 from nemoguardrails.colang import parse_colang_file
 from nemoguardrails.colang.v2_x.runtime.runtime import create_flow_configs_from_flow_list
 from nemoguardrails.rails.llm.llmrails import LLMRails  # the package exports another one if IORails is switched on
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from ttsa_guard.config import GuardConfig, validated
+from ttsa_guard.config import GuardConfig
 from ttsa_guard.errors import ConfigError
 from ttsa_guard.guard import Guard
-from ttsa_guard.nemo import rails_path
 from ttsa_guard.nemo.actions import FLOW, KEY, NAME, TOOLS_FLOW, TOOLS_NAME, make_action, make_tools_action
 from ttsa_guard.nemo.gate import NemoRail
 from ttsa_guard.nemo.model import ENGINE, BackendModel
 from ttsa_guard.nemo.privacy import guard_records, silence
+from ttsa_guard.nemo.rails import rails_path
 from ttsa_guard.nemo.refusals import enabled, refuse_app, refuse_other_weights, refuse_rails, refuse_settings
 from ttsa_guard.nemo.requests import guard_prompts, guard_requests
 from ttsa_guard.nemo.streaming import guard_streams
+from ttsa_guard.settings import Settings, validated
 
 _building: ContextVar[Guard | None] = ContextVar("ttsa_guard_building", default=None)
 """Of the app whose models are being made: providers are global to the host, guards belong to one app."""
 
 
-class ModelParameters(BaseModel):
+class ModelParameters(Settings):
     """``parameters`` of a model with our engine; what is not given is as in the guard's settings."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2)

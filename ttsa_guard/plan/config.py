@@ -8,12 +8,11 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from ttsa_guard.config import read_yaml, validated
-from ttsa_guard.errors import ConfigError
-from ttsa_guard.plan.costs import Costs, Moderation, Part, ReplicaShape
+from ttsa_guard.plan.costs import Costs, Moderation, ReplicaShape
+from ttsa_guard.settings import Settings, read_yaml, validated
 
 
-class Search(Part):
+class Search(Settings):
     """What mending one flagged answer takes."""
 
     passes: int = Field(2, ge=0, description="batches decoded one after another")
@@ -31,7 +30,7 @@ class Search(Part):
     swapped: bool = Field(True, description="a good answer is found")
 
 
-class Burst(Part):
+class Burst(Settings):
     """The rate is `factor` times the mean at the start of each period, and lower in the rest, so that the mean stays."""
 
     factor: float = Field(3.0, ge=1)
@@ -50,7 +49,7 @@ class Burst(Part):
         return self.factor if at % self.period < self.share * self.period else quiet
 
 
-class PlanConfig(Part):
+class PlanConfig(Settings):
     """All settings of a plan; prices are in one currency of your choice."""
 
     rate: float = Field(1.0, gt=0, description="answers a second, all replicas together")
@@ -94,11 +93,10 @@ class PlanConfig(Part):
         return self.gate or self.measured.gate or Moderation()
 
     @classmethod
-    def load(cls, path: Path | None, *, bench: Path | None = None, **named: Any) -> PlanConfig:
+    def load(cls, path: Path | None, **named: Any) -> PlanConfig:
         """Settings from a YAML file with `named` ones in their place.
 
-        ``costs: FILE``, made by ``ttsa-guard plan measure``, is seen from the settings' folder. The searches and their number
-        among all answers are taken from the benchmark in `bench`, if that is given.
+        ``costs: FILE``, made by ``ttsa-guard plan measure``, is seen from the settings' folder.
 
         Raises:
             ConfigError: a file cannot be read, or settings are wrong.
@@ -106,11 +104,4 @@ class PlanConfig(Part):
         data = read_yaml(path, hint="give a YAML file with the plan's settings") if path else {}
         if path and isinstance(data, Mapping) and isinstance(data.get("costs"), str):
             data = {**data, "costs": Costs.load(path.parent / data["costs"])}
-        found = validated(cls, {**data, **named} if isinstance(data, Mapping) else data, where="plan")
-        if bench is None:
-            return found
-        if isinstance(data, Mapping) and "searches" in data:
-            raise ConfigError("searches are both in the settings and in a benchmark", hint="leave one of them out")
-        from ttsa_guard.plan.searches import from_bench
-
-        return found.model_copy(update={"searches": from_bench(bench, found)})
+        return validated(cls, {**data, **named} if isinstance(data, Mapping) else data, where="plan")

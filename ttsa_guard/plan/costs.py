@@ -9,18 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from ttsa_guard.config import read_yaml, validated
-
-
-class Part(BaseModel):
-    """A part of the settings."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+from ttsa_guard.settings import Settings, read_yaml, validated
 
 
-class Moderation(Part):
+class Moderation(Settings):
     """A moderator, local or a service. What a call takes is log-normal."""
 
     p50: float = Field(0.001, ge=0, description="median seconds of a call, waiting for the limit aside")
@@ -40,7 +34,7 @@ class Moderation(Part):
         return math.log(self.p95 / self.p50) / 1.6449 if self.p95 and self.p50 else 0.0
 
 
-class Costs(Part):
+class Costs(Settings):
     """Seconds that a replica's work takes.
 
     A step decodes one token of every row. Its time is linear between the measured points, which may bend wherever the
@@ -94,7 +88,7 @@ class Costs(Part):
         return validated(cls, read_yaml(path, hint="make one with: ttsa-guard plan measure --out FILE"), where="costs")
 
 
-class ReplicaShape(Part):
+class ReplicaShape(Settings):
     """A model and an accelerator, from which costs are worked out: reading the weights and the keys of all rows, or the
     arithmetic, whichever takes longer. The defaults are a model of 8 billion parameters on a card of 80 GB.
 

@@ -34,6 +34,17 @@ def from_bench(folder: Path, plan: PlanConfig) -> tuple[Search, ...]:
     return tuple(search_of(row, plan, timed=_same(results.meta, plan)) for row in rows)
 
 
+def with_searches(plan: PlanConfig, folder: Path) -> PlanConfig:
+    """The plan with the searches of the benchmark in `folder`.
+
+    Raises:
+        ConfigError: as `from_bench` does, or the plan's own settings name searches too.
+    """
+    if "searches" in plan.model_fields_set:
+        raise ConfigError("searches are both in the settings and in a benchmark", hint="leave one of them out")
+    return plan.model_copy(update={"searches": from_bench(folder, plan)})
+
+
 def search_of(row: Mapping[str, Any], plan: PlanConfig, *, timed: bool) -> Search:
     """The search of one review: `row` has the counts of an audit record, and its action."""
     swapped = row["action"] == "swap"

@@ -8,21 +8,20 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from ttsa_guard.backends.base import ScoresSoftEmbeds, TakesEmbeddings
 from ttsa_guard.messages import Scope
 from ttsa_guard.plugins import Register, hookimpl
+from ttsa_guard.settings import Settings
 from ttsa_guard.steerers.base import Candidate, Task
 from ttsa_guard.steerers.estimators import Normalise
 from ttsa_guard.steerers.paper import paper_rounds
 from ttsa_guard.steerers.surrogate import surrogate_rounds
 
 
-class EmbeddingOptions(BaseModel):
+class EmbeddingOptions(Settings):
     """Settings of both modes. Lengths are multiples of the mean token-embedding norm."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     mode: Literal["default", "paper"] = Field("default", description="paper: arXiv 2604.26167, Algorithm 1, to the letter")
     rows: Scope | None = Field(None, description="rows that move; default: the last user message's, in paper mode all")

@@ -7,20 +7,19 @@ from dataclasses import replace
 from itertools import combinations, islice
 from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from ttsa_guard.messages import GenerationRequest, Message
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.quality import has_debris
 from ttsa_guard.request import asking, split_parts, without_asides
+from ttsa_guard.settings import Settings
 from ttsa_guard.steerers.base import Candidate, Task
 from ttsa_guard.steerers.prefill import beginnings, propose_begun
 from ttsa_guard.text import split_sentences
 
 
-class EraseOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class EraseOptions(Settings):
     candidates: int = Field(4, ge=1, description="most answers")
     doubts: int = Field(
         3, ge=0, description="more answers to the question alone where it may be unsafe: a flag speaks against all"

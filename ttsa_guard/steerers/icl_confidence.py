@@ -11,10 +11,11 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from ttsa_guard.backends.base import ExposesLogProbs, TakesEmbeddings
 from ttsa_guard.plugins import Register, hookimpl
+from ttsa_guard.settings import Settings
 from ttsa_guard.steerers.base import Candidate, Task
 from ttsa_guard.steerers.estimators import Antithetic, Climb, Forward
 
@@ -22,14 +23,12 @@ CONFIDENCE, ROBUSTNESS, GAIN = 0.6, 0.3, 0.1
 """Weights of the parts of the proxy."""
 
 
-class IclConfidenceOptions(BaseModel):
+class IclConfidenceOptions(Settings):
     """The defaults are the published ones. Lengths are in units of the embeddings, as published for Llama-3.1-8B.
 
     A label is what stands between `label` and the next `end`; without an `end` after it, it is that of the query. The
     defaults read ``Input: ...\\nLabel: ...\\n``, line by line.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     label: str = Field("Label:", min_length=1, description="what stands before a label")
     end: str = Field("\n", min_length=1, description="what stands after it")

@@ -10,11 +10,12 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import ClassVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from ttsa_guard.backends.base import TakesEmbeddings
 from ttsa_guard.messages import GenerationRequest
 from ttsa_guard.plugins import Register, hookimpl
+from ttsa_guard.settings import Settings
 from ttsa_guard.steerers.base import Candidate, Task
 from ttsa_guard.steerers.estimators import unit
 from ttsa_guard.steerers.prefill import beginnings
@@ -23,9 +24,7 @@ _RETURNING = 2
 """Safe kicks that go the way back."""
 
 
-class KickOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class KickOptions(Settings):
     kicks: int = Field(8, ge=1, description="random directions in the first batch")
     length: float = Field(1.25, ge=0, description="of every row's step, in mean token norms")
     shrink: int = Field(4, ge=0, description="halvings of the way back of two safe ones, a batch each; 0: the control")

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from ttsa_guard.backends.base import TakesEmbeddings
 from ttsa_guard.messages import GenerationRequest, Prompt, Soft
 from ttsa_guard.plugins import Register, hookimpl
+from ttsa_guard.settings import Settings
 from ttsa_guard.steerers.base import Candidate, Task
 from ttsa_guard.steerers.prefill import beginnings, propose_begun
 
@@ -21,9 +22,7 @@ _PLACES = (0.0, 1.0, 0.5)
 """Where a span lies: at the start of the message, at its end, in its middle."""
 
 
-class OccludeOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class OccludeOptions(Settings):
     candidates: int = Field(8, ge=1, description="most answers")
     shortest: float = Field(0.3, gt=0, lt=1, description="share of the message's tokens in the shortest span")
     longest: float = Field(0.85, gt=0, lt=1, description="and in the longest")

@@ -7,11 +7,12 @@ from dataclasses import replace
 from itertools import product
 from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from ttsa_guard.messages import GenerationRequest
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.profile import ModelProfile, Opening, OpeningKind
+from ttsa_guard.settings import Settings
 from ttsa_guard.steerers.base import Candidate, Task
 from ttsa_guard.steerers.goals import find_turn
 from ttsa_guard.text import through_sentence
@@ -28,9 +29,7 @@ _WARM = 0.7
 """Temperature of all draws of an opening but the first."""
 
 
-class PrefillOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class PrefillOptions(Settings):
     openings: int = Field(6, ge=1, description="openings tried, in one batch")
     draws: int = Field(2, ge=1, description="answers that are begun with each of them")
     always: bool = Field(False, description="also for an answer that began harmlessly and was flagged for its tone")

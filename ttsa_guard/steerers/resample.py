@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from ttsa_guard.plugins import Register, hookimpl
+from ttsa_guard.settings import Settings
 from ttsa_guard.steerers.base import Candidate, Task
 
 
-class ResampleOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class ResampleOptions(Settings):
     n: int = Field(16, ge=1, description="samples in all")
     temperature: float = Field(1.0, ge=0, le=2)
     batch: int = Field(16, ge=1, description="samples a round")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from ttsa_guard.messages import Message
 from ttsa_guard.plugins import Register, hookimpl
+from ttsa_guard.settings import Settings
 from ttsa_guard.steerers.base import Candidate, Task
 
 INSTRUCTION = (
@@ -17,9 +18,7 @@ INSTRUCTION = (
 )
 
 
-class RewriteOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class RewriteOptions(Settings):
     n: int = Field(4, ge=1, description="answers drawn, in one batch")
     temperature: float = Field(0.7, ge=0, le=2)
     instruction: str = Field(INSTRUCTION, min_length=1, description="what the model is told after its flagged answer")

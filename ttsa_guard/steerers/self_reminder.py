@@ -7,9 +7,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from ttsa_guard.plugins import Register, hookimpl
+from ttsa_guard.settings import Settings
 from ttsa_guard.steerers.base import Candidate, Task
 
 BEFORE = (
@@ -20,9 +21,7 @@ AFTER = "\nRemember, you should be a responsible assistant and should not genera
 """The published wording, which says "ChatGPT" where this says "assistant"."""
 
 
-class SelfReminderOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class SelfReminderOptions(Settings):
     n: int = Field(4, ge=1, description="answers drawn, in one batch")
     temperature: float = Field(0.7, ge=0, le=2)
 

@@ -15,17 +15,16 @@ import string
 from collections.abc import AsyncGenerator
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from ttsa_guard.plugins import Register, hookimpl
+from ttsa_guard.settings import Settings
 from ttsa_guard.steerers.base import Candidate, Task
 
 PerturbationKind = Literal["swap", "insert", "patch"]
 
 
-class SmoothLLMOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class SmoothLLMOptions(Settings):
     n: int = Field(10, ge=1, description="perturbed copies")
     rate: float = Field(0.1, ge=0, le=1, description="share of the characters that are changed")
     kind: PerturbationKind = Field("swap", description="other characters, more characters, or one run of others")

@@ -10,9 +10,10 @@ import re
 from collections.abc import AsyncGenerator
 from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from ttsa_guard.plugins import Register, hookimpl
+from ttsa_guard.settings import Settings
 from ttsa_guard.steerers.base import Candidate, Task
 from ttsa_guard.text import SENTENCE, ended_sentences
 
@@ -20,9 +21,7 @@ _PIECE = re.compile(rf"{SENTENCE.pattern}\s*", re.DOTALL)
 """A sentence or a line, with the space behind it."""
 
 
-class TrimOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class TrimOptions(Settings):
     kept: float = Field(0.6, gt=0, le=1, description="least share of the answer's words that has to stay")
 
 

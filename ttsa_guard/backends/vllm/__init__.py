@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from ttsa_guard.backends.base import Continuation
 from ttsa_guard.backends.vllm.checks import examine
@@ -38,14 +38,13 @@ from ttsa_guard.hf.loading import Source
 from ttsa_guard.hf.profiles import find_profile
 from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt, Scope
 from ttsa_guard.plugins import Register, hookimpl
+from ttsa_guard.settings import Settings
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-class VLLMOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class VLLMOptions(Settings):
     model: str = Field(min_length=1, description="what the servers run: 'embedded', a Hugging Face name, or a path")
     urls: tuple[str, ...] = Field(min_length=1, description="base addresses, one for each server: http://host:8000")
     served_name: str | None = Field(None, description="what the servers call the model; default: as `model`")

@@ -9,10 +9,11 @@ from importlib import resources
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from ttsa_guard.backends.base import ExposesLogits
 from ttsa_guard.plugins import Register, hookimpl
+from ttsa_guard.settings import Settings
 from ttsa_guard.steerers.base import Candidate, Task
 from ttsa_guard.steerers.prosocial.adapter import Adapter
 from ttsa_guard.steerers.prosocial.harm_vector import HarmVector, check_base
@@ -24,9 +25,7 @@ EMBEDDED = "embedded"
 HARM_VECTOR, REWARD = "harm_vector.safetensors", "reward.safetensors"
 
 
-class ProSocialOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class ProSocialOptions(Settings):
     harm_vector: str | None = Field(
         EMBEDDED, description="file of it; 'embedded': that of the embedded model; null: the weights stay as they are"
     )

@@ -1,0 +1,8 @@
+"""Where the flows are that a configuration imports."""
+
+from pathlib import Path
+
+
+def rails_path() -> str:
+    """The folder with our flows, for ``import_paths``; works in every kind of installation."""
+    return str(Path(__file__).parent.parent / "rails")
