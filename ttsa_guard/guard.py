@@ -16,7 +16,7 @@ from functools import cache
 from itertools import takewhile
 from typing import Any, Literal
 
-from ttsa_guard.backends.base import Backend, ScoresText
+from ttsa_guard.backends.base import Backend, Profiled, ScoresText
 from ttsa_guard.backends.plain import plain_answer
 from ttsa_guard.budget import Clock, Usage, answered, within
 from ttsa_guard.completion import completed, cut_loop, ended
@@ -25,7 +25,7 @@ from ttsa_guard.errors import BudgetError, ConfigError
 from ttsa_guard.forks import refuse_after_fork
 from ttsa_guard.messages import Baseline, GenerationRequest, Message, Prompt, own_seed
 from ttsa_guard.moderators.advice import BETTER, weak_gate
-from ttsa_guard.moderators.base import Moderator, moderate_safely, on_its_loop
+from ttsa_guard.moderators.base import Moderator, close, is_coarse, moderate_safely
 from ttsa_guard.moderators.panel import Panel, build_panel
 from ttsa_guard.observers import publish
 from ttsa_guard.plugins import Plugins
@@ -86,7 +86,7 @@ class Guard:
         self._plugins = plugins or Plugins()
         self._clock = clock
         self._sink = AuditSink(config.audit.path) if config.audit.path else None
-        if getattr(guide, "coarse", False):
+        if is_coarse(guide):
             log.warning(
                 "the guide %s tells only a few scores apart, so a search sees no progress; keep it as the gate", guide.name
             )
@@ -114,7 +114,7 @@ class Guard:
         for_harm = None if config.steerers_for_harm is None else _made(plugins, config.steerers_for_harm)
         # The backend comes last: it takes longest, and a typo elsewhere should show at once.
         backend = backend or plugins.make("backends", config.backend)
-        profile: ModelProfile = getattr(backend, "profile", GENERIC)
+        profile = backend.profile if isinstance(backend, Profiled) else GENERIC
         if "steerers" not in config.model_fields_set and profile.steerers:
             steerers = _made(plugins, profile.steerers)
         if not config.model_fields_set & {"steerers", "steerers_for_harm"} and profile.steerers_for_harm:
@@ -212,10 +212,9 @@ class Guard:
                 final = await self._check(review, self._whole(judged), "final")
                 if not final.flagged:
                     return self._finish(review, self._whole(judged), "swap", end, judged, final)
+            reason: str = "no good candidate" if end == "steered" else end
             if best:
                 reason = "the gate flagged the candidates"
-            else:
-                reason = "no good candidate" if end == "steered" else end
         except Exception as error:
             # The message may quote the moderated text, so only the kind of error is logged.
             log.error("review failed with %s; the fallback is given", type(error).__name__)
@@ -234,8 +233,7 @@ class Guard:
     async def close(self) -> None:
         """Let go of what the backend and the moderators hold, connections for example."""
         for moderator in self.moderators:
-            if close := getattr(moderator, "close", None):
-                await on_its_loop(moderator, close())
+            await close(moderator)
         await self.backend.close()
 
     # ------------------------------------------------------------------ steps

@@ -15,7 +15,7 @@ from ttsa_guard.conformance import check
 from ttsa_guard.errors import PromptError
 from ttsa_guard.guard import Guard
 from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt, Scope, Soft, Tokens
-from ttsa_guard.moderators.base import Moderator
+from ttsa_guard.moderators.base import Moderator, close
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.profile import GENERIC, ModelProfile
 from ttsa_guard.steerers.base import Steerer
@@ -157,8 +157,7 @@ async def _checked(moderator: Moderator, seconds: float) -> None:
     try:
         await check(moderator, seconds=seconds)
     finally:
-        if close := getattr(moderator, "close", None):
-            await close()
+        await close(moderator)
 
 
 @contextmanager

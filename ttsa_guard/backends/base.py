@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ttsa_guard.hf.tokens import encodable
 from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt, Scope
+from ttsa_guard.profile import ModelProfile
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +47,36 @@ class Backend(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+@runtime_checkable
+class Profiled(Protocol):
+    """It is known how this model begins safe answers, and how likely its own answers are."""
+
+    profile: ModelProfile
+
+
+@runtime_checkable
+class Described(Protocol):
+    """Tells where it runs, and in which precision, in words."""
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def dtype(self) -> str: ...
+
+
+@runtime_checkable
+class DescribesDecoding(Protocol):
+    """Tells how answers are decoded, in words; known, and to be asked, once something was generated."""
+
+    @property
+    def decoding(self) -> str: ...
+
+
+def device_of(backend: Backend) -> str:
+    return backend.device if isinstance(backend, Described) else "unknown"
 
 
 @runtime_checkable

@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.progress import Progress
 
-from ttsa_guard.backends.base import Backend
+from ttsa_guard.backends.base import Backend, device_of
 from ttsa_guard.bench import cases as stored
 from ttsa_guard.bench import data
 from ttsa_guard.bench.cases import Case, Collector
@@ -22,7 +22,7 @@ from ttsa_guard.bench.judges import EncoderJudge, Judge, ModeratorJudge, WorldJu
 from ttsa_guard.bench.prompts import Item
 from ttsa_guard.errors import ConfigError, TTSAError, nearest
 from ttsa_guard.guard import Guard
-from ttsa_guard.moderators.base import Moderator, moderate_safely
+from ttsa_guard.moderators.base import Moderator, close, moderate_safely
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.record import AuditRecord, Outcome
 
@@ -85,7 +85,9 @@ class Runner:
                     # A foreign message may quote a text.
                     self.failed[arm] = error.message if isinstance(error, TTSAError) else type(error).__name__
         finally:
-            await _close(backend, judge)
+            await backend.close()
+            if judge:
+                await close(judge)
 
     # ------------------------------------------------------------------ steps
 
@@ -96,7 +98,7 @@ class Runner:
             "command": self.command,
             "config": self.config.model_dump(mode="json"),
             "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
-            "device": str(getattr(backend, "device", "unknown")),
+            "device": device_of(backend),
             "seed": self.config.seed,
         }
         path = self.folder / META
@@ -175,7 +177,9 @@ class _Guards:
         return self._made[key]
 
     async def close(self) -> None:
-        await _close(*(moderator for guard in self._made.values() for moderator in guard.moderators))
+        for guard in self._made.values():
+            for moderator in guard.moderators:
+                await close(moderator)
 
 
 class _Judges:
@@ -198,12 +202,6 @@ class _Judges:
             return [None] * len(texts)
         verdicts = await moderate_safely(self.moderator, texts, prompts=[case.item.messages[-1][1]] * len(texts))
         return [v.flagged for v in verdicts]
-
-
-async def _close(*parts: object) -> None:
-    for part in parts:
-        if close := getattr(part, "close", None):
-            await close()
 
 
 async def _row(arm: str, case: Case, guard: Guard, outcome: Outcome | None, judges: _Judges) -> dict[str, Any]:

@@ -135,7 +135,7 @@ def calibration_error(labels: Sequence[int], scores: Sequence[float]) -> float:
 
 
 async def judged(judge: Moderator, rows: Sequence[LabelledText]) -> list[Verdict]:
-    from ttsa_guard.moderators.base import moderate_safely
+    from ttsa_guard.moderators.base import close, moderate_safely
 
     found: list[Verdict] = []
     with common.progress() as progress:
@@ -145,8 +145,7 @@ async def judged(judge: Moderator, rows: Sequence[LabelledText]) -> list[Verdict
             with common.quiet("ttsa_guard"):  # failures are counted
                 found += await moderate_safely(judge, [r.text for r in chunk], prompts=[r.prompt for r in chunk])
             progress.advance(task, len(chunk))
-    if close := getattr(judge, "close", None):
-        await close()
+    await close(judge)
     return found
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import typer
 from rich.table import Table
 
+from ttsa_guard.backends.base import Described, DescribesDecoding
 from ttsa_guard.cli import common
 from ttsa_guard.cli.common import out, plain
 from ttsa_guard.cli.plugins import imported, installed
@@ -95,8 +96,9 @@ def _plugins(settings: GuardConfig) -> Iterator[Finding]:
 
 
 def _model(guard: Guard, name: str) -> Iterator[Finding]:
-    device, dtype = (getattr(guard.backend, key, "unknown") for key in ("device", "dtype"))
-    yield Finding("model", f"{name}, device {device}, {dtype}, context {guard.backend.context_length}")
+    backend = guard.backend
+    where = f"device {backend.device}, {backend.dtype}" if isinstance(backend, Described) else "device unknown"
+    yield Finding("model", f"{name}, {where}, context {backend.context_length}")
     profile = guard.profile
     floor = "not measured" if profile.floor is None else f"{profile.floor:.2f} nats"
     what = f"{common.counted(len(profile.openings), 'opening')}, likelihood floor {floor}"
@@ -122,7 +124,7 @@ def _trial(guard: Guard) -> Iterator[Finding]:
     except TTSAError as error:
         yield Finding("generation", error.message, "broken", error.hint)
         return
-    how = getattr(guard.backend, "decoding", "")
+    how = guard.backend.decoding if isinstance(guard.backend, DescribesDecoding) else ""
     yield Finding("generation", f"{common.counted(words, 'word')} in {generation:.2f} s{how and ', '}{how}")
     if verdict.decision == "failed":
         yield Finding("gate", f"{verdict.moderator} failed: {verdict.reason}", "broken", "check its options and its service")

@@ -71,7 +71,7 @@ def _belongs(line: str, row: LabelledText) -> bool:
 
 
 async def _score(judge: Moderator, rows: list[LabelledText], out: Path, batch: int, done: int, total: int) -> None:
-    from ttsa_guard.moderators.base import moderate_safely
+    from ttsa_guard.moderators.base import close, moderate_safely
 
     with common.progress() as progress, out.open("a", encoding="utf-8") as file:
         task = progress.add_task(f"judging with {judge.name}", total=total, completed=done)
@@ -82,8 +82,7 @@ async def _score(judge: Moderator, rows: list[LabelledText], out: Path, batch: i
             file.writelines(json.dumps(_result(row, v)) + "\n" for row, v in zip(chunk, verdicts, strict=True))
             file.flush()
             progress.advance(task, len(chunk))
-        if close := getattr(judge, "close", None):
-            await close()
+        await close(judge)
 
 
 def _result(row: LabelledText, verdict: Verdict) -> dict[str, Any]:

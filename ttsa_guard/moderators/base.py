@@ -23,15 +23,46 @@ _LONGEST = 200
 class Moderator(Protocol):
     """Batch in, batch out, order kept. `prompts` are the user texts that the answers belong to.
 
-    A class attribute ``coarse = True`` says that its scores tell only a few degrees apart, so that it is no guide for a search.
-    Moderators that do not come with this package run on an event loop in a thread of their own, always the same one, so that
-    they keep to their time limit whatever they do; ``blocking = False`` says that one may run on the guard's loop.
+    One may also be `Coarse`, `Blocking` or `Closes`. Moderators that do not come with this package run on an event loop in a
+    thread of their own, always the same one, so that they keep to their time limit whatever they do; ``blocking = False`` says
+    that one may run on the guard's loop.
     """
 
     @property
     def name(self) -> str: ...
 
     async def moderate(self, texts: Sequence[str], *, prompts: Sequence[str]) -> list[Verdict]: ...
+
+
+@runtime_checkable
+class Coarse(Protocol):
+    """Says whether its scores tell only a few degrees apart, so that it is no guide for a search."""
+
+    coarse: bool
+
+
+@runtime_checkable
+class Blocking(Protocol):
+    """Says whether it may hold up the event loop that it runs on."""
+
+    blocking: bool
+
+
+@runtime_checkable
+class Closes(Protocol):
+    """Holds what has to be let go of, connections for example."""
+
+    async def close(self) -> None: ...
+
+
+def is_coarse(moderator: Moderator) -> bool:
+    return isinstance(moderator, Coarse) and moderator.coarse
+
+
+async def close(moderator: Moderator) -> None:
+    """Let a moderator go of what it holds, on the loop that it runs on."""
+    if isinstance(moderator, Closes):
+        await on_its_loop(moderator, moderator.close())
 
 
 async def moderate_safely(
@@ -57,7 +88,7 @@ async def moderate_safely(
 def on_its_loop(moderator: Moderator, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
     """`work` of a moderator, where it can keep nobody else from working."""
     ours = type(moderator).__module__.partition(".")[0] == __name__.partition(".")[0]
-    return aside(moderator, work) if getattr(moderator, "blocking", not ours) else work
+    return aside(moderator, work) if (moderator.blocking if isinstance(moderator, Blocking) else not ours) else work
 
 
 def _without_quotes(verdict: Verdict, texts: str) -> Verdict:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ttsa_guard.config import Combine, Member
-from ttsa_guard.moderators.base import Moderator, moderate_safely
+from ttsa_guard.moderators.base import Moderator, is_coarse, moderate_safely
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.verdict import Verdict
 
@@ -57,7 +57,7 @@ class Panel:
 
     @property
     def coarse(self) -> bool:
-        return all(getattr(member, "coarse", False) for member in self.members)
+        return all(map(is_coarse, self.members))
 
     async def moderate(self, texts: Sequence[str], *, prompts: Sequence[str]) -> list[Verdict]:
         columns = await asyncio.gather(*(moderate_safely(m, texts, prompts=prompts) for m in self.members))

@@ -10,7 +10,7 @@ from statistics import median
 
 import numpy as np
 
-from ttsa_guard.backends.base import Backend
+from ttsa_guard.backends.base import Backend, device_of
 from ttsa_guard.embedded.world import World
 from ttsa_guard.errors import ModelError
 from ttsa_guard.guard import Guard
@@ -44,7 +44,7 @@ async def measure(guard: Guard, *, rows: int, repeats: int = 7, seed: int = 0) -
 def about(backend: Backend) -> dict[str, str]:
     """What is measured, on what."""
     versions = {name: version(name) for name in ("ttsa-guard", "torch", "transformers")}
-    machine = {"device": str(getattr(backend, "device", "unknown")), "machine": platform.machine()}
+    machine = {"device": device_of(backend), "machine": platform.machine()}
     return {"model": backend.name, **machine, "python": platform.python_version(), **versions}
 
 

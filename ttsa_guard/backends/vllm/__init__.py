@@ -104,6 +104,10 @@ class VLLMBackend:
     def dtype(self) -> str:
         return str(self._local.dtype).removeprefix("torch.")
 
+    @property
+    def decoding(self) -> str:
+        return "by the servers"
+
     async def render(self, messages: Sequence[Message], *, scope: Scope = "user") -> Prompt:
         prompt = self._local.render(messages, scope=scope)
         if len(prompt) >= self.context_length:
