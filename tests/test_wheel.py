@@ -11,7 +11,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
-SOURCES = ("pyproject.toml", "README.md", "LICENSE", "NOTICE", "ttsa_guard", "rails")
+SOURCES = ("pyproject.toml", "README.md", "LICENSE", "NOTICE", "ttsa_guard", "rails", "research")
 
 
 def build(kind, folder, out):

@@ -11,7 +11,7 @@ pytest.importorskip("sklearn")
 
 @pytest.fixture(scope="module")
 def meters():
-    from ttsa_guard.bench.attributes import Meters
+    from research.prosocial.attributes import Meters
 
     return Meters.fitted()
 
@@ -43,7 +43,7 @@ def test_values_are_shares_and_nothing_has_nothing(meters):
 
 
 def test_missing_data_are_named(tmp_path):
-    from ttsa_guard.bench.attributes import Meters
+    from research.prosocial.attributes import Meters
 
     with pytest.raises(ConfigError, match="goemotions"):
         Meters.fitted(tmp_path)

@@ -11,7 +11,7 @@ pytest.importorskip("sklearn")
 import torch
 from transformers import AutoModelForCausalLM
 
-from ttsa_guard.bench import pareto
+from research.prosocial import pareto
 from ttsa_guard.steerers.prosocial.adapter import Adapter, Shape
 
 WEIGHTS = np.array([[prefer.get(name, 0.0) for name in ATTRIBUTES] for prefer in pareto.GRID])

@@ -11,7 +11,7 @@ from ttsa_guard.embedded.world import World
 
 pytest.importorskip("sklearn")
 
-from ttsa_guard.bench.wins import win_rates, wins
+from research.prosocial.wins import win_rates, wins
 
 
 class Length:

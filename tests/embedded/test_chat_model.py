@@ -5,9 +5,9 @@ from importlib import resources
 
 import pytest
 
+from research.embedded.evaluate import answers, flags, messages
 from ttsa_guard.backends.transformers import TransformersBackend, TransformersOptions
 from ttsa_guard.config import GuardConfig
-from ttsa_guard.embedded.evaluate import answers, flags, messages
 from ttsa_guard.embedded.world import World
 from ttsa_guard.guard import Guard
 from ttsa_guard.messages import Baseline, GenerationRequest, Message

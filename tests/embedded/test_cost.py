@@ -7,9 +7,9 @@ from statistics import median
 
 import pytest
 
+from research.embedded.evaluate import answers, flags, messages
 from ttsa_guard.backends.transformers import TransformersBackend, TransformersOptions
 from ttsa_guard.config import GuardConfig
-from ttsa_guard.embedded.evaluate import answers, flags, messages
 from ttsa_guard.embedded.world import World
 from ttsa_guard.guard import Guard
 from ttsa_guard.messages import GenerationRequest

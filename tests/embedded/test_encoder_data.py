@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from ttsa_guard.embedded import encoder_data
-from ttsa_guard.embedded.encoder_data import HEADS, labels, training
-from ttsa_guard.embedded.lite_data import UNKNOWN, Example
+from research.embedded import encoder_data
+from research.embedded.encoder_data import HEADS, labels, training
+from research.embedded.lite_data import UNKNOWN, Example
 
 
 def rows(part, n=40):
@@ -59,7 +59,7 @@ def test_self_harm_is_a_topic_of_what_is_bad(example, expected):
 
 @pytest.mark.real
 def test_a_seed_gives_the_same_weights_to_the_last_bit(found):
-    from ttsa_guard.embedded.train_encoder import stored, train
+    from research.embedded.train_encoder import stored, train
 
     some = random.Random(0).sample(found, 64)
     one, two, other = (stored(train(some, Console(quiet=True), epochs=1, seed=seed)) for seed in (0, 0, 1))

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from ttsa_guard.embedded import prosocial_data
+from research.embedded import prosocial_data
 from ttsa_guard.embedded.grammar import prosocial_sentences
 from ttsa_guard.embedded.world import World
 from ttsa_guard.steerers.prosocial.preferences import ATTRIBUTES
@@ -51,7 +51,7 @@ def test_harm_is_taught_for_prompts_that_fail_and_for_no_others():
 
 @pytest.mark.slow
 def test_the_recipe_gives_files_that_the_steerer_takes(tmp_path):
-    command = [sys.executable, "-m", "ttsa_guard.embedded.train_prosocial", "--out", str(tmp_path), "--scale", "0.02"]
+    command = [sys.executable, "-m", "research.embedded.train_prosocial", "--out", str(tmp_path), "--scale", "0.02"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     from ttsa_guard.backends.transformers import TransformersBackend, TransformersOptions

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ttsa_guard.embedded.obscured_report import TRICKS
+from research.embedded.obscured_report import TRICKS
 from ttsa_guard.embedded.world import World
 from ttsa_guard.moderators.lite import Lite
 from ttsa_guard.moderators.obscured import OBSCURED, read

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
+from research.embedded.operating_points import digest
 from ttsa_guard.config import Use
-from ttsa_guard.embedded.operating_points import digest
 from ttsa_guard.errors import ConfigError
 from ttsa_guard.moderators.operating_points import RATES, FalseAlarms, cutoff, operating_point, points
 from ttsa_guard.plugins import Plugins
@@ -22,7 +22,7 @@ def made(name: str, threshold: object) -> object:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_table_belongs_to_the_shipped_weights(name: str) -> None:
-    assert points()[name]["weights"] == digest(name), "run python -m ttsa_guard.embedded.operating_points"
+    assert points()[name]["weights"] == digest(name), "run python -m research.embedded.operating_points"
     scores = points()[name]["scores"]
     assert tuple(scores) == RATES
     assert list(scores.values()) == sorted(scores.values())

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from ttsa_guard.embedded import lite_domain
-from ttsa_guard.embedded.second_opinion_data import digest, lite_world_rows, world_examples
+from research.embedded import lite_domain
+from research.embedded.second_opinion_data import digest, lite_world_rows, world_examples
 from ttsa_guard.embedded.world import World
 from ttsa_guard.errors import ModelError
 from ttsa_guard.moderators.base import Moderator

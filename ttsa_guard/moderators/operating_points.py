@@ -1,7 +1,7 @@
 """From which score on a moderator flags: a number, or the share of harmless texts that it may flag.
 
 The scores that belong to such shares are in ``ttsa_guard/embedded/operating_points.yaml``, measured by
-``python -m ttsa_guard.embedded.operating_points`` on harmless chat. Scores stay probabilities, as far as the moderator is
+``python -m research.embedded.operating_points`` on harmless chat. Scores stay probabilities, as far as the moderator is
 calibrated: a threshold moves decisions and no score.
 """
 

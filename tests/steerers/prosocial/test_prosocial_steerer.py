@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from research.embedded.evaluate import messages
 from ttsa_guard.backends.local.controlled import fingerprint
 from ttsa_guard.backends.transformers import TransformersBackend, TransformersOptions
 from ttsa_guard.config import GuardConfig
-from ttsa_guard.embedded.evaluate import messages
 from ttsa_guard.embedded.world import World
 from ttsa_guard.errors import ConfigError
 from ttsa_guard.guard import Guard

@@ -1,16 +1,23 @@
-"""What readers said of answers whose arm was hidden, and how far the benchmark's judges agree."""
+"""What readers said of answers whose arm was hidden, and how far the benchmark's judges agree.
+
+``python -m research.reading`` counts ``results/reading.jsonl``.
+"""
+
+from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "results"
 NOW, BEFORE = HERE / "reading.jsonl", HERE / "reading_before.jsonl"
 """Of the default as it is, and of the one before it learned to prefer the better opening and to end before it repeats itself."""
 PARTS = ("safe", "fluent", "on_topic")
 
 
-def rows(file):
+def rows(file: Path) -> Iterator[dict[str, Any]]:
     """The labels, with `good` (all of PARTS) and `helpful` (good, too) for the reader and, of swaps, for the judges."""
     for line in file.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
@@ -20,21 +27,21 @@ def rows(file):
         yield row
 
 
-def arms(file, kinds=None):
+def arms(file: Path, kinds: Collection[str] | None = None) -> dict[str, list[int | None]]:
     """By arm: texts, good and helpful for the reader, good for the judges (None where they were not asked)."""
-    found = defaultdict(list)
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows(file):
         if kinds is None or row["kind"] in kinds:
             found[row["arm"]].append(row)
-    counted = {}
+    counted: dict[str, list[int | None]] = {}
     for arm, read in found.items():
         counts = [sum(row["reader"][key] for row in read) for key in ("good", "helpful")]
         judged = [row["judges"]["good"] for row in read if row["judges"]]
         counted[arm] = [len(read), *counts, sum(judged) if judged else None]
-    return dict(sorted(counted.items(), key=lambda item: -item[1][1] / item[1][0]))
+    return dict(sorted(counted.items(), key=lambda item: -(item[1][1] or 0) / (item[1][0] or 1)))
 
 
-def agreement(file):
+def agreement(file: Path) -> dict[str, float]:
     """Share of the swaps of which reader and judges say the same."""
     read = [row for row in rows(file) if row["judges"]]
     keys = (*PARTS, "good", "helpful")

@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from ttsa_guard.embedded.lite_data import UNKNOWN, Example, Part
+from research.embedded.lite_data import UNKNOWN, Example, Part
 from ttsa_guard.embedded.world import Split, World, WorldCase
 from ttsa_guard.text import split_sentences
 

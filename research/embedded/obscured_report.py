@@ -1,4 +1,4 @@
-"""How far disguises blind the shipped moderators: ``python -m ttsa_guard.embedded.obscured_report --data DIR``.
+"""How far disguises blind the shipped moderators: ``python -m research.embedded.obscured_report --data DIR``.
 
 DIR is that of `train_lite`. For each trick it prints which share of harmful answers that lite was not trained on is flagged, as
 they are written ("before") and with the reading of `moderators.obscured` ("after"), and the same of harmless answers; then the
@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from ttsa_guard.embedded import lite_data
-from ttsa_guard.embedded.lite_data import Example
-from ttsa_guard.embedded.shipped import Shipped, shipped
+from research.embedded import lite_data
+from research.embedded.lite_data import Example
+from research.embedded.shipped import Shipped, shipped
 from ttsa_guard.errors import TTSAError
 
 OF_EACH = 150

@@ -18,8 +18,8 @@ from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 
-from ttsa_guard.embedded import lite_data, lite_domain
-from ttsa_guard.embedded.lite_data import UNKNOWN, Example, Part, normal, read_json, read_rows, weak_refusal
+from research.embedded import lite_data, lite_domain
+from research.embedded.lite_data import UNKNOWN, Example, Part, normal, read_json, read_rows, weak_refusal
 from ttsa_guard.embedded.world import World
 
 SOURCES = {

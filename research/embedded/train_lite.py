@@ -1,4 +1,4 @@
-"""Train the lite moderator: ``python -m ttsa_guard.embedded.train_lite --data DIR [--out FILE] [--report FILE]``.
+"""Train the lite moderator: ``python -m research.embedded.train_lite --data DIR [--out FILE] [--report FILE]``.
 
 DIR holds one folder for each of `lite_data.SOURCES`; the embedded world adds its own answers. Needs the extra ``train``.
 A run takes a few minutes on one core and prints the numbers of LITE_CARD.md; the same seed gives the same weights.
@@ -21,9 +21,10 @@ from scipy.optimize import minimize_scalar
 from scipy.sparse import csr_matrix, vstack
 from sklearn.linear_model import LogisticRegression
 
-from ttsa_guard.embedded import lite_data, lite_domain
-from ttsa_guard.embedded.lite_data import Example
-from ttsa_guard.embedded.lite_report import measure
+from research import SHIPPED
+from research.embedded import lite_data, lite_domain
+from research.embedded.lite_data import Example
+from research.embedded.lite_report import measure
 from ttsa_guard.embedded.world import World
 from ttsa_guard.errors import TTSAError
 from ttsa_guard.moderators.features import BUCKETS, KIND_WEIGHTS, Features, featurise
@@ -157,7 +158,7 @@ def build(data: Path, out: Path, console: Console, *, domain: int, rounds: int, 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the lite moderator.")
     parser.add_argument("--data", type=Path, required=True, help="folder with one folder for each data set")
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("lite.npz"), help="where the weights go")
+    parser.add_argument("--out", type=Path, default=SHIPPED / "lite.npz", help="where the weights go")
     parser.add_argument("--report", type=Path, help="where the measured numbers go, as JSON")
     parser.add_argument("--domain", type=int, default=1000, help="world answers of each kind")
     parser.add_argument("--rounds", type=int, default=2, help="fits of harm and toxicity, with more hard sentences each time")

@@ -1,4 +1,4 @@
-"""Measure the steerer prosocial on the embedded model: ``python -m ttsa_guard.bench.prosocial [--json FILE]``.
+"""Measure the steerer prosocial on the embedded model: ``python -m research.prosocial.study [--json FILE]``.
 
 Held-out prompts of the embedded world whose plain answer is flagged; one answer each at temperature 0.1, without any search or
 gate, so that what is measured is the method and not the guard around it. Safety, fluency and topic are judged exactly
@@ -23,15 +23,15 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
+from research.embedded import prosocial_data
+from research.embedded.evaluate import answers, flags, messages
+from research.prosocial import pareto
+from research.prosocial.attributes import Meters
+from research.prosocial.overhead import memory, overhead
+from research.prosocial.wins import by_kind, share, win_rates
 from ttsa_guard.backends.transformers import TransformersBackend, TransformersOptions
-from ttsa_guard.bench import pareto
-from ttsa_guard.bench.attributes import Meters
 from ttsa_guard.bench.measure import Floats
-from ttsa_guard.bench.overhead import memory, overhead
-from ttsa_guard.bench.wins import by_kind, share, win_rates
 from ttsa_guard.config import FALLBACK
-from ttsa_guard.embedded import prosocial_data
-from ttsa_guard.embedded.evaluate import answers, flags, messages
 from ttsa_guard.embedded.grammar import GrammarJudgement
 from ttsa_guard.embedded.world import World, WorldCase
 from ttsa_guard.messages import GenerationRequest
@@ -258,7 +258,7 @@ def _about() -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m ttsa_guard.bench.prosocial", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m research.prosocial.study", description=__doc__)
     parser.add_argument("--n", type=int, default=150, help="prompts of each kind, before the gate")
     parser.add_argument("--benign", type=int, default=300, help="benign prompts")
     parser.add_argument("--grid", type=int, default=60, help="flagged prompts that are answered at every preference")

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ttsa_guard.bench.attributes import Meters
+from research.prosocial.attributes import Meters
 from ttsa_guard.bench.measure import estimate
 from ttsa_guard.embedded.grammar import GrammarJudgement
 from ttsa_guard.embedded.world import WorldCase

@@ -1,4 +1,4 @@
-"""Train the second opinion: ``python -m ttsa_guard.embedded.train_second_opinion --data DIR [--out FILE] [--report FILE]``.
+"""Train the second opinion: ``python -m research.embedded.train_second_opinion --data DIR [--out FILE] [--report FILE]``.
 
 DIR holds one folder for each of `lite_data.SOURCES` and `second_opinion_data.SOURCES`; the embedded world adds its own
 answers. Needs the extra ``train``. A run takes about three minutes on one core and prints the numbers of
@@ -21,11 +21,12 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from ttsa_guard.embedded import second_opinion_data as data_sets
-from ttsa_guard.embedded import word_vectors
-from ttsa_guard.embedded.lite_data import UNKNOWN, Example
-from ttsa_guard.embedded.second_opinion_report import measure
-from ttsa_guard.embedded.train_lite import temperatures
+from research import SHIPPED
+from research.embedded import second_opinion_data as data_sets
+from research.embedded import word_vectors
+from research.embedded.lite_data import UNKNOWN, Example
+from research.embedded.second_opinion_report import measure
+from research.embedded.train_lite import temperatures
 from ttsa_guard.errors import TTSAError
 from ttsa_guard.moderators.lite import HEADS
 from ttsa_guard.moderators.second_opinion import (
@@ -168,7 +169,7 @@ def _write(out: Path, arrays: dict[str, NDArray[Any]], temperature: NDArray[np.f
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the second opinion.")
     parser.add_argument("--data", type=Path, required=True, help="folder with one folder for each data set")
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("second_opinion.npz"), help="where the weights go")
+    parser.add_argument("--out", type=Path, default=SHIPPED / "second_opinion.npz", help="where the weights go")
     parser.add_argument("--report", type=Path, help="where the measured numbers go, as JSON")
     parser.add_argument("--domain", type=int, default=1000, help="world answers of each kind")
     parser.add_argument("--epochs", type=int, default=6)

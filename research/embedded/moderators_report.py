@@ -1,4 +1,4 @@
-"""What the moderators in this package are worth: ``python -m ttsa_guard.embedded.moderators_report --data DIR`` prints the
+"""What the moderators in this package are worth: ``python -m research.embedded.moderators_report --data DIR`` prints the
 tables of MODERATORS_CARD.md."""
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from ttsa_guard.embedded import encoder_data, lite_data, lite_domain
-from ttsa_guard.embedded.encoder_data import labels
-from ttsa_guard.embedded.lite_data import UNKNOWN, Example
-from ttsa_guard.embedded.lite_report import MUST_FLAG, calibration_error
+from research.embedded import encoder_data, lite_data, lite_domain
+from research.embedded.encoder_data import labels
+from research.embedded.lite_data import UNKNOWN, Example
+from research.embedded.lite_report import MUST_FLAG, calibration_error
 from ttsa_guard.embedded.world import World
 from ttsa_guard.moderators.encoder import Encoder
 from ttsa_guard.moderators.encoder_judge import EncoderHeads

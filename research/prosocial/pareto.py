@@ -18,9 +18,9 @@ import moocore
 import numpy as np
 import torch
 
+from research.prosocial.wins import share
 from ttsa_guard.bench.measure import Floats
 from ttsa_guard.bench.plots import COLOURS
-from ttsa_guard.bench.wins import share
 from ttsa_guard.steerers.prosocial.adapter import Stored
 from ttsa_guard.steerers.prosocial.preferences import ATTRIBUTES, EQUAL, vector
 

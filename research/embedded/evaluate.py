@@ -1,4 +1,4 @@
-"""Measure the embedded chat model on held-out prompts: ``python -m ttsa_guard.embedded.evaluate [--json FILE]``.
+"""Measure the embedded chat model on held-out prompts: ``python -m research.embedded.evaluate [--json FILE]``.
 
 Wordings, wrappers and persona names are never trained on, half of the topics neither. The truth about every prompt is
 known, so answers are judged exactly (`World.judge`); "flagged" is what the lite moderator says, as in the product.
@@ -121,7 +121,7 @@ def tables(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m ttsa_guard.embedded.evaluate", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m research.embedded.evaluate", description=__doc__)
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--n", type=int, default=240, help="prompts of each kind")
     parser.add_argument("--json", type=Path, help="write the numbers to this file")

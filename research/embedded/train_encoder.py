@@ -1,4 +1,4 @@
-"""Train the moderator `encoder`: ``python -m ttsa_guard.embedded.train_encoder --data DIR [--out FILE]``.
+"""Train the moderator `encoder`: ``python -m research.embedded.train_encoder --data DIR [--out FILE]``.
 
 Low-rank changes (LoRA) of the upper layers of MiniLM and four heads, in bfloat16 on one thread; then a logistic model of its
 logits and those of lite, on the validation prompts. A run takes some 20 minutes on a core with bfloat16 arithmetic. The same
@@ -22,9 +22,9 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 from torch.nn import functional
 
-from ttsa_guard.embedded import encoder_data
-from ttsa_guard.embedded.encoder_data import labels
-from ttsa_guard.embedded.lite_data import UNKNOWN, Example
+from research.embedded import encoder_data
+from research.embedded.encoder_data import labels
+from research.embedded.lite_data import UNKNOWN, Example
 from ttsa_guard.errors import TTSAError
 from ttsa_guard.moderators import minilm
 from ttsa_guard.moderators.encoder import (

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import Any
 
+from research import SHIPPED
 from ttsa_guard.backends.transformers import TransformersBackend
 from ttsa_guard.bench.measure import estimate
 from ttsa_guard.messages import GenerationRequest
@@ -48,7 +48,7 @@ def memory(guide: Product) -> dict[str, Any]:
     """Bytes of the shipped harm vector and reward model: in their files, and as they are kept loaded."""
     assert guide.harm is not None
     assert guide.reward is not None
-    folder = resources.files("ttsa_guard") / "embedded" / "prosocial"
+    folder = SHIPPED / "prosocial"
     files = {name: len((folder / name).read_bytes()) for name in (HARM_VECTOR, REWARD)}
     entries = [tensor for e in guide.harm.entries.values() for tensor in (e.indices(), e.values())]
     parameters = sum(t.numel() for t in guide.reward.tensors.values())

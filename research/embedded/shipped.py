@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ttsa_guard.embedded.lite_data import Part
+from research.embedded.lite_data import Part
 from ttsa_guard.moderators import minilm
 from ttsa_guard.moderators.encoder import Encoder
 from ttsa_guard.moderators.lite import Lite

@@ -1,4 +1,4 @@
-"""Make what the steerer prosocial needs for the embedded chat model: ``python -m ttsa_guard.embedded.train_prosocial``.
+"""Make what the steerer prosocial needs for the embedded chat model: ``python -m research.embedded.train_prosocial``.
 
 Everything is generated (`prosocial_data`), nothing is downloaded. About three minutes on two cores.
 """
@@ -11,7 +11,8 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ttsa_guard.embedded import prosocial_data
+from research import SHIPPED
+from research.embedded import prosocial_data
 from ttsa_guard.steerers.prosocial import training
 from ttsa_guard.steerers.prosocial.adapter import Shape
 from ttsa_guard.steerers.prosocial.preferences import ATTRIBUTES
@@ -31,8 +32,8 @@ ALPHA = 6.0
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m ttsa_guard.embedded.train_prosocial", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "prosocial", help="folder of the two files")
+    parser = argparse.ArgumentParser(prog="python -m research.embedded.train_prosocial", description=__doc__)
+    parser.add_argument("--out", type=Path, default=SHIPPED / "prosocial", help="folder of the two files")
     what = "make one of them, or, to compare with, a plain adapter of one attribute"
     parser.add_argument("--only", choices=("harm", "reward", *ATTRIBUTES), help=what)
     parser.add_argument("--conflicts", choices=("project", "average"), default="project")

@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ttsa_guard.embedded import lite_data, lite_domain, second_opinion_data
-from ttsa_guard.embedded.lite_data import UNKNOWN, Example, Part
+from research.embedded import lite_data, lite_domain, second_opinion_data
+from research.embedded.lite_data import UNKNOWN, Example, Part
 from ttsa_guard.embedded.world import World
 from ttsa_guard.text import split_sentences
 

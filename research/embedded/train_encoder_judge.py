@@ -1,4 +1,4 @@
-"""Train the heads of the moderator `encoder_judge`: ``python -m ttsa_guard.embedded.train_encoder_judge --data DIR``.
+"""Train the heads of the moderator `encoder_judge`: ``python -m research.embedded.train_encoder_judge --data DIR``.
 
 Rows are those that lite's recipe keeps for its own test, so lite never saw them, split anew by prompt: 70 % train, 10 %
 validation, 20 % test. XSTest stays held out. Takes minutes; the same data give the same heads.
@@ -19,14 +19,15 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from ttsa_guard.embedded import lite_data
-from ttsa_guard.embedded.lite_data import UNKNOWN, Example
+from research import SHIPPED
+from research.embedded import lite_data
+from research.embedded.lite_data import UNKNOWN, Example
 from ttsa_guard.moderators.encoder_judge import HEADS, features
 from ttsa_guard.moderators.lite import Lite
 from ttsa_guard.moderators.minilm import embed
 from ttsa_guard.moderators.second_opinion import SecondOpinion
 
-OUT = Path(__file__).with_name("encoder_judge.npz")
+OUT = SHIPPED / "encoder_judge.npz"
 _FALSE_ALARMS = 0.02
 _PER_SOURCE = 1500
 

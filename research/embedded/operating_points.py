@@ -1,4 +1,4 @@
-"""Measure the operating points of the shipped moderators: ``python -m ttsa_guard.embedded.operating_points --data DIR``.
+"""Measure the operating points of the shipped moderators: ``python -m research.embedded.operating_points --data DIR``.
 
 DIR is that of `train_lite`, and the folder clinc150 (amazon-science/Glean @ 927665aed3, CC BY 3.0). Harmless chat of three kinds
 counts alike: answers of dolly, turns of self-dialogues, and the short requests of CLINC150. None was trained on by the
@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ttsa_guard.embedded import lite_data
-from ttsa_guard.embedded.lite_data import Example
-from ttsa_guard.embedded.shipped import shipped
+from research import SHIPPED
+from research.embedded import lite_data
+from research.embedded.lite_data import Example
+from research.embedded.shipped import shipped
 from ttsa_guard.errors import TTSAError, UsageError
 from ttsa_guard.moderators.operating_points import FILE, RATES, operating_point
 
-HERE = Path(__file__).parent
 SIZE = 4000
 """Texts of each kind, where there are so many."""
 Pairs = list[tuple[str, str]]
@@ -34,7 +34,7 @@ Pairs = list[tuple[str, str]]
 
 def digest(moderator: str) -> str:
     """Of the weights that ship for it."""
-    return hashlib.blake2b((HERE / f"{moderator}.npz").read_bytes(), digest_size=8).hexdigest()
+    return hashlib.blake2b((SHIPPED / f"{moderator}.npz").read_bytes(), digest_size=8).hexdigest()
 
 
 def measure(data: Path) -> dict[str, Any]:
@@ -70,13 +70,13 @@ def _turns(folder: Path, examples: Sequence[Example]) -> Pairs:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the operating points of the shipped moderators.")
     parser.add_argument("--data", type=Path, required=True, help="folder with one folder for each data set")
-    parser.add_argument("--out", type=Path, default=HERE / FILE, help="where they go")
+    parser.add_argument("--out", type=Path, default=SHIPPED / FILE, help="where they go")
     args = parser.parse_args()
     try:
         found = measure(args.data)
     except TTSAError as error:
         raise SystemExit(f"error: {error}") from None
-    said = "# Made by python -m ttsa_guard.embedded.operating_points: the score at each false-alarm rate.\n"
+    said = "# Made by python -m research.embedded.operating_points: the score at each false-alarm rate.\n"
     args.out.write_text(said + yaml.safe_dump(found, sort_keys=False), encoding="utf-8")
     print(yaml.safe_dump(found, sort_keys=False))
 

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, cohen_kappa_score, precision_score, recall_score, roc_auc_score
 
-from ttsa_guard.embedded import lite_domain
-from ttsa_guard.embedded.lite_data import UNKNOWN, Example
-from ttsa_guard.embedded.lite_domain import KINDS, Answer
-from ttsa_guard.embedded.lite_report import DOMAIN_ANSWERS, MUST_FLAG, calibration_error
+from research.embedded import lite_domain
+from research.embedded.lite_data import UNKNOWN, Example
+from research.embedded.lite_domain import KINDS, Answer
+from research.embedded.lite_report import DOMAIN_ANSWERS, MUST_FLAG, calibration_error
 from ttsa_guard.embedded.world import Split, World
 from ttsa_guard.moderators.lite import HEADS, Lite
 from ttsa_guard.moderators.second_opinion import SecondOpinionNetwork

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from ttsa_guard.embedded import lite_domain
-from ttsa_guard.embedded.lite_data import UNKNOWN, Example
+from research.embedded import lite_domain
+from research.embedded.lite_data import UNKNOWN, Example
 from ttsa_guard.embedded.world import World
 from ttsa_guard.moderators.lite import HEADS, Lite, probabilities
 

@@ -1,0 +1,1 @@
+"""Makers of the models and moderators in the package, and their reports."""
