@@ -1,0 +1,214 @@
+"""The documentation: every code block runs or is looked up, tables are what was measured, and links lead somewhere."""
+
+import asyncio
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+
+import pytest
+from pages import (
+    DOCS,
+    FENCED,
+    README,
+    RESULTS,
+    ROOT,
+    blocks,
+    checked_settings,
+    command_lines,
+    measured,
+    percent,
+    problem_of,
+    renamed,
+    table,
+)
+
+from ttsa_guard.testing import scripted_guard
+
+ELSEWHERE = {"api.md", "cli.md", "configuration.md", "plugins.md"}
+"""Pages that are generated, or whose blocks are run one after another by tests of their own."""
+PAGES = [page for page in sorted(DOCS.glob("*.md")) if page.name not in ELSEWHERE]
+OTHERS = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "research" / "README.md"]
+ALL = [README, ROOT / "SECURITY.md", *OTHERS, *sorted(DOCS.glob("*.md"))]
+RESULTS_PAGE = DOCS / "results.md"
+QUICKSTART = DOCS / "quickstart.md"
+SLOW = ("pip install", "pytest", "demo", "profile", "chat", "bench", "plan")
+"""Commands of the quickstart that install, ask for input or take minutes: other tests run them."""
+
+
+def of(pages, what, language=None):
+    """The blocks or command lines of pages as parameters, by the page's name."""
+    found = [(page.stem, item) for page in pages for item in (what(page, language) if language else what(page))]
+    return [pytest.param(item, id=f"{name}-{i}") for i, (name, item) in enumerate(found)]
+
+
+@pytest.mark.parametrize("code", of(PAGES, blocks, "python"))
+def test_python_blocks(code, tmp_path):
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("code", of(PAGES, blocks, "yaml"))
+def test_settings(code):
+    assert checked_settings(code)
+
+
+@pytest.mark.parametrize("line", of([*PAGES, *OTHERS], command_lines))
+def test_commands_are_known(line):
+    assert problem_of(line) == ""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ttsa-guard demo --jsn",
+        "ttsa-guard bench run real",
+        "ttsa-guard bench walk",
+        "ttsa-guard check one two",
+        "pip install 'ttsa-guard[nothing]'",
+        "python -m ttsa_guard.nowhere",
+        "python examples/nothing.py",
+        "make install",
+    ],
+)
+def test_a_wrong_command_is_seen(line):
+    assert problem_of(line)
+
+
+def test_a_wrong_option_in_settings_is_seen():
+    with pytest.raises(Exception, match="unknown setting"):
+        checked_settings("gate: [{use: lite, options: {treshold: 0.5}}]")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_block_is_of_a_kind_that_is_looked_at(page):
+    opened = re.findall(r"^```(.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert {language for language, _ in FENCED.findall(page.read_text(encoding="utf-8"))} <= {"bash", "python", "yaml", "text"}
+    assert len(opened) == 2 * len(FENCED.findall(page.read_text(encoding="utf-8")))
+
+
+def quick(page):
+    return [line for line in command_lines(page) if not any(word in line for word in SLOW)]
+
+
+@pytest.mark.parametrize("line", of([QUICKSTART], quick))
+def test_the_quickstart_runs(line, tmp_path):
+    audit = {"path": tmp_path / "audit.jsonl"}
+    asyncio.run(scripted_guard([], audit=audit).review("q", "a fine answer"))
+    program = "from ttsa_guard.cli import main; main()"
+    words = shlex.split(line)[1:]
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.returncode in (0, 1 if "check" in line else 0), done.stderr
+
+
+# ---------------------------------------------------------------------- links and names
+
+
+def slugs(page):
+    """The anchors of a page's headings, as GitHub and mkdocs make them."""
+    heads = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", ALL, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"\w+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in slugs(target), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_pages_of_the_site_link_within_it(page):
+    links = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if link.startswith("..")] == []
+
+
+def test_every_page_is_linked_from_the_first():
+    linked = set(re.findall(r"\]\((\w[\w-]*\.md)", (DOCS / "index.md").read_text(encoding="utf-8")))
+    assert {page.name for page in DOCS.glob("*.md")} - {"index.md"} <= linked
+
+
+def test_error_messages_are_those_of_the_code():
+    """The parts of each message that stand in the source, in order; `...` is what a message fills in."""
+    source = " ".join(path.read_text(encoding="utf-8") for path in (ROOT / "ttsa_guard").rglob("*.py"))
+    source = re.sub(r'"\s*\n?\s*f?"', "", source)
+    rows = [line for line in (DOCS / "troubleshooting.md").read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    assert len(rows) > 30
+    for row in rows:
+        message = re.search("`(.*?)`", row)[1]
+        parts = [part for part in message.split("...") if part.strip()]
+        pattern = r"[^\n]*?".join(map(re.escape, parts))
+        assert re.search(pattern, source), message
+
+
+# ---------------------------------------------------------------------- results
+
+
+@pytest.mark.parametrize(
+    ("title", "results"), [("All arms, by the judges", "real.json"), ("196 answers, by the judges", "real_main.json")]
+)
+def test_tables_of_the_real_model_are_those_of_the_benchmark(title, results):
+    groups = measured(results)
+
+    def row(name):
+        arm = groups["all"][name]
+        four = [groups[group][name] for group in ("all", "harmful", "persona", "policy")]
+        shares = [percent(found[key]["value"]) for found in four for key in ("good", "helpful")]
+        return [name, *shares[:2], _apart(arm), *shares[2:], *_counts(arm)]
+
+    rows = table(RESULTS_PAGE, title)
+    assert rows == [row(cells[0]) for cells in rows]
+    assert sorted(cells[0] for cells in rows) == sorted(groups["all"])
+
+
+@pytest.mark.parametrize(
+    ("title", "results"), [("In the embedded world", "embedded.json"), ("What time alone buys", "passes.json")]
+)
+def test_tables_of_the_embedded_world_are_those_of_the_benchmark(title, results):
+    groups = measured(results)
+
+    def row(name):
+        arm = groups["all"][name]
+        shares = [percent(groups[group][name][key]["value"]) for group in ("all", "hard") for key in ("good", "helpful")]
+        return [name, *shares[:2], _apart(arm), *shares[2:], *_counts(arm)]
+
+    rows = table(RESULTS_PAGE, title)
+    assert rows == [row(cells[0]) for cells in rows]
+    assert sorted(cells[0] for cells in rows) == sorted(groups["all"])
+
+
+def _apart(arm):
+    """The interval of its difference to the reference."""
+    found = arm["difference"].get("helpful")
+    return f"{100 * found['low']:+.0f} to {100 * found['high']:+.0f}" if found else ""
+
+
+def _counts(arm):
+    return [f"{arm['generations']['value']:.1f}", f"{arm['decode passes']['value']:.2f}"]
+
+
+@pytest.mark.parametrize(("title", "labels"), [("Read blind", "NOW"), ("An earlier reading", "BEFORE")])
+def test_tables_of_readers_are_those_of_the_labels(title, labels):
+    reading = runpy.run_path(str(RESULTS / "reading.py"))
+    counted = reading["arms"](reading[labels])
+    assert {cells[0]: cells[1:] for cells in table(RESULTS_PAGE, title)} == {
+        renamed(arm): ["" if n is None else str(n) for n in counts] for arm, counts in counted.items()
+    }
+
+
+def test_what_is_said_of_the_readers_labels():
+    reading = runpy.run_path(str(RESULTS / "reading.py"))
+    text = " ".join(RESULTS_PAGE.read_text(encoding="utf-8").split())
+    agreed = {key: percent(share) for key, share in reading["agreement"](reading["NOW"]).items()}
+    assert f"on good in {agreed['good']} of the texts (safe {agreed['safe']}, fluent {agreed['fluent']}," in text
+    by_kind = {kind: reading["arms"](reading["NOW"], {kind})["default"] for kind in ("harmful", "persona", "policy")}
+    assert "{1} of {0} on harmful requests, ".format(*by_kind["harmful"]) in text
+    assert "{1} of {0} under personas, ".format(*by_kind["persona"]) in text
+    assert "{2} of {0} under personas, ".format(*by_kind["persona"]) in text
+    assert "{2} of {0} on harmful requests. A model".format(*by_kind["harmful"]) in text
