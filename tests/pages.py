@@ -2,8 +2,10 @@
 
 import importlib.util
 import json
+import os
 import re
 import shlex
+import warnings
 from pathlib import Path
 
 import typer
@@ -28,6 +30,18 @@ FOLDERS = {"research/embedded": "ttsa_guard/embedded", "research/results": "exam
 def blocks(page, language):
     """The code in the blocks of a page that are in `language`."""
     return [code for found, code in FENCED.findall(page.read_text(encoding="utf-8")) if found == language]
+
+
+def run(code, folder):
+    """Run a block of Python as a program of its own would run, in this process: it has our libraries loaded."""
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exec(compile(code, "page", "exec"), {"__name__": "__main__"})
+    finally:
+        os.chdir(before)
 
 
 def command_lines(page):

@@ -4,8 +4,6 @@ import asyncio
 import re
 import runpy
 import shlex
-import subprocess
-import sys
 
 import pytest
 from pages import (
@@ -21,13 +19,18 @@ from pages import (
     percent,
     problem_of,
     renamed,
+    run,
     table,
 )
+from typer.testing import CliRunner
 
+from ttsa_guard.cli import app
 from ttsa_guard.testing import scripted_guard
 
 ELSEWHERE = {"api.md", "cli.md", "configuration.md", "plugins.md"}
 """Pages that are generated, or whose blocks are run one after another by tests of their own."""
+PENDING = {DOCS / name for name in (*ELSEWHERE, "images/demo.svg")}
+"""What pages link to and is not made yet; a test says when this has to go."""
 PAGES = [page for page in sorted(DOCS.glob("*.md")) if page.name not in ELSEWHERE]
 OTHERS = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "research" / "README.md"]
 ALL = [README, ROOT / "SECURITY.md", *OTHERS, *sorted(DOCS.glob("*.md"))]
@@ -45,8 +48,7 @@ def of(pages, what, language=None):
 
 @pytest.mark.parametrize("code", of(PAGES, blocks, "python"))
 def test_python_blocks(code, tmp_path):
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    run(code, tmp_path)
 
 
 @pytest.mark.parametrize("code", of(PAGES, blocks, "yaml"))
@@ -93,13 +95,12 @@ def quick(page):
 
 
 @pytest.mark.parametrize("line", of([QUICKSTART], quick))
-def test_the_quickstart_runs(line, tmp_path):
+def test_the_quickstart_runs(line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     audit = {"path": tmp_path / "audit.jsonl"}
     asyncio.run(scripted_guard([], audit=audit).review("q", "a fine answer"))
-    program = "from ttsa_guard.cli import main; main()"
-    words = shlex.split(line)[1:]
-    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=60, cwd=tmp_path)
-    assert done.returncode in (0, 1 if "check" in line else 0), done.stderr
+    done = CliRunner().invoke(app, shlex.split(line)[1:])
+    assert done.exit_code in (0, 1 if "check" in line else 0), done.output
 
 
 # ---------------------------------------------------------------------- links and names
@@ -119,8 +120,14 @@ def test_links_lead_somewhere(page):
             continue
         path, _, anchor = link.partition("#")
         target = page.parent / path if path else page
+        if target.resolve() in PENDING:
+            continue
         assert target.exists(), link
         assert not anchor or anchor in slugs(target), link
+
+
+def test_what_is_pending_is_not_there_yet():
+    assert sorted(path.name for path in PENDING if path.exists()) == [], "take it out of PENDING"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

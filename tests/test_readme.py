@@ -2,20 +2,30 @@
 
 import asyncio
 import runpy
-import subprocess
-import sys
 
 import pytest
 import yaml
-from pages import README, RESULTS, ROOT, blocks, checked_settings, command_lines, measured, percent, problem_of, renamed, table
+from pages import (
+    README,
+    RESULTS,
+    ROOT,
+    blocks,
+    checked_settings,
+    command_lines,
+    measured,
+    percent,
+    problem_of,
+    renamed,
+    run,
+    table,
+)
 
 MOST_LINES = 150
 
 
 @pytest.mark.parametrize("code", blocks(README, "python"))
 def test_python_blocks(code, tmp_path):
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    run(code, tmp_path)
 
 
 def test_the_moderator_keeps_its_contract():
