@@ -25,15 +25,21 @@ from pages import (
 from typer.testing import CliRunner
 
 from ttsa_guard.cli import app
+from ttsa_guard.config import GuardConfig
+from ttsa_guard.moderators.measured import MEASURED
 from ttsa_guard.testing import scripted_guard
 
+WRITTEN = """
+    index quickstart nemo moderators steerers decoding deployment security threat-model troubleshooting results prosocial
+    architecture
+""".split()
+"""Pages that are neither generated nor walk-throughs: those have tests of their own."""
 ELSEWHERE = {"api.md", "cli.md", "configuration.md", "plugins.md"}
-"""Pages that are generated, or whose blocks are run one after another by tests of their own."""
 PENDING = {DOCS / name for name in (*ELSEWHERE, "images/demo.svg")}
 """What pages link to and is not made yet; a test says when this has to go."""
-PAGES = [page for page in sorted(DOCS.glob("*.md")) if page.name not in ELSEWHERE]
+PAGES = [DOCS / f"{name}.md" for name in WRITTEN]
 OTHERS = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "research" / "README.md"]
-ALL = [README, ROOT / "SECURITY.md", *OTHERS, *sorted(DOCS.glob("*.md"))]
+ALL = [README, ROOT / "SECURITY.md", *OTHERS, *PAGES]
 RESULTS_PAGE = DOCS / "results.md"
 QUICKSTART = DOCS / "quickstart.md"
 SLOW = ("pip install", "pytest", "demo", "profile", "chat", "bench", "plan")
@@ -138,7 +144,7 @@ def test_pages_of_the_site_link_within_it(page):
 
 def test_every_page_is_linked_from_the_first():
     linked = set(re.findall(r"\]\((\w[\w-]*\.md)", (DOCS / "index.md").read_text(encoding="utf-8")))
-    assert {page.name for page in DOCS.glob("*.md")} - {"index.md"} <= linked
+    assert {page.name for page in PAGES} | ELSEWHERE == linked | {"index.md"}
 
 
 def test_error_messages_are_those_of_the_code():
@@ -219,3 +225,23 @@ def test_what_is_said_of_the_readers_labels():
     assert "{1} of {0} under personas, ".format(*by_kind["persona"]) in text
     assert "{2} of {0} under personas, ".format(*by_kind["persona"]) in text
     assert "{2} of {0} on harmful requests. A model".format(*by_kind["harmful"]) in text
+
+
+def test_what_is_said_of_the_moderators():
+    text = " ".join((DOCS / "moderators.md").read_text(encoding="utf-8").split())
+    found = {name: percent(MEASURED[name].unrelated) for name in ("lite", "encoder")}
+    assert f"`lite` finds {found['lite']} and `encoder` {found['encoder']} at their default" in text
+
+
+@pytest.mark.parametrize(("kind", "page"), [("moderators|nemo", "moderators.md"), ("steerers", "steerers.md")])
+def test_every_plugin_is_told(kind, page):
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    names = set(re.findall(rf'^(\w+) = "ttsa_guard\.(?:{kind})\.', project, re.MULTILINE))
+    assert len(names) > 10
+    assert names <= set(re.findall(r"`(\w+)`", (DOCS / page).read_text(encoding="utf-8")))
+
+
+def test_the_default_cascade_is_told_as_it_is():
+    told = [checked_settings(code) for code in blocks(DOCS / "steerers.md", "yaml")]
+    assert told[0].steerers == GuardConfig().steerers
+    assert told[0].budget == GuardConfig().budget
