@@ -2,6 +2,8 @@ import os
 
 # Before anything imports transformers, nemoguardrails or torch: they read these once.
 os.environ.update(HF_HUB_OFFLINE="1", NEMO_GUARDRAILS_NO_USAGE_STATS="1", OMP_WAIT_POLICY="PASSIVE")
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):  # each would take all cores
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 import signal
 import socket

@@ -63,7 +63,7 @@ def test_the_lines_for_nemo_are_five_and_guard_an_app():
 def test_the_two_first_commands_are_there():
     first, second = (line for line in README.read_text(encoding="utf-8").splitlines() if line.startswith("python -m pip"))
     assert first == "python -m pip install -e . && ttsa-guard demo"
-    assert second == "python -m pip install -e '.[test]' && python -m pytest"
+    assert second == "python -m pip install -e '.[test]' && python -m pytest -n auto"
 
 
 def test_it_is_short():

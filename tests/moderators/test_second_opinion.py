@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from research import SHIPPED
 from research.embedded import lite_domain
 from research.embedded.second_opinion_data import digest, lite_world_rows, world_examples
 from ttsa_guard.embedded.world import World
@@ -178,7 +179,7 @@ def test_missing_or_damaged_weights_say_so(tmp_path: Path, content: bytes | None
 
 
 def test_weights_that_do_not_fit_their_words_are_refused(tmp_path: Path) -> None:
-    shipped = Path(lite_domain.__file__).with_name("second_opinion.npz")
+    shipped = SHIPPED / "second_opinion.npz"
     with np.load(shipped) as stored:
         arrays = {name: stored[name] for name in stored.files}
     np.savez(tmp_path / "short.npz", **arrays | {"vectors": arrays["vectors"][:-1], "scales": arrays["scales"][:-1]})
