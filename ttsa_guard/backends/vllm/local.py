@@ -12,18 +12,19 @@ from typing import Any
 import torch
 from jinja2 import TemplateError
 from safetensors import safe_open
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
 from ttsa_guard.errors import ModelError
 from ttsa_guard.hf.chat_template import render
+from ttsa_guard.hf.loading import Source, load_config, load_tokenizer
 from ttsa_guard.hf.tokens import encodable, markers, without_markers
 from ttsa_guard.messages import Message, Prompt, Scope
 
 PLACEHOLDER = "<prompt_embeds>"
 """What stands in the server's chat template for a message that is sent as embeddings."""
 _TABLES = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight", "tok_embeddings.weight")
-_WHERE = "give 'embedded', a local folder, or a name on the Hugging Face hub (offline: only what is in its cache)"
+_WANTED = "'embedded', a local folder, or a name on the Hugging Face hub (offline: only what is in its cache)"
 
 
 @dataclass(frozen=True)
@@ -54,15 +55,16 @@ class LocalHalf:
     def __init__(self, path: str, dtype: str, template_options: dict[str, Any]) -> None:
         self.template_options = template_options
         self.begun = lru_cache(1024)(self._begun)  # asked again for every probe of a search
+        source = Source(path)
+        self.tokenizer = load_tokenizer(source, wanted=_WANTED)
+        config = load_config(source, wanted=_WANTED)
         try:
-            self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
-            config: Any = AutoConfig.from_pretrained(path)
             self.table = _table(path)
         except ModelError:
             raise
         except Exception as error:
             raise ModelError(
-                f"the tokenizer or embeddings of {path!r} cannot be loaded: {type(error).__name__}", hint=_WHERE
+                f"the embeddings of {path!r} cannot be loaded: {type(error).__name__}", hint=f"give {_WANTED}"
             ) from error
         self.dtype: torch.dtype = self.table.dtype if dtype == "auto" else getattr(torch, dtype)
         self.token_norm = float(self.table[:8192].float().norm(dim=-1).mean())
@@ -174,7 +176,7 @@ def _table(path: str) -> torch.Tensor:
 def _file(path: str, name: str) -> str:
     found = cached_file(path, name, _raise_exceptions_for_missing_entries=False)
     if found is None:
-        raise ModelError(f"{path!r} has no {name}", hint=_WHERE)
+        raise ModelError(f"{path!r} has no {name}", hint=f"give {_WANTED}")
     return found
 
 
