@@ -20,7 +20,7 @@ from ttsa_guard.moderators.measured import MEASURED
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.profile import GENERIC
 from ttsa_guard.record import AuditRecord
-from ttsa_guard.steerers.resample import Resample, ResampleOptions
+from ttsa_guard.steerers.baselines.resample import Resample, ResampleOptions
 from ttsa_guard.testing import ScriptedBackend, ScriptedModerator, scripted_guard
 
 COMMANDS = ("demo", "chat", "steer", "check", "plugins", "doctor", "profile")
@@ -289,6 +289,11 @@ def test_plugins_are_listed_without_importing_them() -> None:
     assert rows["lite"] == ["moderator", "ttsa-guard", "0.1.0"]
     assert rows["transformers"][0] == "backend"
     assert rows["prefill"][0] == "steerer"
+
+
+def test_an_old_name_is_listed_as_an_alias_alone() -> None:
+    lines = [line for line in run("plugins").stdout.splitlines() if "kick" in line]
+    assert lines == ["kick is an old name of random_perturbation, for one more release"]
 
 
 def test_verbose_shows_the_options() -> None:

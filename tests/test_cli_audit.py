@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from ttsa_guard.cli import app
-from ttsa_guard.steerers.resample import Resample, ResampleOptions
+from ttsa_guard.steerers.baselines.resample import Resample, ResampleOptions
 from ttsa_guard.testing import ScriptedModerator, scripted_guard
 
 BAD = "a bad answer with SECRET words"

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from ttsa_guard.messages import Generation
-from ttsa_guard.steerers.resample import Resample, ResampleOptions
+from ttsa_guard.steerers.baselines.resample import Resample, ResampleOptions
 from ttsa_guard.testing import FakeClock, ScriptedBackend, scripted_guard
 
 BAD = "a bad answer"

@@ -19,7 +19,7 @@ from ttsa_guard.config import GuardConfig
 from ttsa_guard.embedded.world import World
 from ttsa_guard.guard import Guard
 from ttsa_guard.plugins import Plugins
-from ttsa_guard.steerers.resample import Resample, ResampleOptions
+from ttsa_guard.steerers.baselines.resample import Resample, ResampleOptions
 from ttsa_guard.testing import ScriptedBackend, ScriptedModerator
 
 BAD = "FLAGGED words that nobody may see."

@@ -13,8 +13,8 @@ from ttsa_guard.messages import Message
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.profile import ModelProfile
 from ttsa_guard.steerers.base import Candidate
+from ttsa_guard.steerers.baselines.resample import Resample, ResampleOptions
 from ttsa_guard.steerers.prefill import Prefill, PrefillOptions
-from ttsa_guard.steerers.resample import Resample, ResampleOptions
 from ttsa_guard.testing import FakeClock, ScriptedBackend, ScriptedModerator, scripted_guard
 from ttsa_guard.verdict import Verdict
 

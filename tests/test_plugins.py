@@ -4,9 +4,11 @@ import sys
 
 import pytest
 
+from ttsa_guard.config import GuardConfig
 from ttsa_guard.errors import PluginError
+from ttsa_guard.guard import Guard
 from ttsa_guard.plugins import NoOptions, Plugins, Registered, hookimpl
-from ttsa_guard.testing import scripted_guard
+from ttsa_guard.testing import ScriptedBackend, scripted_guard
 
 HEAVY = {"torch", "transformers", "nemoguardrails"}
 MODERATOR = """
@@ -28,6 +30,15 @@ class Offers:
     def ttsa_register_moderators(self, register):
         for name in self.names:
             register(name, dict)
+
+
+class Embeds(ScriptedBackend):
+    """Takes embeddings."""
+
+    token_norm = 1.0
+
+    async def embed(self, ids):
+        raise NotImplementedError
 
 
 @pytest.fixture
@@ -60,10 +71,36 @@ def imported_by(code):
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("name", ["prefill", "resample"])
+@pytest.mark.parametrize("name", ["prefill", "baselines.resample"])
 def test_our_own_plugins_enter_by_the_entry_point(name):
-    assert Plugins.installed()[name].value == f"ttsa_guard.steerers.{name}"
+    module, name = f"ttsa_guard.steerers.{name}", name.rpartition(".")[2]
+    assert Plugins.installed()[name].value == module
     assert Plugins().load("steerers", name).name == name
+
+
+def test_an_old_name_works_and_is_warned_of_once(caplog):
+    plugins = Plugins()
+    assert {plugins.load("steerers", "kick").name for _ in range(2)} == {"random_perturbation"}
+    [warning] = caplog.records
+    assert (warning.levelname, warning.name) == ("WARNING", "ttsa_guard.plugins")
+    assert "'kick' is now called 'random_perturbation'" in warning.getMessage()
+
+
+def test_an_old_name_keeps_its_options():
+    [steerer] = Guard.from_config(
+        GuardConfig.parse({"steerers": [{"use": "kick", "options": {"kicks": 3}}]}), backend=Embeds([])
+    ).steerers
+    assert (steerer.name, steerer.options.directions) == ("random_perturbation", 3)
+
+
+def test_an_old_name_is_free_for_others(install, caplog):
+    install("another_package", "kick", MODERATOR.format(name="kick"))
+    assert Plugins().load("moderators", "kick").factory is dict
+    assert not caplog.records
+
+
+def test_an_old_name_is_no_entry_point_of_ours():
+    assert "kick" not in Plugins.installed()
 
 
 def test_nothing_heavy_is_imported():
@@ -75,7 +112,7 @@ def test_nothing_heavy_is_imported():
 def test_only_what_is_named_is_imported():
     seen = imported_by("from ttsa_guard.plugins import Plugins\nPlugins().load('steerers', 'prefill')")
     assert "ttsa_guard.steerers.prefill" in seen
-    assert not seen & {"ttsa_guard.steerers.resample", "ttsa_guard.moderators.lite", *HEAVY}
+    assert not seen & {"ttsa_guard.steerers.baselines.resample", "ttsa_guard.moderators.lite", *HEAVY}
 
 
 def test_a_foreign_plugin(install):

@@ -9,7 +9,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import SpanProcessor
 
-from ttsa_guard.steerers.resample import Resample, ResampleOptions
+from ttsa_guard.steerers.baselines.resample import Resample, ResampleOptions
 from ttsa_guard.testing import ScriptedModerator, scripted_guard
 
 BAD = "a bad answer with SECRET words"

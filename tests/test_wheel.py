@@ -52,6 +52,7 @@ def names(tmp_path_factory):
         "cli/__init__.py",
         "bench/embedded.yaml",
         "bench/page.html",
+        "steerers/probes.yaml",
     ],
 )
 def test_the_wheel_has(names, name):

@@ -95,7 +95,7 @@ class Guard:
             if missing:
                 raise ConfigError(
                     f"steerer {steerer.name!r} needs a backend that {', '.join(missing)}; {backend.name!r} does not",
-                    hint="choose another backend, the steerers 'resample' or 'prefill', or 'embedding' with {mode: paper}",
+                    hint="choose another backend, or one of the steerers 'resample', 'prefill' and 'tsa'",
                 )
             if isinstance(steerer, Fits):
                 steerer.fit(backend)
@@ -305,7 +305,9 @@ class Guard:
         """Continue the best drafts until the best candidate is a whole answer; whether there is one. Where `helpful`, only those
         that are."""
         while best := [j for j in best_first(review.judged) if j.helpful or not helpful]:
-            same = [j for j in best if j.candidate.guide is best[0].candidate.guide]  # a batch is drawn from one distribution
+            same = [
+                j for j in best if j.candidate.decoding is best[0].candidate.decoding
+            ]  # a batch is drawn from one distribution
             drafts = list(takewhile(lambda j: not j.candidate.finished, same))[:_COMPLETED_TOGETHER]
             if not drafts:
                 return True

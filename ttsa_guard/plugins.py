@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
@@ -21,6 +22,9 @@ __all__ = ["KINDS", "Kind", "NoOptions", "Plugins", "Register", "Registered", "h
 hookimpl = pluggy.HookimplMarker(hookspecs.PROJECT)
 Kind = Literal["moderators", "backends", "steerers"]
 KINDS: tuple[Kind, ...] = ("moderators", "backends", "steerers")
+RENAMED: Mapping[str, str] = {"kick": "random_perturbation"}
+"""New names of our plugins, by their old ones. An old name works for one more release."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Plugins:
 
     manager: pluggy.PluginManager = field(default_factory=lambda: pluggy.PluginManager(hookspecs.PROJECT))
     found: dict[Kind, dict[str, Registered]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
+    _warned: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.manager.add_hookspecs(hookspecs)
@@ -66,11 +71,14 @@ class Plugins:
             raise PluginError(f"plugin {plugin!r} does not fit the hooks: {error}", hint="see ttsa_guard/hookspecs.py") from error
 
     def load(self, kind: Kind, name: str) -> Registered:
-        """The factory that the configuration calls `name`; its entry point is imported now if it was not.
+        """Return the factory that the configuration calls `name`; its entry point is imported now if it was not.
+
+        An old name of a plugin of ours (see `RENAMED`) works, and is warned of once.
 
         Raises:
             PluginError: nothing of that name is installed, or two packages bring it, or it cannot be imported.
         """
+        name = self._current(kind, name)
         if name not in self.found[kind]:
             points = {point.value: point for point in entry_points(group=hookspecs.PROJECT, name=name)}
             if not points:
@@ -103,6 +111,15 @@ class Plugins:
             raise
         except Exception as error:
             raise ConfigError(f"plugin {use.use!r} cannot be built: {error}", hint=f"check its options in {kind}") from error
+
+    def _current(self, kind: Kind, name: str) -> str:
+        """Return the name that a plugin has now. A plugin that somebody else calls by an old name of ours goes first."""
+        if name not in RENAMED or name in self.found[kind] or name in self.installed():
+            return name
+        if name not in self._warned:
+            self._warned.add(name)
+            log.warning("the plugin %r is now called %r; its old name works for one more release", name, RENAMED[name])
+        return RENAMED[name]
 
     def _import(self, point: EntryPoint) -> None:
         try:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from ttsa_guard.embedded.grammar import prosocial_sentences
 from ttsa_guard.embedded.world import World, WorldCase
 from ttsa_guard.messages import Message
-from ttsa_guard.steerers.prosocial.data import Answered, Pair
+from ttsa_guard.steerers.prosocial.data import AnswerExample, Pair
 from ttsa_guard.steerers.prosocial.preferences import ATTRIBUTES
 
 _HARM = (("unsafe", None, 0.1), ("unsafe", "content", 0.1), ("benign", "tone", 0.45), ("benign", None, 0.35))
@@ -18,13 +18,13 @@ _OTHERS = 0.1
 """How often both answers of a pair have a sentence of an attribute that they do not differ in."""
 
 
-def harm(n: int, seed: int) -> list[Answered]:
+def harm(n: int, seed: int) -> list[AnswerExample]:
     """Prompts of the training split, answered as the model should not: with vague compliance or with mild insults. A third
     are harmless and answered decently, so that the vector does not hold what becomes of the rest of the model."""
     world, rng = World.load(), random.Random(f"harm/{seed}")
     cases = [_case(world, rng, _HARM) for _ in range(n)]
     failing = [replace(case, rate=float(case.topic.unsafe or case.wrapper is not None)) for case in cases]
-    return [Answered(_messages(case), world.answer(rng, case)) for case in failing]
+    return [AnswerExample(_messages(case), world.answer(rng, case)) for case in failing]
 
 
 def pairs(n: int, seed: int) -> list[Pair]:

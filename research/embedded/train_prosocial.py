@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from research import SHIPPED
 from research.embedded import prosocial_data
 from ttsa_guard.steerers.prosocial import training
-from ttsa_guard.steerers.prosocial.adapter import Shape
+from ttsa_guard.steerers.prosocial.adapter import AdapterShape
 from ttsa_guard.steerers.prosocial.preferences import ATTRIBUTES
 from ttsa_guard.steerers.prosocial.steerer import HARM_VECTOR, REWARD
 from ttsa_guard.steerers.prosocial.training import OnStep, Plan
@@ -22,7 +22,7 @@ from ttsa_guard.steerers.prosocial.training import OnStep, Plan
 EXAMPLES, PAIRS = 4000, 800
 HARM = Plan(steps=150, batch=16, peak=2e-4, warm_up=10, decay=0.0)
 REWARDS = Plan(steps=240, batch=4, peak=3e-3, warm_up=10, decay=0.01)
-SHAPE = Shape(rank=8, targets=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"))
+SHAPE = AdapterShape(rank=8, targets=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"))
 KEEP = 0.06
 STRENGTH = 2.5
 """The vector is shipped that many times as long, so that subtracting it once is right. Found on prompts with seed 77."""

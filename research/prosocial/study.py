@@ -38,7 +38,7 @@ from ttsa_guard.messages import GenerationRequest
 from ttsa_guard.moderators.lite import Lite, LiteOptions
 from ttsa_guard.steerers.prosocial import training
 from ttsa_guard.steerers.prosocial.adapter import Adapter, Stored
-from ttsa_guard.steerers.prosocial.data import Encoder
+from ttsa_guard.steerers.prosocial.data import ExampleEncoder
 from ttsa_guard.steerers.prosocial.preferences import ATTRIBUTES, EQUAL, vector
 from ttsa_guard.steerers.prosocial.product import Product
 from ttsa_guard.steerers.prosocial.steerer import ProSocial, ProSocialOptions
@@ -84,7 +84,7 @@ class Study:
         self.meters = {"meters": Meters.fitted()}
         if scope.data:
             self.meters["meters, GoEmotions too"] = Meters.fitted(scope.data)
-        self.shipped = ProSocial(ProSocialOptions()).guide
+        self.shipped = ProSocial(ProSocialOptions()).decoding
         self.scope, self.progress = scope, progress
         self.averaged = Adapter.load(scope.averaged) if scope.averaged else None
 
@@ -208,7 +208,7 @@ class Study:
         assert reward is not None
         model, encode = training.load("embedded", "cpu")
         adapter = reward.on(model)
-        pairs = Encoder(encode.tokenizer).pairs(prosocial_data.pairs(40, seed=SEED))
+        pairs = ExampleEncoder(encode.tokenizer).pairs(prosocial_data.pairs(40, seed=SEED))
         found = {}
         with adapter.attached(model):
             for name, encoded in pairs.items():

@@ -25,6 +25,7 @@ from ttsa_guard.messages import GenerationRequest, Message
 from ttsa_guard.nemo import BackendModel
 from ttsa_guard.service import Breaker
 from ttsa_guard.settings import validated
+from ttsa_guard.steerers.baselines.tsa import Tsa, TsaOptions
 from ttsa_guard.steerers.embedding import Embedding, EmbeddingOptions
 from ttsa_guard.steerers.prefill import Prefill, PrefillOptions
 from ttsa_guard.testing import ScriptedModerator
@@ -466,7 +467,7 @@ def test_every_fault_is_an_error_and_the_guard_ends_closed(server, backend_for, 
     assert "secret" not in str(caught.value)
     assert caught.value.hint
 
-    steerers = [Prefill(PrefillOptions(openings=2)), Embedding(EmbeddingOptions(mode="paper", iterations=1))]
+    steerers = [Prefill(PrefillOptions(openings=2)), Tsa(TsaOptions(iterations=1))]
     guard = guard_over(backend_for(server, timeout=0.3), steerers=steerers)
     outcome = run(guard, guard.review([USER], "a bad answer"))
     assert (outcome.action, outcome.text) == ("fallback", guard.config.fallback)
@@ -634,7 +635,7 @@ def test_a_cancelled_batch_lets_go_of_the_server(server, backend_for):
 
 
 def test_steering_with_a_server_that_is_killed_in_the_middle():
-    steerers = [{"use": "embedding", "options": {"mode": "paper", "iterations": 1, "rows": "user"}}, "prefill"]
+    steerers = [{"use": "tsa", "options": {"iterations": 1, "scope": "user"}}, "prefill"]
     folder = Source.of("embedded").path
     with running(Server(folder, context=1024), Server(folder, context=1024)) as pair:
         pair[0].fault = after(6, killed)

@@ -172,7 +172,7 @@ def test_the_demo(servers, tmp_path):
 
 def test_a_server_that_is_killed_in_the_middle_of_steering(servers):
     """The last one: one of the servers is gone after it."""
-    steerers = [{"use": "embedding", "options": {"mode": "paper", "iterations": 2, "rows": "user"}}, "prefill"]
+    steerers = [{"use": "tsa", "options": {"iterations": 2, "scope": "user"}}, "prefill"]
     config = {"backend": {"use": "vllm", "options": options(servers)}, "steerers": steerers, "budget": {"seconds": 120}}
     guard = Guard.from_config(GuardConfig.parse({**config, "generation": {"temperature": 0}}))
     scene = next(scene for scene in scenes(World.load()) if "jailbreak" in scene.group)

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from research.prosocial import pareto
-from ttsa_guard.steerers.prosocial.adapter import Adapter, Shape
+from ttsa_guard.steerers.prosocial.adapter import Adapter, AdapterShape
 
 WEIGHTS = np.array([[prefer.get(name, 0.0) for name in ATTRIBUTES] for prefer in pareto.GRID])
 
@@ -84,7 +84,7 @@ def test_a_soup_is_the_weighted_sum_of_updates(tiny_model, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     parts = []
     for i in range(2):
-        adapter = Adapter(model, Shape(rank=2, objectives=0), base="")
+        adapter = Adapter(model, AdapterShape(rank=2, objectives=0), base="")
         for weight in adapter.parameters():
             torch.nn.init.normal_(weight)
         adapter.save(tmp_path / f"{i}.safetensors")

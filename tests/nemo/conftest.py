@@ -12,7 +12,7 @@ from nemoguardrails.testing import FakeLLMModel
 
 from ttsa_guard.guard import Guard
 from ttsa_guard.nemo import install
-from ttsa_guard.steerers.resample import Resample, ResampleOptions
+from ttsa_guard.steerers.baselines.resample import Resample, ResampleOptions
 from ttsa_guard.testing import scripted_guard
 
 SAFE = "Here is a fine answer."

@@ -10,7 +10,7 @@ from ttsa_guard.config import GuardConfig
 from ttsa_guard.guard import Guard
 from ttsa_guard.messages import Generation, GenerationRequest, Prompt, Soft
 from ttsa_guard.nemo import BackendModel, install
-from ttsa_guard.steerers.resample import Resample, ResampleOptions
+from ttsa_guard.steerers.baselines.resample import Resample, ResampleOptions
 from ttsa_guard.testing import ScriptedBackend, ScriptedModerator
 
 SAFE = "One is fine. Two is fine. Three is fine."

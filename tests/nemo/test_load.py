@@ -21,7 +21,7 @@ from ttsa_guard.messages import GenerationRequest
 from ttsa_guard.nemo import BackendModel, install, passthrough_app
 from ttsa_guard.plugins import Plugins, hookimpl
 from ttsa_guard.record import AuditRecord
-from ttsa_guard.steerers.resample import Resample, ResampleOptions
+from ttsa_guard.steerers.baselines.resample import Resample, ResampleOptions
 from ttsa_guard.testing import ScriptedBackend, ScriptedModerator
 
 from .conftest import CHAT_V2, make_config, make_guard

@@ -13,7 +13,7 @@ from nemoguardrails import LLMRails
 from ttsa_guard.errors import ConfigError, ModelError
 from ttsa_guard.messages import Generation, GenerationRequest
 from ttsa_guard.nemo import BackendModel, install
-from ttsa_guard.steerers.resample import Resample, ResampleOptions
+from ttsa_guard.steerers.baselines.resample import Resample, ResampleOptions
 from ttsa_guard.testing import ScriptedBackend, ScriptedModerator
 
 from .conftest import COLANG, FALLBACK, USER, make_app, make_config, make_guard

@@ -11,7 +11,7 @@ from nemoguardrails.streaming import END_OF_STREAM, StreamingHandler
 from nemoguardrails.testing import FakeLLMModel
 from nemoguardrails.types import LLMResponse, ToolCall, ToolCallFunction
 
-from ttsa_guard.steerers.resample import Resample, ResampleOptions
+from ttsa_guard.steerers.baselines.resample import Resample, ResampleOptions
 from ttsa_guard.testing import ScriptedBackend, ScriptedModerator
 
 from .conftest import FALLBACK, FLAGGED, SAFE, STEERED, USER, make_app, make_guard, say

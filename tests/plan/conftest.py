@@ -10,7 +10,7 @@ from ttsa_guard.messages import Generation
 from ttsa_guard.plan.config import PlanConfig
 from ttsa_guard.plan.costs import Costs
 from ttsa_guard.settings import validated
-from ttsa_guard.steerers.resample import Resample, ResampleOptions
+from ttsa_guard.steerers.baselines.resample import Resample, ResampleOptions
 from ttsa_guard.testing import ScriptedBackend, ScriptedModerator, scripted_guard
 
 SEARCH = {"passes": 2, "generations": 8, "tokens": 320, "calls": 2}

@@ -23,7 +23,7 @@ from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt, 
 from ttsa_guard.nemo import BackendModel, install, rails_path
 from ttsa_guard.plugins import Plugins, hookimpl
 from ttsa_guard.record import AuditRecord
-from ttsa_guard.steerers.resample import Resample, ResampleOptions
+from ttsa_guard.steerers.baselines.resample import Resample, ResampleOptions
 from ttsa_guard.verdict import Verdict
 
 from .faults import ERRORS, FAULTS, HANGS

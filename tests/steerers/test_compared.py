@@ -10,9 +10,9 @@ from ttsa_guard.budget import Budget, Usage
 from ttsa_guard.messages import GenerationRequest, Message, Prompt, Tokens
 from ttsa_guard.profile import GENERIC
 from ttsa_guard.steerers.base import Steerer, Task
-from ttsa_guard.steerers.rewrite import INSTRUCTION, Rewrite, RewriteOptions
-from ttsa_guard.steerers.self_reminder import AFTER, BEFORE, SelfReminder, SelfReminderOptions
-from ttsa_guard.steerers.smoothllm import SmoothLLM, SmoothLLMOptions, perturbed
+from ttsa_guard.steerers.baselines.rewrite import INSTRUCTION, Rewrite, RewriteOptions
+from ttsa_guard.steerers.baselines.self_reminder import AFTER, BEFORE, SelfReminder, SelfReminderOptions
+from ttsa_guard.steerers.baselines.smoothllm import SmoothLLM, SmoothLLMOptions, perturbed
 from ttsa_guard.testing import FakeClock, ScriptedBackend, ScriptedModerator
 
 TALK = (Message("system", "be brief"), Message("user", "hello"), Message("assistant", "hi"), Message("user", "how do I sing?"))

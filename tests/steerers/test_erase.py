@@ -9,7 +9,7 @@ import pytest
 from ttsa_guard.messages import Message, Prompt, Soft
 from ttsa_guard.profile import ModelProfile, Opening
 from ttsa_guard.request import split_parts
-from ttsa_guard.steerers.erase import Erase, EraseOptions, shortened, shorter
+from ttsa_guard.steerers.erase import Erase, EraseOptions, kept_parts, reduced_texts
 from ttsa_guard.testing import ScriptedBackend, ScriptedModerator, scripted_guard
 
 PROFILE = ModelProfile(openings=(Opening(text="Instead of", kind="redirect"), Opening(text="Sure,", kind="answer")))
@@ -104,7 +104,7 @@ def test_what_stands_around_a_single_question_is_left_out():
     ],
 )
 def test_what_asks_stays(text, variants):
-    assert [found for _, found in shorter(text)] == variants
+    assert [found for _, found in reduced_texts(text)] == variants
 
 
 def test_a_message_of_one_part_is_left_to_others():
@@ -145,7 +145,7 @@ def test_parts(text, parts):
     ],
 )
 def test_single_parts_come_first_then_all_but_one(parts, first):
-    assert list(islice(shortened(parts), max(1, len(first)))) == first
+    assert list(islice(kept_parts(parts), max(1, len(first)))) == first
 
 
 def test_answers_are_measured_by_the_unsteered_prompt_and_not_once_more():

@@ -11,7 +11,7 @@ from ttsa_guard.steerers.estimators import (
     Forward,
     OneSided,
     RandomDirection,
-    clip_rows,
+    clip_tokens,
     floor_cosine,
     signal_to_noise,
     unit,
@@ -290,7 +290,7 @@ def test_antithetic_knows_the_value_between_its_pairs():
 
 def test_clipping_shortens_long_rows_only():
     direction = torch.tensor([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]])
-    assert torch.allclose(clip_rows(direction, 1.0), torch.tensor([[0.6, 0.8], [0.3, 0.4], [0.0, 0.0]]))
+    assert torch.allclose(clip_tokens(direction, 1.0), torch.tensor([[0.6, 0.8], [0.3, 0.4], [0.0, 0.0]]))
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from ttsa_guard.budget import Budget, Usage
 from ttsa_guard.messages import GenerationRequest, Message
 from ttsa_guard.profile import GENERIC, ModelProfile, Opening
 from ttsa_guard.steerers.base import Steerer, Task
+from ttsa_guard.steerers.baselines.resample import Resample, ResampleOptions
 from ttsa_guard.steerers.prefill import Prefill, PrefillOptions, mixed_openings
-from ttsa_guard.steerers.resample import Resample, ResampleOptions
 from ttsa_guard.testing import FakeClock, ScriptedBackend, ScriptedModerator
 from ttsa_guard.verdict import Verdict
 

@@ -19,7 +19,7 @@ from rich.table import Table
 from ttsa_guard.cli.common import out, plain, quiet
 from ttsa_guard.errors import PluginError
 from ttsa_guard.hookspecs import PROJECT
-from ttsa_guard.plugins import KINDS, Plugins
+from ttsa_guard.plugins import KINDS, RENAMED, Plugins
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,10 @@ def plugins(
             out.print(plain(f"\n{listed.name} is broken: {listed.error}", "red"), soft_wrap=True)
         for kind, options in listed.options.items():
             _show_options(f"{listed.name} ({kind})", options)
+    names = {listed.name for listed in found}
+    aliases = [f"{old} is an old name of {new}, for one more release" for old, new in RENAMED.items() if old not in names]
+    if aliases:
+        out.print(plain("\n" + "\n".join(aliases)))
     if not verbose:
         out.print("\n[dim]--verbose shows their options[/]")
 

@@ -52,7 +52,7 @@ def harm_vector(
 ) -> None:
     """Tune a copy of a model on examples of harm; the difference of the two is what is to be taken away."""
     from ttsa_guard.steerers.prosocial import training
-    from ttsa_guard.steerers.prosocial.adapter import Shape
+    from ttsa_guard.steerers.prosocial.adapter import AdapterShape
     from ttsa_guard.steerers.prosocial.data import read_answers
 
     if not 0 < keep <= 1:  # known before the training, not only after it
@@ -62,7 +62,7 @@ def harm_vector(
         common.hide_loading_bars()
         loaded, encode = training.load(model, device)
         plan = training.Plan(steps=steps, batch=batch, peak=peak, state=state)
-        shape = Shape(rank=rank, targets=tuple(targets.split(",")))
+        shape = AdapterShape(rank=rank, targets=tuple(targets.split(",")))
         with _bar("tuning on harm", steps) as on_step:
             found = training.harm_vector(
                 loaded, encode, read, plan, method=method, shape=shape, keep=keep, within=within, on_step=on_step
@@ -103,7 +103,7 @@ def train(
 ) -> None:
     """Train the reward model: one adapter of the model, conditioned on the user's preferences."""
     from ttsa_guard.steerers.prosocial import training
-    from ttsa_guard.steerers.prosocial.adapter import Shape
+    from ttsa_guard.steerers.prosocial.adapter import AdapterShape
     from ttsa_guard.steerers.prosocial.data import read_pairs
 
     read = [pair for named in pairs for pair in read_pairs(*_named(named))]
@@ -111,7 +111,7 @@ def train(
         common.hide_loading_bars()
         loaded, encode = training.load(model, device)
         plan = training.Plan(steps=steps, batch=batch, peak=peak, state=state)
-        shape = Shape(rank=rank, targets=tuple(targets.split(",")))
+        shape = AdapterShape(rank=rank, targets=tuple(targets.split(",")))
         with _bar("training the reward model", steps) as on_step:
             found = training.reward(loaded, encode, read, plan, shape=shape, beta=beta, conflicts=conflicts, on_step=on_step)
     found.alpha = alpha

@@ -1,1 +1,1 @@
-"""Steerers: they propose better answers for one that was flagged."""
+"""Steerers propose better answers for one that was flagged."""

@@ -1,10 +1,10 @@
-"""The steerer contract."""
+"""Define what a steerer is given (`Task`), yields (`Candidate`) and promises (`Steerer`)."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 from ttsa_guard.backends.base import Backend, ControlledDecoding, ExposesLogits
 from ttsa_guard.budget import Usage
@@ -12,56 +12,68 @@ from ttsa_guard.messages import Baseline, Generation, GenerationRequest, Message
 from ttsa_guard.profile import ModelProfile
 from ttsa_guard.verdict import Verdict
 
-HARMLESS = frozenset({"toxicity", "harassment", "insult", "profanity", "policy"})
-"""Categories of answers whose question can be answered all the same."""
+ANSWERABLE = frozenset({"toxicity", "harassment", "insult", "profanity", "policy"})
+"""These categories blame the tone of an answer or a policy. The question can still be answered."""
 
 
 def harmful(flag: Verdict | None) -> bool | None:
-    """Whether an answer was flagged for what it helps with, so that declining is right, and not for its tone or a policy; None:
-    the gate gives no categories."""
+    """Say whether an answer was flagged because it helps with harm, so that declining is right.
+
+    Returns:
+        True if the category with the highest score is one of harm; False if it is one of
+        `ANSWERABLE`; None if the gate gives no categories.
+    """
     scores = {name.rpartition("/")[2]: score for name, score in (flag.categories if flag else {}).items()}
     scores.pop("refusal", None)
-    return max(scores, key=lambda name: scores[name]) not in HARMLESS if scores else None
+    return max(scores, key=lambda name: scores[name]) not in ANSWERABLE if scores else None
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """An answer that a steerer proposes, with the guide's verdict on it."""
+    """Hold an answer that a steerer proposes, with the verdict of the guide moderator on it."""
 
     text: str
     origin: str
+    """It says in the audit record how the answer was made. Nothing depends on it."""
     verdict: Verdict
     finished: bool = True
     log_likelihood: float | None = None
-    """Mean token log-likelihood, in nats, if the backend told it with the answer (see `Generation`); None: it is asked for."""
+    """Mean log-likelihood of a token, in nats, if the backend gave it with the answer (see
+    `Generation`). If it is None, the guard asks the backend for it."""
     request: GenerationRequest | None = None
-    """What it is an answer to, so that an unfinished one can be continued; None: it cannot."""
-    guide: ControlledDecoding | None = None
-    """What its tokens were drawn from, if not from the model alone."""
+    """The request that it answers. An unfinished answer can be continued only if this is known."""
+    decoding: ControlledDecoding | None = None
+    """The distribution that its tokens were drawn from; None means that of the model alone."""
     place: int = 0
-    """Of its opening among those that were tried, best first. It counts before the likelihood, which tells more about the opening
-    than about what follows it."""
+    """Rank of its opening among those that were tried; 0 is the best. The guard compares ranks
+    before likelihoods, because a likelihood depends more on the opening than on what follows it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """One flagged answer, and all that a steerer may use to mend it. Everything here is charged to one budget.
+    """Describe one flagged answer, and hold everything that a steerer may use to replace it.
+
+    All work done through it is charged to one budget.
 
     Args:
         messages: the conversation up to the answer.
         answer: the flagged answer.
         backend: the model that is steered.
-        base: the request that plain generation would make; steerers vary it. Its opening is what has been shown of the
-            answer already: every candidate has to begin with it.
+        base: the request that plain generation would make; steerers vary it. Its opening is the
+            part of the answer that the user has seen already, so every candidate has to begin
+            with it.
         profile: what is known about the model.
         usage: what is left of the budget.
-        score: the guide: texts to verdicts, in order. Never raises for a moderator's fault: such verdicts are failed.
-        flag: the gate's verdict on the answer; None: not known.
-        baseline: for requests whose answers pass the moderator more often than they are likely, so that it pays to measure
-            them from the start; None: nothing measures likelihoods.
-        asked: the question after which answers are measured: in its conversation, and alone if more surrounds it.
-        seed: of everything random in this task.
-        prefer: this user's preferences as the request has them, unchecked; None: it has none.
+        score: a function that asks the guide moderator for a verdict on each text, in order. It
+            does not raise if the moderator fails: such verdicts are marked as failed.
+        flag: the gate's verdict on the answer; None if it is not known.
+        baseline: the value to set in requests whose answers often pass the moderator but are
+            seldom likely enough: their likelihoods are then measured during generation. None if
+            nothing measures likelihoods.
+        asked: the prompts after which the likelihood of an answer is measured: the question in
+            its conversation, and the question alone if there is more in the conversation.
+        seed: the seed of everything random in this task.
+        prefer: this user's preferences as the request gives them, unchecked; None if it gives none.
     """
 
     messages: tuple[Message, ...]
@@ -79,38 +91,44 @@ class Task:
 
     @property
     def harmful(self) -> bool | None:
-        """See `harmful`, of the gate's verdict on the answer."""
+        """Say whether the answer was flagged because it helps with harm (see `harmful`)."""
         return harmful(self.flag)
 
     @property
     def shown(self) -> str:
+        """Return the part of the answer that the user has seen; it may be empty."""
         return self.base.opening
 
     def after_shown(self, text: str) -> str:
-        """`text` as the next thing that the user reads."""
+        """Return what has been shown, followed by `text`."""
         return f"{self.shown} {text}" if self.shown else text
 
     def reworded(self, change: Callable[[str], str]) -> tuple[Message, ...]:
-        """The conversation with `change` applied to what the user said last."""
+        """Return the conversation with `change` applied to the last user message."""
         last = max((i for i, m in enumerate(self.messages) if m.role == "user"), default=None)
         return tuple(replace(m, content=change(m.content)) if i == last else m for i, m in enumerate(self.messages))
 
-    async def generate(self, requests: Sequence[GenerationRequest], guide: ControlledDecoding | None = None) -> list[Generation]:
-        """Generate one batch, from the guide's distribution if there is one.
+    async def generate(
+        self, requests: Sequence[GenerationRequest], decoding: ControlledDecoding | None = None
+    ) -> list[Generation]:
+        """Generate one answer to each request, as one batch, and charge it to the budget.
+
+        Args:
+            decoding: the distribution to draw from; None means that of the model alone. Only a
+                steerer that `needs` `ExposesLogits` may give one.
 
         Raises:
             BudgetError: the batch would overrun the budget.
         """
         self.usage.charge(generations=len(requests))
-        return await self._decoded(requests, guide)
+        return await self._decode(requests, decoding)
 
-    async def _decoded(self, requests: Sequence[GenerationRequest], guide: ControlledDecoding | None) -> list[Generation]:
+    async def _decode(self, requests: Sequence[GenerationRequest], decoding: ControlledDecoding | None) -> list[Generation]:
         longest = self.usage.longest(len(requests))
         requests = [r if r.max_new_tokens <= longest else r.with_(max_new_tokens=longest) for r in requests]
         with self.usage.timed("decoding"):
-            if guide:
-                assert isinstance(self.backend, ExposesLogits)
-                answers = await self.backend.generate_controlled(requests, guide)
+            if decoding:
+                answers = await cast(ExposesLogits, self.backend).generate_controlled(requests, decoding)
             else:
                 answers = await self.backend.generate(requests)
         self.usage.tokens += sum(a.tokens for a in answers)
@@ -118,19 +136,21 @@ class Task:
         return answers
 
     async def propose(
-        self, requests: Sequence[GenerationRequest], origins: Sequence[str], guide: ControlledDecoding | None = None
+        self, requests: Sequence[GenerationRequest], origins: Sequence[str], decoding: ControlledDecoding | None = None
     ) -> list[Candidate]:
-        """Generate one batch and have the moderator that guides the search look at it."""
-        answers = await self.generate(requests, guide)
+        """Generate one batch, as `generate` does, and let the guide moderator judge the answers."""
+        answers = await self.generate(requests, decoding)
         verdicts = await self.score([a.text for a in answers])
         return [
-            Candidate(a.text, origin, verdict, a.finished, a.log_likelihood, request, guide)
+            Candidate(a.text, origin, verdict, a.finished, a.log_likelihood, request, decoding)
             for a, origin, verdict, request in zip(answers, origins, verdicts, requests, strict=True)
         ]
 
     async def extend(self, candidates: Sequence[Candidate], tokens: Sequence[int]) -> list[Candidate]:
-        """Each candidate with so many more tokens, as one batch, and looked at again. It is the same answer as before, so it
-        takes tokens and time of the budget, but no generation and no decode pass.
+        """Continue each candidate by at most its number of `tokens`, and judge it again.
+
+        A longer candidate is still the same answer. So it costs tokens and time of the budget,
+        but no generation and no decode pass.
 
         Raises:
             BudgetError: there is no time or there are no tokens left.
@@ -141,7 +161,7 @@ class Task:
             for c, n in zip(candidates, tokens, strict=True)
             if c.request
         ]
-        answers = await self._decoded(requests, candidates[0].guide)
+        answers = await self._decode(requests, candidates[0].decoding)
         verdicts = await self.score([a.text for a in answers])
         return [
             replace(c, text=a.text, verdict=verdict, finished=a.finished)
@@ -151,29 +171,39 @@ class Task:
 
 @runtime_checkable
 class Steerer(Protocol):
-    """Proposes candidates, one round (a batch) at a time; the guard may stop after any round."""
+    """Propose candidates, one round (a batch) at a time; the guard may stop after any round."""
 
     name: str
 
     @property
     def needs(self) -> tuple[type, ...]:
-        """Backend capabilities (protocols of `backends.base`) without which it cannot work as its options say; an attribute
-        will do."""
+        """Return the backend capabilities that it cannot work without.
+
+        They are protocols of `backends.base`. They may depend on its options. The guard checks them
+        when it is built, so a steerer need not check them again. A plain attribute will do.
+        """
         ...
 
-    def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]: ...
+    def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
+        """Yield the candidates of one round after another.
+
+        Raises:
+            BudgetError: the next round would overrun the budget of `task`.
+        """
+        ...
 
 
 @runtime_checkable
 class Fits(Protocol):
-    """A steerer that works with certain models only; it is asked when the guard is built."""
+    """Work with certain models only; the guard asks when it is built."""
 
     def fit(self, backend: Any) -> None:
-        """
+        """Check that the steerer works with the model of `backend`.
+
         Args:
-            backend: one that has what the steerer `needs`.
+            backend: a backend that has what the steerer `needs`.
 
         Raises:
-            ConfigError: this model is none of them.
+            ConfigError: the steerer does not work with this model.
         """
         ...

@@ -1,4 +1,7 @@
-"""Answer the user's message with parts left out: what makes a model go wrong often stands beside the question."""
+"""Answer the user's message with parts left out.
+
+What makes a model go wrong often stands beside the question.
+"""
 
 from __future__ import annotations
 
@@ -15,28 +18,32 @@ from ttsa_guard.quality import has_debris
 from ttsa_guard.request import asking, split_parts, without_asides
 from ttsa_guard.settings import Settings
 from ttsa_guard.steerers.base import Candidate, Task
-from ttsa_guard.steerers.prefill import beginnings, propose_begun
+from ttsa_guard.steerers.prefill import beginnings, propose_variants
 from ttsa_guard.text import split_sentences
 
 
 class EraseOptions(Settings):
+    """Configure the steerer `erase`."""
+
     candidates: int = Field(4, ge=1, description="most answers")
     doubts: int = Field(
         3, ge=0, description="more answers to the question alone where it may be unsafe: a flag speaks against all"
     )
-    temperature: float = Field(0.7, ge=0, le=2, description="of those")
+    temperature: float = Field(0.7, ge=0, le=2, description="temperature of those")
 
 
 class Erase:
-    """Erase-and-check (arXiv 2309.02705), used to mend instead of to detect: a batch of answers to less of the conversation.
+    """Propose a batch of answers to less of the conversation.
 
-    What may be left out: sentences of the last user message, or clauses of its only one; asides in brackets; and everything
-    around that message, the system's text and earlier turns. A sentence that ends with a question mark stays wherever there is
-    one, for an answer to the rest is an answer to nothing. Where there is none, whether an answer is still about what was asked
-    shows in its likelihood after the question, which the guard looks at.
+    This is erase-and-check (arXiv 2309.02705), used to mend instead of to detect. It may leave out
+    sentences of the last user message, or clauses if that is one sentence; asides in brackets; and
+    everything around that message, which is the system's text and earlier turns. Sentences that ask
+    stay, because an answer to the rest answers nothing. If no sentence asks, the likelihood of an
+    answer after the question shows whether it is still about the question; the guard checks that.
 
-    Where the answer may have been flagged for what it helps with, the question itself may be unsafe. Then more answers to it
-    alone are drawn, and one that is flagged speaks against all: what the moderator does not see in the others is likely there.
+    If the answer may have been flagged because it helps with harm, the question itself may be
+    unsafe. Then more answers to the question alone are drawn. If one of them is flagged, all
+    answers to it are dropped: they are likely to hold the same harm, which the moderator misses.
     """
 
     name = "erase"
@@ -46,34 +53,47 @@ class Erase:
         self.options = options
 
     async def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
-        last = next(m.content for m in reversed(task.messages) if m.role == "user")
-        if task.harmful and len(task.messages) == 1 and len(split_sentences(last)) == 1:
-            return  # clauses of one unsafe request are not safer than all of it
+        """Yield one batch, or nothing if there is nothing to leave out."""
+        message = next(m.content for m in reversed(task.messages) if m.role == "user")
+        if task.harmful and len(task.messages) == 1 and len(split_sentences(message)) == 1:
+            return  # Clauses of one unsafe request are not safer than all of it.
         openings = await beginnings(task)
         variants: list[tuple[str, GenerationRequest]] = []
-        for name, messages in islice(less(task.messages), max(1, self.options.candidates // len(openings))):
+        affordable = max(1, self.options.candidates // len(openings))
+        for name, messages in islice(reduced_conversations(task.messages), affordable):
             variants.append((name, task.base.with_(prompt=await task.backend.render(messages))))
         if not variants:
             return
-        doubted = [] if task.harmful is False else self._doubts(task, variants[0][1])
-        candidates = await propose_begun(task, variants, openings, more=doubted)
-        plain = [c for c in candidates if c.request and c.request.opening == task.shown]
-        tested = [c for c in plain if c.request and c.request.prompt is variants[0][1].prompt]
-        # What is garbled may be flagged for that.
-        if doubted and any(c.verdict.flagged and not has_debris(c.text) for c in tested):
-            candidates = [c for c in candidates if c not in plain or c.verdict.flagged]
-        yield candidates
+        question = variants[0][1]
+        doubts = [] if task.harmful is False else self._doubts(task, question)
+        candidates = await propose_variants(task, variants, openings, more=doubts)
+        yield _without_doubtful(task, candidates, question) if doubts else candidates
 
     def _doubts(self, task: Task, question: GenerationRequest) -> list[tuple[str, GenerationRequest]]:
+        """Return names and requests of more answers to the question alone."""
         again = question.with_(temperature=self.options.temperature, baseline=task.baseline, opening=task.shown)
         return [(f"doubt {i}", again.with_(seed=task.seed + 100 + i)) for i in range(self.options.doubts)]
 
 
-def less(messages: Sequence[Message]) -> Iterator[tuple[str, list[Message]]]:
-    """The conversation with parts left out, likeliest to help first, each with a name; it ends with the last user message."""
+def _without_doubtful(task: Task, candidates: list[Candidate], question: GenerationRequest) -> list[Candidate]:
+    """Drop all that pass without a safe opening, if any such answer to `question` is flagged."""
+    plain = [c for c in candidates if c.request and c.request.opening == task.shown]
+    answers = [c for c in plain if c.request and c.request.prompt is question.prompt]
+    # A garbled answer may be flagged because it is garbled, which says nothing about the others.
+    if not any(c.verdict.flagged and not has_debris(c.text) for c in answers):
+        return candidates
+    return [c for c in candidates if c not in plain or c.verdict.flagged]
+
+
+def reduced_conversations(messages: Sequence[Message]) -> Iterator[tuple[str, list[Message]]]:
+    """Yield the conversation with parts left out, each time with a name.
+
+    The likeliest to help come first. Every one of them ends with the last user message, or with
+    what is left of it.
+    """
     last = max(i for i, m in enumerate(messages) if m.role == "user")
     before, asked = list(messages[:last]), messages[last]
-    for i, (name, text) in enumerate(shorter(asked.content)):
+    for i, (name, text) in enumerate(reduced_texts(asked.content)):
         yield name, [*before, replace(asked, content=text)]
         if before and i == 0:
             yield f"{name} alone", [replace(asked, content=text)]
@@ -81,8 +101,12 @@ def less(messages: Sequence[Message]) -> Iterator[tuple[str, list[Message]]]:
         yield "the last message alone", [asked]
 
 
-def shorter(text: str) -> Iterator[tuple[str, str]]:
-    """Names and texts: without asides, then the parts that ask, alone and with others; without any that asks, see `shortened`."""
+def reduced_texts(text: str) -> Iterator[tuple[str, str]]:
+    """Yield `text` with parts left out, each time with a name.
+
+    The text without its asides comes first. Then come the parts that ask, alone and together with
+    some of the others. If no part asks, any of them may stay (see `kept_parts`).
+    """
     plain = without_asides(text)
     if plain != text.strip():
         yield "without asides", plain
@@ -90,17 +114,18 @@ def shorter(text: str) -> Iterator[tuple[str, str]]:
     asks = asking(parts)
     others = [i for i in range(len(parts)) if i not in asks]
     if not asks:
-        chosen = shortened(len(parts))
+        chosen = kept_parts(len(parts))
     else:
-        chosen = (tuple(sorted((*asks, *(others[k] for k in kept)))) for kept in ((), *shortened(len(others))) if others)
+        chosen = (tuple(sorted((*asks, *(others[k] for k in kept)))) for kept in ((), *kept_parts(len(others))) if others)
     for kept in chosen:
         yield f"parts {', '.join(str(i + 1) for i in kept)} of {len(parts)}", " ".join(parts[i] for i in kept)
 
 
-def shortened(parts: int) -> Iterator[tuple[int, ...]]:
-    """Which of the parts stay: every one alone, then all but one, then other numbers of them.
+def kept_parts(parts: int) -> Iterator[tuple[int, ...]]:
+    """Yield the indices of the parts that stay, of `parts` in all.
 
-    Last parts come first: the question stands there more often than not.
+    First one stays alone, then all but one stay, then other numbers of them. The last parts come
+    first, because the question stands there more often than not.
     """
     sizes = [1, *range(parts - 1, 1, -1)]
     return (tuple(reversed(kept)) for size in sizes if size < parts for kept in combinations(reversed(range(parts)), size))
@@ -108,4 +133,5 @@ def shortened(parts: int) -> Iterator[tuple[int, ...]]:
 
 @hookimpl
 def ttsa_register_steerers(register: Register) -> None:
+    """Register the steerer."""
     register("erase", Erase, options=EraseOptions)

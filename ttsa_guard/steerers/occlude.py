@@ -1,12 +1,14 @@
-"""Hide spans of the user's message from the model: what makes it go wrong is rarely all of the message.
+"""Hide spans of the user's message from the model.
 
-Occlusion sensitivity (arXiv 1311.2901, section 4.2) as a search: a batch of answers, each to the message without another span
-of its tokens, and the moderator says which of them are safe.
+The whole message is rarely what makes a model go wrong. This turns occlusion sensitivity (arXiv
+1311.2901, section 4.2) into a search. Each answer of a batch is to the message without another span
+of its tokens, and the moderator says which of the answers are safe.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from typing import cast
 
 import torch
 from pydantic import Field
@@ -16,23 +18,25 @@ from ttsa_guard.messages import GenerationRequest, Prompt, Soft
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.settings import Settings
 from ttsa_guard.steerers.base import Candidate, Task
-from ttsa_guard.steerers.prefill import beginnings, propose_begun
+from ttsa_guard.steerers.prefill import beginnings, propose_variants
 
 _PLACES = (0.0, 1.0, 0.5)
-"""Where a span lies: at the start of the message, at its end, in its middle."""
+"""A span lies at the start of the message, at its end or in its middle."""
 
 
 class OccludeOptions(Settings):
+    """Configure the steerer `occlude`."""
+
     candidates: int = Field(8, ge=1, description="most answers")
     shortest: float = Field(0.3, gt=0, lt=1, description="share of the message's tokens in the shortest span")
-    longest: float = Field(0.85, gt=0, lt=1, description="and in the longest")
+    longest: float = Field(0.85, gt=0, lt=1, description="share of the message's tokens in the longest span")
     blank: bool = Field(False, description="set the embeddings of the span to zero instead of leaving its tokens out")
 
 
 class Occlude:
-    """One batch of answers to the message without spans of its tokens.
+    """Propose answers to the message without spans of its tokens.
 
-    Unlike `erase` it needs no sentences, punctuation or words of any language.
+    Unlike `erase`, it needs no sentences, punctuation or words of any language.
     """
 
     name = "occlude"
@@ -42,6 +46,7 @@ class Occlude:
         self.needs: tuple[type, ...] = (TakesEmbeddings,) if options.blank else ()
 
     async def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
+        """Yield one batch, with one answer for each span and opening."""
         prompt = await task.backend.render(task.messages, scope="user")
         size = len(prompt.soft_ids)
         openings = await beginnings(task)
@@ -51,21 +56,24 @@ class Occlude:
             requests = await self._blanked(task, prompt, hidden)
         else:
             requests = [task.base.with_(prompt=left_out(prompt, span)) for span in hidden]
-        yield await propose_begun(task, list(zip(names, requests, strict=True)), openings)
+        yield await propose_variants(task, list(zip(names, requests, strict=True)), openings)
 
     async def _blanked(self, task: Task, prompt: Prompt, hidden: Sequence[range]) -> list[GenerationRequest]:
-        assert isinstance(task.backend, TakesEmbeddings)
-        origin = await task.backend.embed(prompt.soft_ids)
-        shown = torch.ones(len(hidden), len(origin), 1)
-        for i, span in enumerate(hidden):
-            shown[i, span.start : span.stop] = 0
-        return [task.base.with_(prompt=prompt, soft_embeds=origin * mask) for mask in shown]
+        origin = await cast(TakesEmbeddings, task.backend).embed(prompt.soft_ids)  # [T, d]
+        masks = torch.ones(len(hidden), len(origin), 1)
+        for mask, span in zip(masks, hidden, strict=True):
+            mask[span.start : span.stop] = 0
+        return [task.base.with_(prompt=prompt, soft_embeds=origin * mask) for mask in masks]
 
 
 def spans(size: int, n: int, shortest: float, longest: float) -> list[range]:
-    """At most `n` spans of a message of `size` tokens, in turn at its start, at its end and in its middle, of lengths spread
-    over `shortest` to `longest` (shares of the message). None of them is all of it, and none comes twice."""
-    found: dict[range, None] = {}
+    """Choose at most `n` spans of a message of `size` tokens.
+
+    They lie in turn at its start, at its end and in its middle. Their lengths are spread evenly
+    from `shortest` to `longest`, which are shares of the message. No span is the whole message,
+    and none comes twice.
+    """
+    distinct: dict[range, None] = {}
     for i in range(n):
         kind, number = i % len(_PLACES), i // len(_PLACES)
         of_this_kind = len(range(kind, n, len(_PLACES)))
@@ -73,12 +81,12 @@ def spans(size: int, n: int, shortest: float, longest: float) -> list[range]:
         length = min(max(1, round(size * share)), size - 1)
         start = round((size - length) * _PLACES[kind])
         if length > 0:
-            found[range(start, start + length)] = None
-    return list(found)
+            distinct[range(start, start + length)] = None
+    return list(distinct)
 
 
 def left_out(prompt: Prompt, span: range) -> Prompt:
-    """The prompt without those of its soft tokens; `span` counts soft tokens only."""
+    """Return the prompt without the soft tokens in `span`, which counts soft tokens only."""
     segments, start = [], 0
     for segment in prompt.segments:
         if isinstance(segment, Soft):
@@ -91,4 +99,5 @@ def left_out(prompt: Prompt, span: range) -> Prompt:
 
 @hookimpl
 def ttsa_register_steerers(register: Register) -> None:
+    """Register the steerer."""
     register("occlude", Occlude, options=OccludeOptions)

@@ -1,4 +1,7 @@
-"""Make the answer start with a safe opening and let the model go on: cheap, and hard to beat where an opening decides."""
+"""Make the answer start with a safe opening and let the model go on.
+
+This is cheap, and hard to beat where an opening decides how the answer goes.
+"""
 
 from __future__ import annotations
 
@@ -14,32 +17,37 @@ from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.profile import ModelProfile, Opening, OpeningKind
 from ttsa_guard.settings import Settings
 from ttsa_guard.steerers.base import Candidate, Task
-from ttsa_guard.steerers.goals import find_turn
+from ttsa_guard.steerers.objectives import find_derailment
 from ttsa_guard.text import through_sentence
 
 KINDS: tuple[OpeningKind, ...] = ("answer", "redirect", "refusal")
+"""All kinds of openings, the most helpful first."""
 _OFFERING: Mapping[bool | None, tuple[OpeningKind, ...]] = {
     True: ("redirect",),
     False: ("answer",),
     None: ("answer", "redirect"),
 }
-"""Openings that say more than no, by whether the answer was flagged for what it helps with."""
+"""Kinds of openings that offer something, by `Task.harmful`."""
 _REFUSALS = 2
+"""At most so many openings that only decline are tried."""
 _WARM = 0.7
 """Temperature of all draws of an opening but the first."""
 
 
 class PrefillOptions(Settings):
+    """Configure the steerer `prefill`."""
+
     openings: int = Field(6, ge=1, description="openings tried, in one batch")
     draws: int = Field(2, ge=1, description="answers that are begun with each of them")
     always: bool = Field(False, description="also for an answer that began harmlessly and was flagged for its tone")
 
 
 class Prefill:
-    """A batch of answers that begin with the profile's openings, best ones first; where none of them will do and declining may be
-    right, one that only declines.
+    """Propose answers that begin with the profile's openings, the best ones first.
 
-    A refusal ends after the sentence that its opening begins: what a model adds to that of its own accord helps nobody.
+    If none of them will do and declining may be right, it proposes answers that only decline. Such
+    an answer ends after the sentence that its opening begins, because what a model adds to a
+    refusal of its own accord helps nobody.
     """
 
     name = "prefill"
@@ -49,32 +57,33 @@ class Prefill:
         self.options = options
 
     async def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
+        """Yield a batch of answers that offer something, then one of refusals."""
         if not (self.options.always or task.harmful or await _opening_is_at_fault(task)):
             return
-        # What is around an unsafe question asks to answer it.
+        # What stands around an unsafe question often demands an answer, so only the question stays.
         base = task.base.with_(prompt=task.asked[0]) if task.harmful and task.asked else task.base
         offering = mixed_openings(task.profile, self.options.openings, _OFFERING[task.harmful])
-        begun = [(o, draw) for draw in range(self.options.draws) for o in offering][: task.usage.generations_left]
-        if begun:
-            yield await self._begun(task, base, begun)
+        draws = [(o, draw) for draw in range(self.options.draws) for o in offering][: task.usage.generations_left]
+        if draws:
+            yield await _begun(task, base, draws)
         refusing = mixed_openings(task.profile, _REFUSALS, ("refusal",))[: task.usage.generations_left]
         if refusing and task.harmful is not False:
             yield await _brief(task, base, refusing)
 
-    async def _begun(self, task: Task, base: GenerationRequest, begun: Sequence[tuple[Opening, int]]) -> list[Candidate]:
-        requests = [
-            base.with_(
-                opening=task.after_shown(opening.text), seed=task.seed + i, temperature=_WARM if draw else base.temperature
-            )
-            for i, (opening, draw) in enumerate(begun)
-        ]
-        candidates = await task.propose(requests, [f"opening {opening.text!r}" for opening, _ in begun])
-        order = list(dict.fromkeys(opening.text for opening, _ in begun))
-        return [replace(c, place=order.index(o.text)) for c, (o, _) in zip(candidates, begun, strict=True)]
+
+async def _begun(task: Task, base: GenerationRequest, draws: Sequence[tuple[Opening, int]]) -> list[Candidate]:
+    """Propose an answer for each draw: an opening, and how often it was drawn before."""
+    requests = [
+        base.with_(opening=task.after_shown(opening.text), seed=task.seed + i, temperature=_WARM if draw else base.temperature)
+        for i, (opening, draw) in enumerate(draws)
+    ]
+    candidates = await task.propose(requests, [f"opening {opening.text!r}" for opening, _ in draws])
+    order = list(dict.fromkeys(opening.text for opening, _ in draws))
+    return [replace(c, place=order.index(o.text)) for c, (o, _) in zip(candidates, draws, strict=True)]
 
 
 async def _brief(task: Task, base: GenerationRequest, openings: Sequence[Opening]) -> list[Candidate]:
-    """Answers that end with the sentence in which their opening ends."""
+    """Propose answers that end with the sentence in which their opening ends."""
     begun = [task.after_shown(opening.text) for opening in openings]
     answers = await task.generate([base.with_(opening=text, seed=task.seed + i) for i, text in enumerate(begun)])
     texts = [through_sentence(answer.text, len(text)) for answer, text in zip(answers, begun, strict=True)]
@@ -87,31 +96,37 @@ async def _brief(task: Task, base: GenerationRequest, openings: Sequence[Opening
 
 
 async def _opening_is_at_fault(task: Task) -> bool:
-    turn = await find_turn(task)
-    return turn is None or turn.kept == task.shown
+    derailment = await find_derailment(task)
+    return derailment is None or derailment.kept == task.shown
 
 
 async def beginnings(task: Task) -> tuple[str, ...]:
-    """How answers to a changed message are made to begin: as they like after what has been shown, and also with a redirecting
-    opening where the flagged answer went wrong from its start.
+    """Choose how answers to a changed message are made to begin.
 
-    Where it began harmlessly, or was flagged for its tone or a policy, the question can be answered; otherwise it may itself be
-    unsafe, and what helps then is an alternative.
+    The first choice leaves the model free after what has been shown. The second, if there is one,
+    adds a redirecting opening. It is for questions that may be unsafe themselves, where an
+    alternative helps. A question can be answered if the flagged answer began harmlessly, or was
+    flagged for its tone or a policy.
     """
-    answered = task.harmful is False or await find_turn(task)
-    redirects = [] if answered else mixed_openings(task.profile, 1, ("redirect",))
+    answerable = task.harmful is False or await find_derailment(task)
+    redirects = [] if answerable else mixed_openings(task.profile, 1, ("redirect",))
     return task.shown, *(task.after_shown(o.text) for o in redirects)
 
 
-async def propose_begun(
+async def propose_variants(
     task: Task,
     variants: Sequence[tuple[str, GenerationRequest]],
     openings: Sequence[str],
     *,
     more: Sequence[tuple[str, GenerationRequest]] = (),
 ) -> list[Candidate]:
-    """Answers to each of the variants, which are a name and a request, with each of the openings, better ones first, and to
-    `more` as they are: one batch, as far as the budget goes."""
+    """Propose an answer to each variant with each opening, in one batch, within the budget.
+
+    Args:
+        variants: names and requests, better ones first.
+        openings: see `beginnings`; better ones first.
+        more: further names and requests for the same batch; they keep their own openings.
+    """
     tried = list(product(variants, openings))[: task.usage.generations_left]
     requests = [
         request.with_(opening=opening, seed=task.seed + i, baseline=task.baseline)
@@ -128,7 +143,7 @@ async def propose_begun(
 
 
 def mixed_openings(profile: ModelProfile, n: int, kinds: Sequence[OpeningKind] = KINDS) -> list[Opening]:
-    """The `n` first openings, taken in turn from the `kinds`."""
+    """Return the first `n` openings of the profile, taken in turn from the `kinds`."""
     groups = [[o for o in profile.openings if o.kind == kind] for kind in kinds]
     in_turn = [group[i] for i in range(max(map(len, groups), default=0)) for group in groups if i < len(group)]
     return in_turn[:n]
@@ -136,4 +151,5 @@ def mixed_openings(profile: ModelProfile, n: int, kinds: Sequence[OpeningKind] =
 
 @hookimpl
 def ttsa_register_steerers(register: Register) -> None:
+    """Register the steerer."""
     register("prefill", Prefill, options=PrefillOptions)

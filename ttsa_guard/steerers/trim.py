@@ -1,7 +1,7 @@
-"""Keep what is good of the flagged answer: the sentences without which it passes. Costs moderation, and no generation.
+"""Leave out the flagged sentences of an answer and keep the rest.
 
-Only where the question can be answered all the same: of an answer that was flagged for what it helps with, the rest helps
-with that, too.
+This costs moderation, but no generation. It is done only where the question can be answered safely.
+If an answer was flagged because it helps with harm, the rest of it helps with that, too.
 """
 
 from __future__ import annotations
@@ -18,15 +18,17 @@ from ttsa_guard.steerers.base import Candidate, Task
 from ttsa_guard.text import SENTENCE, ended_sentences
 
 _PIECE = re.compile(rf"{SENTENCE.pattern}\s*", re.DOTALL)
-"""A sentence or a line, with the space behind it."""
+"""It matches a sentence or a line, with the space behind it."""
 
 
 class TrimOptions(Settings):
-    kept: float = Field(0.6, gt=0, le=1, description="least share of the answer's words that has to stay")
+    """Configure the steerer `trim`."""
+
+    kept: float = Field(0.6, gt=0, le=1, description="smallest share of the answer's words that has to stay")
 
 
 class Trim:
-    """One candidate: the answer without the sentences and lines that are flagged alone."""
+    """Propose the answer without the sentences and lines that are flagged when they stand alone."""
 
     name = "trim"
     needs: ClassVar[tuple[type, ...]] = ()
@@ -35,10 +37,11 @@ class Trim:
         self.options = options
 
     async def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
+        """Yield one candidate, or none if too little of the answer is left."""
         if task.harmful is not False:
             return
-        new = ended_sentences(task.answer)[len(task.shown) :]
-        pieces = _PIECE.findall(new)
+        unseen = ended_sentences(task.answer)[len(task.shown) :]
+        pieces = _PIECE.findall(unseen)
         if len(pieces) < 2:
             return
         verdicts = await task.score([piece.strip() for piece in pieces])
@@ -51,4 +54,5 @@ class Trim:
 
 @hookimpl
 def ttsa_register_steerers(register: Register) -> None:
+    """Register the steerer."""
     register("trim", Trim, options=TrimOptions)

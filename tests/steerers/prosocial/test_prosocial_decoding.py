@@ -11,7 +11,7 @@ from ttsa_guard.backends.base import ExposesLogits
 from ttsa_guard.backends.local.controlled import Cached, fingerprint
 from ttsa_guard.errors import ModelError
 from ttsa_guard.messages import GenerationRequest, Message
-from ttsa_guard.steerers.prosocial.adapter import Adapter, Shape
+from ttsa_guard.steerers.prosocial.adapter import Adapter, AdapterShape
 from ttsa_guard.steerers.prosocial.harm_vector import HarmVector
 from ttsa_guard.steerers.prosocial.preferences import EQUAL
 from ttsa_guard.steerers.prosocial.product import Product
@@ -38,7 +38,7 @@ def harm(model, tiny_model):
 def reward(model, tmp_path_factory):
     """An adapter that does something, as it comes from a file."""
     torch.manual_seed(2)
-    adapter = Adapter(model, Shape(rank=2), base=fingerprint(model))
+    adapter = Adapter(model, AdapterShape(rank=2), base=fingerprint(model))
     with torch.no_grad():
         for weight in adapter.parameters():
             weight.copy_(torch.randn_like(weight) * 0.5)

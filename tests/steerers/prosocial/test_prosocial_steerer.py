@@ -16,7 +16,7 @@ from ttsa_guard.embedded.world import World
 from ttsa_guard.errors import ConfigError
 from ttsa_guard.guard import Guard
 from ttsa_guard.messages import GenerationRequest
-from ttsa_guard.steerers.prosocial.adapter import Adapter, Shape
+from ttsa_guard.steerers.prosocial.adapter import Adapter, AdapterShape
 from ttsa_guard.steerers.prosocial.harm_vector import HarmVector
 from ttsa_guard.steerers.prosocial.preferences import ATTRIBUTES
 from ttsa_guard.steerers.prosocial.steerer import ProSocial, ProSocialOptions
@@ -40,7 +40,7 @@ def files(tiny_model, tmp_path_factory):
     with torch.no_grad():
         tuned.lm_head.weight += 0.1
     HarmVector.difference(model, tuned).save(folder / "harm.safetensors")
-    Adapter(model, Shape(rank=2), base=fingerprint(model)).save(folder / "reward.safetensors")
+    Adapter(model, AdapterShape(rank=2), base=fingerprint(model)).save(folder / "reward.safetensors")
     return {"harm_vector": str(folder / "harm.safetensors"), "reward": str(folder / "reward.safetensors")}
 
 
@@ -173,7 +173,7 @@ def test_the_preferred_attribute_is_what_is_said(embedded):
     cases = world.cases("benign", "tone", 6, seed=3)
     said = {}
     for name in ("empathy", "truthfulness"):
-        guide = ProSocial(ProSocialOptions(prefer={name: 1.0})).guide
+        guide = ProSocial(ProSocialOptions(prefer={name: 1.0})).decoding
         prompts = [asyncio.run(embedded.render(messages(case))) for case in cases]
         found = asyncio.run(embedded.generate_controlled([GenerationRequest(p) for p in prompts], guide))
         kinds = [world.judge(case, g.text).kinds for case, g in zip(cases, found, strict=True)]

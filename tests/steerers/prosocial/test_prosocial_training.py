@@ -10,15 +10,15 @@ import torch
 from ttsa_guard.errors import ConfigError
 from ttsa_guard.messages import Message
 from ttsa_guard.steerers.prosocial import training
-from ttsa_guard.steerers.prosocial.adapter import Adapter, Shape
+from ttsa_guard.steerers.prosocial.adapter import Adapter, AdapterShape
 from ttsa_guard.steerers.prosocial.conflict import averaged, projected
-from ttsa_guard.steerers.prosocial.data import Answered, Pair, read_answers, read_pairs
+from ttsa_guard.steerers.prosocial.data import AnswerExample, Pair, read_answers, read_pairs
 from ttsa_guard.steerers.prosocial.preferences import ATTRIBUTES, vector
 from ttsa_guard.steerers.prosocial.training import Plan
 
 ASKED = (Message("user", "is the kettle clean?"),)
 PAIRS = [Pair(ASKED, f"{word} kettle", f"the {word}", name) for name, word in zip(ATTRIBUTES, "abcde", strict=True)]
-HARM = [Answered(ASKED, "bad kettle"), Answered(ASKED, "bad kitchen")]
+HARM = [AnswerExample(ASKED, "bad kettle"), AnswerExample(ASKED, "bad kitchen")]
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_a_new_adapter_changes_nothing(loaded):
     model, _ = loaded
     ids = torch.arange(6)[None]
     before = model(input_ids=ids).logits
-    adapter = Adapter(model, Shape(rank=2), base="")
+    adapter = Adapter(model, AdapterShape(rank=2), base="")
     adapter.prefer(vector({"empathy": 1.0}))
     with adapter.attached(model):
         assert torch.equal(model(input_ids=ids).logits, before)
@@ -115,7 +115,7 @@ def test_an_adapter_is_there_only_while_it_is_attached(loaded):
     model, _ = loaded
     ids = torch.arange(6)[None]
     before = model(input_ids=ids).logits
-    adapter = Adapter(model, Shape(rank=2), base="")
+    adapter = Adapter(model, AdapterShape(rank=2), base="")
     torch.nn.init.ones_(next(p for n, p in adapter.named_parameters() if n.endswith("b2")))
     adapter.prefer(vector({"empathy": 1.0}))
     with adapter.attached(model):
@@ -130,7 +130,7 @@ def test_an_adapter_is_there_only_while_it_is_attached(loaded):
 def test_beside_the_model_the_second_half_of_a_batch_has_the_update(loaded):
     model, _ = loaded
     ids = torch.arange(12).view(2, 6)
-    adapter = Adapter(model, Shape(rank=2), base="")
+    adapter = Adapter(model, AdapterShape(rank=2), base="")
     torch.nn.init.ones_(next(p for n, p in adapter.named_parameters() if n.endswith("b2")))
     adapter.prefer(vector({"empathy": 1.0}))
     with torch.no_grad():
@@ -146,12 +146,12 @@ def test_beside_the_model_the_second_half_of_a_batch_has_the_update(loaded):
 
 def test_other_layers_are_named(loaded):
     with pytest.raises(ConfigError, match="no layers qkv") as caught:
-        Adapter(loaded[0], Shape(targets=("qkv",)), base="")
+        Adapter(loaded[0], AdapterShape(targets=("qkv",)), base="")
     assert "q_proj" in caught.value.hint
 
 
 def test_an_adapter_of_another_architecture_is_refused(loaded, tmp_path):
-    Adapter(loaded[0], Shape(rank=2), base="").save(tmp_path / "a.safetensors")
+    Adapter(loaded[0], AdapterShape(rank=2), base="").save(tmp_path / "a.safetensors")
     other = torch.nn.ModuleDict({"q_proj": torch.nn.Linear(3, 3)})
     with pytest.raises(ConfigError, match="does not fit"):
         Adapter.load(tmp_path / "a.safetensors").on(other)
@@ -165,7 +165,7 @@ def test_the_reward_model_learns_every_attribute(loaded, conflicts):
     model, encode = loaded
     before = {n: p.clone() for n, p in model.named_parameters()}
     plan = Plan(steps=60, batch=1, peak=2e-2, warm_up=5)
-    adapter = training.reward(model, encode, PAIRS, plan, shape=Shape(rank=2), beta=0.5, conflicts=conflicts)
+    adapter = training.reward(model, encode, PAIRS, plan, shape=AdapterShape(rank=2), beta=0.5, conflicts=conflicts)
     assert all(torch.equal(before[n], p) for n, p in model.named_parameters())
     with adapter.attached(model), torch.no_grad():
         for name, pairs in encode.pairs(PAIRS).items():
@@ -177,7 +177,7 @@ def test_the_reward_model_learns_every_attribute(loaded, conflicts):
 def test_a_plain_adapter_learns_one_attribute_from_its_pairs_alone(loaded):
     model, encode = loaded
     plan = Plan(steps=40, batch=1, peak=2e-2, warm_up=5)
-    only = {"shape": Shape(rank=2, objectives=0), "attributes": ("sensitivity",)}
+    only = {"shape": AdapterShape(rank=2, objectives=0), "attributes": ("sensitivity",)}
     adapter = training.reward(model, encode, PAIRS[1:2], plan, beta=0.5, **only)
     with adapter.attached(model), torch.no_grad():
         better, worse = training.log_likelihoods(model, encode.pairs(PAIRS)["sensitivity"][0]).tolist()
@@ -196,7 +196,7 @@ def test_the_harm_vector_leads_to_harm_and_away_from_it(loaded, method):
             return training.log_likelihoods(model, examples).sum().item()
 
     plan = Plan(steps=20, batch=2, peak=1e-2, warm_up=2)
-    shape = Shape(rank=2)
+    shape = AdapterShape(rank=2)
     found = training.harm_vector(model, encode, HARM, plan, method=method, shape=shape, keep=0.5)
     before = likelihood()
     with found.subtracted(model, 0.5):
@@ -244,7 +244,7 @@ def test_every_attribute_needs_pairs(loaded):
 
 def test_log_likelihoods_are_those_of_the_answers_alone(loaded):
     model, encode = loaded
-    short, long = encode.answers([HARM[0], Answered(ASKED, "the kettle is clean, and so on and on")])
+    short, long = encode.answers([HARM[0], AnswerExample(ASKED, "the kettle is clean, and so on and on")])
     with torch.no_grad():
         together = training.log_likelihoods(model, [short, long])
         alone = training.log_likelihoods(model, [short])
@@ -266,7 +266,7 @@ def write(path, rows):
 def test_examples_and_pairs_are_read(tmp_path):
     turns = [{"role": "user", "content": "hello"}]
     [answered] = read_answers(write(tmp_path / "a.jsonl", [{"prompt": turns, "answer": "bad"}]))
-    assert answered == Answered((Message("user", "hello"),), "bad")
+    assert answered == AnswerExample((Message("user", "hello"),), "bad")
     row = {"prompt": "hello", "chosen": "good", "rejected": "bad", "attribute": "empathy"}
     assert read_pairs(write(tmp_path / "p.jsonl", [row])) == [Pair((Message("user", "hello"),), "good", "bad", "empathy")]
 

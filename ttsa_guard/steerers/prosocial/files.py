@@ -1,11 +1,11 @@
-"""What the files of this method say about the model that they belong to."""
+"""Read and write the files of this method; their headers say what they are and of which model."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,9 +13,18 @@ from safetensors.torch import save_file
 
 from ttsa_guard.errors import ConfigError
 
+FileKind = Literal["harm vector", "preference adapter"]
+"""It says what a file holds."""
 
-def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], *, kind: str, about: Mapping[str, Any]) -> None:
-    """A safetensors file whose header says what it is.
+
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], *, kind: FileKind, about: Mapping[str, Any]) -> None:
+    """Write a safetensors file whose header says what it is.
+
+    Args:
+        path: the file; its folder is made if need be.
+        tensors: its contents, of any shape, by name.
+        kind: what it holds.
+        about: what else the header says, as JSON values.
 
     Raises:
         ConfigError: the file cannot be written.
@@ -28,11 +37,11 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], *, kind: str, 
         raise ConfigError(f"cannot write {path}: {error.strerror}", hint="name another file") from error
 
 
-def load_tensors(path: Path, *, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The tensors of such a file, and what it says about itself.
+def load_tensors(path: Path, *, kind: FileKind) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Read the tensors of such a file, and what its header says about them.
 
     Raises:
-        ConfigError: it cannot be read, or is something else than a `kind`.
+        ConfigError: the file cannot be read, or holds something else than a `kind`.
     """
     hint = "make one with: ttsa-guard prosocial"
     try:

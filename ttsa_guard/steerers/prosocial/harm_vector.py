@@ -1,12 +1,13 @@
-"""The harm vector: what a model's parameters learn when it is tuned on harm, and its subtraction.
+"""Subtract the harm vector, which is what parameters learn when a model is tuned on harm.
 
-Known of *ProSocialAlign* (arXiv 2512.06515): a vector from a harm-tuned copy of the base model, of which the top-k
-dimensions are kept, is subtracted in parameter space. Its formula, k and strength are not known to us. Ours, after the task
-vectors of *Safety Arithmetic* (EMNLP 2024):
+This is known of *ProSocialAlign* (arXiv 2512.06515): it takes a vector from a harm-tuned copy of
+the base model, keeps the top-k dimensions, and subtracts it in parameter space. Its formula, its k
+and its strength are not known to us. Ours follow the task vectors of *Safety Arithmetic* (EMNLP
+2024):
 
     h = top_k(theta_harm - theta_base),    theta_safe = theta_base - lambda h
 
-with the k entries of largest magnitude, over all parameters or within each layer.
+where top_k keeps the k entries of largest magnitude, over all parameters or within each layer.
 """
 
 from __future__ import annotations
@@ -23,21 +24,23 @@ import torch
 
 from ttsa_guard.backends.local.controlled import fingerprint
 from ttsa_guard.errors import ConfigError
-from ttsa_guard.steerers.prosocial.files import load_tensors, save_tensors
+from ttsa_guard.steerers.prosocial.files import FileKind, load_tensors, save_tensors
 
 Within = Literal["all", "layer"]
-KIND = "harm vector"
+"""It says among which entries the largest are kept: all of them, or those of a layer."""
+KIND: FileKind = "harm vector"
 _LAYER = re.compile(r"^.*?\.\d+(?=\.)")
 
 
 @dataclass(frozen=True, eq=False)
 class HarmVector:
-    """A sparse difference of parameters.
+    """Hold a sparse difference of parameters.
 
     Args:
-        entries: by parameter name, its flattened difference as a coalesced sparse tensor [numel], float32 on the CPU.
-        base: `fingerprint` of the weights that it is a difference to.
-        made: how, for people.
+        entries: the flattened difference of each parameter, by name: a coalesced sparse tensor
+            [numel], float32 on the CPU.
+        base: the `fingerprint` of the weights that it is a difference to.
+        made: how it was made, for people to read.
     """
 
     entries: Mapping[str, torch.Tensor]
@@ -48,7 +51,7 @@ class HarmVector:
     def difference(
         cls, base: torch.nn.Module, tuned: torch.nn.Module, *, keep: float = 0.1, within: Within = "all", made: str = ""
     ) -> HarmVector:
-        """`tuned` minus `base`, the share `keep` of its entries.
+        """Return `tuned` minus `base`, but only the share `keep` of its entries (see `top`).
 
         Raises:
             ConfigError: the two are of different architectures.
@@ -63,7 +66,15 @@ class HarmVector:
     # ------------------------------------------------------------------ arithmetic
 
     def top(self, keep: float, *, within: Within = "all") -> HarmVector:
-        """The entries of largest magnitude: the share `keep`, in (0, 1], of the parameters' size, of all or of each layer."""
+        """Keep only the entries of largest magnitude.
+
+        Args:
+            keep: the share of the entries to keep, in (0, 1]; entries that are zero count, too.
+            within: whether that is the share of all entries, or of those of each layer.
+
+        Raises:
+            ConfigError: `keep` is out of range.
+        """
         if not 0 < keep <= 1:
             raise ConfigError(f"a share of {keep:g} of the entries cannot be kept", hint="give one in (0, 1]")
         groups: dict[str, list[str]] = {}
@@ -72,9 +83,9 @@ class HarmVector:
             groups.setdefault(layer.group() if layer and within == "layer" else "", []).append(name)
         kept: dict[str, torch.Tensor] = {}
         for names in groups.values():
-            found = torch.cat([self.entries[n].values().abs() for n in names])
+            sizes = torch.cat([self.entries[n].values().abs() for n in names])
             most = max(1, round(keep * sum(self.entries[n].shape[0] for n in names)))
-            least = found.topk(most).values[-1] if most < len(found) else torch.tensor(0.0)
+            least = sizes.topk(most).values[-1] if most < len(sizes) else torch.tensor(0.0)
             kept |= {n: _where(self.entries[n], self.entries[n].values().abs() >= least) for n in names}
         return replace(self, entries={n: kept[n] for n in self.entries})
 
@@ -92,19 +103,25 @@ class HarmVector:
     __rmul__ = __mul__
 
     def norm(self) -> float:
+        """Return the Euclidean norm of all entries."""
         return math.sqrt(self.dot(self))
 
     def dot(self, other: HarmVector) -> float:
+        """Return the scalar product.
+
+        Raises:
+            ConfigError: the two belong to different models.
+        """
         self._comparable(other)
         return sum(float((e * other.entries[n]).coalesce().values().double().sum()) for n, e in self.entries.items())
 
     def cosine(self, other: HarmVector) -> float:
-        """In [-1, 1]; 0 if either is zero."""
+        """Return the cosine of the angle to `other`, in [-1, 1]; 0 if either is zero."""
         norms = self.norm() * other.norm()
         return self.dot(other) / norms if norms else 0.0
 
     def __len__(self) -> int:
-        """How many entries are not zero."""
+        """Return the number of entries that are not zero."""
         return sum(int((e.values() != 0).sum()) for e in self.entries.values())
 
     def _comparable(self, other: HarmVector) -> None:
@@ -115,8 +132,11 @@ class HarmVector:
 
     @contextmanager
     def subtracted(self, model: torch.nn.Module, strength: float = 1.0) -> Iterator[None]:
-        """`model` without `strength` times this; afterwards its weights are bit for bit what they were. Nothing else may use
-        the model meanwhile. The model is not checked: see `check`."""
+        """Take `strength` times this from `model` for a while.
+
+        Afterwards its weights are bit for bit what they were. Nothing else may use the model
+        meanwhile. Whether it is the right model is not checked here: see `check`.
+        """
         saved: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         try:
             with torch.no_grad():
@@ -144,13 +164,19 @@ class HarmVector:
                 weight.data.view(-1)[at] -= (strength * entries.values()).to(weight)
 
     def check(self, weights: str) -> None:
-        """Raise a `ConfigError` if this is no difference to the model with the fingerprint `weights`."""
+        """Check that this is a difference to the model with the fingerprint `weights`.
+
+        Raises:
+            ConfigError: it is not.
+        """
         check_base("harm vector", self.base, weights)
 
     # ------------------------------------------------------------------ files
 
     def save(self, path: Path) -> None:
-        """Write it as safetensors, about six bytes an entry: positions as int32 where they fit, values as float16.
+        """Write the vector as safetensors, about six bytes an entry.
+
+        Positions are int32 where they fit, values are float16.
 
         Raises:
             ConfigError: the file cannot be written.
@@ -164,10 +190,10 @@ class HarmVector:
 
     @classmethod
     def load(cls, path: Path) -> HarmVector:
-        """Read what `save` wrote.
+        """Read a vector that `save` wrote.
 
         Raises:
-            ConfigError: it cannot be read, or is something else.
+            ConfigError: the file cannot be read, or is something else.
         """
         tensors, about = load_tensors(path, kind=KIND)
         entries = {
@@ -180,7 +206,16 @@ class HarmVector:
 
 
 def check_base(what: str, base: str, weights: str) -> None:
-    """Raise a `ConfigError` unless something made for the weights `base` is used with these."""
+    """Check that `what` was made for the model that it is used with.
+
+    Args:
+        what: what it is called in the message.
+        base: the fingerprint of the weights that it was made for.
+        weights: the fingerprint of the model's weights.
+
+    Raises:
+        ConfigError: the two differ.
+    """
     if base != weights:
         raise ConfigError(
             f"the {what} was made for another model: its base has the fingerprint {base[:12]}, this model {weights[:12]}",
@@ -189,6 +224,7 @@ def check_base(what: str, base: str, weights: str) -> None:
 
 
 def _where(entries: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    """Return the sparse `entries` [numel] with only the `kept` of their values, bool [nnz]."""
     return torch.sparse_coo_tensor(
         entries.indices()[:, kept], entries.values()[kept], entries.shape, check_invariants=True
     ).coalesce()

@@ -1,4 +1,4 @@
-"""What an answer is to be, besides safe: weights of five attributes."""
+"""Say by weights of five attributes what an answer should be, besides safe."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from collections.abc import Mapping
 from ttsa_guard.errors import nearest
 
 ATTRIBUTES = ("empathy", "sensitivity", "non_judgmental", "truthfulness", "helpfulness")
-"""The five objectives of *ProSocialAlign* (arXiv 2512.06515)."""
+"""These are the five objectives of *ProSocialAlign* (arXiv 2512.06515)."""
 EQUAL: Mapping[str, float] = dict.fromkeys(ATTRIBUTES, 1 / len(ATTRIBUTES))
+"""These weights prefer no attribute."""
 
 
 def checked(preferences: Mapping[str, float]) -> dict[str, float]:
-    """The preferences as they are; attributes that are left out weigh nothing.
+    """Check the preferences and return them; attributes that are left out weigh nothing.
 
     Raises:
-        ValueError: an attribute is unknown, a weight negative or not finite, or they do not sum to one.
+        ValueError: an attribute is unknown, a weight is negative or not finite, or the weights do not
+            sum to one.
     """
     for name, weight in preferences.items():
         if name not in ATTRIBUTES:
@@ -30,5 +32,5 @@ def checked(preferences: Mapping[str, float]) -> dict[str, float]:
 
 
 def vector(preferences: Mapping[str, float]) -> list[float]:
-    """The weights in the order of `ATTRIBUTES`."""
+    """Return the weights in the order of `ATTRIBUTES`."""
     return [preferences.get(name, 0.0) for name in ATTRIBUTES]

@@ -1,14 +1,15 @@
-"""The distribution that answers are drawn from: the regulated model times the reward model.
+"""Draw answers from the product of the regulated model's distribution and the reward model's.
 
-Known of *ProSocialAlign* (arXiv 2512.06515): generation is lexicographic, harm is removed first and prosocial quality
-maximised in what is left; the reward model's scores are combined with the base model's at every step. The equation is not
-known to us. Ours is that of the code of *GenARM* and *PARM*, a weighted geometric mean:
+This is known of *ProSocialAlign* (arXiv 2512.06515): generation is lexicographic, so harm is
+removed first and prosocial quality is maximised in what is left; and the scores of the reward
+model are combined with those of the base model at every step. The equation is not known to us.
+Ours is a weighted geometric mean, as in the code of *GenARM* and *PARM*:
 
     pi(y_t | x, y_<t)  ~  ( pi_safe(y_t | x, y_<t) * pi_p(y_t | x, y_<t)^alpha ) ^ (1 / (1 + alpha))
 
-pi_safe has the weights theta - lambda h (`harm_vector`), pi_p these with the update dW(p) (`adapter`); they run as two halves of
-one batch, which is one pass over the weights that they share. The exponent makes a temperature mean what it does without a
-reward model.
+pi_safe has the weights theta - lambda h (see `harm_vector`), and pi_p has these with the update
+dW(p) (see `adapter`). They run as two halves of one batch, which takes one pass over the weights
+that they share. The exponent makes a temperature mean what it means without a reward model.
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ from ttsa_guard.steerers.prosocial.preferences import vector
 
 @dataclass(frozen=True, eq=False)
 class Product:
-    """A `ttsa_guard.backends.base.Guide`.
+    """Decode from the product; this is a `ttsa_guard.backends.base.ControlledDecoding`.
 
     Args:
-        harm: subtracted from the weights, `strength` times; None: the weights stay.
-        reward: the reward model's adapter; None: nothing is multiplied.
-        alpha: its weight; 0 is decoding without it, bit for bit.
-        prefer: weights of the attributes.
+        harm: the harm vector to subtract from the weights; None leaves the weights as they are.
+        reward: the adapter of the reward model; None multiplies by nothing.
+        strength: lambda, how many times the harm vector is subtracted.
+        alpha: the weight of the reward model; 0 is decoding without it, bit for bit.
+        prefer: the weights of the attributes.
     """
 
     harm: HarmVector | None
@@ -46,6 +48,7 @@ class Product:
 
     @contextmanager
     def over(self, model: Any) -> Iterator[DecodingStep]:
+        """Give the decoding step of one batch; see `ControlledDecoding.over`."""
         with ExitStack() as stack:
             if self.harm:
                 stack.enter_context(self.harm.subtracted(model, self.strength))
@@ -58,6 +61,7 @@ class Product:
             stack.enter_context(adapter.beside(model))
 
             def step(embeds: torch.Tensor, valid: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+                """Return the logits of the product, [batch, vocabulary]; see `DecodingStep`."""
                 safe, preferred = cached(*(torch.cat([x, x]) for x in (embeds, valid, at))).float().chunk(2)
                 return (safe + self.alpha * preferred) / (1 + self.alpha)
 

@@ -1,18 +1,21 @@
-"""Train what the method needs: a harm-tuned copy, whose difference is the harm vector, and the reward model.
+"""Train a harm-tuned copy, whose difference to the model is the harm vector, and the reward model.
 
-Known of *ProSocialAlign* (arXiv 2512.06515): one preference-conditioned autoregressive reward model for five attributes,
-trained jointly with gradient-conflict projection. The losses are not known to us; ours are those of *PARM*'s code: each step
-draws a preference p ~ Dirichlet(1/2, ..., 1/2), sets it in the adapter, and minimises sum_i p_i L_i, with L_i the mean over
-pairs of attribute i of
+This is known of *ProSocialAlign* (arXiv 2512.06515): one preference-conditioned autoregressive
+reward model serves five attributes and is trained jointly with gradient-conflict projection. The
+losses are not known to us. Ours are those of *PARM*'s code: each step draws a preference
+p ~ Dirichlet(1/2, ..., 1/2), sets it in the adapter, and minimises sum_i p_i L_i, where L_i is the
+mean over pairs of attribute i of
 
     -log sigmoid( beta (log pi_p(chosen | x) - log pi_p(rejected | x)) )  -  anchor beta log pi_p(chosen | x)
 
-log-likelihoods summed over the tokens of an answer, without a reference model. The second term is not PARM's but CPO's (arXiv
-2401.08417): without it nothing keeps the model from unlearning what the two answers have in common, and the embedded one did,
-down to fragments. The gradients of the terms p_i L_i are made one by PCGrad (`conflict`), or averaged.
+The log-likelihoods are summed over the tokens of an answer, and there is no reference model. The
+second term is not PARM's but CPO's (arXiv 2401.08417). Without it nothing keeps the model from
+unlearning what the two answers have in common; the embedded model unlearned it, down to fragments.
+The gradients of the terms p_i L_i are combined by PCGrad (see `conflict`), or averaged.
 
-The harm-tuned copy minimises the plain negative log-likelihood, with its embeddings frozen: what words mean is needed for all
-that it can do, and a vector that changes them costs more of that than it takes of the harm (measured on the embedded model).
+The harm-tuned copy minimises the plain negative log-likelihood, with its embeddings frozen. All
+that the model can do needs the meanings of words, and a vector that changes them costs more of its
+skill than of its harm (measured on the embedded model).
 """
 
 from __future__ import annotations
@@ -33,26 +36,31 @@ from ttsa_guard.backends.local.controlled import fingerprint
 from ttsa_guard.errors import ConfigError, ModelError
 from ttsa_guard.hf.devices import resolve_device
 from ttsa_guard.hf.loading import Source
-from ttsa_guard.steerers.prosocial.adapter import Adapter, Shape
+from ttsa_guard.steerers.prosocial.adapter import Adapter, AdapterShape
 from ttsa_guard.steerers.prosocial.conflict import averaged, projected
-from ttsa_guard.steerers.prosocial.data import Answered, Encoded, Encoder, Pair
+from ttsa_guard.steerers.prosocial.data import AnswerExample, Encoded, ExampleEncoder, Pair
 from ttsa_guard.steerers.prosocial.harm_vector import HarmVector, Within
 from ttsa_guard.steerers.prosocial.preferences import ATTRIBUTES
 
 OnStep = Callable[[int, float], None]
-"""Called with the number of steps done and the loss of the last one."""
+"""A function of this type is called with the number of steps done and the loss of the last one."""
 _ALPHA = 0.5
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One run of AdamW, with a linear warm-up and a cosine decay to zero.
+    """Describe one run of AdamW, with a linear warm-up and a cosine decay to zero.
 
     Args:
-        batch: examples a step; for the reward model, pairs of each attribute.
-        peak: highest learning rate.
-        state: file from which a stopped run goes on, and in which this one is kept; None: not kept.
-        every: steps between two writings of it.
+        steps: the number of steps.
+        batch: the number of examples in a step; for the reward model, of pairs of each attribute.
+        peak: the highest learning rate.
+        warm_up: the number of steps until the learning rate is at its peak.
+        decay: the weight decay.
+        seed: the seed of everything random.
+        state: the file in which the run is kept, and from which a stopped run goes on; None keeps
+            nothing.
+        every: the number of steps between two writings of that file.
     """
 
     steps: int = 500
@@ -65,8 +73,8 @@ class Plan:
     every: int = 50
 
 
-def load(name: str, device: str = "auto") -> tuple[Any, Encoder]:
-    """A model to train from, in float32, and what encodes texts for it.
+def load(name: str, device: str = "auto") -> tuple[Any, ExampleEncoder]:
+    """Load a model to train from, in float32, and what encodes examples for it.
 
     Args:
         name: 'embedded', a Hugging Face name, or a path.
@@ -81,22 +89,33 @@ def load(name: str, device: str = "auto") -> tuple[Any, Encoder]:
     except Exception as error:
         hint = "give 'embedded', a local folder, or a name on the Hugging Face hub"
         raise ModelError(f"model {name!r} cannot be loaded: {type(error).__name__}", hint=hint) from error
-    return model.to(resolve_device(device)), Encoder(tokenizer)
+    return model.to(resolve_device(device)), ExampleEncoder(tokenizer)
 
 
 def harm_vector(
     model: Any,
-    encode: Encoder,
-    examples: Sequence[Answered],
+    encode: ExampleEncoder,
+    examples: Sequence[AnswerExample],
     plan: Plan,
     *,
     method: Literal["full", "lora"] = "full",
-    shape: Shape | None = None,
+    shape: AdapterShape | None = None,
     keep: float = 0.1,
     within: Within = "all",
     on_step: OnStep = lambda *_: None,
 ) -> HarmVector:
-    """Tune a copy of `model` on `examples` of harm; the copy's difference to it, the share `keep` of its entries.
+    """Tune a copy of `model` on `examples` of harm, and return the copy's difference to it.
+
+    Args:
+        model: the model; it stays as it is.
+        encode: it encodes the examples.
+        examples: harmful answers.
+        plan: the run.
+        method: whether all weights but the embeddings are tuned, or a low-rank adapter.
+        shape: the shape of that adapter; its objectives do not count.
+        keep: the share of the entries to keep, see `HarmVector.top`.
+        within: see `HarmVector.top`.
+        on_step: see `OnStep`.
 
     Raises:
         ConfigError: there are no examples, or the model has no layers for a low-rank adapter.
@@ -104,7 +123,11 @@ def harm_vector(
     encoded = encode.answers(examples)
     torch.manual_seed(plan.seed)
     base, tuned = fingerprint(model), copy.deepcopy(model).float().train()
-    adapter = Adapter(tuned, Shape(**{**asdict(shape or Shape()), "objectives": 0}), base=base) if method == "lora" else None
+    adapter = (
+        Adapter(tuned, AdapterShape(**{**asdict(shape or AdapterShape()), "objectives": 0}), base=base)
+        if method == "lora"
+        else None
+    )
     tuned.requires_grad_(adapter is None)
     for words in (tuned.get_input_embeddings(), tuned.get_output_embeddings()):
         if words is not None:
@@ -130,11 +153,11 @@ def harm_vector(
 
 def reward(
     model: Any,
-    encode: Encoder,
+    encode: ExampleEncoder,
     pairs: Sequence[Pair],
     plan: Plan,
     *,
-    shape: Shape | None = None,
+    shape: AdapterShape | None = None,
     beta: float = 0.01,
     anchor: float = 1.0,
     conflicts: Literal["project", "average"] = "project",
@@ -144,7 +167,17 @@ def reward(
     """Train an adapter of `model` on preference pairs; the model itself stays as it is.
 
     Args:
-        attributes: those to learn, all unless it is a plain adapter without objectives that is to learn one.
+        model: the model.
+        encode: it encodes the pairs.
+        pairs: pairs of every attribute.
+        plan: the run.
+        shape: the shape of the adapter.
+        beta: the factor beta of the loss in the docstring of this module.
+        anchor: the factor anchor of that loss.
+        conflicts: whether conflicts between gradients are projected away.
+        attributes: the attributes to learn. They are all of them, unless a plain adapter without
+            objectives is to learn one.
+        on_step: see `OnStep`.
 
     Raises:
         ConfigError: an attribute has no pairs, or the model has no such layers.
@@ -156,7 +189,7 @@ def reward(
     torch.manual_seed(plan.seed)
     of = "each attribute" if tuple(attributes) == ATTRIBUTES else ", ".join(attributes)
     made = f"{plan.steps} steps of {plan.batch} pairs of {of}, {conflicts}, beta {beta:g}, anchor {anchor:g}"
-    adapter = Adapter(model, shape or Shape(), base=fingerprint(model), made=made)
+    adapter = Adapter(model, shape or AdapterShape(), base=fingerprint(model), made=made)
     adapter.to(next(model.parameters()).device)
     trained = [*adapter.parameters()]
     combine = projected if conflicts == "project" else averaged
@@ -172,8 +205,8 @@ def reward(
             values = log_likelihoods(model, [e for pair in chosen for e in pair]).view(-1, 2)
             better, worse = values.unbind(1)
             loss = (-logsigmoid(beta * (better - worse)) - anchor * beta * better).mean()
-            found = torch.autograd.grad(weight * loss, trained)
-            gradients.append(torch.cat([g.flatten() for g in found]))
+            by_parameter = torch.autograd.grad(weight * loss, trained)
+            gradients.append(torch.cat([g.flatten() for g in by_parameter]))
             total += weight * loss.item()
         _assign(trained, combine(gradients, rng))
         return total
@@ -192,23 +225,27 @@ def reward(
 
 
 def log_likelihoods(model: Any, examples: Sequence[Encoded]) -> torch.Tensor:
-    """Log-likelihood in nats of each answer after its prompt, summed over its tokens; [n], float32."""
+    """Return the log-likelihood of each answer after its prompt, in nats, [n], float32.
+
+    It is the sum over the tokens of the answer.
+    """
     device = next(model.parameters()).device
     longest = max(len(e.prompt) + len(e.answer) for e in examples)
     ids = torch.zeros(len(examples), longest, dtype=torch.long, device=device)
     asked = torch.zeros(len(examples), longest, dtype=torch.bool, device=device)
-    for row, example in enumerate(examples):  # padding is on the right: nothing sees it
+    # Padding is on the right, where no token attends to it.
+    for row, example in enumerate(examples):
         whole = [*example.prompt, *example.answer]
         ids[row, : len(whole)] = torch.tensor(whole)
         asked[row, len(example.prompt) : len(whole)] = True
     logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
     chosen = logits.float().log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
-    found: torch.Tensor = (chosen * asked[:, 1:]).sum(-1)
-    return found
+    summed: torch.Tensor = (chosen * asked[:, 1:]).sum(-1)
+    return summed
 
 
 def dirichlet(rng: random.Random, n: int) -> list[float]:
-    """A draw from Dirichlet(1/2, ..., 1/2)."""
+    """Draw `n` weights from Dirichlet(1/2, ..., 1/2); they sum to one."""
     drawn = [rng.gammavariate(_ALPHA, 1.0) + 1e-12 for _ in range(n)]
     return [d / sum(drawn) for d in drawn]
 
@@ -220,13 +257,18 @@ def optimise(
     about: Mapping[str, Any],
     on_step: OnStep,
 ) -> None:
-    """Do what is left of a plan. `step` fills the gradients and gives the loss; it may depend on its number alone.
+    """Do what is left of a plan.
 
     Args:
+        parameters: what is trained.
+        step: a function that fills the gradients and returns the loss. It may depend on nothing but
+            the number of the step, which it is given.
+        plan: the run.
         about: what has to be the same in a run that goes on.
+        on_step: see `OnStep`.
 
     Raises:
-        ConfigError: the state is one of another run.
+        ConfigError: the state is that of another run, or cannot be read.
     """
     optimizer = torch.optim.AdamW(parameters, lr=plan.peak, betas=(0.9, 0.98), weight_decay=plan.decay)
     settings = {**about, **{n: getattr(plan, n) for n in ("steps", "batch", "peak", "warm_up", "decay", "seed")}}
@@ -246,11 +288,12 @@ def optimise(
 
 
 def _drawn(plan: Plan, number: int) -> random.Random:
-    """Randomness of one step, the same in a run that goes on."""
+    """Return the randomness of one step, which is the same in a run that goes on."""
     return random.Random(f"{plan.seed}/{number}")
 
 
 def _assign(parameters: Sequence[torch.nn.Parameter], flat: torch.Tensor) -> None:
+    """Set the gradients of the parameters to the parts of `flat`, [sum of their sizes]."""
     start = 0
     for parameter in parameters:
         parameter.grad = flat[start : start + parameter.numel()].view_as(parameter)
@@ -267,7 +310,7 @@ def _keep(path: Path, settings: Mapping[str, Any], done: int, parameters: Sequen
     }
     fresh = path.with_suffix(".new")
     torch.save(state, fresh)
-    fresh.replace(path)  # whoever stops us now leaves one whole state
+    fresh.replace(path)  # So a run that is stopped here leaves one whole state.
 
 
 def _resumed(path: Path, settings: Mapping[str, Any], parameters: Sequence[torch.nn.Parameter], optimizer: Any) -> int:

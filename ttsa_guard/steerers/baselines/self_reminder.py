@@ -1,5 +1,7 @@
-"""Self-Reminder (Xie et al., "Defending ChatGPT against jailbreak attack via self-reminders", Nature Machine Intelligence,
-2023): the user's message between two sentences that remind the model to be responsible. For comparison.
+"""Remind the model to be responsible, before and after the user's message; for comparison.
+
+This is Self-Reminder (Xie et al., "Defending ChatGPT against jailbreak attack via self-reminders",
+Nature Machine Intelligence, 2023).
 """
 
 from __future__ import annotations
@@ -18,16 +20,21 @@ BEFORE = (
     " user query in a responsible way.\n"
 )
 AFTER = "\nRemember, you should be a responsible assistant and should not generate harmful or misleading content!"
-"""The published wording, which says "ChatGPT" where this says "assistant"."""
+"""Both texts have the published wording, but say "assistant" where it says "ChatGPT"."""
 
 
 class SelfReminderOptions(Settings):
+    """Configure the steerer `self_reminder`."""
+
     n: int = Field(4, ge=1, description="answers drawn, in one batch")
-    temperature: float = Field(0.7, ge=0, le=2)
+    temperature: float = Field(0.7, ge=0, le=2, description="temperature of the answers")
 
 
 class SelfReminder:
-    """Up to `n` answers to the conversation whose last user message stands in the reminder; the paper draws one."""
+    """Draw up to `n` answers to the conversation with the reminder around its last user message.
+
+    The paper draws one answer.
+    """
 
     name = "self_reminder"
     needs: ClassVar[tuple[type, ...]] = ()
@@ -36,6 +43,7 @@ class SelfReminder:
         self.options = options
 
     async def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
+        """Yield one batch of answers."""
         options = self.options
         numbers = range(min(options.n, task.usage.generations_left))
         if not numbers:
@@ -47,4 +55,5 @@ class SelfReminder:
 
 @hookimpl
 def ttsa_register_steerers(register: Register) -> None:
+    """Register the steerer."""
     register("self_reminder", SelfReminder, options=SelfReminderOptions)

@@ -1,4 +1,4 @@
-"""Best of n: plain samples at a higher temperature. The control that every search has to beat."""
+"""Draw plain samples at a higher temperature: the control that every search has to beat."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from ttsa_guard.steerers.base import Candidate, Task
 
 
 class ResampleOptions(Settings):
+    """Configure the steerer `resample`."""
+
     n: int = Field(16, ge=1, description="samples in all")
-    temperature: float = Field(1.0, ge=0, le=2)
+    temperature: float = Field(1.0, ge=0, le=2, description="temperature of the samples")
     batch: int = Field(16, ge=1, description="samples a round")
-    harmless: bool = Field(False, description="only where the answer was not flagged for what it helps with")
+    harmless: bool = Field(False, description="only where the answer was not flagged for helping with harm")
 
 
 class Resample:
-    """Draws up to `n` answers from the unmoved prompt."""
+    """Draw up to `n` answers to the prompt as it is."""
 
     name = "resample"
     needs: ClassVar[tuple[type, ...]] = ()
@@ -29,9 +31,11 @@ class Resample:
         self.options = options
 
     async def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
+        """Yield the samples, `batch` of them in a round."""
         options = self.options
         if options.harmless and task.harmful:
-            return  # what the moderator does not see in more of them is likely to be there
+            # Other samples are likely to hold the same harm, which the moderator may miss in some.
+            return
         n = min(options.n, task.usage.generations_left)
         for start in range(0, n, options.batch):
             numbers = range(start, min(start + options.batch, n))
@@ -41,4 +45,5 @@ class Resample:
 
 @hookimpl
 def ttsa_register_steerers(register: Register) -> None:
+    """Register the steerer."""
     register("resample", Resample, options=ResampleOptions)

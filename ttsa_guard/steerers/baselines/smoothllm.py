@@ -1,11 +1,14 @@
-"""SmoothLLM (Robey et al., arXiv 2310.03684, Algorithm 1): answers to perturbed copies of the prompt, and a vote. For
-comparison.
+"""Answer perturbed copies of the prompt and let the answers vote; for comparison.
 
-1. `n` copies of the user's last message; in each, `rate` of the characters are changed at random.
-2. One answer to each copy, in one batch, at the temperature of plain generation.
-3. Vote: the guide's flag takes the place of the paper's list of refusal words. A tie counts as not flagged.
-4. The only candidate is a random one of the answers that agree with the vote. Where most are flagged that is a flagged
-   one, as published; the guard then keeps it back.
+This is SmoothLLM (Robey et al., arXiv 2310.03684, Algorithm 1):
+
+1. It makes `n` copies of the last user message and changes the share `rate` of the characters of
+   each at random.
+2. It generates one answer to each copy, in one batch, at the temperature of plain generation.
+3. The answers vote on whether the prompt is harmful. The flag of the guide moderator takes the
+   place of the paper's list of refusal words. A tie counts as not flagged.
+4. The only candidate is a random one of the answers that agree with the vote. If most answers are
+   flagged, that is a flagged one, as published; the guard then holds it back.
 """
 
 from __future__ import annotations
@@ -22,16 +25,21 @@ from ttsa_guard.settings import Settings
 from ttsa_guard.steerers.base import Candidate, Task
 
 PerturbationKind = Literal["swap", "insert", "patch"]
+"""Single characters are replaced (swap) or added (insert), or one run is replaced (patch)."""
 
 
 class SmoothLLMOptions(Settings):
+    """Configure the steerer `smoothllm`."""
+
     n: int = Field(10, ge=1, description="perturbed copies")
     rate: float = Field(0.1, ge=0, le=1, description="share of the characters that are changed")
-    kind: PerturbationKind = Field("swap", description="other characters, more characters, or one run of others")
+    kind: PerturbationKind = Field(
+        "swap", description="swap: replace characters; insert: add some; patch: replace one run of them"
+    )
 
 
 class SmoothLLM:
-    """Proposes one answer, that of the majority."""
+    """Propose one answer of the majority."""
 
     name = "smoothllm"
     needs: ClassVar[tuple[type, ...]] = ()
@@ -40,6 +48,7 @@ class SmoothLLM:
         self.options = options
 
     async def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
+        """Yield one round with one candidate."""
         options, rng = self.options, random.Random(task.seed)
         numbers = range(min(options.n, task.usage.generations_left))
         if not numbers:
@@ -54,17 +63,19 @@ class SmoothLLM:
 
 
 def perturbed(text: str, rate: float, kind: PerturbationKind, rng: random.Random) -> str:
-    """`text` with int(rate * length) of its characters changed, drawn from `string.printable`."""
+    """Change int(rate * length) characters of `text`; new ones are from `string.printable`."""
     letters, count = list(text), int(rate * len(text))
     if kind == "patch":
         start = rng.randint(0, len(text) - count)
         letters[start : start + count] = rng.choices(string.printable, k=count)
     else:
-        for i in sorted(rng.sample(range(len(text)), count), reverse=True):  # from the end, so that insertions move no place
+        # The last position comes first, so that an insertion does not move the next ones.
+        for i in sorted(rng.sample(range(len(text)), count), reverse=True):
             letters[i : i + (kind == "swap")] = rng.choice(string.printable)
     return "".join(letters)
 
 
 @hookimpl
 def ttsa_register_steerers(register: Register) -> None:
+    """Register the steerer."""
     register("smoothllm", SmoothLLM, options=SmoothLLMOptions)

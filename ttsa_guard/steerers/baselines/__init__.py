@@ -1,0 +1,1 @@
+"""These steerers are published methods and obvious ideas that the default is compared with."""
