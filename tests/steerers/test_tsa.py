@@ -84,7 +84,7 @@ def test_candidates_come_before_the_budget_is_used_up():
     with pytest.raises(BudgetError):
         asyncio.run(main())
     assert [c.origin for c in found] == ["iterate 0", "iterate 1", "iterate 2"]
-    assert task_.spend.generations == 19
+    assert task_.usage.generations == 19
 
 
 @pytest.mark.parametrize(
