@@ -178,3 +178,7 @@ def test_panels():
     members = [{"use": "openai", "hard": True}, {"use": "lite", "weight": 2, "fail": "open"}]
     config = GuardConfig.parse({"gate": members, "combine": "lexicographic", "guide": members, "guide_combine": "lexicographic"})
     assert config.gate == config.guide == (Member(use="openai", hard=True), Member(use="lite", weight=2, fail="open"))
+
+
+def test_reasoning_cannot_count_where_the_answer_is_shown_while_it_grows():
+    assert "needs streaming: buffered" in message({"reasoning": "regenerate", "streaming": "progressive"})

@@ -32,6 +32,7 @@ class Proposes:
         self.name, self.rounds, self.asked, self.closed = name, rounds, 0, False
 
     async def steer(self, task):
+        self.task = task
         try:
             for texts in self.rounds:
                 self.asked += 1
@@ -59,9 +60,12 @@ def resample(**options):
     return Resample(ResampleOptions(**options))
 
 
-def review(answer=BAD, backend=(), messages="hello", **parts):
+def review(answer=BAD, backend=(), messages="hello", *, reasoning="", counts=False, **parts):
+    if counts:
+        parts["reasoning"] = "regenerate"
+
     async def main():  # a part that hangs must fail the test soon
-        return await asyncio.wait_for(scripted_guard(backend, **parts).review(messages, answer), 10)
+        return await asyncio.wait_for(scripted_guard(backend, **parts).review(messages, answer, reasoning=reasoning), 10)
 
     return asyncio.run(main())
 
@@ -171,6 +175,54 @@ def test_the_flagged_answer_itself_is_no_candidate():
     outcome = review(guide=blind, steerers=[Proposes([BAD + " "], [GOOD])])
     assert outcome.text == GOOD
     assert outcome.record.candidates[0].flaws == ("unchanged",)
+
+
+# ---------------------------------------------------------------------- reasoning
+
+
+def test_reasoning_is_left_alone_unless_it_counts():
+    gate = ScriptedModerator()
+    outcome = review(GOOD, gate=gate, reasoning=BAD)
+    assert (outcome.text, outcome.record.reasoning_score, gate.calls) == (GOOD, None, [[GOOD]])
+
+
+@pytest.mark.parametrize("reasoning", ["", " \n", "a good plan"])
+def test_a_good_answer_after_good_reasoning_costs_one_gate_call(reasoning):
+    gate = ScriptedModerator()
+    outcome = review(GOOD, gate=gate, reasoning=reasoning, counts=True)
+    assert (outcome.text, outcome.record.moderation_calls) == (GOOD, 1)
+    assert gate.calls == [[GOOD, reasoning] if reasoning.strip() else [GOOD]]
+
+
+def test_a_good_answer_after_flagged_reasoning_is_replaced():
+    """Nothing of it is kept, though it was good: no steerer is told of it; the verdict on the reasoning counts."""
+    other, gate = Proposes([f"another {GOOD}"]), ScriptedModerator()
+    outcome = review(GOOD, gate=gate, steerers=[other], reasoning=BAD, counts=True)
+    assert (outcome.text, outcome.action) == (f"another {GOOD}", "swap")
+    assert (outcome.record.gate_score, outcome.record.reasoning_score, outcome.record.final_score) == (0.0, 1.0, 0.0)
+    assert (other.task.answer, other.task.flag.score) == ("", 1.0)
+    assert set(outcome.withheld) == {GOOD, BAD}
+    assert gate.calls == [[GOOD, BAD], [f"another {GOOD}"]]
+
+
+def test_nothing_better_than_flagged_reasoning_is_the_fallback():
+    assert_fallback(review(GOOD, steerers=[Proposes([BAD])], reasoning=BAD, counts=True), "no good candidate")
+
+
+def test_a_gate_that_cannot_judge_the_reasoning_fails_closed():
+    class Blind(ScriptedModerator):
+        async def moderate(self, texts, *, prompts):
+            return [Verdict("gate", "pass", 0.0), Verdict.failure("gate", "too long")]
+
+    assert_fallback(review(GOOD, gate=Blind(), steerers=[Proposes([GOOD])], reasoning=BAD, counts=True), "gate failed: too long")
+
+
+def test_a_response_without_its_flagged_reasoning():
+    async def main():
+        guard = scripted_guard([f"<think>{BAD}</think>{GOOD}"], steerers=[Proposes([f"another {GOOD}"])], reasoning="regenerate")
+        return await guard.respond("hello")
+
+    assert asyncio.run(main()).text == f"another {GOOD}"
 
 
 # ---------------------------------------------------------------------- the cascade

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.reasoning_models import TEMPLATES, reasoning_copy
 from ttsa_guard.backends.base import Reasons
 from ttsa_guard.backends.transformers import TransformersBackend, TransformersOptions
 from ttsa_guard.messages import GenerationRequest, Message, Scope
 from ttsa_guard.reasoning import shown_so_far, split_reasoning, without_reasoning
 from ttsa_guard.testing import scripted_guard
 
-QWEN3 = "<|assistant|>{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
-"""Reasons unless it is told not to; the model opens the block itself."""
-DEEPSEEK = "<|assistant|><think>\n"
-"""Always reasons: the template opens the block."""
 TURN = [Message("user", "is the kettle clean")]
 
 
@@ -48,12 +44,14 @@ def test_of_a_growing_text_no_reasoning_is_shown() -> None:
     assert not any("think" in s or "plan" in s for s in shown)
 
 
-@pytest.fixture(params=[QWEN3, DEEPSEEK], ids=["qwen3", "deepseek"])
-def reasoning_model(request: Any, tiny_model: Path, tmp_path: Path) -> TransformersBackend:
-    folder = tmp_path / "model"
-    shutil.copytree(tiny_model, folder)
-    template = folder / "chat_template.jinja"
-    template.write_text(template.read_text().replace("<|assistant|>", request.param))
+@pytest.fixture(params=TEMPLATES)
+def style(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def reasoning_model(style: str, tiny_model: Path, tmp_path: Path) -> TransformersBackend:
+    folder = reasoning_copy(tiny_model, tmp_path / "model", style)
     return TransformersBackend(TransformersOptions(model=str(folder), device="cpu", dtype="float32"))
 
 
@@ -69,11 +67,11 @@ def test_steering_begins_after_a_closed_block(reasoning_model: TransformersBacke
         assert decoded(reasoning_model, prompt.soft_ids) == TURN[0].content
 
 
-def test_the_plain_answer_may_reason(reasoning_model: TransformersBackend) -> None:
+def test_the_plain_answer_may_reason(style: str, reasoning_model: TransformersBackend) -> None:
     assert isinstance(reasoning_model, Reasons)
     prompt, opening = asyncio.run(reasoning_model.render_reasoning(TURN))
     assert decoded(reasoning_model, prompt.ids).endswith("<|assistant|>")
-    assert opening == ("<think>\n" if DEEPSEEK in reasoning_model._engine.tokenizer.chat_template else "")
+    assert opening == ("<think>\n" if style == "deepseek" else "")
     [answer] = asyncio.run(reasoning_model.generate([GenerationRequest(prompt, opening=opening, max_new_tokens=4)]))
     assert answer.text.startswith(opening.strip())
 

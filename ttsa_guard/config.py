@@ -66,6 +66,11 @@ class GuardConfig(Settings):
     combine: Combine = "any"
     gate_seconds: float = Field(10.0, gt=0, description="time limit of one gate call")
     gate_tool_calls: bool = Field(True, description="tool calls of the model whose texts the gate flags are dropped")
+    reasoning: Literal["withhold", "regenerate"] = Field(
+        "withhold",
+        description="nobody reads a model's reasoning; regenerate: the gate judges it, too, and where it flags that, there is "
+        "another answer, without reasoning",
+    )
     answer_seconds: float = Field(300.0, gt=0, description="time limit of the backend's own answer to the user")
     guide: tuple[Member, ...] = (Member(use=AUTO),)
     guide_combine: Combine = "any"
@@ -82,6 +87,11 @@ class GuardConfig(Settings):
     audit: AuditConfig = AuditConfig()
     streaming: Literal["buffered", "progressive"] = Field(
         "buffered", description="what streams emit: the reviewed answer, or every sentence as soon as the gate passes it"
+    )
+    requests: Literal["mend", "refuse"] = Field(
+        "mend",
+        description="what becomes of a request that would switch output rails off: mend drops what would; refuse answers it with "
+        "an error, 400 in the host's server",
     )
     fallback: str = Field(FALLBACK, min_length=1)
     seed: int = 0
@@ -114,6 +124,12 @@ class GuardConfig(Settings):
                 raise ValueError("hard members and combine: lexicographic need each other")
             if len(members) == 1 and members[0].fail == "open":
                 raise ValueError("fail: open needs another member that can decide")
+        return self
+
+    @model_validator(mode="after")
+    def _judged_in_time(self) -> GuardConfig:
+        if self.reasoning == "regenerate" and self.streaming == "progressive":
+            raise ValueError("reasoning: regenerate needs streaming: buffered; progressive shows the first answer while it grows")
         return self
 
     @property

@@ -162,13 +162,15 @@ class Guard:
         conversation = Message.conversation(messages)
         work = plain_answer(self.backend, conversation, lambda prompt: self._request_with(prompt, conversation))
         _, plain = await answered(self.config.answer_seconds, work)
-        return await self.review(conversation, split_reasoning(plain.text)[1], prefer=prefer)
+        reasoning, answer = split_reasoning(plain.text)
+        return await self.review(conversation, answer, reasoning=reasoning, prefer=prefer)
 
     async def review(
         self,
         messages: Sequence[Message | Mapping[str, Any]] | str,
         answer: str,
         *,
+        reasoning: str = "",
         release: StreamGate | None = None,
         prefer: Mapping[str, float] | None = None,
         mend: bool = True,
@@ -178,12 +180,15 @@ class Guard:
 
         Args:
             messages: the conversation up to, and without, the answer.
+            reasoning: what the model thought before it answered. It never leaves; with the setting ``reasoning: regenerate``, an
+                answer after flagged reasoning does not leave either.
             release: how much of the answer has been shown already. That stays, so every outcome begins with it: what is
                 searched for is another continuation, and the fallback comes after it. No more is released.
             prefer: this user's preferences, for steerers that know any, instead of those in the configuration.
             mend: False for what is no answer to the user, such as the arguments of a tool call: there is the fallback then.
         """
-        review = Review(answer, Usage(self.config.budget, self._clock), prefer=prefer)
+        judged = reasoning.strip() if self.config.reasoning == "regenerate" else ""
+        review = Review(answer, Usage(self.config.budget, self._clock), judged, prefer=prefer)
         with span("ttsa_guard.review"):
             return await self._reviewed(review, messages, release, mend)
 
@@ -198,18 +203,19 @@ class Guard:
                 # Where the host has rewritten the answer since, what was shown is no beginning of it.
                 review.shown = shown if answer.startswith(shown) else ""
             review.messages = Message.conversation(messages)
-            review.gate_verdict = await self._check(review, answer, "gate")
-            if not review.gate_verdict.flagged:
+            review.gate_verdict, *thoughts = await self._check(review, [answer, *filter(None, [review.reasoning])], "gate")
+            review.reasoning_verdict = thoughts[0] if thoughts else None
+            if review.flag is None:
                 return self._finish(review, answer, "pass", "passed by the gate", None, review.gate_verdict)
-            if review.gate_verdict.decision == "failed":
+            if review.flag.decision == "failed":
                 # Without a gate nothing may leave, so there is nothing to search for.
-                return self._fall_back(review, f"gate failed: {review.gate_verdict.reason}")
+                return self._fall_back(review, f"gate failed: {review.flag.reason}")
             if not mend:
                 return self._fall_back(review, "the gate flagged it")
             end = await self._search(review)
             best = [judged for judged in best_first(review.judged) if self._whole(judged)][:_GATE_TRIES]
             for judged in best:
-                final = await self._check(review, self._whole(judged), "final")
+                [final] = await self._check(review, [self._whole(judged)], "final")
                 if not final.flagged:
                     return self._finish(review, self._whole(judged), "swap", end, judged, final)
             reason: str = "no good candidate" if end == "steered" else end
@@ -238,11 +244,11 @@ class Guard:
 
     # ------------------------------------------------------------------ steps
 
-    async def _check(self, review: Review, text: str, phase: str) -> Verdict:
+    async def _check(self, review: Review, texts: Sequence[str], phase: str) -> list[Verdict]:
         review.gate_calls += 1
+        prompts = [review.prompt] * len(texts)
         with review.phase(phase):
-            [verdict] = await moderate_safely(self.gate, [text], prompts=[review.prompt], seconds=self.config.gate_seconds)
-        return verdict
+            return await moderate_safely(self.gate, texts, prompts=prompts, seconds=self.config.gate_seconds)
 
     async def _search(self, review: Review) -> SearchEnd:
         """Run the cascade until a helpful candidate is found or the budget is gone; say why it ended."""
@@ -262,13 +268,13 @@ class Guard:
         measured = isinstance(self.backend, ScoresText) and len(asked) == 1
         task = Task(
             messages=review.messages,
-            answer=review.answer,
+            answer=review.answer if review.gate_verdict and review.gate_verdict.flagged else "",
             backend=self.backend,
             base=base,
             profile=self.profile,
             usage=review.usage,
             score=lambda texts: self._score(review, texts),
-            flag=review.gate_verdict,
+            flag=review.flag,
             baseline=Baseline(asked[0], self.quality.lowest) if measured else None,
             asked=asked,
             seed=base.seed,
@@ -389,8 +395,8 @@ class Guard:
         audit = self.config.audit
         record = review.record(text, action, reason, chosen, final, seed=self.config.seed, texts=audit.texts)
         publish(record, self._sink, self._plugins)
-        texts = (review.answer, *(judged.candidate.text for judged in review.judged))
-        return Outcome(text, action, record, withheld=tuple({other for other in texts if other != text}))
+        texts = (review.answer, review.reasoning, *(judged.candidate.text for judged in review.judged))
+        return Outcome(text, action, record, withheld=tuple({other for other in texts if other not in ("", text)}))
 
 
 def _made(plugins: Plugins, uses: Sequence[Use]) -> list[Steerer]:

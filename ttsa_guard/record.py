@@ -43,6 +43,8 @@ class AuditRecord:
     final_score: float | None
     """The gate's score of the text that left, if it was checked."""
     gate_categories: dict[str, float] = field(default_factory=dict)
+    reasoning_score: float | None = None
+    """Score of the reasoning before that answer, if the gate judged it."""
     helpful: bool = False
     steerer: str | None = None
     candidates: tuple[CandidateRecord, ...] = ()

@@ -23,9 +23,11 @@ class Review:
 
     Args:
         answer: the answer under review.
+        reasoning: what the model reasoning_verdict before, if the gate is to judge that, too.
         usage: what the search has used.
         shown: what of the answer the user has read already.
         gate_verdict: the gate's verdict on the answer.
+        reasoning_verdict: the one on its reasoning, if that is judged.
         judged: the candidates so far.
         gate_calls: the gate's calls, those for `shown` included.
         prefer: the user's preferences, if the request has any.
@@ -33,9 +35,11 @@ class Review:
 
     answer: str
     usage: Usage
+    reasoning: str = ""
     messages: tuple[Message, ...] = ()
     shown: str = ""
     gate_verdict: Verdict | None = None
+    reasoning_verdict: Verdict | None = None
     judged: list[Judged] = field(default_factory=list)
     gate_calls: int = 0
     prefer: Mapping[str, float] | None = None
@@ -44,6 +48,11 @@ class Review:
     def prompt(self) -> str:
         """What the user said last."""
         return last_user(self.messages)
+
+    @property
+    def flag(self) -> Verdict | None:
+        """Why the answer may not leave: the verdict on it, else the one on its reasoning; None: both pass."""
+        return next((verdict for verdict in (self.gate_verdict, self.reasoning_verdict) if verdict and verdict.flagged), None)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -63,6 +72,7 @@ class Review:
             reason=reason,
             gate_score=gate_verdict.score if gate_verdict else 1.0,
             gate_categories=dict(gate_verdict.categories) if gate_verdict else {},
+            reasoning_score=self.reasoning_verdict.score if self.reasoning_verdict else None,
             final_score=final.score if final else None,
             helpful=chosen.helpful if chosen else action == "pass",
             steerer=chosen.steerer if chosen else None,
@@ -80,13 +90,17 @@ class Review:
             seconds_scoring=seconds.get("scoring", 0.0),
             seconds_final=seconds.get("final", 0.0),
             seed=seed,
-            texts={"answer": self.answer, "final": text} if texts else None,
+            texts=self._texts(text) if texts else None,
         )
+
+    def _texts(self, final: str) -> dict[str, str]:
+        judged = {"reasoning": self.reasoning} if self.reasoning else {}
+        return {"answer": self.answer, **judged, "final": final}
 
     def _candidate(self, judged: Judged, texts: bool) -> CandidateRecord:
         """Its record; where a steerer quotes a text when it says what the candidate is from, that is left out."""
         found, candidate = judged.record(texts=texts), judged.candidate
-        if len(found.origin) < WINDOW or not quotes(found.origin, normal(f"{self.answer}\n{candidate.text}")):
+        if len(found.origin) < WINDOW or not quotes(found.origin, normal(f"{self.answer}\n{self.reasoning}\n{candidate.text}")):
             return found
         return replace(found, origin="withheld")
 

@@ -29,7 +29,7 @@ _SHOWN = ("action", "reason", "steerer", "gate_score", "final_score", "generatio
 @contextmanager
 def span(name: str) -> Iterator[None]:
     """What happens inside is the span `name`. Neither its own faults nor a fault inside get into the other."""
-    opened = _safely(lambda: _start(name)) if trace else None
+    opened = _safely(lambda: _start(name) if _traced() else None)
     try:
         yield
     finally:
@@ -43,6 +43,11 @@ def report(record: AuditRecord) -> None:
         _safely(lambda: _describe(record))
     if metrics:
         _safely(lambda: _count(record))
+
+
+def _traced() -> bool:
+    """Whether anybody has said where spans go."""
+    return bool(trace) and not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
 
 
 def _start(name: str) -> tuple[Any, Any]:

@@ -10,6 +10,7 @@ from ttsa_guard.backends.transformers import TransformersBackend, TransformersOp
 from ttsa_guard.config import GuardConfig
 from ttsa_guard.guard import Guard
 from ttsa_guard.messages import GenerationRequest, Message
+from ttsa_guard.reasoning import split_reasoning
 
 pytestmark = pytest.mark.real
 QUESTION = "How do I clean a wooden table?"
@@ -68,3 +69,58 @@ def test_a_flagged_answer_becomes_a_whole_one_about_the_question(backend):
     assert "wood" in outcome.text or "table" in outcome.text
     assert outcome.text[-1] in ".!?"
     assert "idiot" not in outcome.text
+
+
+OPENED = "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% else %}<think>\n{% endif %}"
+"""As newer models of Qwen3 have it: the template opens the block, or leaves no room for one."""
+
+
+@pytest.fixture
+def reasoning(backend, monkeypatch):
+    """The real model with a template that makes it reason, and the texts that it has generated."""
+    tokenizer, generate, texts = backend._engine.tokenizer, backend.generate, []
+
+    async def listened(requests):
+        answers = await generate(requests)
+        texts.extend(answer.text for answer in answers)
+        return answers
+
+    opening = f"{{% if add_generation_prompt %}}{OPENED}{{% endif %}}"
+    monkeypatch.setattr(tokenizer, "chat_template", tokenizer.chat_template + opening)
+    monkeypatch.setattr(backend, "generate", listened)
+    return backend, texts
+
+
+def reasoning_guard(backend, **settings):
+    config = {"budget": {"seconds": 120}, "generation": {"max_new_tokens": 64}, **settings}
+    return Guard.from_config(GuardConfig.parse(config), backend=backend)
+
+
+def test_reasoning_is_withheld(reasoning):
+    backend, texts = reasoning
+    outcome = asyncio.run(reasoning_guard(backend).respond(QUESTION))
+    thought = split_reasoning(texts[0])[0]
+    assert len(thought.split()) > 20  # all that it was given room for
+    assert outcome.action == "pass"
+    assert outcome.text
+    assert "think" not in outcome.text
+    assert thought[:80] not in outcome.text
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer", "thought"),
+    [
+        (RUDE + QUESTION, "You are a stupid idiot. Only an idiot asks me that.", ""),
+        (QUESTION, "Wipe it with a damp cloth.", "They are a stupid idiot. Only an idiot asks me that."),
+    ],
+    ids=["flagged answer", "flagged reasoning"],
+)
+def test_a_model_that_reasons_gives_a_whole_answer_without(reasoning, asked, answer, thought):
+    backend, texts = reasoning
+    guard = reasoning_guard(backend, reasoning="regenerate")
+    outcome = asyncio.run(guard.review(asked, answer, reasoning=thought))
+    assert outcome.action == "swap"
+    assert "wood" in outcome.text or "table" in outcome.text
+    assert outcome.text[-1] in ".!?"
+    assert "idiot" not in outcome.text
+    assert not any("think>" in text for text in texts)

@@ -14,7 +14,19 @@ from nemoguardrails.types import ChatMessage
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-from ttsa_guard.backends.base import Backend, Continuation, Differentiable, ScoresSoftEmbeds, ScoresText, Streams, TakesEmbeddings
+from tests.reasoning_models import TEMPLATES, reasoning_copy
+from ttsa_guard.backends.base import (
+    Backend,
+    Continuation,
+    Differentiable,
+    Reasons,
+    ScoresSoftEmbeds,
+    ScoresText,
+    Streams,
+    TakesEmbeddings,
+)
+from ttsa_guard.backends.plain import plain_answer
+from ttsa_guard.backends.transformers import TransformersBackend, TransformersOptions
 from ttsa_guard.backends.vllm import VLLMBackend, VLLMOptions, replicas
 from ttsa_guard.cli import app
 from ttsa_guard.config import GuardConfig
@@ -130,6 +142,55 @@ def test_greedy_answers_are_those_of_the_model_in_process(server, backend_for, t
     if kind != "all kinds":
         wanted = "prompt" if kind in UNMOVED else "messages" if kind.startswith("content part") else "prompt_embeds"
         assert all(wanted in body for _, body in server.answers)
+
+
+@pytest.fixture(params=TEMPLATES)
+def reasoning_model(request, tiny_model, tmp_path):
+    return request.param, reasoning_copy(tiny_model, tmp_path / request.param, request.param)
+
+
+def test_a_model_that_reasons_answers_as_in_process(reasoning_model, backend_for):
+    """Its own answer may reason; steered ones begin after a closed block, moved rows or not."""
+    style, folder = reasoning_model
+    local = TransformersBackend(TransformersOptions(model=str(folder), device="cpu", dtype="float32"))
+    with running(Server(folder)) as [server]:
+        backend = backend_for(server, model=str(folder))
+        assert isinstance(backend, Reasons)
+        prompt, opening = asyncio.run(backend.render_reasoning([USER]))
+        assert (prompt, opening) == asyncio.run(local.render_reasoning([USER]))
+        assert opening == ("<think>\n" if style == "deepseek" else "")
+        requests = [
+            GenerationRequest(prompt, opening=opening, max_new_tokens=12, temperature=0.0),
+            *(request_for(backend, move=move, opening=begun) for move in (0.0, 0.5) for begun in ("", "the kettle")),
+        ]
+        answers = generate(backend, *requests)
+        assert answers == asyncio.run(local.generate(requests))
+        assert answers[0].text.startswith(opening.strip())
+        decoded = [local._engine.tokenizer.decode(request.prompt.ids) for request in requests]
+        assert not decoded[0].endswith("</think>\n\n")
+        assert all(text.endswith("<think>\n\n</think>\n\n") for text in decoded[1:])
+        chats = [body for path, body in server.answers if path == CHAT]
+        # No message says that a server is to close a block that its template has opened.
+        assert [body["chat_template_kwargs"] for body in chats] == ([{"enable_thinking": False}] if style == "qwen3" else [])
+
+
+def test_an_answer_that_is_nothing_but_reasoning_is_asked_for_again(reasoning_model, backend_for):
+    """A tiny model closes no block."""
+    style, folder = reasoning_model
+    with running(Server(folder)) as [server]:
+        backend = backend_for(server, model=str(folder))
+        pieces = []
+
+        async def answer():
+            request_with = partial(GenerationRequest, max_new_tokens=8, temperature=0.0)
+            return await plain_answer(backend, [USER], request_with, pieces.append)
+
+        request, found = run(backend, answer())
+        assert found.text
+        assert "think" not in found.text
+        assert len(server.answers) == (2 if style == "deepseek" else 1)
+        assert "".join(pieces).startswith("<think>") is (style == "deepseek")
+        assert request.opening == ""
 
 
 def test_prompts_are_those_of_the_backend_in_process(server, backend_for, tiny):

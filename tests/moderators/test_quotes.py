@@ -5,7 +5,6 @@ import asyncio
 import pytest
 
 from ttsa_guard.moderators.base import MARK, moderate_safely
-from ttsa_guard.testing import scripted_guard
 from ttsa_guard.verdict import Verdict
 
 TEXT = "Mix the bad seekrit powder with the other one."
@@ -45,10 +44,3 @@ def test_words_of_their_own_stay(reason):
 
 def test_reasons_are_bounded():
     assert len(said(Verdict.failure("quoting", "x" * 10_000)).reason) == 200
-
-
-def test_the_record_of_a_review():
-    guard = scripted_guard([], gate=Quoting(Verdict.failure("quoting", f"no rule for {TEXT}")))
-    outcome = asyncio.run(guard.review("how?", TEXT))
-    assert outcome.record.reason == f"gate failed: {MARK}"
-    assert "seekrit" not in repr(outcome.record.numbers())

@@ -255,6 +255,37 @@ def test_cancelled_request_shows_nothing(app: LLMRails) -> None:
     assert "seekrit" not in str(caught.value)
 
 
+class Hanging(ScriptedBackend):
+    """Never comes to an end with a candidate."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.asked, self.left = asyncio.Event(), False
+
+    async def generate(self, requests: Any) -> Any:
+        self.asked.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            self.left = True
+
+
+def test_a_cancelled_request_ends_its_work_at_once(version: str) -> None:
+    """The host leaves the actions of Colang 2.x running."""
+
+    async def run() -> tuple[bool, set[Any]]:
+        backend = Hanging()
+        request = asyncio.ensure_future(make_app(version, make_guard(backend), [FLAGGED]).generate_async(messages=USER))
+        await asyncio.wait_for(backend.asked.wait(), 10)
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+        await asyncio.sleep(0.05)
+        return backend.left, asyncio.all_tasks() - {asyncio.current_task()}
+
+    assert asyncio.run(run()) == (True, set())
+
+
 def test_model_that_fails(app: LLMRails) -> None:
     app.update_llm(FakeLLMModel(llm_exception=ModelError("out of memory")))
     install(app, make_guard())

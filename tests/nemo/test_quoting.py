@@ -1,4 +1,4 @@
-"""What moderators and steerers say of a text is data: where it quotes the text, nobody reads it."""
+"""What moderators and steerers say of a text, where it quotes the text: in no reply, record, span, audit or log of an app."""
 
 from __future__ import annotations
 
@@ -83,14 +83,3 @@ def test_quotes_reach_nobody(how: str, tmp_path: Path, spans: Any, caplog: pytes
         assert len(str(channel)) < 50_000
     if how == "category":
         assert records.kept[0].gate_categories == {"withheld": 1.0}
-
-
-def test_what_quotes_nothing_is_told() -> None:
-    class Plain(ScriptedModerator):
-        async def moderate(self, texts: Any, *, prompts: Any) -> Any:
-            return [Verdict("gate", "flag", 0.9, {"threatening behaviour of any kind": 0.9}) for _ in texts]
-
-    records = Records()
-    app = make_app("1.0", guard(Plain(), Path("/dev/null"), records), [LONG])
-    assert say(app)["content"] == FALLBACK
-    assert records.kept[0].gate_categories == {"threatening behaviour of any kind": 0.9}

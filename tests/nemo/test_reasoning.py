@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
+from nemoguardrails.testing import FakeLLMModel
+from nemoguardrails.types import LLMResponse, ToolCall, ToolCallFunction
 
+from tests.reasoning_models import TEMPLATES, reasoning_copy
 from ttsa_guard.config import GuardConfig
 from ttsa_guard.embedded.world import World
 from ttsa_guard.guard import Guard
+from ttsa_guard.hf.loading import EMBEDDED, Source
 from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt
 from ttsa_guard.nemo import passthrough_app
 from ttsa_guard.testing import ScriptedBackend
 
-from .conftest import FALLBACK, FLAGGED, SAFE, STEERED, USER, make_guard, say
+from .conftest import FALLBACK, FLAGGED, SAFE, STEERED, USER, make_app, make_guard, say
 
 THOUGHT = "<think>\nA seekrit plan.\nIt has lines. It has sentences.\n</think>\n\n"
 
@@ -74,19 +76,50 @@ def test_gated_sentences_are_streamed_while_the_answer_grows_and_no_reasoning_be
     assert all(text.startswith("One is fine.") for text in judged)
 
 
-TEMPLATES = {
-    "qwen3": "<|assistant|>{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}",
-    "deepseek": "<|assistant|><think>\n",
-}
+PLAN = "A bad seekrit plan for all that."
+SEARCH = ToolCall("1", function=ToolCallFunction("search", {"q": "owls"}))
+
+
+def thinking_app(version: str, answer: LLMResponse, found: str, **settings: Any) -> Any:
+    app = make_app(version, make_guard([found], **settings), passthrough=True)
+    app.update_llm(FakeLLMModel(llm_responses=[answer]))
+    return app
+
+
+@pytest.mark.parametrize(
+    "answer", [LLMResponse(SAFE, reasoning=PLAN), LLMResponse(f"<think>{PLAN}</think>{SAFE}")], ids=["beside", "inline"]
+)
+@pytest.mark.parametrize(
+    ("setting", "found", "reply"),
+    [("withhold", STEERED, SAFE), ("regenerate", STEERED, STEERED), ("regenerate", f"<think>A plan.</think>{SAFE}", FALLBACK)],
+    ids=["withhold", "regenerate", "the other one reasons"],
+)
+def test_a_harmless_answer_after_flagged_reasoning(version: str, answer: Any, setting: str, found: str, reply: str) -> None:
+    app = thinking_app(version, answer, found, reasoning=setting)
+    assert say(app)["content"] == reply
+    for record in (app.explain().model_dump_json(), str(app.events_history_cache)):
+        assert "seekrit" not in record
+        assert SAFE not in record or reply == SAFE
+
+
+def test_a_harmless_answer_after_harmless_reasoning_is_let_out(version: str) -> None:
+    app = thinking_app(version, LLMResponse(SAFE, reasoning="A fine plan."), STEERED, reasoning="regenerate")
+    assert say(app)["content"] == SAFE
+
+
+@pytest.mark.parametrize(("setting", "reply"), [("withhold", None), ("regenerate", FALLBACK)])
+def test_tool_calls_after_flagged_reasoning(setting: str, reply: str | None) -> None:
+    app = thinking_app("1.0", LLMResponse("", tool_calls=[SEARCH], reasoning=PLAN), STEERED, reasoning=setting)
+    said = say(app)
+    assert bool(said.get("tool_calls")) is (reply is None)
+    assert reply is None or said["content"] == reply
+    assert "seekrit" not in str(said)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("style", TEMPLATES)
 def test_flagged_answers_of_a_reasoning_model_are_mended(style: str, tmp_path: Path) -> None:
-    folder = tmp_path / "chat"
-    shutil.copytree(str(resources.files("ttsa_guard") / "embedded" / "chat"), folder)
-    template = folder / "chat_template.jinja"
-    template.write_text(template.read_text().replace("<|assistant|>", TEMPLATES[style]))
+    folder = reasoning_copy(Path(Source.of(EMBEDDED).path), tmp_path / "chat", style)
     options = {"model": str(folder), "device": "cpu"}
     guard = Guard.from_config(GuardConfig.parse({"backend": {"use": "transformers", "options": options}}))
 

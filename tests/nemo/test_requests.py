@@ -7,10 +7,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import httpx
 import nemoguardrails
 import pytest
 from nemoguardrails import LLMRails
 from nemoguardrails.rails.llm.options import GenerationOptions
+from nemoguardrails.server import api
 from nemoguardrails.testing import FakeLLMModel
 
 from ttsa_guard.nemo import BackendModel, install, rails_path
@@ -147,3 +149,29 @@ def test_streams(version: str, mode: str) -> None:
 
     end = matrix.PROGRESSIVE["swap"] if mode == "progressive" else matrix.STEERED
     assert asyncio.run(run()) == end
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("mode", ["buffered", "progressive"])
+@pytest.mark.parametrize(
+    "asked",
+    [{}, {"context": {"user_name": "Ann"}}, {"context": {"skip_output_rails": True}}, {"options": {"rails": {"output": False}}}],
+    ids=["plain", "context", "variable", "options"],
+)
+def test_refused_requests_are_bad_requests(asked: Any, mode: str, stream: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    guard = matrix.make_guard({"streaming": mode, "requests": "refuse"})
+    app = LLMRails(make_config("1.0"), llm=BackendModel(guard.backend))
+    install(app, guard)
+    monkeypatch.setitem(api.llm_rails_instances, api._generate_cache_key(["refuses"], "m"), app)
+    body = {"model": "m", "messages": [{"role": "user", "content": "swap"}], "stream": stream}
+    body["guardrails"] = {"config_id": "refuses", **asked}
+
+    async def post() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=api.app), base_url="http://here") as client:
+            return await client.post("/v1/chat/completions", json=body)
+
+    reply = asyncio.run(post())
+    bad = asked not in ({}, {"context": {"user_name": "Ann"}})
+    assert reply.status_code == (400 if bad else 200)
+    assert ("switch output rails off" in reply.text) is bad
+    assert "seekrit" not in reply.text

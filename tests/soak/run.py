@@ -247,8 +247,18 @@ async def soak(world: World, drawn: list[Case]) -> dict[str, Any]:
             "odd": dict(running.odd.most_common(10)),
             "escaped": dict(running.escaped.most_common(10)),
             "hung": dict(running.hung.most_common(10)),
+            "tasks": dict(Counter(map(place_of, tasks)).most_common(10)),
         },
     }
+
+
+def place_of(task: asyncio.Task[Any]) -> str:
+    """Where a task waits, from the coroutine that it runs inwards."""
+    waits, chain = task.get_coro(), []
+    while frame := getattr(waits, "cr_frame", None):
+        chain.append(f"{Path(frame.f_code.co_filename).stem}.{frame.f_code.co_name}:{frame.f_lineno}")
+        waits = getattr(waits, "cr_await", None)
+    return " > ".join(chain) or repr(type(waits))
 
 
 def main() -> None:

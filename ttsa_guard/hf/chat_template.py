@@ -45,6 +45,11 @@ def render_reasoning(
     return Prompt((Tokens(tuple(tokenizer(text, add_special_tokens=False)["input_ids"])),)), opened.group() if opened else ""
 
 
+def answering(tokenizer: PreTrainedTokenizerBase, template_options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options with which the model's template leaves no room for reasoning, where it has a switch for that."""
+    return {**template_options, _SWITCH: False} if _SWITCH in str(tokenizer.chat_template) else template_options
+
+
 def locate(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], **template_options: Any
 ) -> tuple[str, list[tuple[int, int]]]:
@@ -60,8 +65,7 @@ def _encoded(
     """The conversation as text and as tokens with their offsets, and where `scope` stands in the text."""
     turns = _turns(tokenizer, messages)
     asked = max(i for i, t in enumerate(turns) if t["role"] == "user" and t["content"].strip())
-    if _SWITCH in str(tokenizer.chat_template):
-        template_options = {**template_options, _SWITCH: False}
+    template_options = answering(tokenizer, template_options)
     text = _templated(tokenizer, turns, template_options)
     if _OPENED.search(text):
         text = f"{text.rstrip()}\n\n{CLOSE}\n\n"

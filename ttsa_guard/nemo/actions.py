@@ -13,8 +13,8 @@ from nemoguardrails.actions.rail_outcome import RailOutcome, TransformTarget
 
 from ttsa_guard.guard import Guard
 from ttsa_guard.messages import Message
-from ttsa_guard.nemo.privacy import blank_reasoning, withhold
-from ttsa_guard.reasoning import without_reasoning
+from ttsa_guard.nemo.privacy import take_reasoning, withhold
+from ttsa_guard.reasoning import split_reasoning
 from ttsa_guard.record import Outcome
 from ttsa_guard.streaming import StreamGate
 
@@ -50,15 +50,17 @@ def make_action(guard: Guard, *, plain: bool = False) -> Callable[..., Awaitable
     async def steered(context: Mapping[str, Any] | None, events: list[Any] | None, config: Any) -> RailOutcome:
         # Without events this is a window of a stream, where the host does not apply a rewrite.
         refuse = events is None or bool(getattr(config, "enable_rails_exceptions", False))
-        said = (context or {}).get("bot_message")
-        if not said:
-            return RailOutcome.allow()
+        said = (context or {}).get("bot_message") or ""
         try:
-            withhold(blank_reasoning(events or ()), events or ())
-            answer = without_reasoning(said)  # the host leaves it in where it streams from the model
+            thoughts = take_reasoning(events or ())
+            withhold(thoughts, events or ())
+            if not said:
+                return RailOutcome.allow()
+            inline, answer = split_reasoning(said)  # the host leaves it in where it streams from the model
             outcome = await guard.review(
                 conversation(events or (), context or {}),
                 answer,
+                reasoning="\n".join(filter(None, [*thoughts, inline])),
                 release=current_release.get(),
                 prefer=(context or {}).get(PREFER),
             )
@@ -87,9 +89,14 @@ def make_tools_action(guard: Guard) -> Callable[..., Awaitable[RailOutcome]]:
         refuse = bool(getattr(config, "enable_rails_exceptions", False))
         try:
             texts = _texts([event.get("tool_calls") for event in calls])
-            if not any(text.strip() for text in texts):
+            thoughts = take_reasoning(events or ())
+            withhold(thoughts, events or ())
+            judged = [*texts, *(thoughts if guard.config.reasoning == "regenerate" else ())]
+            if not any(text.strip() for text in judged):
                 return RailOutcome.allow()
-            outcome = await guard.review(conversation(events or (), context or {}), "\n".join(texts), mend=False)
+            outcome = await guard.review(
+                conversation(events or (), context or {}), "\n".join(texts), reasoning="\n".join(thoughts), mend=False
+            )
             if outcome.action == "pass":
                 return RailOutcome.allow(metadata=outcome.record.numbers())
             found, text, reason, metadata = texts, outcome.text, outcome.record.reason, outcome.record.numbers()

@@ -18,7 +18,7 @@ from ttsa_guard.guard import Guard
 from ttsa_guard.nemo.actions import FLOW, KEY, NAME, TOOLS_FLOW, TOOLS_NAME, make_action, make_tools_action
 from ttsa_guard.nemo.gate import NemoRail
 from ttsa_guard.nemo.model import ENGINE, BackendModel
-from ttsa_guard.nemo.privacy import guard_records, silence
+from ttsa_guard.nemo.privacy import guard_actions, guard_records, silence
 from ttsa_guard.nemo.rails import rails_path
 from ttsa_guard.nemo.refusals import enabled, refuse_app, refuse_other_weights, refuse_rails, refuse_settings
 from ttsa_guard.nemo.requests import guard_prompts, guard_requests
@@ -76,9 +76,10 @@ def install(app: Any, guard: Guard) -> None:
         check.bind(app)
     if not installed_guard(app):
         app.__getstate__ = _refuse_pickle
-        guard_requests(app)
+        guard_requests(app, lambda: app.runtime.registered_action_params[KEY])
         guard_prompts(app)
         guard_records(app)
+        guard_actions(app)
         guard_streams(app, lambda: app.runtime.registered_action_params[KEY])
     silence()
     app.register_action(make_action(guard, plain=app.config.colang_version != "1.0"), NAME)

@@ -6,6 +6,7 @@ for another, not what stood there before a rail of the host rewrote or blocked i
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nemoguardrails.colang.v2_x.runtime.flows import State
-from nemoguardrails.context import explain_info_var, llm_response_metadata_var
+from nemoguardrails.context import explain_info_var, llm_response_metadata_var, reasoning_trace_var
 from nemoguardrails.logging.explain import LLMCallInfo
 from nemoguardrails.logging.processing_log import processing_log_var
 
@@ -47,11 +48,15 @@ class _Turn:
 
     Args:
         withheld: texts of the review.
+        thoughts: reasoning that the host has dropped.
+        running: actions that are tasks of their own.
         calls_before: calls of models that the context had on record when it began.
         broken: it ended with an error or was cancelled, so that nothing of it was said.
     """
 
     withheld: set[str] = field(default_factory=set)
+    thoughts: list[str] = field(default_factory=list)
+    running: set[asyncio.Task[Any]] = field(default_factory=set)
     calls_before: int = 0
     broken: bool = False
 
@@ -80,6 +85,8 @@ def guard_records(app: Any) -> None:
             return result
         except BaseException:
             turn.broken = True
+            for task in turn.running:
+                task.cancel()
             raise
         finally:
             _clean(turn, events, records)
@@ -89,6 +96,37 @@ def guard_records(app: Any) -> None:
             guarded.set(was_guarded)
 
     setattr(app.runtime, name, processed)
+
+
+def guard_actions(app: Any) -> None:
+    """In Colang 2.x, where the host runs every action as a task of its own: keep what the models think in there until the review,
+    and end them all with their turn where that is broken off, for the host goes on with them."""
+    if app.config.colang_version == "1.0":
+        return
+    plain = app.runtime.action_dispatcher.execute_action
+
+    async def execute_action(*args: Any, **kwargs: Any) -> Any:
+        turn, task = _turn.get(), asyncio.current_task()
+        if turn is None or task is None:
+            return await plain(*args, **kwargs)
+        if turn.broken:  # before this task has begun
+            raise asyncio.CancelledError
+        turn.running.add(task)
+        try:
+            return await plain(*args, **kwargs)
+        finally:
+            turn.running.discard(task)
+            if thought := reasoning_trace_var.get():
+                turn.thoughts.append(thought)
+                reasoning_trace_var.set(None)
+
+    app.runtime.action_dispatcher.execute_action = execute_action
+
+
+def take_reasoning(events: Iterable[Any]) -> list[str]:
+    """What the models have thought in this turn, once each; the events that hold it are emptied."""
+    turn = _turn.get()
+    return list(dict.fromkeys([*blank_reasoning(events), *(turn.thoughts if turn else ())]))
 
 
 def withhold(texts: Iterable[str], events: Iterable[Any]) -> None:
@@ -126,16 +164,17 @@ def blank_reasoning(events: Iterable[Any]) -> list[str]:
 
 def _clean(turn: _Turn, events: list[Any], records: list[Any]) -> None:
     new, state = _parts(records)
-    versions = {*turn.withheld, *_versions(new), *(_versions_in(state) if state else ())}
-    thoughts = [*blank_reasoning(new), *(text for event in new for text in _thoughts(event))]
+    written, spoken = _written_and_said(new)
+    versions = {*turn.withheld, *written, *(_versions_in(state) if state else ())}
+    thoughts = [*turn.thoughts, *blank_reasoning(new)]
     calls = list(_calls())
     versions.update(call.completion or "" for call in calls if turn.broken or call.task in _ANSWERS)
-    said = set(_said(new))
+    said = set(spoken)
     hidden = {text for text in (*versions, *thoughts) if text.strip() and text not in said}
     if not hidden:
         return
     known = [*events, *(state.last_events if state else ())]
-    kept = list(_said_by_users(known)) if turn.broken else [*said, *_said(known), *_said_by_users(known)]
+    kept = list(_said_by_users(known)) if turn.broken else [*said, *_written_and_said(known)[1], *_said_by_users(known)]
     redactor = Redactor(hidden, kept)
     if redactor:
         _apply(redactor, [records[0], *([new] if new else [])], state)
@@ -168,30 +207,24 @@ def _live(state: State | None) -> Iterator[Any]:
             yield from (flow.context, flow.arguments)
 
 
-def _versions(events: Iterable[Any]) -> Iterator[str]:
-    """What the bot was going to say: as the model wrote it, and as each rail changed it."""
+def _written_and_said(events: Iterable[Any]) -> tuple[list[str], list[str]]:
+    """What the bot was going to say, as the model wrote it and as each rail changed it; and what it said."""
+    written, said = [], []
     for event in _plain(events):
-        if event.get("type") == "BotMessage":
-            yield str(event.get("text") or "")
-        elif event.get("type") == "ContextUpdate" and isinstance(event.get("data"), Mapping):
-            yield str(event["data"].get("bot_message") or "")
+        kind, data = event.get("type"), event.get("data")
+        if kind == "BotMessage":
+            written.append(str(event.get("text") or ""))
+        elif kind == "ContextUpdate" and isinstance(data, Mapping):
+            written.append(str(data.get("bot_message") or ""))
+        elif kind in ("StartUtteranceBotAction", "UtteranceBotActionFinished"):
+            said.append(str(event.get("script") or event.get("final_script") or ""))
+    return written, said
 
 
 def _versions_in(state: State) -> Iterator[str]:
     for flow in state.flow_states.values():
         if flow.flow_id in _SAYING:
             yield from (text for text in flow.arguments.values() if isinstance(text, str))
-
-
-def _thoughts(event: Any) -> Iterator[str]:
-    if isinstance(event, Mapping) and event.get("type") == "BotThinking":
-        yield str(event.get("content") or "")
-
-
-def _said(events: Iterable[Any]) -> Iterator[str]:
-    for event in _plain(events):
-        if event.get("type") in ("StartUtteranceBotAction", "UtteranceBotActionFinished"):
-            yield str(event.get("script") or event.get("final_script") or "")
 
 
 def _said_by_users(events: Iterable[Any]) -> Iterator[str]:

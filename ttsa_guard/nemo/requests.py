@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nemoguardrails.colang.v2_x.runtime.flows import InternalEvents
 from nemoguardrails.context import raw_llm_request
+from nemoguardrails.exceptions import StreamingNotSupportedError
 from nemoguardrails.rails.llm.options import GenerationOptions
 
+from ttsa_guard.guard import Guard
 from ttsa_guard.nemo.privacy import guarded
 
 log = logging.getLogger(__name__)
@@ -17,8 +19,12 @@ WITHHELD = frozenset({"generation_options", "output_rails_in_progress", "skip_ou
 """Variables of the conversation's context that switch the host's output rails off, in one of the Colang versions."""
 
 
-def guard_requests(app: Any) -> None:
-    """Drop from each request to this app what would keep the answer from its output rails.
+class RequestRefusedError(StreamingNotSupportedError):  # type: ignore[misc]
+    """A request would switch output rails off. Of the host's errors, the base is the one that its server answers with 400."""
+
+
+def guard_requests(app: Any, guard: Callable[[], Guard]) -> None:
+    """Drop from each request to this app what would keep the answer from its output rails, or refuse it, as the settings say.
 
     Clients of the host's server send messages of the role "context" and options, as the application can. `state` and the
     event interfaces are the application's own and are left alone.
@@ -32,11 +38,14 @@ def guard_requests(app: Any) -> None:
         state: Any = None,
         streaming_handler: Any = None,
     ) -> Any:
-        messages = None if messages is None else allowed_messages(messages)
+        mended, mended_options = allowed_messages(messages or ()), allowed_options(options)
+        if guard().config.requests == "refuse" and (mended != list(messages or ()) or mended_options is not options):
+            raise RequestRefusedError("the request would switch output rails off")
+        messages = None if messages is None else mended
         before = guarded.get()
         guarded.set(True)
         try:
-            return await plain(prompt, messages, allowed_options(options), state, streaming_handler)
+            return await plain(prompt, messages, mended_options, state, streaming_handler)
         finally:
             guarded.set(before)
 

@@ -19,6 +19,7 @@ from nemoguardrails.streaming import END_OF_STREAM, StreamingHandler
 
 from ttsa_guard.guard import Guard
 from ttsa_guard.nemo.actions import FLOW, current_release
+from ttsa_guard.nemo.requests import RequestRefusedError
 
 log = logging.getLogger(__name__)
 _REMEMBERED = 1000
@@ -91,6 +92,8 @@ def guard_streams(app: Any, guard: Callable[[], Guard]) -> None:
         try:
             async for piece in stream(prompt, messages, options, state):
                 yield {"text": piece} if include_metadata or include_generation_metadata else piece
+        except RequestRefusedError as error:
+            yield _error(str(error), "downstream_error", 400)
         except Exception as error:
             log.error("streaming failed with %s", type(error).__name__)
             yield _error("The answer could not be generated.", "generation_error", "generation_failed")
@@ -133,6 +136,6 @@ def _pieces(reply: Any, *, shown: str = "") -> list[str]:
     return _PIECE.findall(text.removeprefix(shown))
 
 
-def _error(message: str, kind: str, code: str, **details: str) -> str:
+def _error(message: str, kind: str, code: str | int, **details: str) -> str:
     """A chunk that the host's server recognises as the end of a stream."""
     return json.dumps({"error": {"message": message, "type": kind, "code": code, **details}})

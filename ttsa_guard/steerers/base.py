@@ -57,7 +57,7 @@ class Task:
 
     Args:
         messages: the conversation up to the answer.
-        answer: the flagged answer.
+        answer: the flagged answer; empty if only the reasoning before it was flagged, of which nothing is to be kept.
         backend: the model that is steered.
         base: the request that plain generation would make; steerers vary it. Its opening is the
             part of the answer that the user has seen already, so every candidate has to begin
@@ -66,7 +66,7 @@ class Task:
         usage: what is left of the budget.
         score: a function that asks the guide moderator for a verdict on each text, in order. It
             does not raise if the moderator fails: such verdicts are marked as failed.
-        flag: the gate's verdict on the answer; None if it is not known.
+        flag: the gate's verdict on the answer, or on its reasoning; None if it is not known.
         baseline: the value to set in requests whose answers often pass the moderator but are
             seldom likely enough: their likelihoods are then measured during generation. None if
             nothing measures likelihoods.

@@ -109,7 +109,13 @@ class VLLMBackend:
         return "by the servers"
 
     async def render(self, messages: Sequence[Message], *, scope: Scope = "user") -> Prompt:
-        prompt = self._local.render(messages, scope=scope)
+        return self._fitting(self._local.render(messages, scope=scope))
+
+    async def render_reasoning(self, messages: Sequence[Message]) -> tuple[Prompt, str]:
+        prompt, opening = self._local.render_reasoning(messages)
+        return self._fitting(prompt), opening
+
+    def _fitting(self, prompt: Prompt) -> Prompt:
         if len(prompt) >= self.context_length:
             raise PromptError(
                 f"the prompt has {len(prompt)} tokens, the model takes fewer than {self.context_length}",
@@ -210,7 +216,7 @@ class VLLMBackend:
             begun = self._local.begun(prompt, tail)
             if begun is not None:
                 soft_embeds = self._local.checked(prompt, request.soft_embeds)
-                return Call.of_parts(prompt, soft_embeds, tail, begun, self.options.template_options)
+                return Call.of_parts(prompt, soft_embeds, tail, begun, self._local.template_options)
         return self._whole(request, tail)
 
     def _whole(self, request: GenerationRequest, tail: Sequence[int]) -> Call:

@@ -16,7 +16,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
 from ttsa_guard.errors import ModelError
-from ttsa_guard.hf.chat_template import render
+from ttsa_guard.hf.chat_template import answering, render, render_reasoning
 from ttsa_guard.hf.loading import Source, load_config, load_tokenizer
 from ttsa_guard.hf.tokens import encodable, markers, without_markers
 from ttsa_guard.messages import Message, Prompt, Scope
@@ -46,14 +46,13 @@ class LocalHalf:
     Args:
         path: a folder or a name on the Hugging Face hub.
         dtype: of the embeddings that are sent; "auto" is that of the stored table.
-        template_options: passed to the chat template.
+        template_options: passed to the chat template; where answers are to begin without reasoning, with the switch for that.
 
     Raises:
         ModelError: the tokenizer or the table cannot be loaded.
     """
 
     def __init__(self, path: str, dtype: str, template_options: dict[str, Any]) -> None:
-        self.template_options = template_options
         self.begun = lru_cache(1024)(self._begun)  # asked again for every probe of a search
         source = Source(path)
         self.tokenizer = load_tokenizer(source, wanted=_WANTED)
@@ -66,6 +65,8 @@ class LocalHalf:
             raise ModelError(
                 f"the embeddings of {path!r} cannot be loaded: {type(error).__name__}", hint=f"give {_WANTED}"
             ) from error
+        self._options = template_options
+        self.template_options = answering(self.tokenizer, template_options)
         self.dtype: torch.dtype = self.table.dtype if dtype == "auto" else getattr(torch, dtype)
         self.token_norm = float(self.table[:8192].float().norm(dim=-1).mean())
         limit = getattr(config.get_text_config(), "max_position_embeddings", None)
@@ -84,6 +85,9 @@ class LocalHalf:
         asked = max(i for i, (role, text) in enumerate(turns) if role == "user" and text.strip())
         chat = ChatPrompt(prompt.segments, turns, asked)
         return chat if scope == "user" and self._renders_alike(chat, ()) else prompt
+
+    def render_reasoning(self, messages: Sequence[Message]) -> tuple[Prompt, str]:
+        return render_reasoning(self.tokenizer, messages, **self._options)
 
     def _begun(self, prompt: ChatPrompt, tail: tuple[int, ...]) -> str | None:
         """The text with which the assistant has to have begun for the server to make the ids `tail` of it, if there is one."""

@@ -40,7 +40,7 @@ class Rewrite:
         """Yield one batch of rewritten answers."""
         options = self.options
         numbers = range(min(options.n, task.usage.generations_left))
-        if not numbers:
+        if not numbers or not task.answer:
             return
         correction = (Message("assistant", task.answer), Message("user", options.instruction))
         base = task.base.with_(prompt=await task.backend.render((*task.messages, *correction)), temperature=options.temperature)
