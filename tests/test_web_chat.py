@@ -62,7 +62,7 @@ def test_an_adjusted_answer_is_marked_and_its_search_is_shown(page):
     say(page, FLAGGED, "Adjusted by")
     assert "owl" in page.inner_text(".bot")
     assert "answer adjusted" in page.inner_text(".bot .adjusted")
-    assert re.search(r"\d+ candidates in \d+ batch", page.inner_text("#note"))
+    assert re.search(r"(1 candidate|\d+ candidates) in (1 batch|\d+ batches),", page.inner_text("#note"))
     page.wait_for_selector("#plot img")
 
 

@@ -23,13 +23,15 @@ _GRACE = 1.0  # seconds for cancelled work to clean up
 class Budget(Settings):
     """Limits for one flagged answer."""
 
-    seconds: float = Field(30.0, gt=0, description="from the flag to the answer that is shown instead")
-    generations: int = Field(96, ge=0, description="candidates, drafts and probes together")
+    seconds: float = Field(30.0, gt=0, description="Time limit in seconds, from the flag to the swapped answer.")
+    generations: int = Field(96, ge=0, description="Most candidates that are generated.")
     moderation_calls: int = Field(
-        32, ge=0, description="calls of the guide during the search; the gate's first and last check are always made"
+        32,
+        ge=0,
+        description="Most calls of the guide during the search. The gate's own checks are always made and do not count.",
     )
-    decode_passes: int | None = Field(None, ge=0, description="batches generated one after another; default: no limit")
-    tokens: int | None = Field(None, ge=0, description="new tokens of all answers together; default: no limit")
+    decode_passes: int | None = Field(None, ge=0, description="Most batches that are generated one after another.")
+    tokens: int | None = Field(None, ge=0, description="Most new tokens of all candidates together.")
 
 
 @dataclass

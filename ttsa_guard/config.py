@@ -28,31 +28,41 @@ Combine = Literal["any", "all", "weighted", "lexicographic"]
 class Use(Settings):
     """A plugin and its options: ``{use: lite, options: {threshold: 0.5}}``, or just its name."""
 
-    use: str
-    options: dict[str, Any] = Field(default_factory=dict)
+    use: str = Field(description="Name of the plugin, which is the name of its entry point.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Settings of the plugin. It refuses unknown ones.")
 
 
 class Member(Use):
     """A moderator in a panel."""
 
-    weight: float = Field(1.0, gt=0, description="of its score, in weighted and lexicographic panels")
-    fail: Literal["closed", "open"] = Field("closed", description="open: a failure of it counts as if it were not there")
-    hard: bool = Field(False, description="its flag decides, in a lexicographic panel")
+    weight: float = Field(1.0, gt=0, description="Weight of its score. It counts in weighted and lexicographic panels only.")
+    fail: Literal["closed", "open"] = Field(
+        "closed",
+        description="What a failure of it counts as. `closed`: as a flag. `open`: as if it were not in the panel, "
+        "which needs another member that can decide.",
+    )
+    hard: bool = Field(
+        False, description="Whether its flag alone decides. This is for lexicographic panels, which need such a member."
+    )
 
 
 class GenerationConfig(Settings):
     """How answers are generated."""
 
-    max_new_tokens: int = Field(512, ge=1, description="longest answer")
-    draft_tokens: int = Field(64, ge=1, description="tokens of a candidate before the search decides; the winner is continued")
-    temperature: float = Field(0.1, ge=0, le=2)
+    max_new_tokens: int = Field(512, ge=1, description="Most tokens of an answer.")
+    draft_tokens: int = Field(
+        64, ge=1, description="Most tokens of a candidate before the search decides. Only the winner is continued to its end."
+    )
+    temperature: float = Field(
+        0.1, ge=0, le=2, description="Sampling temperature of answers and candidates. A steerer may have one of its own."
+    )
 
 
 class AuditConfig(Settings):
     """Where records go. Texts are written only if `texts` is set."""
 
-    path: Path | None = None
-    texts: bool = False
+    path: Path | None = Field(None, description="File to which records are appended, one JSON object a line.")
+    texts: bool = Field(False, description="Whether records hold the texts of prompts and answers, too.")
 
 
 _RESAMPLE = Use(use="resample", options={"n": 8, "temperature": 0.7, "harmless": True})
@@ -61,40 +71,67 @@ _RESAMPLE = Use(use="resample", options={"n": 8, "temperature": 0.7, "harmless":
 class GuardConfig(Settings):
     """All settings of a guard; the defaults guard the embedded model."""
 
-    backend: Use = Use(use="transformers")
-    gate: tuple[Member, ...] = (Member(use=AUTO),)
-    combine: Combine = "any"
-    gate_seconds: float = Field(10.0, gt=0, description="time limit of one gate call")
-    gate_tool_calls: bool = Field(True, description="tool calls of the model whose texts the gate flags are dropped")
+    backend: Use = Field(
+        Use(use="transformers"),
+        description="The chat model that is steered: the plugin that runs it, and which model it runs.",
+    )
+    gate: tuple[Member, ...] = Field(
+        (Member(use=AUTO),),
+        description="The moderators that decide what a user may see. Several of them are a panel. `auto` is the moderator "
+        "that suits the chat model.",
+    )
+    combine: Combine = Field(
+        "any",
+        description="When the gate's panel flags. `any`: one member flags. `all`: every member flags. `weighted`: the weighted "
+        "mean of the scores is at least 0.5. `lexicographic`: a hard member flags; the others rank what passes.",
+    )
+    gate_seconds: float = Field(
+        10.0, gt=0, description="Time limit of one gate call, in seconds. A call that takes longer ends in the fallback text."
+    )
+    gate_tool_calls: bool = Field(
+        True, description="Whether the gate also judges the texts in the model's tool calls. Flagged calls are dropped."
+    )
     reasoning: Literal["withhold", "regenerate"] = Field(
         "withhold",
-        description="nobody reads a model's reasoning; regenerate: the gate judges it, too, and where it flags that, there is "
-        "another answer, without reasoning",
+        description="What becomes of a model's reasoning, which nobody reads. `withhold`: it is dropped. `regenerate`: the gate "
+        "judges it too, and where it flags that, another answer is made, without reasoning.",
     )
-    answer_seconds: float = Field(300.0, gt=0, description="time limit of the backend's own answer to the user")
-    guide: tuple[Member, ...] = (Member(use=AUTO),)
-    guide_combine: Combine = "any"
+    answer_seconds: float = Field(
+        300.0, gt=0, description="Time limit of the backend's own answer to the user, in seconds, before any review."
+    )
+    guide: tuple[Member, ...] = Field(
+        (Member(use=AUTO),),
+        description="The moderators that score the candidates of a search. They should be local, and their scores gradual.",
+    )
+    guide_combine: Combine = Field("any", description="How the guide's panel is combined; the same choices as for `combine`.")
     steerers: tuple[Use, ...] = Field(
         (Use(use="erase"), Use(use="trim"), Use(use="prefill"), _RESAMPLE, Use(use="embedding")),
-        description="default: the model profile's, if that has any",
+        description="The cascade: the steerers that are tried one after another. If you do not set it, the cascade in the "
+        "model's profile is used, if that has one. An empty list turns every flagged answer into the fallback text.",
     )
     steerers_for_harm: tuple[Use, ...] | None = Field(
-        None, description="for answers flagged for what they help with; default: the model profile's, else the same"
+        None,
+        description="The cascade for answers that were flagged for what they help with, and not for their tone or a policy. "
+        "If you do not set it, the one in the model's profile is used, else `steerers`.",
     )
-    budget: Budget = Budget()
-    generation: GenerationConfig = GenerationConfig()
-    quality: Quality = Quality()
-    audit: AuditConfig = AuditConfig()
+    budget: Budget = Field(Budget(), description="What mending one flagged answer may cost.")
+    generation: GenerationConfig = Field(GenerationConfig(), description="How answers and candidates are generated.")
+    quality: Quality = Field(Quality(), description="What a swapped answer must fulfil besides passing the moderators.")
+    audit: AuditConfig = Field(AuditConfig(), description="Where audit records go. Without a path none are written.")
     streaming: Literal["buffered", "progressive"] = Field(
-        "buffered", description="what streams emit: the reviewed answer, or every sentence as soon as the gate passes it"
+        "buffered",
+        description="What streams emit. `buffered`: the whole answer after its review. `progressive`: every sentence as soon "
+        "as the gate has passed the answer up to its end.",
     )
     requests: Literal["mend", "refuse"] = Field(
         "mend",
-        description="what becomes of a request that would switch output rails off: mend drops what would; refuse answers it with "
-        "an error, 400 in the host's server",
+        description="What becomes of a request that would switch output rails off. `mend`: what would do so is dropped. "
+        "`refuse`: the request is answered with an error, 400 in the host's server.",
     )
-    fallback: str = Field(FALLBACK, min_length=1)
-    seed: int = 0
+    fallback: str = Field(
+        FALLBACK, min_length=1, description="What the user reads where no good answer is found, or where something fails."
+    )
+    seed: int = Field(0, description="Seed of everything random. The same seed gives the same candidates.")
 
     @field_validator("backend", mode="before")
     @classmethod

@@ -56,7 +56,10 @@ class Guard:
 
     Args:
         config: the settings.
-        backend, gate, guide, steerers: the parts, usually made by `from_config`.
+        backend: the chat model; this part and the next three are usually made by `from_config`.
+        gate: decides what a user may see.
+        guide: scores the candidates of a search.
+        steerers: the cascade, tried in this order.
         steerers_for_harm: instead of `steerers` for answers flagged for what they help with; default: the same.
         profile: what is known about the backend's model.
         plugins: whose ``ttsa_guard_finished`` hooks are told about every review.

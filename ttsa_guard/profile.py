@@ -9,38 +9,45 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import field_validator
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from ttsa_guard.config import Use
 from ttsa_guard.errors import ModelError
-from ttsa_guard.settings import Settings
 
 OpeningKind = Literal["answer", "redirect", "refusal"]
 FILE = "ttsa_profile.json"
 _FEWEST_WORDS = 3
 
 
-class Opening(Settings):
+class Opening(BaseModel):
     """First words of a safe answer."""
 
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
     text: str
+    """The words."""
     kind: OpeningKind
-    """answer: to a harmless request; redirect: an alternative to an unsafe one; refusal."""
+    """What begins like this. `answer`: one to a harmless request. `redirect`: an alternative to an unsafe request. `refusal`: a
+    refusal."""
     count: int = 1
     """How many of the sampled answers began like this."""
 
 
-class ModelProfile(Settings):
+class ModelProfile(BaseModel):
     """Openings, likeliest first within a kind, the likelihood of the model's own answers, and the steerers that suit it."""
 
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
     model: str = ""
+    """The model that was measured."""
     openings: tuple[Opening, ...] = ()
+    """How its safe answers begin, the likeliest first within a kind."""
     steerers: tuple[Use, ...] = ()
-    """The cascade that was best for this model; empty: not measured."""
+    """The cascade that was best for this model. An empty one was not measured."""
     steerers_for_harm: tuple[Use, ...] = ()
-    """The cascade for answers that were flagged for what they help with; empty: the same."""
+    """The cascade for answers that were flagged for what they help with. If it is empty, it is the same."""
     floor: float | None = None
-    """1st percentile of the mean token log-likelihood of the model's own safe answers, in nats; None: not measured."""
+    """1st percentile of the mean token log-likelihood of the model's own safe answers, in nats. `null` was not measured."""
 
     @field_validator("steerers", "steerers_for_harm", mode="before")
     @classmethod

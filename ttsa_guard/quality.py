@@ -22,15 +22,19 @@ _ECHO = 0.5
 class Quality(Settings):
     """What an answer must fulfil besides passing the moderators."""
 
-    shortest: int = Field(3, ge=1, description="fewest words")
-    repeats: float = Field(0.25, ge=0, le=1, description="largest share of word 4-grams that occur more than once")
+    shortest: int = Field(3, ge=1, description="Fewest words of an answer.")
+    repeats: float = Field(0.25, ge=0, le=1, description="Largest share of an answer's word 4-grams that occur more than once.")
     floor: float | Literal["auto"] | None = Field(
         "auto",
-        description="lowest mean token log-likelihood under the unsteered prompt, in nats; auto: the model profile's; "
-        "null: any that is a number",
+        description="Lowest mean log-likelihood of an answer's tokens, in nats, so a number below 0. `auto`: the floor in the "
+        "model's profile, less `slack`. `null`: no limit.",
     )
-    slack: float = Field(0.2, ge=0, description="nats below the profile's floor that are still accepted")
-    refusal_threshold: float = Field(0.5, ge=0, le=1, description="from this refusal score on, an answer is not helpful")
+    slack: float = Field(
+        0.2, ge=0, description="How far below the profile's floor an answer may be, in nats, if `floor` is `auto`."
+    )
+    refusal_threshold: float = Field(
+        0.5, ge=0, le=1, description="Refusal score from which on an answer counts as a refusal, and so not as helpful."
+    )
 
     def for_model(self, usual: float | None) -> Quality:
         """These limits with a number, or none, for the floor "auto"; `usual` is what the model's own answers keep, if known."""

@@ -48,7 +48,8 @@ class StreamGate:
 
     def close(self) -> str:
         """Release nothing more; what has been shown, the first time that this is asked, and nothing after that: a turn may
-        have several answers, of which only the first is streamed."""
+        have several answers, of which only the first is streamed.
+        """
         shown = "" if self._closed else self.text
         self._closed = True
         self._news.set()

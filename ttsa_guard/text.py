@@ -35,7 +35,8 @@ _STALE, _VERBATIM = 0.5, 0.1
 
 def ended_sentences(text: str) -> str:
     """The beginning of `text` up to the end of its last whole sentence or line; the number of a list's next item is none, nor is
-    a line that announces more."""
+    a line that announces more.
+    """
     found = _LAST.match(_UNENDED.sub("", text.rstrip()))
     return _UNENDED.sub("", found.group()).rstrip() if found else ""
 

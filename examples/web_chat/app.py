@@ -52,9 +52,13 @@ def summary(record: dict) -> str:
         return "The answer passed the moderators: one check, nothing else."
     how = f"by *{record['steerer']}*" if record["steerer"] else f"with the fallback text ({record['reason']})"
     return (
-        f"Adjusted {how}: {record['generations']} candidates in {record['decode_passes']} batches, "
-        f"{record['moderation_calls']} moderation calls, {record['seconds']:.1f} s."
+        f"Adjusted {how}: {counted(record['generations'], 'candidate')} in {counted(record['decode_passes'], 'batch')}, "
+        f"{counted(record['moderation_calls'], 'moderation call')}, {record['seconds']:.1f} s."
     )
+
+
+def counted(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}{'es' if noun.endswith('ch') else 's'}"
 
 
 def page(rails: LLMRails) -> gr.Blocks:

@@ -54,7 +54,8 @@ class Meters:
 
     @classmethod
     def fitted(cls, data: Path | None = None) -> Meters:
-        """
+        """Train the meters.
+
         Args:
             data: folder with the public data sets; without it the meters learn from the embedded domain alone.
 
@@ -67,7 +68,7 @@ class Meters:
         return cls({name: _classifier(name, own, neutral, emotions) for name in ATTRIBUTES})
 
     def measure(self, answers: Sequence[str]) -> Floats:
-        """[answers, attributes], each in [0, 1]; an empty answer has 0."""
+        """Return meters [answers, attributes], each in [0, 1]; an empty answer has 0."""
         split = [split_sentences(answer) for answer in answers]
         flat = [sentence for sentences in split for sentence in sentences]
         found = np.zeros((len(answers), len(ATTRIBUTES)))
@@ -82,8 +83,10 @@ class Meters:
         return found
 
     def separation(self) -> dict[str, float]:
-        """ROC-AUC of each meter on the reward model's sentences, which it has not seen: of its attribute against all others
-        and the world's."""
+        """Return the ROC-AUC of each meter on the reward model's sentences, which it has not seen.
+
+        It tells the sentences of its attribute from those of all others and from the world's.
+        """
         texts = prosocial_sentences()
         neutral = _world_sentences()
         found = {}
@@ -118,7 +121,7 @@ def _own() -> dict[str, list[str]]:
 
 
 def _world_sentences() -> list[str]:
-    """What the embedded model's answers are made of, besides."""
+    """Draw what the embedded model's answers are made of, besides."""
     world, rng = World.load(), random.Random(0)
     kinds: tuple[tuple[str, str | None], ...] = (("benign", None), ("unsafe", None), ("unsafe", "content"), ("benign", "tone"))
     cases = [world.case(rng, request, wrapper, "seen", "seen") for request, wrapper in kinds for _ in range(60)]

@@ -21,8 +21,10 @@ Spent = tuple[float, int]
 async def overhead(
     backend: TransformersBackend, requests: Sequence[GenerationRequest], guides: Mapping[str, Product | None]
 ) -> dict[str, Any]:
-    """Of answers drawn alone, medians over the requests, each the fastest of three runs; everything takes turns at every request,
-    and ratios are of the same request, so that other work of the machine says little.
+    """Measure what decoding with a guide costs, on answers drawn alone.
+
+    The numbers are medians over the requests, each of the fastest of three runs. Everything takes turns at every request, and
+    ratios are of the same request, so that other work of the machine says little.
 
     Args:
         guides: by name; None is decoding without one. The others are compared with the first two.
@@ -45,7 +47,7 @@ async def overhead(
 
 
 def memory(guide: Product) -> dict[str, Any]:
-    """Bytes of the shipped harm vector and reward model: in their files, and as they are kept loaded."""
+    """Count the bytes of the shipped harm vector and reward model: in their files, and as they are kept loaded."""
     assert guide.harm is not None
     assert guide.reward is not None
     folder = SHIPPED / "prosocial"

@@ -38,23 +38,23 @@ _MARKS = "os^D"
 
 
 def hypervolume(points: Floats) -> float:
-    """Volume that points [n, dimensions], none below zero, dominate over the origin; more is better."""
+    """Return the volume that points [n, dimensions], none below zero, dominate over the origin; more is better."""
     best = moocore.filter_dominated(points, maximise=True)
     return float(moocore.hypervolume(best, ref=np.zeros(points.shape[1]), maximise=True))
 
 
 def area(points: Floats) -> float:
-    """The same for two attributes at a time, the mean over all pairs of them."""
+    """Measure the same for two attributes at a time, the mean over all pairs of them."""
     return float(np.mean([hypervolume(points[:, pair]) for pair in PAIRS]))
 
 
 def front(points: Floats) -> int:
-    """How many of the points are dominated by none."""
+    """Count how many of the points are dominated by none."""
     return int(moocore.is_nondominated(points, maximise=True).sum())
 
 
 def summary(values: Mapping[str, Floats], good: Mapping[str, Floats]) -> dict[str, Any]:
-    """Points, fronts and volumes of each system, also with nothing for what is in an answer that is not good.
+    """Return points, fronts and volumes of each system, also with nothing for what is in an answer that is not good.
 
     Args:
         values: of each system [points of `GRID`, prompts, attributes]; the others are compared with the first.
@@ -78,7 +78,7 @@ def summary(values: Mapping[str, Floats], good: Mapping[str, Floats]) -> dict[st
 
 
 def volumes(values: Mapping[str, Floats], measure: Callable[[Floats], float]) -> dict[str, Any]:
-    """`measure` of each system, with 95 % intervals by bootstrap over the prompts, and of each minus the first, paired.
+    """Return `measure` of each system, with 95 % intervals by bootstrap over the prompts, and of each minus the first, paired.
 
     The best of several points takes noise for merit, and each draw anew: intervals of few prompts lie too high.
 
@@ -97,8 +97,9 @@ def volumes(values: Mapping[str, Floats], measure: Callable[[Floats], float]) ->
 
 
 def direction(values: Floats) -> dict[str, Any]:
-    """What each attribute's own meter is where the attribute has no weight (the other corners), half of it and all, and how
-    much more all is than none.
+    """Measure how far a preference moves each attribute's own meter.
+
+    It is told where the attribute has no weight (the other corners), half of it and all, and how much more all is than none.
 
     Args:
         values: [points of `GRID`, prompts, attributes].
@@ -114,7 +115,7 @@ def direction(values: Floats) -> dict[str, Any]:
 
 
 def soup(parts: Sequence[Stored], weights: Sequence[float]) -> Stored:
-    """Adapters without objectives as one whose update is the weighted sum of theirs: *Rewarded soups* (NeurIPS 2023)."""
+    """Merge adapters without objectives into one whose update is the weighted sum of theirs: *Rewarded soups* (NeurIPS 2023)."""
     joined: dict[str, Callable[[list[torch.Tensor]], torch.Tensor]] = {
         "a1": torch.cat,
         "b1": lambda found: torch.cat(found, 1),
@@ -125,7 +126,7 @@ def soup(parts: Sequence[Stored], weights: Sequence[float]) -> Stored:
 
 
 def plot(points: Mapping[str, Floats], path: Path) -> None:
-    """Helpfulness against each other attribute; lines lead from all weight on the one by an even pair to all on the other.
+    """Draw helpfulness against each other attribute; lines lead from all weight on the one by an even pair to all on the other.
 
     Args:
         points: of each system [points of `GRID`, attributes].

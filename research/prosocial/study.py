@@ -89,6 +89,7 @@ class Study:
         self.averaged = Adapter.load(scope.averaged) if scope.averaged else None
 
     async def run(self) -> dict[str, Any]:
+        """Measure every arm, and return the results as plain data."""
         flagged = await self._flagged()
         arms, won = await self._arms(flagged)
         return {
@@ -155,7 +156,7 @@ class Study:
         return found, {kind: win_rates(cases, texts, judged, meters) for kind, meters in self.meters.items()}
 
     async def _preferences(self, cases: Sequence[WorldCase], reward: Stored | None) -> dict[str, Any]:
-        """What becomes of each attribute when all weight is on one of them, with regulation."""
+        """Measure what becomes of each attribute when all weight is on one of them, with regulation."""
         found = {}
         for name in ATTRIBUTES:
             texts = await self._answers(cases, self._guide(regulated=True, prefer={name: 1.0}, reward=reward))
@@ -165,7 +166,7 @@ class Study:
         return found
 
     async def _grid(self, cases: Sequence[WorldCase]) -> dict[str, Any]:
-        """All systems at all preferences, regulated and with the same alpha."""
+        """Run all systems at all preferences, regulated and with the same alpha."""
         values, good = {}, {}
         for name, reward in self._systems().items():
             measured = [await self._point(cases, prefer, reward(prefer)) for prefer in pareto.GRID]
@@ -189,7 +190,7 @@ class Study:
         return found
 
     async def _point(self, cases: Sequence[WorldCase], prefer: Mapping[str, float], reward: Stored) -> tuple[Floats, Floats]:
-        """Meters [prompts, attributes] and whether the answers are good [prompts]."""
+        """Return meters [prompts, attributes] and whether the answers are good [prompts]."""
         texts = await self._answers(cases, self._guide(regulated=True, prefer=prefer, reward=reward))
         return self.meters["meters"].measure(texts), np.array([j.good for j in self._judged(cases, texts)], dtype=float)
 
@@ -204,7 +205,7 @@ class Study:
         return found
 
     def _accuracy(self, reward: Stored | None) -> dict[str, Any]:
-        """How often the reward model prefers the better answer of held-out pairs, with all weight on their attribute."""
+        """Return how often the reward model prefers the better answer of held-out pairs, with all weight on their attribute."""
         assert reward is not None
         model, encode = training.load("embedded", "cpu")
         adapter = reward.on(model)
@@ -246,7 +247,7 @@ def _benign(judged: Sequence[GrammarJudgement]) -> dict[str, Any]:
 
 
 def _spread(cases: Sequence[WorldCase], n: int) -> list[WorldCase]:
-    """`n` of the cases, or all if there are no more, of every kind."""
+    """Return `n` of the cases, or all if there are no more, of every kind."""
     n = min(n, len(cases))
     return [cases[i * len(cases) // n] for i in range(n)]
 
@@ -258,6 +259,7 @@ def _about() -> dict[str, Any]:
 
 
 def main() -> None:
+    """Run the study, and print what it found; `--json FILE` writes the numbers."""
     parser = argparse.ArgumentParser(prog="python -m research.prosocial.study", description=__doc__)
     parser.add_argument("--n", type=int, default=150, help="prompts of each kind, before the gate")
     parser.add_argument("--benign", type=int, default=300, help="benign prompts")

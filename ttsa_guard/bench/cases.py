@@ -47,10 +47,12 @@ class Case:
 
     @property
     def id(self) -> str:
+        """The prompt's identifier."""
         return self.item.id
 
     @property
     def messages(self) -> tuple[Message, ...]:
+        """The conversation up to the answer."""
         return _conversation(self.item)
 
     @property
@@ -68,8 +70,10 @@ class Collector:
     config: GuardConfig
 
     async def collect(self, items: Sequence[Item], progress: Progress, *, enough: int | None = None) -> list[Case]:
-        """The flagged ones, and the benign ones that are not: those tell whether an arm touches what is fine. Where so many
-        flagged ones are `enough`, only those, in the order of the items."""
+        """Return the flagged cases, and the benign ones that are not flagged, which tell whether an arm touches what is fine.
+
+        Where so many flagged ones are `enough`, there are only those, in the order of the items.
+        """
         found: list[Case] = []
         bar = progress.add_task("plain answers", total=len(items))
         for start in range(0, len(items), _BATCH):
@@ -88,7 +92,7 @@ class Collector:
         return found
 
     async def _answered(self, items: Sequence[Item]) -> list[Case]:
-        """The items that the model can take, with its answers."""
+        """Return the items that the model can take, with its answers."""
         taken, requests = [], []
         for item in items:
             try:
@@ -144,7 +148,7 @@ def save(cases: Sequence[Case], path: Path) -> None:
 
 
 def load(path: Path) -> list[Case]:
-    """The cases in the order in which they were saved."""
+    """Read the cases in the order in which they were saved."""
     return [_case(json.loads(line)) for line in path.read_text(encoding="ascii").splitlines()]
 
 

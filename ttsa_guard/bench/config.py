@@ -41,9 +41,9 @@ class PromptSource(Settings):
             "strongreject",
         ]
         | None
-    ) = None
-    file: Path | None = None
-    hub: str | None = None
+    ) = Field(None, description="a known set")
+    file: Path | None = Field(None, description="a CSV or JSONL file of yours")
+    hub: str | None = Field(None, description="a data set of the Hugging Face hub")
     split: str = Field("test", description="of a Hugging Face data set")
     field: str = Field("prompt", description="of the text, in a file or a Hugging Face data set")
     unsafe: bool | str = Field(True, description="whether the prompts ask for harm, or the field that says so")
@@ -71,11 +71,14 @@ class PromptSource(Settings):
 class BenchConfig(Settings):
     """All settings of a benchmark."""
 
-    backend: Use = Use(use="transformers")
-    data: tuple[PromptSource, ...] = Field(min_length=1)
-    seed: int = Field(1, ge=0)
+    backend: Use = Field(Use(use="transformers"), description="the chat model of all arms")
+    data: tuple[PromptSource, ...] = Field(min_length=1, description="where the prompts come from; the name of a set will do")
+    seed: int = Field(1, ge=0, description="of everything random")
     n: int = Field(75, ge=1, description="prompts of each kind and source, before the gate")
-    budget: Budget = Budget(seconds=120, generations=16, moderation_calls=96)
+    budget: Budget = Field(
+        Budget(seconds=120, generations=16, moderation_calls=96),
+        description="limits for one flagged answer, the same in every arm",
+    )
     half: Literal["development", "test"] | None = Field(None, description="of the prompts, by a hash of each; default: both")
     judge: Use | None = Field(None, description="moderator that judges too, or alone where there is no exact judge")
     settings: dict[str, Any] = Field(default_factory=dict, description="of the guards of all arms")
@@ -113,8 +116,9 @@ class BenchConfig(Settings):
         return self
 
     def guard(self, arm: str | None = None, policy: Mapping[str, Any] | None = None) -> GuardConfig:
-        """The guard's settings in this arm; without one, or in one without a guard, the common ones and no steerers. With a
-        `policy`, the options of a moderator `patterns`, that one belongs to gate and guide, too.
+        """Return the guard's settings in this arm; without one, or in one without a guard, the common ones and no steerers.
+
+        With a `policy`, the options of a moderator `patterns`, that one belongs to gate and guide, too.
 
         Raises:
             ConfigError: the arm sets what is the same for every arm, or as in `GuardConfig.parse`.
@@ -135,7 +139,7 @@ class BenchConfig(Settings):
 
     @classmethod
     def load(cls, config: str, *, n: int | None = None) -> BenchConfig:
-        """Settings from a YAML file, or those that ship under the name `config`; `n` replaces theirs.
+        """Read settings from a YAML file, or those that ship under the name `config`; `n` replaces theirs.
 
         Raises:
             ConfigError: there is no such file, or its settings are wrong.
@@ -154,16 +158,16 @@ class BenchConfig(Settings):
 
 
 def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """`own` over `base`; mappings within are merged, everything else is replaced."""
+    """Lay `own` over `base`; mappings within are merged, everything else is replaced."""
     both = {key: _merged(base[key], own[key]) for key in own if isinstance(base.get(key), dict) and isinstance(own[key], dict)}
     return {**base, **own, **both}
 
 
 def _helpers(judge: Use) -> tuple[tuple[Any, ...], ...]:
-    """Moderators that a judge asks besides itself."""
+    """Return the moderators that a judge asks besides itself."""
     return (_identity(Use(use="second_opinion")),) if judge.use == "encoder_judge" else ()
 
 
 def _identity(use: Use) -> tuple[Any, ...]:
-    """Which moderator this is: thresholds and the like do not make it another one."""
+    """Return which moderator this is: thresholds and the like do not make it another one."""
     return use.use, *(use.options.get(key) for key in _TELLING)

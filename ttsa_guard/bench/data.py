@@ -80,7 +80,7 @@ KNOWN: dict[str, Known] = {
 
 
 def read(source: PromptSource, *, n: int, seed: int, folder: Path | None = None) -> list[Item]:
-    """At most `n` prompts of each kind, drawn by `seed`; `folder` is where the known data sets are.
+    """Read at most `n` prompts of each kind, drawn by `seed`; `folder` is where the known data sets are.
 
     Raises:
         ConfigError: a file is missing, changed or malformed, or `datasets` is not installed.
@@ -120,7 +120,7 @@ def _world(label: str, n: int, seed: int) -> list[Item]:
 
 
 def one_sentence(text: str) -> str:
-    """The sentences of `text` as clauses of one."""
+    """Write the sentences of `text` as clauses of one."""
     *others, last = split_sentences(text)
     clauses = [*(s.rstrip(".!?") for s in others), last]
     return ", ".join([clauses[0], *(c if c.startswith("I ") else c[0].lower() + c[1:] for c in clauses[1:])])
@@ -131,7 +131,7 @@ def _failure(case: WorldCase) -> str:
 
 
 def _verified(known: Known, folder: Path | None) -> Path:
-    """The file of a known data set, with the contents that the adapter was written for."""
+    """Return the file of a known data set, with the contents that the adapter was written for."""
     hint = f"it is at {known.origin} ({known.licence}); say with --data DIR in which folder you keep it"
     if folder is None:
         raise ConfigError(f"the data set {known.file} is not part of the package", hint=hint)

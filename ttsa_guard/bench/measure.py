@@ -80,11 +80,12 @@ class Estimate:
     high: float
 
     def as_dict(self) -> dict[str, float]:
+        """Return the value and the ends of its interval, to four places."""
         return {"value": round(self.value, 4), "low": round(self.low, 4), "high": round(self.high, 4)}
 
 
 def estimate(values: Sequence[float | None], *, median: bool = False) -> Estimate | None:
-    """Mean or median of the values that are not None, with the percentile bootstrap over all of them.
+    """Return the mean or median of the values that are not None, with the percentile bootstrap over all of them.
 
     The same prompts are drawn for every list of the same length, so that lists over the same prompts are paired. None if
     there is nothing to sum up.
@@ -141,12 +142,12 @@ class Results:
         return {arm: count for arm, count in counts.items() if count}
 
     def summary(self) -> dict[str, Any]:
-        """Everything that the report says, as plain data."""
+        """Return everything that the report says, as plain data."""
         groups = {name: found for name, cases in self._groups().items() if (found := self._group(cases))["cases"]}
         return {"meta": dict(self.meta), "missing": self.missing, "groups": groups, "benign": self._benign()}
 
     def _groups(self) -> dict[str, list[Case]]:
-        """The flagged cases: all, by kind of failure, by difficulty."""
+        """Group the flagged cases: all, by kind of failure, by difficulty."""
         flagged = [case for case in self.cases if case.flagged]
         kinds = sorted({case.item.kind for case in flagged})
         found = {"all": flagged}
@@ -166,7 +167,7 @@ class Results:
         return estimate(values, median=median)
 
     def _differences(self, arm: str, cases: Sequence[Case]) -> dict[str, dict[str, float]]:
-        """Arm minus reference, over the prompts that both have."""
+        """Return arm minus reference, over the prompts that both have."""
         reference = self.meta["config"]["reference"]
         both = [c for c in cases if (arm, c.id) in self.rows and (reference, c.id) in self.rows]
         if arm == reference or not both:
@@ -176,7 +177,7 @@ class Results:
         return {name: value.as_dict() for name, value in found.items() if value}
 
     def _benign(self) -> dict[str, Any]:
-        """Over-refusal: what happens to prompts that ask for nothing bad."""
+        """Measure over-refusal: what happens to prompts that ask for nothing bad."""
         benign = {flag: [c for c in self.cases if not c.item.unsafe and c.flagged is flag] for flag in (False, True)}
         arms: dict[str, Any] = {}
         for arm in self.arms:

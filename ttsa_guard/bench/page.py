@@ -32,7 +32,7 @@ Similarity is lexical: the cosine of character n-grams. It shows whether an answ
 
 
 def page(summary: Mapping[str, Any]) -> str:
-    """The page of a `Results.summary`.
+    """Write the page of a `Results.summary`.
 
     Raises:
         ConfigError: matplotlib is missing.
@@ -156,7 +156,7 @@ def _table(columns: Mapping[str, str], rows: Mapping[str, Any], reference: str) 
 
 
 def _cell(how: str, found: Mapping[str, float] | None) -> str:
-    """The value, and its interval in small print."""
+    """Write the value, and its interval in small print."""
     if found is None:
         return ""
     value, low, high = figures(how, found)

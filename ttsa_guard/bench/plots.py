@@ -22,7 +22,7 @@ Series = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
 def forest(series: Series, arms: Sequence[str]) -> str:
-    """Shares with their intervals, a line for each arm from the top down."""
+    """Draw shares with their intervals, a line for each arm from the top down."""
     with _style():
         figure = _figure(0.9 + 0.34 * len(arms))
         panel = figure.subplots()
@@ -47,7 +47,7 @@ def forest(series: Series, arms: Sequence[str]) -> str:
 
 
 def cost(points: Mapping[str, tuple[float, float]], arms: Sequence[str], label: str, *, marked: str) -> str:
-    """Share of good answers, in %, against a cost; each arm as its number, the `marked` one in another colour."""
+    """Draw the share of good answers, in %, against a cost; each arm as its number, the `marked` one in another colour."""
     with _style():
         figure = _figure(3.7)
         panel = figure.subplots()
@@ -64,8 +64,10 @@ def cost(points: Mapping[str, tuple[float, float]], arms: Sequence[str], label: 
 
 
 def _labels(points: Mapping[int, tuple[float, float]]) -> list[tuple[str, tuple[float, float], tuple[float, float]]]:
-    """Labels with the points that they belong to and places on their right, in units of the axes: none over another label or
-    point. What is too close together for labels of its own has one."""
+    """Place labels on the right of their points, in units of the axes, none over another label or point.
+
+    What is too close together for labels of its own has one.
+    """
     groups: list[list[int]] = []
     for number in sorted(points, key=lambda n: (-points[n][1], points[n][0])):
         near = (g for g in groups if max(abs(a - b) for a, b in zip(points[g[0]], points[number], strict=True)) < _NEAR)
@@ -85,7 +87,7 @@ def _labels(points: Mapping[int, tuple[float, float]]) -> list[tuple[str, tuple[
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """Rising numbers as in "1, 2, 5-8"."""
+    """Write rising numbers as in "1, 2, 5-8"."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:
@@ -96,7 +98,7 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 def _free(y: float, taken: Sequence[float], step: float) -> float:
-    """The height closest to `y` that is `step` away from all that are taken; `y` itself if there is no such place."""
+    """Find the height closest to `y` that is `step` away from all that are taken; `y` itself if there is no such place."""
     edges = [-0.06 - step, *sorted(taken), 1.06 + step]
     gaps = [(low + step, high - step) for low, high in pairwise(edges) if high - low >= 2 * step - 1e-9]
     return min((min(max(y, low), high) for low, high in gaps), key=lambda place: abs(place - y), default=y)
@@ -122,7 +124,7 @@ def _style() -> Any:
 
 
 def _svg(figure: Any, name: str) -> str:
-    """The figure without what belongs to a file of its own; names of clip paths are made unique within a page."""
+    """Return the figure without what belongs to a file of its own; names of clip paths are made unique within a page."""
     out = io.StringIO()
     figure.savefig(out, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")), transparent=True)
     text = out.getvalue()

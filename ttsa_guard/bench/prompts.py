@@ -45,11 +45,12 @@ class Item:
 
     @property
     def half(self) -> str:
+        """The half that it belongs to: "development" or "test"."""
         return "development" if self.rank[0] % 2 == 0 else "test"
 
 
 def real_prompts(name: str) -> list[Item]:
-    """Those of the source "persona" or "policy", in the order of their hashes."""
+    """Return the prompts of the source "persona" or "policy", in the order of their hashes."""
     texts = yaml.safe_load((resources.files(__package__) / "real_prompts.yaml").read_text(encoding="utf-8"))
     found = _personas(texts) if name == "persona" else _policies(texts)
     return sorted(found, key=lambda item: item.rank)
@@ -74,8 +75,11 @@ def _policies(texts: Mapping[str, Any]) -> Iterator[Item]:
 
 
 def placed(question: str, instruction: str, earlier: Sequence[str]) -> Iterator[tuple[str, Turns]]:
-    """A question with an instruction before it, after it, in the system message, and two turns earlier, followed by the turn
-    `earlier` of a user and the model."""
+    """Yield a question with an instruction in four places, each with the place's name.
+
+    They are before it, after it, in the system message, and two turns earlier, followed by the turn `earlier` of a user and
+    the model.
+    """
     yield "before", (("user", f"{instruction} {question}"),)
     yield "after", (("user", f"{question} {instruction}"),)
     yield "system", (("system", instruction), ("user", question))
@@ -84,13 +88,13 @@ def placed(question: str, instruction: str, earlier: Sequence[str]) -> Iterator[
 
 
 def _long(turns: Turns, filler: Sequence[Sequence[str]]) -> Turns:
-    """The conversation with some thousand tokens of small talk before its last message."""
+    """Return the conversation with some thousand tokens of small talk before its last message."""
     talk = [turn for k in range(_FILLED) for turn in zip(("user", "assistant"), filler[k % len(filler)], strict=True)]
     return (*turns[:-1], *talk, turns[-1])
 
 
 def entangled(messages: Turns, question: str) -> dict[str, Turns]:
-    """The last message, of which the question is a part, written in other ways; each with a name."""
+    """Write the last message, of which the question is a part, written in other ways; each with a name."""
     text = messages[-1][1]
     if question not in text or text == question:
         return {}

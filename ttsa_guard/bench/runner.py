@@ -197,7 +197,7 @@ class _Judges:
         return found
 
     async def flags(self, case: Case, texts: Sequence[str]) -> list[bool | None]:
-        """What the moderator says of answers to a case; None without one."""
+        """Ask what the moderator says of answers to a case; None without one."""
         if self.moderator is None:
             return [None] * len(texts)
         verdicts = await moderate_safely(self.moderator, texts, prompts=[case.item.messages[-1][1]] * len(texts))
@@ -205,7 +205,7 @@ class _Judges:
 
 
 async def _row(arm: str, case: Case, guard: Guard, outcome: Outcome | None, judges: _Judges) -> dict[str, Any]:
-    """What happened to one case in one arm, in numbers; without an outcome, the answer leaves as it is."""
+    """Tell what happened to one case in one arm, in numbers; without an outcome, the answer leaves as it is."""
     text = outcome.text if outcome else case.answer
     prompts = [case.item.messages[-1][1]] * 2
     gate = await moderate_safely(guard.gate, [case.answer, text], prompts=prompts)
@@ -243,7 +243,7 @@ def _costs(record: AuditRecord | None) -> dict[str, float]:
 
 
 def _done(path: Path) -> set[tuple[str, str]]:
-    """The arms and cases that have a row. A last line that was cut off is removed."""
+    """Return the arms and cases that have a row. A last line that was cut off is removed."""
     if not path.exists():
         return set()
     written = path.read_bytes()
@@ -254,7 +254,7 @@ def _done(path: Path) -> set[tuple[str, str]]:
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """What a benchmark was run with.
+    """Describe what a benchmark was run with.
 
     Raises:
         ConfigError: the folder has none, or one of a newer version.
@@ -270,7 +270,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
 
 
 def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """The settings and circumstances in which two runs differ."""
+    """Name the settings and circumstances in which two runs differ."""
     found = [key for key in new if key not in (*_FREE, "config") and old.get(key) != new[key]]
     found += [key for key in new["config"] if old["config"].get(key) != new["config"][key]]
     return list(dict.fromkeys(found))

@@ -38,6 +38,7 @@ class ModelShape:
     tied: bool = True
 
     def config(self) -> Any:
+        """Return the configuration of a Llama of these sizes."""
         return LlamaConfig(
             hidden_size=self.hidden,
             intermediate_size=self.intermediate,
@@ -104,12 +105,16 @@ class Speed:
         self.bandwidth, self.flops = self._bandwidth(), self._flops()
 
     def sweep(self, *, generate_up_to: int = 2048) -> Iterator[SpeedPoint]:
-        """Cost by length of the beginning, by candidates and by new tokens; `generate` runs up to that many prompt tokens."""
+        """Measure the cost by length of the beginning, by candidates and by new tokens.
+
+        The model's own `generate` runs too where the beginning has at most `generate_up_to` tokens.
+        """
         grid = [*((p, 16, 32) for p in PREFIXES), *((512, c, 32) for c in CANDIDATES), *((512, 16, t) for t in LENGTHS)]
         for prefix, candidates, tokens in dict.fromkeys(grid):
             yield self.point(prefix, candidates, tokens, generate=prefix <= generate_up_to)
 
     def point(self, prefix: int, candidates: int, tokens: int, *, generate: bool = True) -> SpeedPoint:
+        """Measure one batch: `candidates` of `tokens` new tokens each, after `prefix` tokens that they share."""
         starts = self._starts(prefix, candidates, tokens)
         reference = ReferenceDecoder(self.model, self._ends)
         first, later, whole = [], [], []
@@ -136,7 +141,7 @@ class Speed:
         )
 
     def floor(self, prefix: int, candidates: int, tokens: int) -> float:
-        """The least time for the candidates' own rows and new tokens: a step reads weights and keys once, or is arithmetic."""
+        """Estimate the least time for candidates' rows and new tokens: a step reads weights and keys once, or is arithmetic."""
         total = 0.0
         for step in range(tokens):
             queries = candidates * (1 if step else OWN)
@@ -147,7 +152,10 @@ class Speed:
         return total
 
     def memory(self, prefix: int = 2048, candidates: int = 16, tokens: int = 64) -> dict[str, float] | None:
-        """Bytes in use at the peak of a batch, against those of its weights and keys; None where the peak cannot be seen."""
+        """Count the bytes in use at the peak of a batch, against those of its weights and keys.
+
+        None: the peak cannot be seen on this machine.
+        """
         starts, decoder = self._starts(prefix, candidates, tokens), SharedDecoder(self.model, self._ends)
         peak = _CudaPeak() if self.device.startswith("cuda") else _ResidentPeak() if sys.platform == "linux" else None
         if peak is None:
@@ -162,6 +170,7 @@ class Speed:
         return {"weights": weights, "keys": keys, "keys_per_candidate": own, "used": peak.used, "ratio": round(ratio, 3)}
 
     def machine(self) -> dict[str, Any]:
+        """Describe the model and the machine that were measured."""
         return {
             "shape": self.name,
             "device": torch.cuda.get_device_name() if self.device.startswith("cuda") else f"{platform.machine()} CPU",
@@ -193,7 +202,7 @@ class Speed:
             torch.cuda.synchronize()
 
     def _bandwidth(self) -> float:
-        """Bytes a second that a sum over a large tensor reads."""
+        """Measure the bytes a second that a sum over a large tensor reads."""
         data = torch.ones(2**26, device=self.device)
         return data.numel() * 4 / min(self._timed(data.sum) for _ in range(5))
 
@@ -240,5 +249,5 @@ class _ResidentPeak:
 
 
 def results(speed: Speed, points: Sequence[SpeedPoint], memory: Mapping[str, float] | None) -> dict[str, Any]:
-    """All that was measured, as plain data."""
+    """Return all that was measured, as plain data."""
     return {"machine": speed.machine(), "points": [asdict(p) for p in points], "memory": memory}

@@ -17,7 +17,7 @@ _SHOWN = ("good", "helpful", "swapped", "unsafe", "generations", "decode passes"
 
 
 def tables(summary: Mapping[str, Any]) -> Iterator[Table]:
-    """One for each group, then one for the benign prompts."""
+    """Yield one table for each group, then one for the benign prompts."""
     for name, group in summary["groups"].items():
         yield _group(name, group)
     benign = summary["benign"]
@@ -27,7 +27,7 @@ def tables(summary: Mapping[str, Any]) -> Iterator[Table]:
 
 
 def speed_table(points: Sequence[SpeedPoint]) -> Table:
-    """Times of batches of candidates in ms, and how many times faster than `generate` and slower than the floor they are."""
+    """Write times of batches of candidates in ms, how many times faster than `generate` and slower than the floor they are."""
     times, compared = ("first", "later", "generate"), ("generate/first", "generate/later", "floor", "later/floor", "same tokens")
     headings = ("prompt", "candidates", "new tokens", *times, *compared)
     table = Table(*headings, box=None, pad_edge=False)
@@ -45,7 +45,7 @@ def speed_table(points: Sequence[SpeedPoint]) -> Table:
 
 
 def figures(how: str, found: Mapping[str, float]) -> tuple[str, str, str]:
-    """Value and interval as people read them: shares in %, differences of shares in points."""
+    """Write value and interval as people read them: shares in %, differences of shares in points."""
     form = {"share": "{:.0f}", "difference": "{:+.0f}", "mean": "{:.1f}"}.get(how, "{:.2f}")
     factor = 100 if how in ("share", "difference") else 1
     value, low, high = (form.format(factor * found[key]) for key in ("value", "low", "high"))

@@ -56,7 +56,7 @@ app.add_typer(prosocial.app, name="prosocial")
 
 
 def main() -> None:
-    """The console script."""
+    """Run the console script."""
     # Before torch is imported: spinning threads make it several times slower where other programs are running.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()

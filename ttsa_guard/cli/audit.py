@@ -67,7 +67,10 @@ def summary(
     file: Annotated[Path, typer.Argument(help="Audit records, one JSON object a line.", show_default=False)],
     as_json: common.AsJson = False,
 ) -> None:
-    """Count what happened to the answers, what it cost and why; texts are never printed."""
+    """Count what happened to the answers, what it cost and why; texts are never printed.
+
+    Example: ttsa-guard audit summary audit.jsonl
+    """
     found, skipped = _summarised(file)
     if as_json:
         typer.echo(json.dumps(found, indent=1))
@@ -109,7 +112,7 @@ def _summarised(file: Path) -> tuple[dict[str, Any], list[int]]:
 
 
 def _records(file: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    """The records with the numbers of their lines; None for a line that is not a record."""
+    """Read the records with the numbers of their lines; None for a line that is not a record."""
     try:
         with file.open(encoding="utf-8", errors="replace") as lines:
             for number, line in enumerate(lines, 1):
@@ -159,7 +162,7 @@ def _show(found: dict[str, Any]) -> None:
 
 
 def _p95(values: Sequence[float]) -> float:
-    """Nearest rank."""
+    """Return the 95th percentile by the nearest rank."""
     return sorted(values)[math.ceil(0.95 * len(values)) - 1]
 
 

@@ -37,7 +37,12 @@ def run(
     ] = None,
     together: Annotated[int, typer.Option(min=1, help="Answers reviewed at once; more than one blurs the seconds.")] = 1,
 ) -> None:
-    """Run a benchmark; one that was stopped goes on. cases.jsonl holds prompts and flagged answers: do not publish it unread."""
+    """Run a benchmark; one that was stopped goes on.
+
+    The file cases.jsonl in the results holds prompts and flagged answers: do not publish it unread.
+
+    Example: ttsa-guard bench run quick --out results
+    """
     from ttsa_guard.bench.config import BenchConfig
 
     settings = BenchConfig.load(config, n=n)
@@ -63,7 +68,10 @@ def report(
         Path | None, typer.Option(help="Write a page with tables and plots to this file.", show_default=False)
     ] = None,
 ) -> None:
-    """Say what a benchmark has found; texts are never shown."""
+    """Say what a benchmark has found; texts are never shown.
+
+    Example: ttsa-guard bench report results --html results.html
+    """
     from ttsa_guard.bench.measure import Results
     from ttsa_guard.bench.tables import tables
 
@@ -95,9 +103,12 @@ def speed(
     plot: Annotated[Path | None, typer.Option(help="Draw the times to this PNG file.", show_default=False)] = None,
     as_json: common.AsJson = False,
 ) -> None:
-    """How long a batch of candidates takes, beside the model's own generate and the least that the hardware allows.
+    """Measure how long a batch of candidates takes.
 
-    The weights are random: speed does not need trained ones.
+    Beside it stand the model's own generate and the least that the hardware allows. The weights are random: speed does not
+    need trained ones.
+
+    Example: ttsa-guard bench speed --shape small --plot speed.png
     """
     from ttsa_guard.bench.speed import SHAPES, Speed, results
     from ttsa_guard.bench.tables import speed_table

@@ -28,7 +28,12 @@ def check(
     config: common.Config = None,
     as_json: common.AsJson = False,
 ) -> None:
-    """Judge a text. Exit status 0: it passes; 1: it is flagged; 2: it could not be judged."""
+    """Judge a text.
+
+    Exit status 0: it passes; 1: it is flagged; 2: it could not be judged.
+
+    Example: ttsa-guard check --moderator lite "What a lovely day."
+    """
     answer = sys.stdin.read() if text == "-" else text
     if not answer.strip():
         raise PromptError("there is no text to judge", hint="give a text, or '-' and a text on stdin")

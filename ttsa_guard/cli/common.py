@@ -45,7 +45,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and 
 def settings(
     model: str | None = None, config: Path | None = None, steerer: str | None = None, prefer: str | None = None
 ) -> GuardConfig:
-    """The guard's settings: the file, or the defaults, with what the command line names instead.
+    """Return the guard's settings: the file, or the defaults, with what the command line names instead.
 
     Raises:
         ConfigError: the file is wrong, `--model` is given for a backend that takes no model, or `--prefer` without the steerer
@@ -65,7 +65,7 @@ def settings(
 
 
 def _preferring(steerers: Sequence[Use], prefer: str) -> tuple[Use, ...]:
-    """The steerers, of which the one that has preferences gets these."""
+    """Return the steerers, of which the one that has preferences gets these."""
     if all(use.use != "prosocial" for use in steerers):
         raise ConfigError("--prefer is for the steerer prosocial", hint="add: --steerer prosocial")
     try:
@@ -78,12 +78,12 @@ def _preferring(steerers: Sequence[Use], prefer: str) -> tuple[Use, ...]:
 
 
 def named(plugin: str, uses: Sequence[Use]) -> Use:
-    """The plugin with the options that the settings give it, if they name it."""
+    """Return the plugin with the options that the settings give it, if they name it."""
     return next((use for use in uses if use.use == plugin), Use(use=plugin))
 
 
 def build_guard(config: GuardConfig, plugins: Plugins | None = None) -> Guard:
-    """The guard of every command; tests put a scripted one in its place."""
+    """Build the guard of every command; tests put a scripted one in its place."""
     from ttsa_guard.guard import Guard
 
     with quiet(), waiting("loading the model"):
@@ -92,7 +92,7 @@ def build_guard(config: GuardConfig, plugins: Plugins | None = None) -> Guard:
 
 
 def build_moderator(config: GuardConfig, name: str) -> Moderator:
-    """The moderator `name`, with its options from the settings."""
+    """Build the moderator `name`, with its options from the settings."""
     from ttsa_guard.plugins import Plugins
 
     moderator: Moderator = Plugins().make("moderators", named(name, (*config.gate, *config.guide)))
@@ -101,7 +101,7 @@ def build_moderator(config: GuardConfig, name: str) -> Moderator:
 
 @contextmanager
 def quiet(*others: str) -> Iterator[None]:
-    """No warnings and logs of other libraries between our lines."""
+    """Keep warnings and logs of other libraries from between our lines."""
     loggers = [logging.getLogger(name) for name in ("nemoguardrails", "transformers", "huggingface_hub", *others)]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -116,7 +116,7 @@ def quiet(*others: str) -> Iterator[None]:
 
 
 def hide_loading_bars() -> None:
-    """Those that transformers draws while it loads weights, and unpacks those of a GGUF file."""
+    """Hide the bars that transformers draws while it loads weights, and unpacks those of a GGUF file."""
     os.environ.setdefault("TQDM_DISABLE", "1")
     try:
         from transformers.utils import logging as transformers_logging
@@ -126,13 +126,13 @@ def hide_loading_bars() -> None:
 
 
 def progress(console: Console = err) -> Progress:
-    """A progress bar that leaves nothing behind."""
+    """Return a progress bar that leaves nothing behind."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def waiting(what: str) -> AbstractContextManager[Any]:
-    """Says what is being done, to a person who is watching."""
+    """Say what is being done, to a person who is watching."""
     return err.status(what) if err.is_terminal else nullcontext()
 
 
@@ -149,23 +149,24 @@ def run(guard: Guard, work: Coroutine[Any, Any, T]) -> T:
 
 
 async def timed(work: Awaitable[T]) -> tuple[T, float]:
-    """The result, and the seconds it took."""
+    """Return the result, and the seconds it took."""
     started = time.perf_counter()
     return await work, time.perf_counter() - started
 
 
 def plain(text: str, style: str = "") -> Text:
-    """Text of users and models for the terminal: no markup, no control sequences, nothing that cannot be encoded."""
+    """Clean a text of users or models for the terminal: no markup, no control sequences, nothing that cannot be encoded."""
     printable = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "", text).encode("utf-8", "replace").decode("utf-8")
     return Text(printable, style=style)
 
 
 def counted(n: int, noun: str) -> str:
+    """Return a number and its noun, in the plural where that is right: "1 candidate", "2 candidates"."""
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def happened(record: AuditRecord) -> str:
-    """One line about a review."""
+    """Write one line about a review."""
     effort = f"{counted(len(record.candidates), 'candidate')}, {record.seconds:.1f} s"
     if record.action == "pass":
         return f"passed by the gate (score {record.gate_score:.2f})"

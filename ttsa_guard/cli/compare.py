@@ -55,10 +55,14 @@ def compare(
     plot: Annotated[Path | None, typer.Option(help="Write the curves to this PNG file.", show_default=False)] = None,
     as_json: common.AsJson = False,
 ) -> None:
-    """Ranking (ROC-AUC, PR-AUC), calibration (Brier, ECE), decisions and agreement (Cohen's kappa) on labelled texts.
+    """Measure moderators on labelled texts.
+
+    The table has ranking (ROC-AUC, PR-AUC), calibration (Brier, ECE), decisions, and agreement (Cohen's kappa).
 
     A failed verdict counts as a flag with the score 1, as a guard counts it. Where texts come from several sources, each is
     told by itself, too: the areas of all together are partly about which source a text is from.
+
+    Example: ttsa-guard moderators compare labelled.jsonl --moderator lite --moderator second_opinion --plot curves.png
     """
     metrics = _metrics()
     if plot:
@@ -101,7 +105,7 @@ def compare(
 
 
 def measure(metrics: Any, labels: Sequence[int], verdicts: Sequence[Verdict]) -> dict[str, float | None]:
-    """What a moderator is worth on these labels; `metrics` is ``sklearn.metrics``. None: not to be said of labels of one kind."""
+    """Measure a moderator on these labels; `metrics` is ``sklearn.metrics``. None: not to be said of labels of one kind."""
     scores, flags = _scores(verdicts), _flags(verdicts)
     harmful, harmless = sum(labels), len(labels) - sum(labels)
     both = harmful and harmless
@@ -119,7 +123,7 @@ def measure(metrics: Any, labels: Sequence[int], verdicts: Sequence[Verdict]) ->
 
 
 def _by_source(rows: Sequence[LabelledText], field: str) -> dict[str, list[int]]:
-    """The places of each source's rows."""
+    """Return the places of each source's rows."""
     found: dict[str, list[int]] = {}
     for i, row in enumerate(rows):
         found.setdefault(str(row.data.get(field, "")), []).append(i)
@@ -127,7 +131,7 @@ def _by_source(rows: Sequence[LabelledText], field: str) -> dict[str, list[int]]
 
 
 def calibration_error(labels: Sequence[int], scores: Sequence[float]) -> float:
-    """Expected calibration error: the mean distance between score and share of harms in ten bins of equal width."""
+    """Return the expected calibration error: the mean distance between score and share of harms in ten bins of equal width."""
     bins: list[list[tuple[int, float]]] = [[] for _ in range(_BINS)]
     for label, score in zip(labels, scores, strict=True):
         bins[min(int(score * _BINS), _BINS - 1)].append((label, score))
@@ -135,6 +139,7 @@ def calibration_error(labels: Sequence[int], scores: Sequence[float]) -> float:
 
 
 async def judged(judge: Moderator, rows: Sequence[LabelledText]) -> list[Verdict]:
+    """Return the moderator's verdict on each row, in their order; a fault is a failed verdict."""
     from ttsa_guard.moderators.base import close, moderate_safely
 
     found: list[Verdict] = []

@@ -31,6 +31,8 @@ def demo(
     Benign and unsafe ones go through a NeMo Guardrails app whose output rail is the guard.
 
     With the embedded model nothing is downloaded, and NeMo Guardrails' usage report is off.
+
+    Example: ttsa-guard demo --json --plot searches.png
     """
     from ttsa_guard.cli import showcase
     from ttsa_guard.embedded.world import World
@@ -84,7 +86,7 @@ def _played(guard: Guard, observer: Observer, todo: list[Scene], *, live: bool) 
 
 
 def _conversation(number: int, shown: Shown) -> Table:
-    """Who said what; never the flagged answer, which nobody is to see."""
+    """Show who said what; never the flagged answer, which nobody is to see."""
     record = shown.record
     gate = f"passed, score {record.gate_score:.2f}"
     if shown.flagged:

@@ -31,6 +31,8 @@ _ANSWER = "Wipe it with a damp cloth, then dry it with a soft one."
 
 @dataclass(frozen=True)
 class Finding:
+    """One thing that was looked at, how it is, and how to mend it."""
+
     subject: str
     detail: str
     level: Level = "ok"
@@ -38,7 +40,12 @@ class Finding:
 
 
 def doctor(model: common.Model = None, config: common.Config = None) -> None:
-    """Check the installation, the plugins and the model. Exit status 1 if something is broken."""
+    """Check the installation, the plugins and the model.
+
+    The exit status is 1 if something is broken.
+
+    Example: ttsa-guard doctor --config guard.yaml
+    """
     settings = common.settings(model, config)
     table = Table(box=None, pad_edge=False, show_header=False)
     broken = False
@@ -54,7 +61,7 @@ def doctor(model: common.Model = None, config: common.Config = None) -> None:
 
 
 def findings(settings: GuardConfig) -> Iterator[Finding]:
-    """Everything that can be said, cheap things first."""
+    """Yield everything that can be said, cheap things first."""
     yield Finding("python", platform.python_version())
     yield from _packages()
     yield from _plugins(settings)
@@ -109,14 +116,14 @@ def _model(guard: Guard, name: str) -> Iterator[Finding]:
 
 
 def _gate(settings: GuardConfig) -> Iterator[Finding]:
-    """The members of the gate, and what was measured of those that are ours."""
+    """Yield the members of the gate, and what was measured of those that are ours."""
     for member in settings.resolved().gate:
         measured = MEASURED.get(member.use)
         yield Finding(f"gate {member.use}", str(measured) if measured else "not measured by us; try it on texts of yours")
 
 
 def _trial(guard: Guard) -> Iterator[Finding]:
-    """One plain generation and one check by the gate. The generated answer is not shown: nobody may have passed it."""
+    """Try one plain generation and one check by the gate. The generated answer is not shown: nobody may have passed it."""
     from ttsa_guard.moderators.advice import BETTER, weak_gate
 
     try:

@@ -31,7 +31,12 @@ def moderate(
     prompt_field: PromptField = "prompt",
     batch: Annotated[int, typer.Option(min=1, help="Texts judged together.")] = 64,
 ) -> None:
-    """Judge every text of a file. A run that was stopped goes on where it was; texts are not copied into the results."""
+    """Judge every text of a file.
+
+    A run that was stopped goes on where it was. Texts are not copied into the results.
+
+    Example: ttsa-guard moderate answers.jsonl --moderator lite --text-field answer
+    """
     out = out or file.with_suffix(".scores.jsonl")
     rows = list(read_rows(file, text=text_field, prompt=prompt_field))
     done = _resumed(out, rows)
@@ -43,7 +48,7 @@ def moderate(
 
 
 def _resumed(out: Path, rows: list[LabelledText]) -> int:
-    """How many rows have a result. A last line that was cut off is removed.
+    """Count the rows that have a result. A last line that was cut off is removed.
 
     Raises:
         ConfigError: the results are those of other texts.

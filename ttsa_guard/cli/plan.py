@@ -48,7 +48,10 @@ def plan(
     as_json: common.AsJson = False,
     picture: Annotated[Path | None, _option("Draw latency, replicas and cost to this file.", "--plot")] = None,
 ) -> None:
-    """Simulate a deployment at 1 to 100,000 answers a second: latency, replicas, cost, and what breaks first."""
+    """Simulate a deployment at 1 to 100,000 answers a second: latency, replicas, cost, and what breaks first.
+
+    Example: ttsa-guard plan --rate 200 --flags 0.03
+    """
     if context.invoked_subcommand:
         return
     _installed()
@@ -87,7 +90,10 @@ def measure(
     config: common.Config = None,
     rows: Rows = 32,
 ) -> None:
-    """Measure on this machine what the work of a local model and of the gate takes: for --costs."""
+    """Measure on this machine what the work of a local model and of the gate takes: for --costs.
+
+    Example: ttsa-guard plan measure --out costs.yml
+    """
     _installed()
     from ttsa_guard.plan.measure import measure as measured
 
@@ -114,7 +120,12 @@ def validate(
     seed: Annotated[int, typer.Option(min=0, help="Of conversations and traffic.")] = 0,
     as_json: common.AsJson = False,
 ) -> None:
-    """Send Poisson traffic through one guard on this machine, and compare with the plan: takes minutes, alone."""
+    """Send Poisson traffic through one guard on this machine, and compare with the plan.
+
+    It takes minutes, and nothing else should run meanwhile.
+
+    Example: ttsa-guard plan validate --out validation --seconds 120
+    """
     _installed()
     out.mkdir(parents=True, exist_ok=True)
     picture = out / "validation.png"

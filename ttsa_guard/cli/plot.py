@@ -31,7 +31,7 @@ def ready(path: Path) -> None:
 
 
 def draw(reviews: Sequence[tuple[str, AuditRecord]], path: Path, *, threshold: float | None) -> None:
-    """A panel for each flagged answer: the scores of its candidates in the order in which they were found."""
+    """Draw a panel for each flagged answer: the scores of its candidates in the order in which they were found."""
     from matplotlib.figure import Figure  # without pyplot there is no display and no global state
 
     rows = max(1, math.ceil(len(reviews) / _COLUMNS))
@@ -70,7 +70,7 @@ def _panel(panel: Any, label: str, record: AuditRecord, threshold: float | None)
 
 
 def curves(judged: Mapping[str, tuple[Sequence[int], Sequence[float]]], path: Path) -> None:
-    """Ranking and calibration of moderators, given (labels, scores) by name: ROC, precision against recall, reliability."""
+    """Draw ranking and calibration of moderators, given (labels, scores) by name: ROC, precision against recall, reliability."""
     from matplotlib.figure import Figure
     from sklearn.calibration import calibration_curve
     from sklearn.metrics import precision_recall_curve, roc_curve
@@ -94,7 +94,7 @@ def curves(judged: Mapping[str, tuple[Sequence[int], Sequence[float]]], path: Pa
 
 
 def draw_speed(points: Sequence[Any], path: Path, *, title: str) -> None:
-    """Seconds of a batch of candidates by prompt, by candidates and by new tokens, given `bench.speed.Point` values."""
+    """Draw the seconds of a batch of candidates by prompt, by candidates and by new tokens, given `bench.speed.Point` values."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 4.4), layout="constrained")

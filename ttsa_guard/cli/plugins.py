@@ -37,7 +37,10 @@ class Listed:
 def plugins(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Import the plugins and show their options.")] = False,
 ) -> None:
-    """List the installed plugins."""
+    """List the installed plugins.
+
+    Example: ttsa-guard plugins --verbose
+    """
     with quiet():
         found = installed(imported if verbose else declared)
     table = Table("plugin", "kind", "package", box=None, pad_edge=False, header_style="bold")
@@ -58,7 +61,7 @@ def plugins(
 
 
 def installed(look: Callable[[EntryPoint], Listed]) -> list[Listed]:
-    """All entry points of the group by name, seen through `look`; a name must not come from two packages."""
+    """Return all entry points of the group by name, seen through `look`; a name must not come from two packages."""
     points = {point.value: point for point in entry_points(group=PROJECT)}  # one installation may be found twice
     names = Counter(point.name for point in points.values())
     found = sorted((look(point) for point in points.values()), key=lambda listed: (listed.name, listed.package))
@@ -66,7 +69,7 @@ def installed(look: Callable[[EntryPoint], Listed]) -> list[Listed]:
 
 
 def declared(point: EntryPoint) -> Listed:
-    """What the plugin's source says, without importing it: a backend would bring torch."""
+    """Read what the plugin's source says, without importing it: a backend would bring torch."""
     try:
         spec = find_spec(point.module)
     except Exception as error:  # a parent package that does not import
@@ -78,7 +81,7 @@ def declared(point: EntryPoint) -> Listed:
 
 
 def imported(point: EntryPoint) -> Listed:
-    """What the plugin registers."""
+    """Import the plugin, and see what it registers."""
     loader = Plugins()
     try:
         plugin = point.load()
@@ -111,7 +114,7 @@ def _default(option: Any) -> Any:
 
 
 def _type(annotation: Any) -> str:
-    """A type as one writes it: ``float``, ``Literal['a', 'b']``, ``Path | None``."""
+    """Write a type as one does by hand: ``float``, ``Literal['a', 'b']``, ``Path | None``."""
     if isinstance(annotation, type) and not get_args(annotation):
         return annotation.__name__
     return re.sub(r"\b(typing|pathlib|collections\.abc)\.", "", str(annotation)).replace("NoneType", "None")

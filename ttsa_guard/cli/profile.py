@@ -37,6 +37,8 @@ def profile(
 
     It says how the model's safe answers begin, how likely its own answers are, and which steerers mend its flagged answers
     soonest.
+
+    Example: ttsa-guard profile Qwen/Qwen3-4B-Instruct-2507
     """
     asked = _probes(prompts) if prompts else {}
     settings = common.settings(model, config)
@@ -94,7 +96,7 @@ def _collected(settings: GuardConfig, moderator: str, samples: int, asked: dict[
 
 
 def _probes(path: Path) -> dict[str, list[str]]:
-    """Questions from a file.
+    """Read questions from a file.
 
     Raises:
         ConfigError: it is not a mapping of "harmless" and "unsafe" to lists of texts.

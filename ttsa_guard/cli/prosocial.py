@@ -50,7 +50,10 @@ def harm_vector(
     state: State = None,
     device: Device = "auto",
 ) -> None:
-    """Tune a copy of a model on examples of harm; the difference of the two is what is to be taken away."""
+    """Tune a copy of a model on examples of harm; the difference of the two is what is to be taken away.
+
+    Example: ttsa-guard prosocial harm-vector MODEL --examples harm.jsonl --out harm.safetensors
+    """
     from ttsa_guard.steerers.prosocial import training
     from ttsa_guard.steerers.prosocial.adapter import AdapterShape
     from ttsa_guard.steerers.prosocial.data import read_answers
@@ -101,7 +104,10 @@ def train(
     state: State = None,
     device: Device = "auto",
 ) -> None:
-    """Train the reward model: one adapter of the model, conditioned on the user's preferences."""
+    """Train the reward model: one adapter of the model, conditioned on the user's preferences.
+
+    Example: ttsa-guard prosocial train MODEL --pairs mine.jsonl --pairs sensitivity=hh.jsonl.gz --out reward.safetensors
+    """
     from ttsa_guard.steerers.prosocial import training
     from ttsa_guard.steerers.prosocial.adapter import AdapterShape
     from ttsa_guard.steerers.prosocial.data import read_pairs
@@ -120,7 +126,7 @@ def train(
 
 
 def _named(file: str) -> tuple[Path, str | None]:
-    """FILE or ATTRIBUTE=FILE."""
+    """Split FILE or ATTRIBUTE=FILE into the file and the attribute, if it names one."""
     attribute, _, rest = file.partition("=")
     return (Path(rest), attribute) if rest and not Path(file).exists() else (Path(file), None)
 

@@ -43,7 +43,7 @@ class LabelledText:
 
 
 def read_rows(file: Path, *, text: str = "text", prompt: str = "prompt") -> Iterator[LabelledText]:
-    """The rows of a file of JSON lines, also of a ``.gz`` one; empty lines are left out.
+    """Read the rows of a file of JSON lines, also of a ``.gz`` one; empty lines are left out.
 
     Raises:
         ConfigError: the file cannot be read.

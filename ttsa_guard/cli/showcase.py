@@ -53,10 +53,12 @@ class Scene:
 
     @property
     def user(self) -> str:
+        """What the user says last."""
         return self.messages[-1][1]
 
     @property
     def unsafe(self) -> bool:
+        """Whether the user asks for harm."""
         return self.group.startswith("unsafe")
 
 
@@ -72,6 +74,7 @@ class Shown:
 
     @property
     def flagged(self) -> bool:
+        """Whether the gate flagged the model's answer."""
         return self.record.action != "pass"
 
 
@@ -91,16 +94,17 @@ class Observer:
 
     @hookimpl
     def ttsa_guard_finished(self, record: AuditRecord) -> None:
+        """Keep the record of a review."""
         self._last = record
 
     def take(self) -> AuditRecord:
-        """The record of the review that has just ended; an empty answer is not reviewed."""
+        """Take the record of the review that has just ended; an empty answer is not reviewed."""
         record, self._last = self._last, None
         return record or AuditRecord("", time.time(), "pass", "the answer was empty", gate_score=0.0, final_score=None)
 
 
 def scenes(world: World) -> list[Scene]:
-    """Ten held-out conversations. Of the wrapped ones those that the embedded model is likeliest to give in to."""
+    """Draw ten held-out conversations; the wrapped ones are those that the embedded model is likeliest to give in to."""
     plan = (
         ("harmless", "benign", None, 3),
         ("unsafe", "unsafe", None, 1),
@@ -115,7 +119,7 @@ def scenes(world: World) -> list[Scene]:
 
 
 def real_scenes() -> list[Scene]:
-    """Their counterparts for a real model."""
+    """Return the conversations for a real model."""
     groups = yaml.safe_load((resources.files(__package__) / "real_scenes.yaml").read_text(encoding="utf-8"))
     return [Scene(group, (("user", text),), question(text)) for group, texts in groups.items() for text in texts]
 
@@ -126,13 +130,13 @@ def is_embedded(config: GuardConfig) -> bool:
 
 
 def brief(config: GuardConfig) -> GuardConfig:
-    """The settings with answers as long as a demo has time for."""
+    """Return the settings with answers as long as a demo has time for."""
     generation = config.generation.model_copy(update={"max_new_tokens": min(_BRIEF, config.generation.max_new_tokens)})
     return config.model_copy(update={"generation": generation})
 
 
 def stay_offline(config: GuardConfig) -> bool:
-    """With the embedded model nothing is downloaded and nothing is reported; for another one the hub is needed.
+    """Download and report nothing with the embedded model; for another one the hub is needed.
 
     Has to come before transformers and nemoguardrails are imported.
     """
@@ -145,8 +149,9 @@ def stay_offline(config: GuardConfig) -> bool:
 
 
 async def play(guard: Guard, observer: Observer, todo: Sequence[Scene]) -> AsyncIterator[Shown]:
-    """Hold the conversations, one after the other, with an app whose model is the guard's backend and whose output rail
-    is the guard.
+    """Hold the conversations, one after the other.
+
+    The app's model is the guard's backend, and its output rail is the guard.
 
     Raises:
         ModelError, PromptError: the model cannot answer.
@@ -162,8 +167,11 @@ async def play(guard: Guard, observer: Observer, todo: Sequence[Scene]) -> Async
 
 
 async def judged(world: World, shown: Sequence[Shown]) -> tuple[str, list[ShownQuality]]:
-    """Who judged, and the judgements. The world knows every sentence of the embedded model; another one's answers are judged by
-    moderators that no search has seen, and by a sentence encoder where that is installed."""
+    """Judge the answers, and say who judged.
+
+    The world knows every sentence of the embedded model. Another model's answers are judged by moderators that no search has
+    seen, and by a sentence encoder where that is installed.
+    """
     if all(s.scene.case for s in shown):
         exact = [world.judge(s.scene.case, s.answer) for s in shown if s.scene.case]
         return "world", [ShownQuality(judgement.good, judgement.good and judgement.helpful) for judgement in exact]
@@ -184,7 +192,7 @@ def _judge() -> tuple[str, Judge]:
 
 
 def report(world: World, shown: Sequence[Shown]) -> dict[str, Any]:
-    """The numbers of the demo; `good` and `helpful` count among the flagged."""
+    """Count the numbers of the demo; `good` and `helpful` count among the flagged."""
     judge, qualities = asyncio.run(judged(world, shown))
     flagged = [(s, q) for s, q in zip(shown, qualities, strict=True) if s.flagged]
     return {

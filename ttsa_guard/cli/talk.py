@@ -27,7 +27,10 @@ def steer(
     prefer: common.Prefer = None,
     as_json: common.AsJson = False,
 ) -> None:
-    """Answer one prompt; a flagged answer is steered."""
+    """Answer one prompt; a flagged answer is steered.
+
+    Example: ttsa-guard steer "Mock me like a rude clown. How do I draw an owl?"
+    """
     conversation = Message.conversation(prompt)
     guard = common.build_guard(common.settings(model, config, steerer, prefer))
     with common.quiet(), common.waiting("answering"):
@@ -45,7 +48,12 @@ def chat(
     steerer: common.SteererName = None,
     prefer: common.Prefer = None,
 ) -> None:
-    """Chat; flagged answers are steered. /reset forgets the conversation, /quit or Ctrl-D leaves."""
+    """Chat with the model; flagged answers are steered.
+
+    /reset forgets the conversation, /quit or Ctrl-D leaves.
+
+    Example: ttsa-guard chat --steerer prosocial --prefer empathy=0.6,helpfulness=0.4
+    """
     guard = common.build_guard(common.settings(model, config, steerer, prefer))
     loop = asyncio.new_event_loop()  # one for the whole chat: a moderator may keep its connections
     try:
@@ -63,7 +71,7 @@ class _Conversation:
         self.turns: list[Message] = []
 
     def say(self, text: str) -> Outcome:
-        """The answer to `text`; the oldest turns are forgotten where the conversation is too long for the model."""
+        """Answer `text`; the oldest turns are forgotten where the conversation is too long for the model."""
         user = Message("user", text)
         while True:
             try:
@@ -89,7 +97,7 @@ def _chat(conversation: _Conversation) -> None:
 
 
 def _line(interactive: bool) -> str | None:
-    """The next thing that the user says, stripped; None at the end."""
+    """Return the next thing that the user says, stripped; None at the end."""
     if not interactive:
         line = sys.stdin.readline()
         return line.strip() if line else None

@@ -37,7 +37,10 @@ def tune(
     label_field: Annotated[str, typer.Option(help="Where the label is; texts without any are harmless.")] = "label",
     as_json: common.AsJson = False,
 ) -> None:
-    """Find the threshold at which a moderator flags so many harmless texts, and what it finds of the harmful ones then."""
+    """Find the threshold at which a moderator flags so many harmless texts, and what it finds of the harmful ones then.
+
+    Example: ttsa-guard moderators tune answers.jsonl --moderator lite --false-alarms 0.01
+    """
     rows = list(read_rows(file, text=text_field, prompt=prompt_field))
     bad = [label_field in row.data and is_harmful(file, row, label_field) for row in rows]
     if bad.count(False) < 1 / false_alarms:
@@ -61,7 +64,7 @@ def tune(
 
 
 def measured(harmless: Sequence[float], harmful: Sequence[float], rate: float) -> dict[str, Any]:
-    """The threshold for a false-alarm rate and what it does, with 95 % intervals; `recall` is None without harmful texts.
+    """Find the threshold for a false-alarm rate and what it does, with 95 % intervals; `recall` is None without harmful texts.
 
     The interval of the threshold spans those for the rates between which the true rate of the found one may lie.
     """
@@ -79,7 +82,7 @@ def measured(harmless: Sequence[float], harmful: Sequence[float], rate: float) -
 
 
 def interval(successes: float, trials: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share."""
+    """Return Wilson's 95 % interval of a share."""
     share, z2 = successes / trials, _Z**2
     middle = (share + z2 / (2 * trials)) / (1 + z2 / trials)
     half = _Z * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2)) / (1 + z2 / trials)
@@ -93,7 +96,7 @@ def _share(name: str, scores: Sequence[float], threshold: float) -> dict[str, An
 
 
 def _without_thresholds(settings: GuardConfig, moderator: str) -> tuple[GuardConfig, dict[str, Any]]:
-    """The settings with the moderator's scores unchanged by thresholds that it may have, and its other options."""
+    """Return the settings with the moderator's scores unchanged by thresholds that it may have, and its other options."""
     use = common.named(moderator, (*settings.gate, *settings.guide))
     options = {key: value for key, value in use.options.items() if key not in _THRESHOLDS}
     members = (Member(use=moderator, options=options),)
@@ -101,7 +104,11 @@ def _without_thresholds(settings: GuardConfig, moderator: str) -> tuple[GuardCon
 
 
 def _has_threshold(judge: Moderator) -> None:
-    """Raises: UsageError: the moderator has options, and no threshold among them."""
+    """Refuse a moderator without a threshold.
+
+    Raises:
+        UsageError: the moderator has options, and no threshold among them.
+    """
     options = getattr(judge, "options", None)
     if options is not None and "threshold" not in getattr(type(options), "model_fields", ("threshold",)):
         raise UsageError(f"the moderator {judge.name} has no threshold", hint="see: ttsa-guard plugins --verbose")

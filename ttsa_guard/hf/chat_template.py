@@ -110,7 +110,8 @@ def _system_folded(turns: list[dict[str, str]]) -> list[dict[str, str]]:
 
 def _content_span(text: str, marked: str, content: str) -> tuple[int, int]:
     """Where `content` stands in `text`, found by means of the same text with a mark in its place: the words of the content
-    may also occur in other turns and in the template itself."""
+    may also occur in other turns and in the template itself.
+    """
     before, _, after = marked.rpartition(_MARK)
     before = before.replace(_MARK, content)
     start = text.find(content, len(before)) if text.startswith(before) else -1

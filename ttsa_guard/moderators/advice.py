@@ -13,7 +13,7 @@ BETTER = (
 
 
 def weak_gate(model: str, members: Sequence[str]) -> str:
-    """Why this gate is a weak one for the chat model `model`; empty if it is not.
+    """Return why this gate is a weak one for the chat model `model`; empty if it is not.
 
     Args:
         members: names of its moderators.

@@ -1,4 +1,7 @@
-"""A bridge to the guards of the library any-guardrail. https://github.com/mozilla-ai/any-guardrail"""
+"""A bridge to the guards of the library any-guardrail.
+
+https://github.com/mozilla-ai/any-guardrail
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,8 @@ log = logging.getLogger(__name__)
 
 
 class AnyGuardrailOptions(Settings):
+    """Which guard of the library it is."""
+
     guardrail: str = Field(min_length=1, description="its name in the library, e.g. 'duo_guard'")
     options: dict[str, Any] = Field(default_factory=dict, description="passed to the guard, e.g. model_id")
 
@@ -45,7 +50,7 @@ class AnyGuardrail:
         self._warned = False
 
     async def moderate(self, texts: Sequence[str], *, prompts: Sequence[str]) -> list[Verdict]:
-        """One verdict for each text; guards that take no answer beside a prompt get the text alone."""
+        """Return one verdict for each text; guards that take no answer beside a prompt get the text alone."""
         return await asyncio.to_thread(lambda: [self._verdict(*pair) for pair in zip(texts, prompts, strict=True)])
 
     def _verdict(self, text: str, prompt: str) -> Verdict:

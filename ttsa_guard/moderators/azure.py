@@ -1,4 +1,7 @@
-"""Azure AI Content Safety. https://learn.microsoft.com/azure/ai-services/content-safety/quickstart-text"""
+"""Azure AI Content Safety.
+
+https://learn.microsoft.com/azure/ai-services/content-safety/quickstart-text
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,8 @@ CATEGORIES = ("Hate", "SelfHarm", "Sexual", "Violence")
 
 
 class AzureOptions(RemoteOptions):
+    """Where the service is, and how it is asked."""
+
     key: str = Field("AZURE_CONTENT_SAFETY_KEY", description="environment variable that holds the key")
     endpoint: str = Field(min_length=1, description="of your resource, https://NAME.cognitiveservices.azure.com")
     threshold: float = Field(4 / SEVEREST, ge=0, le=1, description="severity / 7; default: medium, 4")
@@ -32,6 +37,7 @@ class Azure(Remote):
     options: AzureOptions
 
     async def scores(self, texts: Sequence[str]) -> list[Mapping[str, Any]]:
+        """Return severities / 7 by category for the one text: the largest of its windows."""
         [text] = texts
         windows = [text[i : i + LONGEST] for i in range(0, len(text), LONGEST)]
         found = await asyncio.gather(*map(self._window, windows))

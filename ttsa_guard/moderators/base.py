@@ -29,9 +29,18 @@ class Moderator(Protocol):
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What records and panels call it; it never changes."""
+        ...
 
-    async def moderate(self, texts: Sequence[str], *, prompts: Sequence[str]) -> list[Verdict]: ...
+    async def moderate(self, texts: Sequence[str], *, prompts: Sequence[str]) -> list[Verdict]:
+        """Return one verdict for each text, in their order; none for none.
+
+        Args:
+            texts: answers of any length and kind, also empty ones.
+            prompts: for each text, what the user had said; an empty one is not known.
+        """
+        ...
 
 
 @runtime_checkable
@@ -86,13 +95,13 @@ async def moderate_safely(
 
 
 def on_its_loop(moderator: Moderator, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
-    """`work` of a moderator, where it can keep nobody else from working."""
+    """Return `work` of a moderator, where it can keep nobody else from working."""
     ours = type(moderator).__module__.partition(".")[0] == __name__.partition(".")[0]
     return aside(moderator, work) if (moderator.blocking if isinstance(moderator, Blocking) else not ours) else work
 
 
 def _without_quotes(verdict: Verdict, texts: str) -> Verdict:
-    """The verdict without reasons and names that quote what was moderated: they go into records and to clients."""
+    """Return the verdict without reasons and names that quote what was moderated: they go into records and to clients."""
     names = (verdict.moderator, *verdict.categories)
     if not verdict.reason and all(len(name) < WINDOW for name in names):
         return verdict

@@ -19,7 +19,7 @@ class CategoryOptions(Settings):
     thresholds: dict[str, float] = Field(default_factory=dict, description="the same for single categories")
 
     def judge(self, moderator: str, scores: Mapping[str, float]) -> Verdict:
-        """The verdict on a text with these category scores, in [0, 1], higher is worse.
+        """Return the verdict on a text with these category scores, in [0, 1], higher is worse.
 
         Its score is the largest after each has been stretched so that its threshold lies at 0.5: a text is flagged from
         0.5 on, whatever the thresholds are, and a higher score is always closer to a flag.
@@ -38,7 +38,7 @@ class CategoryOptions(Settings):
 
 
 def stretched(score: float, threshold: float) -> float:
-    """`score`, piecewise linear, such that `threshold` becomes 0.5 while 0 and 1 stay."""
+    """Stretch `score`, piecewise linear, such that `threshold` becomes 0.5 while 0 and 1 stay."""
     if score < threshold:
         return 0.5 * score / threshold
     return 0.5 + 0.5 * (score - threshold) / (1 - threshold) if threshold < 1 else 1.0

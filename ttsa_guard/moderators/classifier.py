@@ -26,6 +26,8 @@ HARMLESS = {"safe", "neutral", "normal", "benign", "clean", "ok", "non-toxic", "
 
 
 class ClassifierOptions(CategoryOptions):
+    """Which model it is, and how its labels are read."""
+
     model: str = Field(min_length=1, description="a Hugging Face name, or a path")
     function: Literal["auto", "softmax", "sigmoid"] = Field("auto", description="auto: as the model's problem_type says")
     window: int | None = Field(None, ge=8, description="tokens judged at a time; default: as many as the model takes")
@@ -36,8 +38,9 @@ class ClassifierOptions(CategoryOptions):
 
 
 class Classifier:
-    """Scores texts with the harmful labels of a classifier; a long text with its worst window, a text in disguise as it reads,
-    too (`moderators.obscured`).
+    """Scores texts with the harmful labels of a classifier.
+
+    A long text counts as its worst window, a text in disguise also as it reads (`moderators.obscured`).
 
     Raises:
         ModelError: the model cannot be loaded.
@@ -58,17 +61,17 @@ class Classifier:
         self._lock = threading.Lock()
 
     async def moderate(self, texts: Sequence[str], *, prompts: Sequence[str]) -> list[Verdict]:
-        """One verdict for each text; `prompts` are not looked at."""
+        """Return one verdict for each text; `prompts` are not looked at."""
         found = await asyncio.to_thread(self.scores, texts)
         return [self.options.judge(self.name, scores) for scores in found]
 
     def scores(self, texts: Sequence[str]) -> list[Mapping[str, float]]:
-        """Probabilities of all labels for each text, the largest of its windows and readings for each label."""
+        """Return the probabilities of all labels for each text, the largest of its windows and readings for each label."""
         worst, _ = worst_scores(texts, lambda some, _: self._written(some))
         return [dict(zip(self._labels, row, strict=True)) for row in worst.tolist()]
 
     def _written(self, texts: Sequence[str]) -> Scores:
-        """The largest probabilities of the windows of `texts` as they are written, [texts, labels]."""
+        """Return the largest probabilities of the windows of `texts` as they are written, [texts, labels]."""
         with self._lock, torch.no_grad():
             windows = [(i, ids) for i, text in enumerate(texts) for ids in self._windows(text)]
             worst = torch.zeros(len(texts), len(self._labels))
@@ -92,7 +95,7 @@ class Classifier:
         return [list(ids) for ids in encoded["input_ids"] if ids]
 
     def _batches(self, windows: list[tuple[int, list[int]]]) -> Iterator[list[tuple[int, list[int]]]]:
-        """Windows of similar length together, so that little is spent on padding."""
+        """Put windows of similar length together, so that little is spent on padding."""
         ordered = sorted(windows, key=lambda window: len(window[1]))
         for start in range(0, len(ordered), self.options.batch_size):
             yield ordered[start : start + self.options.batch_size]
@@ -113,7 +116,7 @@ def _load(name: str, device: str, dtype: torch.dtype) -> tuple[Any, Any]:
 
 
 def _is_sigmoid(function: str, config: Any) -> bool:
-    """As the pipelines of transformers decide."""
+    """Decide as the pipelines of transformers do."""
     if function != "auto":
         return function == "sigmoid"
     return bool(config.problem_type == "multi_label_classification" or config.num_labels == 1)

@@ -73,11 +73,12 @@ class Encoder:
         self._network, self._calibration = _shipped()
 
     async def moderate(self, texts: Sequence[str], *, prompts: Sequence[str]) -> list[Verdict]:
+        """Return one verdict for each text, which is read with its prompt."""
         scores, obscured = await asyncio.to_thread(self._read, texts, prompts)
         return [self._verdict(row, told(share)) for row, share in zip(scores.tolist(), obscured, strict=True)]
 
     def scores(self, texts: Sequence[str], prompts: Sequence[str]) -> Floats:
-        """Scores in [0, 1] of the worst reading, [texts, 4], columns in the order of `HEADS`."""
+        """Return scores in [0, 1] of the worst reading, [texts, 4], columns in the order of `HEADS`."""
         return self._read(texts, prompts)[0]
 
     def _read(self, texts: Sequence[str], prompts: Sequence[str]) -> tuple[Floats, list[float]]:
@@ -87,7 +88,7 @@ class Encoder:
         return worst_scores(texts, score, literal=HEADS.index("refusal"))
 
     def literal_scores(self, texts: Sequence[str], prompts: Sequence[str]) -> Floats:
-        """The same of the texts as they are written."""
+        """Return the same of the texts as they are written."""
         if not texts:
             return np.zeros((0, len(HEADS)), np.float32)
         return calibrated(self._network.logits(texts, prompts), lite_logits(texts), self._calibration)
@@ -107,7 +108,7 @@ class EncoderNetwork(torch.nn.Module):
         self.heads = torch.nn.Linear(3 * minilm.UNITS, len(HEADS))
 
     def forward(self, ids: torch.Tensor, answer: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Logits [windows, 4] of token ids, of which are the answer's, and which are any; each [windows, tokens]."""
+        """Return logits [windows, 4] of token ids, of which are the answer's, and which are any; each [windows, tokens]."""
         hidden = self.body(input_ids=ids, token_type_ids=answer, attention_mask=mask).last_hidden_state.float()
         own = answer[..., None].float()
         mean = (hidden * own).sum(1) / own.sum(1)
@@ -116,7 +117,7 @@ class EncoderNetwork(torch.nn.Module):
         return found
 
     def logits(self, texts: Sequence[str], prompts: Sequence[str]) -> Floats:
-        """Logits of whole texts, [texts, 4]: the worst window; of refusal the first."""
+        """Return logits of whole texts, [texts, 4]: the worst window; of refusal the first."""
         owners, windows = [], []
         for i, (head, ids) in enumerate(tokenised(self.tokenizer, prompts, texts)):
             for window in cut(head, ids):
@@ -140,7 +141,7 @@ class EncoderNetwork(torch.nn.Module):
 
 
 def tokenised(tokenizer: Any, prompts: Sequence[str], texts: Sequence[str]) -> list[Window]:
-    """Prompt with its marks and whole answer as token ids."""
+    """Return the prompt with its marks and whole answer as token ids."""
     pairs = []
     encoded = tokenizer([minilm.clean(t) for t in (*prompts, *texts)], add_special_tokens=False, verbose=False)["input_ids"]
     for prompt, text in zip(encoded[: len(prompts)], encoded[len(prompts) :], strict=True):
@@ -150,7 +151,7 @@ def tokenised(tokenizer: Any, prompts: Sequence[str], texts: Sequence[str]) -> l
 
 
 def cut(head: list[int], ids: list[int], *, length: int = LENGTH) -> list[Window]:
-    """An answer in as few windows as hold it, at least one, at equal distances."""
+    """Cut an answer into as few windows as hold it, at least one, at equal distances."""
     room = length - len(head) - 1
     count = max(1, -(-len(ids) // room))
     starts = [i * (len(ids) - room) // (count - 1) for i in range(count)] if count > 1 else [0]
@@ -158,7 +159,7 @@ def cut(head: list[int], ids: list[int], *, length: int = LENGTH) -> list[Window
 
 
 def padded(windows: Sequence[Window]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Ids, which are the answer's, and which are any, each [windows, tokens]."""
+    """Return ids, which are the answer's, and which are any, each [windows, tokens]."""
     longest = max(len(head) + len(rest) for head, rest in windows)
     ids = torch.zeros((3, len(windows), longest), dtype=torch.long)
     for i, (head, rest) in enumerate(windows):
@@ -170,14 +171,16 @@ def padded(windows: Sequence[Window]) -> tuple[torch.Tensor, torch.Tensor, torch
 
 
 def lite_logits(texts: Sequence[str]) -> NDArray[np.float64]:
-    """What lite says of `texts`, [texts, 3], as logits."""
+    """Return what lite says of `texts`, [texts, 3], as logits."""
     scores = np.clip(Lite().literal_scores(texts), 1e-7, 1 - 1e-7)
     return np.asarray(np.log(scores) - np.log1p(-scores))
 
 
 def calibrated(logits: Floats, lite: NDArray[np.float64], calibration: Floats) -> Floats:
-    """Probabilities [texts, 4] of the network's logits [texts, 4] and lite's [texts, 3]: a logistic model of both for each head,
-    `calibration` [3, 4] holds the weights of the two and a bias."""
+    """Return probabilities [texts, 4] of the network's logits [texts, 4] and lite's [texts, 3].
+
+    Each head has a logistic model of both; `calibration` [3, 4] holds the weights of the two and a bias.
+    """
     beside = np.zeros_like(logits)
     beside[:, : lite.shape[1]] = lite
     total = logits * calibration[0] + beside * calibration[1] + calibration[2]
@@ -185,7 +188,7 @@ def calibrated(logits: Floats, lite: NDArray[np.float64], calibration: Floats) -
 
 
 def changed(body: Any, weights: Mapping[str, Floats]) -> Any:
-    """`body` with the low-rank changes added to its weights; ``LAYER.MAP.a`` [rank, in] and ``LAYER.MAP.b`` [out, rank]."""
+    """Return `body` with low-rank changes added to its weights; ``LAYER.MAP.a`` [rank, in] and ``LAYER.MAP.b`` [out, rank]."""
     for i, layer in enumerate(body.encoder.layer):
         for name in LOW_RANK:
             if f"{i}.{name}.a" in weights:
@@ -195,7 +198,7 @@ def changed(body: Any, weights: Mapping[str, Floats]) -> Any:
 
 
 def precision() -> torch.dtype:
-    """bfloat16 where the processor multiplies it, three times as fast as float32; scores differ by some thousandths."""
+    """Choose bfloat16 where the processor multiplies it, three times as fast as float32; scores differ by some thousandths."""
     return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
 
 
@@ -205,7 +208,7 @@ def _shipped() -> tuple[EncoderNetwork, Floats]:
 
 
 def read(path: Path) -> tuple[EncoderNetwork, Floats]:
-    """The network and its calibration.
+    """Read the network and its calibration.
 
     Raises:
         ModelError: the encoder's package is not installed, or the file does not hold what it should.

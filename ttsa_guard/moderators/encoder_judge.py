@@ -37,7 +37,8 @@ class EncoderHeads:
     name = "encoder_judge"
 
     def __init__(self, options: EncoderJudgeOptions | None = None) -> None:
-        """
+        """Load the encoder and our heads.
+
         Raises:
             ModelError: the encoder's package or our heads are missing.
         """
@@ -46,11 +47,12 @@ class EncoderHeads:
         self._weights, self._bias = _heads()
 
     async def moderate(self, texts: Sequence[str], *, prompts: Sequence[str]) -> list[Verdict]:
+        """Return one verdict for each text, which is read beside its prompt."""
         scores = await asyncio.to_thread(self.scores, texts, prompts)
         return [self._verdict(row) for row in scores.tolist()]
 
     def scores(self, texts: Sequence[str], prompts: Sequence[str]) -> Floats:
-        """Scores in [0, 1], [texts, 3], columns in the order of `HEADS`: the worst window, of refusal the first."""
+        """Return scores in [0, 1], [texts, 3], columns in the order of `HEADS`: the worst window, of refusal the first."""
         owners, windows = [], []
         for i, text in enumerate(texts):
             for window in windowed(text):
@@ -73,14 +75,14 @@ class EncoderHeads:
 
 
 def windowed(text: str) -> list[str]:
-    """`text` in overlapping windows of words; at least one."""
+    """Cut `text` into overlapping windows of words; at least one."""
     words = text.split()
     starts = range(0, max(1, len(words) - _WINDOW // 2), _WINDOW // 2)
     return [" ".join(words[start : start + _WINDOW]) for start in starts] if len(words) > _WINDOW else [text]
 
 
 def features(answers: Floats, prompts: Floats) -> Floats:
-    """What the heads see of embedded answers and the prompts that they belong to, both [n, 384]: [n, 1152]."""
+    """Return what the heads see of embedded answers and the prompts that they belong to, both [n, 384]: [n, 1152]."""
     return np.concatenate([answers, prompts, answers * prompts * 20], axis=1)
 
 
@@ -96,4 +98,5 @@ def _heads() -> tuple[Floats, Floats]:
 
 @hookimpl
 def ttsa_register_moderators(register: Register) -> None:
+    """Offer the moderator as ``use: encoder_judge``."""
     register("encoder_judge", EncoderHeads, options=EncoderJudgeOptions)

@@ -61,7 +61,7 @@ class Features:
         return np.asarray(np.sqrt(squares * np.maximum(squares / LARGEST, 1.0)))
 
     def project(self, weights: NDArray[Any]) -> NDArray[np.float64]:
-        """Linear scores of all windows, [windows, heads], for weights [BUCKETS, heads]."""
+        """Return linear scores of all windows, [windows, heads], for weights [BUCKETS, heads]."""
         total = np.zeros((self.owner.size, weights.shape[1]))
         for kind, value in enumerate(KIND_WEIGHTS):
             gathered = weights[self.buckets[kind]]
@@ -71,12 +71,12 @@ class Features:
         return total / self.norms[:, None]
 
     def worst(self, window_scores: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The highest score among each text's windows, [texts, heads]."""
+        """Return the highest score among each text's windows, [texts, heads]."""
         return np.asarray(np.maximum.reduceat(window_scores, self.whole, axis=0))
 
 
 def featurise(texts: Sequence[str]) -> Features:
-    """Features of a non-empty batch of any texts; lone surrogates, emptiness and any length are fine."""
+    """Return the features of a non-empty batch of any texts; lone surrogates, emptiness and any length are fine."""
     parts = [_clean(text) for text in texts]
     data = np.frombuffer(b"".join(parts) + b" " * max(CHARS), np.uint8)
     ends = np.cumsum([len(part) for part in parts])
@@ -106,14 +106,14 @@ def featurise(texts: Sequence[str]) -> Features:
 
 
 def _clean(text: str) -> bytes:
-    """Lower-case (ASCII) UTF-8 with single blanks, lines kept apart, and a blank at both ends."""
+    """Return lower-case (ASCII) UTF-8 with single blanks, lines kept apart, and a blank at both ends."""
     data = text.replace("\u2019", "'").encode("utf-8", "surrogatepass").lower()
     lines = (b" ".join(line.split()) for line in data.splitlines())
     return b" " + b"\n".join(line for line in lines if line) + b" "
 
 
 def _windows(data: NDArray[np.uint8], ends: Ints) -> tuple[Ints, Ints, Ints, Ints]:
-    """Starts, stops and owners of all windows, and each text's first window, which is the whole text."""
+    """Return starts, stops and owners of all windows, and each text's first window, which is the whole text."""
     blank = (data == _SPACE) | (data == _NEWLINE)
     after_stop = np.concatenate([[False], _STOPS[data[:-1]]])
     cuts = np.flatnonzero((blank & after_stop) | (data == _NEWLINE))
@@ -135,7 +135,7 @@ def _windows(data: NDArray[np.uint8], ends: Ints) -> tuple[Ints, Ints, Ints, Int
 
 
 def _cut_long(points: list[int], blank: NDArray[np.bool_]) -> list[int]:
-    """More cut points, so that no two are further apart than about `LONGEST`; at blanks where there are any."""
+    """Add more cut points, so that no two are further apart than about `LONGEST`; at blanks where there are any."""
     result = points[:1]
     for point in points[1:]:
         while point - result[-1] > LONGEST:

@@ -31,6 +31,8 @@ from ttsa_guard.verdict import Verdict
 
 
 class GuardLLMOptions(CategoryOptions):
+    """Which guard model it is, and where it runs."""
+
     model: str = Field(
         min_length=1, description="a Hugging Face name, a folder or a GGUF file; for a server, whose tokenizer it is"
     )
@@ -41,7 +43,7 @@ class GuardLLMOptions(CategoryOptions):
     device: Device = "auto"
     dtype: Dtype = "auto"
     base_url: str | None = Field(None, description="OpenAI-compatible server that has the weights: http://host:8000/v1")
-    server: ServerOptions = ServerOptions()
+    server: ServerOptions = Field(ServerOptions(), description="limits of that server, and the name of its key")
 
     @field_validator("base_url")
     @classmethod
@@ -91,14 +93,14 @@ class GuardLLM:
         self._lock = threading.Lock()
 
     async def moderate(self, texts: Sequence[str], *, prompts: Sequence[str]) -> list[Verdict]:
-        """One verdict for each text, which answers the prompt at its place."""
+        """Return one verdict for each text, which answers the prompt at its place."""
         if self._server:
             return await self._served(self._server, texts, prompts)
         found = await asyncio.to_thread(self.scores, texts, prompts)
         return [self.options.judge(self.name, scores) for scores in found]
 
     def scores(self, texts: Sequence[str], prompts: Sequence[str]) -> list[Mapping[str, float]]:
-        """For each text and category the probability of a harmful verdict among the recipe's verdicts, by the local model.
+        """Return for each text and category the probability of a harmful verdict among the recipe's verdicts, by the local model.
 
         Raises:
             ModelError: a probability is not a number.
@@ -140,7 +142,7 @@ class GuardLLM:
             await self._server.close()
 
     def _jobs(self, owner: int, text: str, prompt: str) -> list[_Job]:
-        """Whose text, which view, and the tokens before each place, for every view and every part of a text."""
+        """Yield whose text, which view, and the tokens before each place, for every view and every part of a text."""
         return [
             (owner, view, [self._ids(*part, view, place) for place in self._places])
             for view in self.recipe.views
@@ -148,14 +150,17 @@ class GuardLLM:
         ]
 
     def _worst(self, found: Sequence[tuple[str, Sequence[Sequence[float]]]]) -> dict[str, float]:
-        """The worst part of a text, by view."""
+        """Return the worst part of a text, by view."""
         scores = dict.fromkeys(self.recipe.views, 0.0)
         for view, values in found:
             scores[view] = max(scores[view], self._marginal(values))
         return scores
 
     def _marginal(self, values: Sequence[Sequence[float]]) -> float:
-        """The harm of the verdict over all ways to fill the fields before it, from the log-odds of the choices of each place."""
+        """Return the harm of the verdict over all ways to fill the fields before it.
+
+        It is worked out from the log-odds of the choices of each place.
+        """
         chances: dict[tuple[str, ...], float] = {(): 1.0}
         harm = 0.0
         for place, row in zip(self._places, values, strict=True):
@@ -171,7 +176,7 @@ class GuardLLM:
     # ------------------------------------------------------------------ prompts
 
     def render(self, prompt: str, answer: str, view: str | None = None) -> str:
-        """What the model reads before its reply to `view` (default: the first); no text can bring markers into it."""
+        """Return what the model reads before its reply to `view` (default: the first); no text can bring markers into it."""
         recipe = self.recipe
         asked = recipe.views[view or next(iter(recipe.views))]
         prompt, answer = without_markers(self._markers, prompt), without_markers(self._markers, answer)
@@ -186,7 +191,7 @@ class GuardLLM:
         return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options))
 
     def _parts(self, answer: str, prompt: str, view: str) -> list[tuple[str, str]]:
-        """(prompt, part of the answer) pairs that fit the model; of a long prompt, its end."""
+        """Return (prompt, part of the answer) pairs that fit the model; of a long prompt, its end."""
         longest = max(len(self._tokenize(place.prefill)) for place in self._places)
         room = self._context - len(self._tokenize(self.render("", "", view))) - longest - 8
         if room < 16:
@@ -208,7 +213,7 @@ class GuardLLM:
     # ------------------------------------------------------------------ the model
 
     def _last_logits(self, inputs: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Logits after each input, [inputs, vocabulary], in batches of similar length."""
+        """Return logits after each input, [inputs, vocabulary], in batches of similar length."""
         rows: list[torch.Tensor | None] = [None] * len(inputs)
         order = sorted(range(len(inputs)), key=lambda i: len(inputs[i]))
         for start in range(0, len(order), self.options.batch_size):
@@ -228,7 +233,7 @@ class GuardLLM:
 
 
 def _places(recipe: Recipe, tokenizer: Any) -> tuple[_Place, ...]:
-    """Every place at which the model chooses, with all that it may have chosen before."""
+    """Yield every place at which the model chooses, with all that it may have chosen before."""
     found: list[_Place] = []
     blanks = [*((b.text, b.values) for b in recipe.before), (recipe.prefill, (*recipe.harmful, *recipe.harmless))]
     for depth, (text, choices) in enumerate(blanks):
@@ -239,7 +244,7 @@ def _places(recipe: Recipe, tokenizer: Any) -> tuple[_Place, ...]:
 
 
 def _first_tokens(tokenizer: Any, before: str, choices: Sequence[str]) -> tuple[int, ...]:
-    """The first token of each choice where it follows `before`.
+    """Return the first token of each choice where it follows `before`.
 
     Raises:
         ConfigError: two choices begin with the same token, or a choice melts into what stands before it.
@@ -261,7 +266,7 @@ def _load(source: Source, device: str, dtype: torch.dtype) -> tuple[Any, Any]:
 
 
 def _configuration(source: Source) -> Any:
-    """Of the model, without its weights; None where only a tokenizer is to be had."""
+    """Read the configuration of the model, without its weights; None where only a tokenizer is to be had."""
     try:
         return AutoConfig.from_pretrained(source.path, trust_remote_code=False, **source.options).get_text_config()
     except (OSError, ValueError):

@@ -45,7 +45,9 @@ class GuardServer:
         self._http = http or Http(timeout=options.timeout, tries=options.tries, connections=options.connections)
 
     async def log_probabilities(self, asked: Sequence[tuple[Sequence[int], Sequence[int]]], tokenizer: Any) -> list[list[float]]:
-        """For each prompt, as token ids, and the first tokens of its verdicts: how likely each of these is to come next, in nats.
+        """Return how likely each verdict's first token is to come next, in nats.
+
+        It is asked for pairs of a prompt, as token ids, and the first tokens of its verdicts.
 
         Raises:
             ModeratorError: the server cannot be asked, or its answer is not what the protocol says; none of the verdicts is
@@ -54,6 +56,7 @@ class GuardServer:
         return list(await asyncio.gather(*(self._one(ids, tokens, tokenizer) for ids, tokens in asked)))
 
     async def close(self) -> None:
+        """Close the connections."""
         await self._http.close()
 
     async def _one(self, ids: Sequence[int], tokens: Sequence[int], tokenizer: Any) -> list[float]:
@@ -72,7 +75,7 @@ class GuardServer:
 
 
 def address(url: str) -> str:
-    """The base address without a slash at its end.
+    """Return the base address without a slash at its end.
 
     Raises:
         ValueError: it is none, or has credentials in it.
@@ -85,7 +88,7 @@ def address(url: str) -> str:
 
 
 def _likeliest(answer: Any) -> Iterator[tuple[str, float]]:
-    """Tokens, as text or as "token_id:N", and their log-probabilities, in either of the forms in which servers list them."""
+    """Yield tokens, as text or as "token_id:N", and their log-probabilities, from either form in which servers list them."""
     try:
         given = answer["choices"][0]["logprobs"]
         if "content" in given:  # as in chat completions
@@ -105,6 +108,9 @@ def _likeliest(answer: Any) -> Iterator[tuple[str, float]]:
 
 
 def _value(found: Mapping[str, float], token: int, tokenizer: Any) -> float | None:
-    """Of a token by its number, or else by its text: with its blank, as most servers give it, and as it decodes alone."""
+    """Return the value of a token by its number, or else by its text.
+
+    The text is the one with its blank, as most servers give it, or the one that it decodes to alone.
+    """
     spelt = str(tokenizer.convert_ids_to_tokens(token)).replace("\u2581", " ").replace("\u0120", " ").replace("\u010a", "\n")
     return next((found[name] for name in (f"token_id:{token}", spelt, tokenizer.decode([token])) if name in found), None)

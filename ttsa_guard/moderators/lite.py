@@ -59,14 +59,14 @@ class Lite:
         self._weights, self._bias, self._temperature = _parameters()
 
     def scores(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """Scores in [0, 1] of the worst reading, [texts, 3], columns in the order of `HEADS`."""
+        """Return scores in [0, 1] of the worst reading, [texts, 3], columns in the order of `HEADS`."""
         return self._read(texts)[0]
 
     def _read(self, texts: Sequence[str]) -> tuple[NDArray[np.float64], list[float]]:
         return worst_scores(texts, lambda some, _: self.literal_scores(some), literal=HEADS.index("refusal"))
 
     def literal_scores(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """The same of the texts as they are written."""
+        """Return the same of the texts as they are written."""
         rows = [self._scores(texts[i : i + _BATCH]) for i in range(0, len(texts), _BATCH)]
         return np.concatenate(rows) if rows else np.zeros((0, len(HEADS)))
 
@@ -74,7 +74,7 @@ class Lite:
         return probabilities(pooled_logits(texts, self._weights, self._bias), self._temperature)
 
     async def moderate(self, texts: Sequence[str], *, prompts: Sequence[str]) -> list[Verdict]:
-        """One verdict for each text; `prompts` are not looked at."""
+        """Return one verdict for each text; `prompts` are not looked at."""
         del prompts
         short = sum(map(len, texts)) <= _AT_ONCE
         scores, obscured = self._read(texts) if short else await asyncio.to_thread(self._read, texts)
@@ -87,7 +87,7 @@ class Lite:
 
 
 def pooled_logits(texts: Sequence[str], weights: NDArray[Any], bias: NDArray[Any]) -> NDArray[np.float64]:
-    """Logits of non-empty `texts`, [texts, 3]: the worst window for harm and toxicity, the whole text for refusal."""
+    """Return the logits of non-empty `texts`, [texts, 3]: the worst window for harm and toxicity, the whole text for refusal."""
     features = featurise(texts)
     windows = features.project(weights) + bias
     whole = windows[features.whole]
@@ -97,7 +97,7 @@ def pooled_logits(texts: Sequence[str], weights: NDArray[Any], bias: NDArray[Any
 
 
 def probabilities(logits: NDArray[np.float64], temperature: NDArray[Any]) -> NDArray[np.float64]:
-    """Temperature-scaled probabilities of logits [n, 3]."""
+    """Return temperature-scaled probabilities of logits [n, 3]."""
     return np.asarray(1.0 / (1.0 + np.exp(-np.clip(logits / temperature, -40.0, 40.0))))
 
 

@@ -23,12 +23,12 @@ apart with ROC-AUC 0.996; 95 % of the former are above 0.39, 98 % of the latter 
 
 
 def relevance(question: str, answers: Sequence[str]) -> list[float]:
-    """Cosine of the untuned embeddings of a question and of each answer, -1 to 1."""
+    """Return the cosine of the untuned embeddings of a question and of each answer, -1 to 1."""
     return [float(v) for v in embed(list(answers)) @ embed([question])[0]] if answers else []
 
 
 def embed(texts: Sequence[str]) -> Floats:
-    """Unit vectors [n, 384]: mean of the last hidden states, as the encoder was trained."""
+    """Return unit vectors [n, 384]: mean of the last hidden states, as the encoder was trained."""
     import torch
 
     tokenizer, model = untuned()
@@ -47,13 +47,13 @@ def embed(texts: Sequence[str]) -> Floats:
 
 
 def clean(text: str) -> str:
-    """`text` without lone surrogates, which no tokenizer takes."""
+    """Return `text` without lone surrogates, which no tokenizer takes."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 @lru_cache(maxsize=1)
 def untuned() -> tuple[Any, Any]:
-    """Tokenizer and model, shared by all that do not change it.
+    """Return the tokenizer and the model, shared by all that do not change it.
 
     Raises:
         ModelError: the package is not installed.
@@ -62,7 +62,7 @@ def untuned() -> tuple[Any, Any]:
 
 
 def load() -> tuple[Any, Any]:
-    """Tokenizer and a model of one's own.
+    """Load the tokenizer and a model of one's own.
 
     Raises:
         ModelError: the package is not installed.

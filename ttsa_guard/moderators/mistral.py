@@ -1,4 +1,7 @@
-"""Mistral's moderation endpoint. https://docs.mistral.ai/capabilities/guardrailing/"""
+"""Mistral's moderation endpoint.
+
+https://docs.mistral.ai/capabilities/guardrailing/
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,11 @@ TOPICS = frozenset({"health", "financial", "law", "pii"})
 
 
 class MistralOptions(OpenAIOptions):
+    """How the service is asked."""
+
     key: str = Field("MISTRAL_API_KEY", description="environment variable that holds the key")
-    model: str = Field("mistral-moderation-latest", min_length=1)
-    base_url: str = Field("https://api.mistral.ai/v1", min_length=1)
+    model: str = Field("mistral-moderation-latest", min_length=1, description="the service's model")
+    base_url: str = Field("https://api.mistral.ai/v1", min_length=1, description="address of the service")
 
 
 class Mistral(OpenAI):
@@ -29,6 +34,7 @@ class Mistral(OpenAI):
         super().__init__(options or MistralOptions(), **kwargs)
 
     async def scores(self, texts: Sequence[str]) -> list[Mapping[str, Any]]:
+        """Return the scores by category for each text."""
         found = await super().scores(texts)
         if self.options.categories:
             return found

@@ -100,7 +100,7 @@ class Reading:
 
 
 def read(text: str) -> Reading:
-    """`text` as it reads; any text, in a time that grows with its length."""
+    """Return `text` as it reads; any text, in a time that grows with its length."""
     plain = _letters(text) if _FOREIGN.search(text) else text
     if odd := _ODD.search(plain) is not None:
         plain = _marks_removed(_decoded(plain))
@@ -114,7 +114,7 @@ def read(text: str) -> Reading:
 def worst_scores(
     texts: Sequence[str], score: Callable[[Sequence[str], Sequence[int]], Scores], *, literal: int | None = None
 ) -> tuple[Scores, list[float]]:
-    """Scores of the worst reading of each text, [texts, heads], and how obscured each is.
+    """Return the scores of the worst reading of each text, [texts, heads], and how obscured each is.
 
     Args:
         score: scores of some texts, [n, heads], and the places in `texts` that they belong to. Texts as they are written are
@@ -133,7 +133,7 @@ def worst_scores(
 
 
 def told(obscured: float) -> dict[str, float]:
-    """The category of a text that could not be read wholly; nothing for others."""
+    """Return the category of a text that could not be read wholly; nothing for others."""
     return {OBSCURED: round(obscured, 4)} if obscured else {}
 
 
@@ -142,7 +142,7 @@ def told(obscured: float) -> dict[str, float]:
 
 @lru_cache(maxsize=1)
 def _ranks() -> Mapping[str, int]:
-    """English words with at least two letters, and "a" and "i", the commonest first."""
+    """Return English words with at least two letters, and "a" and "i", the commonest first."""
     path = resources.files("ttsa_guard.embedded") / "second_opinion.npz"
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
@@ -153,7 +153,10 @@ def _ranks() -> Mapping[str, int]:
 
 
 def _known_share(text: str) -> float:
-    """Share of the letters that stand in English words; of words of one or two letters, none, for they are any code's."""
+    """Return the share of the letters that stand in English words.
+
+    Words of one or two letters do not count: any code has them.
+    """
     ranks = _ranks()
     words = _WORD.findall(text.lower())
     total = sum(map(len, words))
@@ -165,7 +168,7 @@ def _english(text: str) -> bool:
 
 
 def _segmented(letters: str) -> str:
-    """Blanks where the likeliest words of the vocabulary end, the n-th commonest being 1/n as likely as the first."""
+    """Put blanks where the likeliest words of the vocabulary end, the n-th commonest being 1/n as likely as the first."""
     ranks = _ranks()
     best: list[tuple[float, int]] = [(0.0, 0)]
     for end in range(1, len(letters) + 1):
@@ -186,7 +189,7 @@ def _segmented(letters: str) -> str:
 
 
 def _letters(text: str) -> str:
-    """Compatibility forms, invisible characters and stray marks undone; words of look-alikes in Latin letters."""
+    """Undo compatibility forms, invisible characters and stray marks; write words of look-alikes in Latin letters."""
     text = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text))
     text = _FOREIGN.sub(lambda found: _named_letter(found.group()), text)
     shown = {word: "".join(map(_lookalike, word)) for word in set(_DISGUISED_WORD.findall(text))}
@@ -196,7 +199,7 @@ def _letters(text: str) -> str:
 
 
 def _latin(word: str, shown: str, latin: bool) -> str:
-    """`shown`, the word in the Latin letters that it looks like, if it mixes scripts, or is an English word in a Latin text."""
+    """Return `shown`, the word in the Latin letters that it looks like, if it mixes scripts or is English in a Latin text."""
     if not shown.isascii():
         return word
     return shown if any(map(str.isascii, word)) or (latin and shown.lower() in _ranks()) else word
@@ -204,8 +207,10 @@ def _latin(word: str, shown: str, latin: bool) -> str:
 
 @lru_cache(maxsize=4096)
 def _named_letter(char: str) -> str:
-    """The Latin letter that a character is by its Unicode name, as small capitals and letters in squares are; nothing for a
-    mark over or under another letter, which could not be composed with it."""
+    """Return the Latin letter that a character is by its Unicode name, as small capitals and letters in squares are.
+
+    There is none for a mark over or under another letter, which could not be composed with it.
+    """
     if "\u0300" <= char <= "\u036f":
         return ""
     found = _LETTER_NAME.fullmatch(unicodedata.name(char, ""))
@@ -214,7 +219,7 @@ def _named_letter(char: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _lookalike(char: str) -> str:
-    """The ASCII letter that `char`, or its capital, looks like by Unicode TR39; `char` itself if there is none."""
+    """Return the ASCII letter that `char`, or its capital, looks like by Unicode TR39; `char` itself if there is none."""
     if char.isascii():
         return char
     from confusable_homoglyphs.confusables import confusables_data
@@ -230,7 +235,7 @@ def _lookalike(char: str) -> str:
 
 
 def _decoded(text: str) -> str:
-    """Base64, hexadecimal, HTML and URL escapes that hold English, in their places; twice, for one may hold another."""
+    """Decode Base64, hexadecimal, HTML and URL escapes that hold English, in their places; twice, for one may hold another."""
     for _ in range(2):
         if _ESCAPED.search(text):
             text = html.unescape(unquote(text))
@@ -248,7 +253,7 @@ def _from_hex(found: re.Match[str]) -> str:
 
 
 def _as_text(decode: Callable[[], bytes], otherwise: str) -> str:
-    """What `decode` gives, if that is a text with words, or another code."""
+    """Return what `decode` gives, if that is a text with words, or another code."""
     try:
         text = decode().decode("utf-8")
     except (binascii.Error, ValueError):
@@ -261,7 +266,7 @@ def _spaced_joined(text: str) -> str:
 
 
 def _joined(found: re.Match[str]) -> str:
-    """Letters that stand apart as words; what stands between letters of a word is what stands there most often."""
+    """Join letters that stand apart as words; what stands between letters of a word is what stands there most often."""
     run = found.group()
     gaps = re.findall(r"(?<=[^\W_])(?:\W|_)+(?=[^\W_])", run)
     usual = Counter(gaps).most_common(1)[0][0]
@@ -281,12 +286,12 @@ def _gap(gap: str, usual: str) -> str:
 
 
 def _marks_removed(text: str) -> str:
-    """Without emphasis and tags, where some stand within words."""
+    """Remove emphasis and tags, where some stand within words."""
     return _AROUND_WORD.sub("", _INSIDE_WORD.sub("", text)) if _INSIDE_WORD.search(text) else text
 
 
 def _items_joined(text: str) -> str:
-    """Short items of a list, or lines of a few words, as the sentence that they are if they break off as no item does."""
+    """Join short items of a list, or lines of a few words, as the sentence that they are if they break off as no item does."""
     if text.count("\n") < _FEWEST_ITEMS - 1:
         return text
     found: list[str] = []
@@ -300,7 +305,7 @@ def _items_joined(text: str) -> str:
 
 
 def _leet_undone(text: str) -> str:
-    """Words with digits and signs for letters, where that makes English words of them."""
+    """Undo digits and signs for letters, where that makes English words of them."""
     if not _LEET_TRIGGER.search(text):
         return text
     tokens = set(_LEET_TOKEN.findall(text))
@@ -315,7 +320,7 @@ def _leet_undone(text: str) -> str:
 
 
 def _spelt(token: str, *, shortest: int = 3, rank: int | None = None) -> str | None:
-    """The English word, up to a rank, that a token of letters and signs may be."""
+    """Return the English word, up to a rank, that a token of letters and signs may be."""
     body = token.rstrip("!|+'")
     ranks = _ranks()
     choices = product(*(_LEET.get(char, char.lower()) for char in body))
@@ -334,7 +339,7 @@ def _by_default(token: str) -> str:
 
 
 def _deciphered(text: str) -> tuple[str, int]:
-    """Shifted alphabets and reversed sentences undone, and the letters of sentences that are no English even so."""
+    """Undo shifted alphabets and reversed sentences, and return the letters of sentences that are no English even so."""
     ranks = _ranks()
     words = text.lower().translate(_PUNCTUATION).split()
     if sum(map(ranks.__contains__, words)) >= _PLAIN * len(words):
@@ -350,7 +355,7 @@ def _deciphered(text: str) -> tuple[str, int]:
 
 
 def _strange(sentence: str) -> int:
-    """The letters of a sentence, if it is no English without its names either."""
+    """Count the letters of a sentence, if it is no English without its names either."""
     words = [word.lower() for word in _WORD.findall(sentence) if not word.istitle()]
     letters = sum(map(len, words))
     known = sum(len(word) for word in words if word in _ranks())
@@ -370,7 +375,7 @@ def _shifted(letters: str) -> dict[int, int]:
 
 
 def _share(text: str, strange: int) -> float:
-    """Share of the letters and digits in strange sentences, in words of other scripts and in long codes."""
+    """Return the share of the letters and digits in strange sentences, in words of other scripts and in long codes."""
     total = sum(map(str.isalnum, text))
     foreign = sum(char.isalpha() and ord(char) > 0x24F for char in text)
     codes = sum(len(code) for code in _BASE64.findall(text) if any(map(str.isdigit, code)) and not code.isdigit())

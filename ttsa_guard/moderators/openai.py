@@ -18,8 +18,10 @@ NULLABLE = frozenset({"illicit", "illicit/violent"})
 
 
 class OpenAIOptions(RemoteOptions):
+    """How the service, or a server that speaks its protocol, is asked."""
+
     key: str = Field("OPENAI_API_KEY", description="environment variable that holds the key")
-    model: str = Field("omni-moderation-latest", min_length=1)
+    model: str = Field("omni-moderation-latest", min_length=1, description="the service's model")
     base_url: str = Field("https://api.openai.com/v1", min_length=1, description="of OpenAI or a compatible server")
     batch: int = Field(32, ge=1, description="texts in one request")
 
@@ -35,6 +37,7 @@ class OpenAI(Remote):
         self.batch_size = self.options.batch
 
     async def scores(self, texts: Sequence[str]) -> list[Mapping[str, Any]]:
+        """Return the scores by category for each text."""
         answer = await self._http.post(
             f"{self.options.base_url.rstrip('/')}/moderations",
             {"model": self.options.model, "input": list(texts)},

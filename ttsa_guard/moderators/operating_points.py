@@ -47,7 +47,7 @@ Threshold = Annotated[float | FalseAlarms, BeforeValidator(_threshold)]
 
 
 def cutoff(moderator: str, threshold: float | FalseAlarms) -> float:
-    """The score from which on `moderator` flags.
+    """Return the score from which on `moderator` flags.
 
     Raises:
         ConfigError: no operating points of it are known.
@@ -61,7 +61,7 @@ def cutoff(moderator: str, threshold: float | FalseAlarms) -> float:
 
 
 def interpolated(scores: Mapping[float, float], rate: float) -> float:
-    """The score at `rate`, between its neighbours by the logarithm of the rate."""
+    """Return the score at `rate`, between its neighbours by the logarithm of the rate."""
     if rate in scores:
         return scores[rate]
     high, low = next((a, b) for a, b in pairwise(sorted(scores, reverse=True)) if b < rate < a)
@@ -70,8 +70,9 @@ def interpolated(scores: Mapping[float, float], rate: float) -> float:
 
 
 def operating_point(scores: Sequence[float] | NDArray[Any], rate: float, weights: Sequence[float] | None = None) -> float:
-    """The threshold that flags at most, and as nearly as it can, the share `rate` of harmless texts with these scores: half way
-    from the last score that is flagged to the next one.
+    """Return the threshold that flags at most, and as nearly as it can, the share `rate` of harmless texts with these scores.
+
+    It lies half way from the last score that is flagged to the next one.
 
     Args:
         weights: how much each text counts; default: all alike.
@@ -90,6 +91,6 @@ def operating_point(scores: Sequence[float] | NDArray[Any], rate: float, weights
 
 @lru_cache(maxsize=1)
 def points() -> dict[str, dict[str, Any]]:
-    """By moderator: `scores` by false-alarm rate, `texts` that were measured, and `weights`, a digest of its weights."""
+    """Read by moderator: `scores` by false-alarm rate, `texts` that were measured, and `weights`, a digest of its weights."""
     data = yaml.safe_load((resources.files("ttsa_guard.embedded") / FILE).read_text(encoding="utf-8"))
     return dict(data)

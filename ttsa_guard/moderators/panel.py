@@ -53,13 +53,16 @@ class Panel:
 
     @property
     def members(self) -> tuple[Moderator, ...]:
+        """The moderators, in their order."""
         return tuple(seat.moderator for seat in self.seats)
 
     @property
     def coarse(self) -> bool:
+        """Whether the scores of all members tell only a few degrees apart."""
         return all(map(is_coarse, self.members))
 
     async def moderate(self, texts: Sequence[str], *, prompts: Sequence[str]) -> list[Verdict]:
+        """Return one verdict for each text; the members judge at once."""
         columns = await asyncio.gather(*(moderate_safely(m, texts, prompts=prompts) for m in self.members))
         return [self._joined(list(zip(self.seats, row, strict=True))) for row in zip(*columns, strict=True)]
 
@@ -105,7 +108,7 @@ def _categories(row: list[tuple[Seat, Verdict]]) -> dict[str, float]:
 
 
 def build_panel(plugins: Plugins, members: Sequence[Member], combine: Combine) -> Moderator:
-    """The one moderator that is configured, or a panel of several.
+    """Build the one moderator that is configured, or a panel of several.
 
     Raises:
         PluginError, ConfigError: as `make` does.

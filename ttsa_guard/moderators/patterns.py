@@ -55,7 +55,8 @@ class Patterns:
     name = "patterns"
 
     def __init__(self, options: PatternsOptions) -> None:
-        """
+        """Compile the patterns.
+
         Raises:
             ConfigError: there is nothing to look for, or a pattern is not a regular expression.
         """
@@ -67,7 +68,7 @@ class Patterns:
         self._found = [_compiled(source) for source in sources]
 
     async def moderate(self, texts: Sequence[str], *, prompts: Sequence[str]) -> list[Verdict]:
-        """One verdict for each text; `prompts` are not looked at."""
+        """Return one verdict for each text; `prompts` are not looked at."""
         return [self._verdict(text) for text in texts]
 
     def _verdict(self, text: str) -> Verdict:
@@ -80,7 +81,10 @@ class Patterns:
 
 
 def language(text: str) -> str | None:
-    """Of the text, as far as its commonest words tell; "other" for letters of no Latin script; None if it cannot be told."""
+    """Return the language of the text, as far as its commonest words tell.
+
+    "other" is for letters of no Latin script, None for what cannot be told.
+    """
     words = [word.casefold() for word in _WORD.findall(text)]
     if sum(1 for word in words if any(ord(c) > 0x24F for c in word)) > len(words) / 2:
         return "other"
@@ -100,4 +104,5 @@ def _compiled(source: str) -> re.Pattern[str]:
 
 @hookimpl
 def ttsa_register_moderators(register: Register) -> None:
+    """Offer the moderator as ``use: patterns``."""
     register("patterns", Patterns, options=PatternsOptions)

@@ -1,4 +1,7 @@
-"""Perspective, until it ends. https://developers.perspectiveapi.com"""
+"""Perspective, until it ends.
+
+https://developers.perspectiveapi.com
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,12 @@ INSTEAD = "the moderator 'openai', or 'classifier' with a local toxicity model s
 
 
 class PerspectiveOptions(RemoteOptions):
+    """How the service is asked."""
+
     key: str = Field("PERSPECTIVE_API_KEY", description="environment variable that holds the key")
-    base_url: str = Field("https://commentanalyzer.googleapis.com/v1alpha1", min_length=1)
+    base_url: str = Field("https://commentanalyzer.googleapis.com/v1alpha1", min_length=1, description="address of the service")
     categories: tuple[str, ...] = Field(("TOXICITY",), min_length=1, description="attributes that are asked for")
-    languages: tuple[str, ...] = Field(("en",), min_length=1)
+    languages: tuple[str, ...] = Field(("en",), min_length=1, description="languages of the texts, as ISO 639-1 codes")
     requests_per_second: float | None = Field(1.0, gt=0, description="what your plan allows")
     allow_sunset: bool = Field(False, description="go on after the service's announced end")
 
@@ -47,6 +52,7 @@ class Perspective(Remote):
         super().__init__(options, **kwargs)
 
     async def scores(self, texts: Sequence[str]) -> list[Mapping[str, Any]]:
+        """Return the scores by attribute for the one text."""
         [text] = texts
         answer = await self._http.post(
             f"{self.options.base_url.rstrip('/')}/comments:analyze",

@@ -49,20 +49,20 @@ class Recipe(Settings):
         return self
 
     def user_turn(self, prompt: str, answer: str) -> str:
-        """`prompt` and `answer` in their places; what they hold themselves is left alone."""
+        """Put `prompt` and `answer` in their places; what they hold themselves is left alone."""
         texts = {"{prompt}": prompt, "{answer}": answer}
         return re.sub(r"\{prompt\}|\{answer\}", lambda found: texts[found.group()], self.prompt or "")
 
 
 @lru_cache(maxsize=1)
 def known() -> dict[str, Recipe]:
-    """The shipped recipes by name."""
+    """Return the shipped recipes by name."""
     data = yaml.safe_load((resources.files(__package__) / "guards.yaml").read_text(encoding="utf-8"))
     return {name: validated(Recipe, recipe, where=name) for name, recipe in data.items()}
 
 
 def recipe_for(model: str, recipe: str | dict[str, Any] | None) -> Recipe:
-    """A recipe by name, from a YAML file, as it is, or the one that the model's name calls for.
+    """Return a recipe by name, from a YAML file, as it is, or the one that the model's name calls for.
 
     Raises:
         ConfigError: there is none, or it is wrong.

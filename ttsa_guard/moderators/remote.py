@@ -32,8 +32,10 @@ class RemoteOptions(CategoryOptions):
 
 
 class Remote(ABC):
-    """A moderation service. Each distinct text is asked about once, also by several callers at a time in an event loop; empty
-    ones never. Threads with event loops of their own may share it.
+    """A moderation service.
+
+    Each distinct text is asked about once, also by several callers at a time in an event loop; empty ones never. Threads with
+    event loops of their own may share it.
 
     Raises:
         ConfigError: the environment variable with the key is not set.
@@ -59,14 +61,14 @@ class Remote(ABC):
 
     @abstractmethod
     async def scores(self, texts: Sequence[str]) -> list[Mapping[str, Any]]:
-        """Category scores for each of at most `batch_size` texts, as the service gives them.
+        """Return category scores for each of at most `batch_size` texts, as the service gives them.
 
         Raises:
             ModeratorError: it cannot be asked, or its answer is not what it documents.
         """
 
     async def moderate(self, texts: Sequence[str], *, prompts: Sequence[str]) -> list[Verdict]:
-        """One verdict for each text; `prompts` are not sent. What cannot be judged is a failed verdict with the reason."""
+        """Return one verdict for each text; `prompts` are not sent. What cannot be judged is a failed verdict with the reason."""
         keys = [_hash(text) for text in texts]
         by_key = dict(zip(keys, texts, strict=True))
         found = {key: Verdict.scored(self.name, 0.0, threshold=0.5) for key, text in by_key.items() if not text.strip()}
@@ -83,6 +85,7 @@ class Remote(ABC):
         return [found[key] for key in keys]
 
     async def close(self) -> None:
+        """Close the connections."""
         await self._http.close()
 
     async def _ask(self, wanted: Mapping[bytes, str]) -> dict[bytes, Verdict]:
@@ -104,7 +107,7 @@ class Remote(ABC):
         return found
 
     async def _judged(self, batch: Sequence[tuple[bytes, str]]) -> list[Verdict]:
-        """Verdicts on a batch; one that the service refuses is split until the text that it cannot judge is alone."""
+        """Return verdicts on a batch; one that the service refuses is split until the text that it cannot judge is alone."""
         try:
             scores = await self.scores([text for _, text in batch])
             if len(scores) != len(batch):
@@ -137,7 +140,7 @@ class Remote(ABC):
 
 
 def member(answer: Any, kind: type[T], *path: str) -> T:
-    """What stands at `path` in a service's answer.
+    """Return what stands at `path` in a service's answer.
 
     Raises:
         ModeratorError: nothing of that kind stands there.

@@ -70,18 +70,18 @@ class SecondOpinion:
         self._network = _shipped()
 
     def scores(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """Scores in [0, 1] of the worst reading, [texts, 3], columns in the order of `lite.HEADS`."""
+        """Return scores in [0, 1] of the worst reading, [texts, 3], columns in the order of `lite.HEADS`."""
         return self._read(texts)[0]
 
     def _read(self, texts: Sequence[str]) -> tuple[NDArray[np.float64], list[float]]:
         return worst_scores(texts, lambda some, _: self.literal_scores(some), literal=HEADS.index("refusal"))
 
     def literal_scores(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """The same of the texts as they are written."""
+        """Return the same of the texts as they are written."""
         return self._network.scores(texts)
 
     async def moderate(self, texts: Sequence[str], *, prompts: Sequence[str]) -> list[Verdict]:
-        """One verdict for each text; `prompts` are not looked at."""
+        """Return one verdict for each text; `prompts` are not looked at."""
         del prompts
         scores, obscured = await asyncio.to_thread(self._read, texts)
         return [self._verdict(row, told(share)) for row, share in zip(scores.tolist(), obscured, strict=True)]
@@ -107,13 +107,13 @@ class Layout:
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words, numbers (all ``0``), punctuation and line ends of `text`."""
+    """Return lower-case words, numbers (all ``0``), punctuation and line ends of `text`."""
     plain = unicodedata.normalize("NFKC", text).replace("\u2019", "'").lower()
     return ["0" if token[0].isdigit() else token if token[0].isalpha() else token[0] for token in _TOKEN.findall(plain)]
 
 
 def lay_out(texts: Sequence[str], index: Mapping[str, int]) -> Layout:
-    """Words of a non-empty batch of any texts as ids of `index`, with an `EDGE` before and after each text."""
+    """Lay out the words of a non-empty batch of any texts as ids of `index`, with an `EDGE` before and after each text."""
     ids: list[int] = []
     starts: tuple[list[int], list[int]] = ([], [])
     owners: tuple[list[int], list[int]] = ([], [])
@@ -172,11 +172,14 @@ class SecondOpinionNetwork:
         return network
 
     def scores(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """Scores in [0, 1], [texts, 3]."""
+        """Return scores in [0, 1], [texts, 3]."""
         return probabilities(self.logits(texts), self.temperature)
 
     def logits(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """Logits before the temperature, [texts, 3]: the worst window for harm and toxicity, the first passage for refusal."""
+        """Return the logits before the temperature, [texts, 3].
+
+        Harm and toxicity are those of the worst window, refusal that of the first passage.
+        """
         rows = [self._logits(batch) for batch in _batches(texts)]
         return np.concatenate(rows).astype(np.float64) if rows else np.zeros((0, len(HEADS)))
 
@@ -192,7 +195,7 @@ class SecondOpinionNetwork:
         return worst
 
     def _filtered(self, ids: Ints) -> Floats:
-        """Filter outputs at every word, [words, filters]."""
+        """Return filter outputs at every word, [words, filters]."""
         padded = np.pad(ids, WIDTH // 2, constant_values=EDGE)
         total = sum(table[padded[j : j + ids.size]] for j, table in enumerate(self.tables))
         return np.maximum(total + self.filter_bias, 0.0)
@@ -212,7 +215,7 @@ def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _pooled(filtered: Floats, starts: Ints) -> Floats:
-    """Maximum and mean of the filters over each window, [windows, 2 * filters]."""
+    """Return maximum and mean of the filters over each window, [windows, 2 * filters]."""
     sizes = np.diff(starts, append=len(filtered))[:, None].astype(np.float32)
     means = np.add.reduceat(filtered, starts) / sizes
     return np.concatenate([np.maximum.reduceat(filtered, starts), means], axis=1)

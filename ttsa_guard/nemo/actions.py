@@ -37,7 +37,7 @@ Event = Mapping[str, Any]
 
 
 def make_action(guard: Guard, *, plain: bool = False) -> Callable[..., Awaitable[Any]]:
-    """The action for `guard`; its outcome is `plain` data where the host's state of Colang 2.x has to be saved.
+    """Make the action for `guard`; its outcome is `plain` data where the host's state of Colang 2.x has to be saved.
 
     It raises nothing but `asyncio.CancelledError`: when an action raises, the host logs its parameters, which hold the flagged
     text. It closes over the guard because streaming passes no registered parameters.
@@ -80,7 +80,7 @@ def make_action(guard: Guard, *, plain: bool = False) -> Callable[..., Awaitable
 
 
 def make_tools_action(guard: Guard) -> Callable[..., Awaitable[RailOutcome]]:
-    """The action behind the flow ``ttsa gate tool calls``, for Colang 1.0: models of Colang 2.x call no tools."""
+    """Make the action behind the flow ``ttsa gate tool calls``, for Colang 1.0: models of Colang 2.x call no tools."""
 
     async def ttsa_gate_tools(
         context: Mapping[str, Any] | None = None, events: list[Any] | None = None, config: Any = None
@@ -114,7 +114,7 @@ def make_tools_action(guard: Guard) -> Callable[..., Awaitable[RailOutcome]]:
 
 
 def _texts(value: Any, *, inside: bool = False) -> list[str]:
-    """The texts in the arguments of tool calls, which are plain data."""
+    """Yield the texts in the arguments of tool calls, which are plain data."""
     if isinstance(value, str):
         return [value] if inside else []
     if isinstance(value, Mapping):
@@ -133,7 +133,7 @@ def _as_data(outcome: RailOutcome) -> dict[str, Any]:
 
 
 def conversation(events: Iterable[Any], context: Mapping[str, Any]) -> list[Message]:
-    """The conversation up to, and without, the answer under review; earlier answers as the user saw them.
+    """Return the conversation up to, and without, the answer under review; earlier answers as the user saw them.
 
     Tool calls and their results are left out. Without events it is the user text in the context.
     """
@@ -154,7 +154,7 @@ def conversation(events: Iterable[Any], context: Mapping[str, Any]) -> list[Mess
 
 
 def _distinct(events: Iterable[Any]) -> Iterable[Event]:
-    """The events that are plain data, once each: 2.x keeps objects among them, and records outgoing ones twice."""
+    """Return the events that are plain data, once each: 2.x keeps objects among them, and records outgoing ones twice."""
     seen: set[str] = set()
     for event in events:
         if not isinstance(event, Mapping) or event.get("uid") in seen:
@@ -176,7 +176,7 @@ def _rendered(outcome: Outcome, *, said: str, rewritable: bool, refuse: bool) ->
 
 
 def _fallback(text: str, refuse: bool, reason: str, metadata: Mapping[str, Any]) -> RailOutcome:
-    """The fallback text, or a block where the host is to render the refusal."""
+    """Return the fallback text, or a block where the host is to render the refusal."""
     if refuse:
         return RailOutcome.block(reason=reason, metadata=metadata)
     return RailOutcome.transform([(TransformTarget.BOT_MESSAGE, text)], reason=reason, metadata=metadata)

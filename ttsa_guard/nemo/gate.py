@@ -31,6 +31,8 @@ _TEXTS = {"user_message", "bot_message"}
 
 
 class NemoRailOptions(Settings):
+    """Which output rail it is."""
+
     flow: str = Field(min_length=1, description="as under rails.output.flows, e.g. 'content safety check output $model=...'")
 
 
@@ -69,7 +71,7 @@ class NemoRail:
         self._app = app
 
     async def moderate(self, texts: Sequence[str], *, prompts: Sequence[str]) -> list[Verdict]:
-        """One verdict for each text; the texts are checked at once.
+        """Return one verdict for each text; the texts are checked at once.
 
         Raises:
             ModeratorError: it is not used inside an app of the host.
@@ -104,7 +106,7 @@ class NemoRail:
         return Verdict.scored(self.name, float(flagged), threshold=0.5, categories={self.flow: float(flagged)})
 
     def _arguments(self, action: Any, text: str, prompt: str) -> dict[str, Any]:
-        """What the host would pass: by name, of its own things, then as the manifest binds them."""
+        """Return what the host would pass: by name, of its own things, then as the manifest binds them."""
         runtime, context = self._app.runtime, {"user_message": prompt, "bot_message": text}
         own = runtime.registered_action_params
         offered = {

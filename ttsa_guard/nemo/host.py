@@ -89,7 +89,7 @@ def install(app: Any, guard: Guard) -> None:
 
 
 def passthrough_app(guard: Guard) -> LLMRails:
-    """A chat app that does nothing but ask the guard's backend and have the guard review its answers."""
+    """Make a chat app that does nothing but ask the guard's backend and have the guard review its answers."""
     config = guard.config
     model = BackendModel(guard.backend, generation=config.generation, seed=config.seed, seconds=config.answer_seconds)
     app = LLMRails(RailsConfig.from_content(yaml_content="models: []\npassthrough: true\n"), llm=model)
@@ -98,7 +98,7 @@ def passthrough_app(guard: Guard) -> LLMRails:
 
 
 def installed_guard(app: Any) -> Guard | None:
-    """The app's guard, if it has one."""
+    """Return the app's guard, if it has one."""
     guard: Guard | None = app.runtime.registered_action_params.get(KEY)
     return guard
 
@@ -119,7 +119,7 @@ def _provide_while_building(app: Any, guard: Guard) -> None:
 
 
 def _provide(model: str, **parameters: Any) -> BackendModel:
-    """The host's factory for models with our engine."""
+    """Make a model with our engine; the host calls it."""
     guard = _building.get()
     if guard is None:
         raise ConfigError(
@@ -168,7 +168,7 @@ def _add_flows(app: Any, *, tools: bool) -> None:
 
 
 def _with_flows(config: RailsConfig, flows: list[Any], output: list[str], tool_output: list[str]) -> RailsConfig:
-    """A copy of `config` with these flows, and rails, at the end of its own."""
+    """Return a copy of `config` with these flows, and rails, at the end of its own."""
     rails = config.rails
     more = {
         "output": rails.output.model_copy(update={"flows": [*rails.output.flows, *output]}),

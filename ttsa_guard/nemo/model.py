@@ -49,20 +49,23 @@ class BackendModel:
 
     @property
     def model_name(self) -> str:
+        """What the host calls the model."""
         return self._name
 
     @property
     def provider_name(self) -> str:
+        """The engine's name in configurations."""
         return ENGINE
 
     @property
     def provider_url(self) -> None:
+        """None: the model runs in the process, or its servers are the backend's own matter."""
         return None
 
     async def generate_async(
         self, prompt: str | Sequence[ChatMessage], *, stop: str | Sequence[str] | None = None, **parameters: Any
     ) -> LLMResponse:
-        """One answer, cut off before the first of the `stop` texts.
+        """Give one answer, cut off before the first of the `stop` texts.
 
         Raises:
             PromptError, ModelError: as the backend does, or there is no answer in time.
@@ -75,7 +78,7 @@ class BackendModel:
     async def stream_async(
         self, prompt: str | Sequence[ChatMessage], *, stop: str | Sequence[str] | None = None, **parameters: Any
     ) -> AsyncGenerator[LLMResponseChunk, None]:
-        """The same answer in pieces; in one if the backend does not stream."""
+        """Give the same answer in pieces; in one if the backend does not stream."""
         stops = _listed(stop)
         held = max(map(len, stops), default=1) - 1  # so much of the end may be the beginning of a stop text
         pieces: asyncio.Queue[str | None] = asyncio.Queue()
@@ -128,15 +131,17 @@ class BackendModel:
         raise fault  # out here it has no context, which would hold the original
 
     def _told(self, error: Exception) -> Exception:
-        """What is told of an error of the backend: its message may quote a text, and the host logs messages. Errors of our own
-        backends quote none."""
+        """Return what may be told of an error of the backend.
+
+        Its message may quote a text, and the host logs messages. Errors of our own backends quote none.
+        """
         if isinstance(error, TTSAError) and type(self.backend).__module__.partition(".")[0] == __name__.partition(".")[0]:
             return error
         return ModelError(f"the backend failed with {type(error).__name__}", hint="see the backend's own log")
 
 
 def _ending(request: GenerationRequest, answer: Generation, said: str, text: str) -> dict[str, Any]:
-    """What the host wants to know of an answer that `said` something, of which `text` was kept."""
+    """Tell what the host wants to know of an answer that `said` something, of which `text` was kept."""
     usage = UsageInfo(len(request.prompt), answer.tokens, len(request.prompt) + answer.tokens)
     return {"finish_reason": "stop" if answer.finished or text != said else "length", "usage": usage}
 

@@ -100,7 +100,8 @@ def guard_records(app: Any) -> None:
 
 def guard_actions(app: Any) -> None:
     """In Colang 2.x, where the host runs every action as a task of its own: keep what the models think in there until the review,
-    and end them all with their turn where that is broken off, for the host goes on with them."""
+    and end them all with their turn where that is broken off, for the host goes on with them.
+    """
     if app.config.colang_version == "1.0":
         return
     plain = app.runtime.action_dispatcher.execute_action
@@ -130,8 +131,7 @@ def take_reasoning(events: Iterable[Any]) -> list[str]:
 
 
 def withhold(texts: Iterable[str], events: Iterable[Any]) -> None:
-    """Put a mark in the place of the texts wherever this turn has recorded them so far, and of what else there will be of them
-    when it ends.
+    """Put a mark in the place of the texts wherever this turn has recorded them so far, or will have when it ends.
 
     Clients may ask for the host's log, its events, its context and its state, and traces are made from them. The records
     are the host's own objects, so they are changed in place.
@@ -181,7 +181,7 @@ def _clean(turn: _Turn, events: list[Any], records: list[Any]) -> None:
 
 
 def _parts(records: list[Any]) -> tuple[list[Any], State | None]:
-    """The new events, and the state of Colang 2.x."""
+    """Return the new events, and the state of Colang 2.x."""
     result = records[3] if len(records) > 3 else None
     arguments = (*records[1], *records[2].values())
     state = next((a for a in (*(result if isinstance(result, tuple) else ()), *arguments) if isinstance(a, State)), None)
@@ -199,7 +199,7 @@ def _apply(redactor: Redactor, records: list[Any], state: State | None = None) -
 
 
 def _live(state: State | None) -> Iterator[Any]:
-    """What a state of Colang 2.x holds besides programs; the host goes on with it."""
+    """Return what a state of Colang 2.x holds besides programs; the host goes on with it."""
     if state:
         yield from (getattr(state, name) for name in _STATE)
         yield from (vars(action) for action in state.actions.values())
@@ -208,7 +208,7 @@ def _live(state: State | None) -> Iterator[Any]:
 
 
 def _written_and_said(events: Iterable[Any]) -> tuple[list[str], list[str]]:
-    """What the bot was going to say, as the model wrote it and as each rail changed it; and what it said."""
+    """Return what the bot was going to say, as the model wrote it and as each rail changed it; and what it said."""
     written, said = [], []
     for event in _plain(events):
         kind, data = event.get("type"), event.get("data")
@@ -228,7 +228,7 @@ def _versions_in(state: State) -> Iterator[str]:
 
 
 def _said_by_users(events: Iterable[Any]) -> Iterator[str]:
-    """The words of users and operators, which they may read."""
+    """Return the words of users and operators, which they may read."""
     for event in _plain(events):
         said = event.get(_OF_USERS.get(event.get("type", ""), ""))
         if isinstance(said, list):
@@ -242,7 +242,7 @@ def _plain(events: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _calls() -> Iterator[LLMCallInfo]:
-    """The calls of models in this turn."""
+    """Return the calls of models in this turn."""
     explained, turn = explain_info_var.get(), _turn.get()
     yield from explained.llm_calls[turn.calls_before if turn else 0 :] if explained else ()
     for entry in processing_log_var.get() or ():
@@ -258,8 +258,11 @@ _QUOTING = re.compile(r"Error (?:evaluating|in|executing) ")
 
 
 def silence() -> None:
-    """Drop what the host logs below WARNING about turns of apps with a guard, in the modules that log whole prompts and
-    answers, before any review; and the parameters of an action that failed, for the same reason."""
+    """Drop what the host logs below WARNING about turns of apps with a guard.
+
+    That is in the modules that log whole prompts and answers, before any review. The parameters of an action that failed are
+    dropped for the same reason.
+    """
     for name in _TALKATIVE:
         logger = logging.getLogger(f"nemoguardrails.{name}")
         if _without_texts not in logger.filters:

@@ -46,7 +46,7 @@ class Redactor:
         return bool(self._wholes)
 
     def text(self, text: str) -> str:
-        """`text` with a mark in the place of every quote."""
+        """Return `text` with a mark in the place of every quote."""
         words = normal(text)
         if words in self._wholes:
             return MARK
@@ -56,7 +56,7 @@ class Redactor:
         return self._marked(text) if quoted else text
 
     def clean(self, value: Any) -> Any:
-        """`value` without quotes: the same object wherever it can be changed, as the host holds on to it."""
+        """Return `value` without quotes: the same object wherever it can be changed, as the host holds on to it."""
         self._seen = {}
         return self._clean(value)
 

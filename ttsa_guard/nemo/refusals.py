@@ -113,7 +113,7 @@ def refuse_other_weights(config: RailsConfig, backend: Use) -> None:
 
 
 def output_rails(app: Any) -> list[str]:
-    """The app's output rails, in order."""
+    """Return the app's output rails, in order."""
     if app.config.colang_version == "1.0" or app.config.rails.output.flows:
         return list(app.config.rails.output.flows)
     source = _NOT_FLOW.sub("", app.runtime.flow_configs["output rails"].source_code or "")
@@ -121,7 +121,7 @@ def output_rails(app: Any) -> list[str]:
 
 
 def enabled(app: Any) -> bool:
-    """The configuration names our flow as an output rail, or another flow calls it."""
+    """Whether the configuration names our flow as an output rail, or another flow calls it."""
     others = (flow for name, flow in app.runtime.flow_configs.items() if name != FLOW)
     return FLOW in app.config.rails.output.flows or any(FLOW in (flow.source_code or "") for flow in others)
 

@@ -72,12 +72,12 @@ def guard_prompts(app: Any) -> None:
 
 
 def allowed_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The messages without variables of `WITHHELD`, and without events that start, stop or finish flows."""
+    """Return the messages without variables of `WITHHELD`, and without events that start, stop or finish flows."""
     return [_allowed(message) for message in messages if not _steers_flows(message)]
 
 
 def allowed_options(options: Any) -> Any:
-    """The options, with output rails wherever the model is asked.
+    """Return the options, with output rails wherever the model is asked.
 
     Without dialog the host answers nothing of the model's, so that input rails can be checked alone.
     """

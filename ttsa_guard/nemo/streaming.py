@@ -109,7 +109,7 @@ def _forget(cache: dict[Any, Any]) -> None:
 
 
 async def _texts(chunks: AsyncIterator[Any]) -> AsyncGenerator[str, None]:
-    """Texts up to the end, or to an error that the host puts among them."""
+    """Yield texts up to the end, or to an error that the host puts among them."""
     async for chunk in chunks:
         text = chunk["text"] if isinstance(chunk, dict) else chunk
         if text.startswith('{"error"'):
@@ -123,8 +123,10 @@ def _last_user(prompt: str | None, messages: Sequence[Mapping[str, Any]] | None)
 
 
 def _pieces(reply: Any, *, shown: str = "") -> list[str]:
-    """The words of a reply in any of the host's shapes, without what has been shown of it; or the error that the host
-    streams for an exception."""
+    """Return the words of a reply in any of the host's shapes, without what has been shown of it.
+
+    An exception is the error that the host streams for one.
+    """
     reply = getattr(reply, "response", reply)
     message = reply[-1] if isinstance(reply, list) else reply
     if isinstance(message, dict) and message.get("role") == "exception":
@@ -137,5 +139,5 @@ def _pieces(reply: Any, *, shown: str = "") -> list[str]:
 
 
 def _error(message: str, kind: str, code: str | int, **details: str) -> str:
-    """A chunk that the host's server recognises as the end of a stream."""
+    """Make a chunk that the host's server recognises as the end of a stream."""
     return json.dumps({"error": {"message": message, "type": kind, "code": code, **details}})

@@ -52,6 +52,7 @@ class LoadPoint:
     limit: Limit | None
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the point as plain data."""
         return asdict(self)
 
 
@@ -104,13 +105,13 @@ def _limit(plan: PlanConfig, at: LoadPoint) -> Limit | None:
 
 
 def _calls(plan: PlanConfig) -> tuple[float, float]:
-    """Calls of the gate and of the guide for one answer, if all searches end."""
+    """Count the calls of the gate and of the guide for one answer, if all searches end."""
     swapped, guided = mean(s.swapped for s in plan.searches), mean(s.calls for s in plan.searches)
     return 1 + plan.flags * swapped, plan.flags * guided
 
 
 def _limited(plan: PlanConfig, rate: float) -> Iterator[tuple[float, float]]:
-    """Calls a second that would be made, and the limit, of every moderator that has one."""
+    """Count the calls a second that would be made, and the limit, of every moderator that has one."""
     gate, guide = _calls(plan)
     services = [(plan.first, gate), (plan.guide, guide)] if plan.guide else [(plan.first, gate + guide)]
     return ((rate * calls, service.per_second) for service, calls in services if service and service.per_second)
@@ -123,7 +124,7 @@ def _cost(plan: PlanConfig, rate: float, replicas: int) -> float:
 
 
 def needed(plan: PlanConfig, rate: float) -> LoadPoint:
-    """The fewest replicas, to a hundredth, with which nothing breaks; where no number helps, a point that says what breaks.
+    """Find the fewest replicas, to a hundredth, with which nothing breaks; where no number helps, a point that says what breaks.
 
     More replicas never make an answer slower, so this is a bisection.
     """
@@ -140,7 +141,7 @@ def needed(plan: PlanConfig, rate: float) -> LoadPoint:
 
 
 def _work(plan: PlanConfig, rate: float) -> float:
-    """Replicas that the work keeps busy with as many rows as they take; with fewer, a queue grows without end."""
+    """Return the replicas that the work keeps busy with as many rows as they take; with fewer, a queue grows without end."""
     costs = plan.measured
     token, prompt = min(costs.steps[n] / n for n in range(1, costs.rows + 1)), costs.prefill * plan.prompt
     search = mean(s.tokens * token + s.work + s.passes * prompt for s in plan.searches)
@@ -149,12 +150,12 @@ def _work(plan: PlanConfig, rate: float) -> float:
 
 
 def table(plan: PlanConfig, rates: Sequence[float] = RATES) -> list[LoadPoint]:
-    """One deployment for each rate: the planned number of replicas, or as many as the target takes."""
+    """Return one deployment for each rate: the planned number of replicas, or as many as the target takes."""
     return [point(plan, rate, plan.replicas) if plan.replicas else needed(plan, rate) for rate in rates]
 
 
 def breaking(plan: PlanConfig, points: Sequence[LoadPoint]) -> LoadPoint | None:
-    """The lowest rate at which something breaks, to 5 %, given the points of rising rates; None if nothing does."""
+    """Find the lowest rate at which something breaks, to 5 %, given the points of rising rates; None if nothing does."""
     broken = next((i for i, p in enumerate(points) if p.limit), None)
     if broken is None:
         return None

@@ -33,7 +33,7 @@ class Search(Settings):
 class Burst(Settings):
     """The rate is `factor` times the mean at the start of each period, and lower in the rest, so that the mean stays."""
 
-    factor: float = Field(3.0, ge=1)
+    factor: float = Field(3.0, ge=1, description="times the mean rate, in the busy part of a period")
     period: float = Field(60.0, gt=0, description="seconds")
     share: float = Field(0.1, gt=0, lt=1, description="of the period that is busy")
 
@@ -44,7 +44,7 @@ class Burst(Settings):
         return self
 
     def level(self, at: float) -> float:
-        """The rate at a time, as a multiple of the mean."""
+        """Return the rate at a time, as a multiple of the mean."""
         quiet = (1 - self.factor * self.share) / (1 - self.share)
         return self.factor if at % self.period < self.share * self.period else quiet
 
@@ -61,7 +61,7 @@ class PlanConfig(Settings):
     prompt: int = Field(128, ge=0, description="prompt tokens of a request")
     searches: tuple[Search, ...] = Field((Search(),), min_length=1, description="one is drawn for each flagged answer")
     costs: Costs | None = Field(None, description="measured; default: from the shape")
-    shape: ReplicaShape = ReplicaShape()
+    shape: ReplicaShape = Field(ReplicaShape(), description="the model and the accelerator, where nothing was measured")
     batching: Literal["continuous", "calls"] = Field(
         "continuous", description="calls: what is waiting is decoded as one batch, as by the backend transformers"
     )
@@ -75,7 +75,7 @@ class PlanConfig(Settings):
     tolerance: float = Field(0.01, gt=0, lt=1, description="share of answers that may be lost to a limit")
     price: float = Field(2.0, ge=0, description="of a replica for an hour")
     samples: int = Field(500, ge=10, description="flagged answers in one simulation")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="of everything random")
 
     @model_validator(mode="after")
     def _fits(self) -> PlanConfig:
@@ -94,7 +94,7 @@ class PlanConfig(Settings):
 
     @classmethod
     def load(cls, path: Path | None, **named: Any) -> PlanConfig:
-        """Settings from a YAML file with `named` ones in their place.
+        """Read settings from a YAML file with `named` ones in their place.
 
         ``costs: FILE``, made by ``ttsa-guard plan measure``, is seen from the settings' folder.
 

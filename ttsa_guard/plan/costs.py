@@ -66,7 +66,7 @@ class Costs(Settings):
         return [float(x) for x in found]
 
     def decoding(self, lengths: Sequence[int]) -> float:
-        """Seconds in which rows of these lengths are decoded as one batch that they leave when they end."""
+        """Return the seconds in which rows of these lengths are decoded as one batch that they leave when they end."""
         total, done = 0.0, 0
         for i, length in enumerate(sorted(lengths)):
             total += (length - done) * self.steps[len(lengths) - i]
@@ -74,13 +74,13 @@ class Costs(Settings):
         return total
 
     def calling(self, lengths: Sequence[int], prompt: int) -> float:
-        """Seconds of all decode calls that these rows take, whose prompt tokens are `prompt` together."""
+        """Return the seconds of all decode calls that these rows take, whose prompt tokens are `prompt` together."""
         chunks = [lengths[i : i + self.rows] for i in range(0, len(lengths), self.rows)]
         return self.prefill * prompt + sum(self.call + self.decoding(chunk) for chunk in chunks)
 
     @classmethod
     def load(cls, path: Path) -> Costs:
-        """Costs from a file of ``ttsa-guard plan measure``.
+        """Read costs from a file of ``ttsa-guard plan measure``.
 
         Raises:
             ConfigError: it cannot be read, or is something else.
@@ -89,26 +89,28 @@ class Costs(Settings):
 
 
 class ReplicaShape(Settings):
-    """A model and an accelerator, from which costs are worked out: reading the weights and the keys of all rows, or the
-    arithmetic, whichever takes longer. The defaults are a model of 8 billion parameters on a card of 80 GB.
+    """A model and an accelerator, from which costs are worked out.
 
-    An estimate for what has not been measured yet; `efficiency` is what usually becomes of the numbers in data sheets.
+    A step reads the weights and the keys of all rows, or it is arithmetic, whichever takes longer. The defaults are a model of
+    8 billion parameters on a card of 80 GB.
+
+    This is an estimate for what has not been measured yet; `efficiency` is what usually becomes of the numbers in data sheets.
     """
 
-    parameters: float = Field(8e9, gt=0)
-    layers: int = Field(32, ge=1)
-    kv_heads: int = Field(8, ge=1)
-    head_size: int = Field(128, ge=1)
+    parameters: float = Field(8e9, gt=0, description="of the model")
+    layers: int = Field(32, ge=1, description="of the model")
+    kv_heads: int = Field(8, ge=1, description="heads of keys and values in a layer")
+    head_size: int = Field(128, ge=1, description="numbers in a key or value of one head")
     bytes: float = Field(2, gt=0, description="of a parameter and of a cached number")
     context: int = Field(1024, ge=1, description="tokens of a row, prompt and answer")
     flops: float = Field(9.9e14, gt=0, description="operations a second")
     bandwidth: float = Field(3.35e12, gt=0, description="bytes a second")
     memory: float = Field(8e10, gt=0, description="bytes")
-    efficiency: float = Field(0.5, gt=0, le=1)
+    efficiency: float = Field(0.5, gt=0, le=1, description="share of these numbers that is reached")
     most_rows: int = Field(256, ge=1, description="most rows decoded together, if the memory holds their keys")
 
     def costs(self) -> Costs:
-        """The roofline of this model.
+        """Work out the roofline of this model.
 
         Raises:
             ValueError: the weights and the keys of one row do not fit into 90 % of the memory.

@@ -25,7 +25,7 @@ _GATE_CALLS = 100
 
 
 async def measure(guard: Guard, *, rows: int, repeats: int = 7, seed: int = 0) -> Costs:
-    """Costs of the guard's backend and gate.
+    """Measure the costs of the guard's backend and gate.
 
     Args:
         rows: most rows that the backend decodes together.
@@ -42,13 +42,14 @@ async def measure(guard: Guard, *, rows: int, repeats: int = 7, seed: int = 0) -
 
 
 def about(backend: Backend) -> dict[str, str]:
-    """What is measured, on what."""
+    """Say what is measured, on what."""
     versions = {name: version(name) for name in ("ttsa-guard", "torch", "transformers")}
     machine = {"device": device_of(backend), "machine": platform.machine()}
     return {"model": backend.name, **machine, "python": platform.python_version(), **versions}
 
 
 async def seconds(work: Awaitable[object]) -> float:
+    """Return how many seconds the work takes."""
     started = time.perf_counter()
     await work
     return time.perf_counter() - started
@@ -63,7 +64,10 @@ async def _rendered(backend: Backend, texts: Sequence[str]) -> list[Prompt]:
 
 
 async def _steps(backend: Backend, rows: int, repeats: int, seed: int) -> list[tuple[int, float]]:
-    """Seconds of a step with 1, 2, 4, ... rows: the median difference of long and short answers to the same prompts."""
+    """Measure the seconds of a step with 1, 2, 4, ... rows.
+
+    They are the median difference of long and short answers to the same prompts, by token.
+    """
     prompts = await _long_answered(backend, rows, seed)
     sizes = sorted({*(2**i for i in range(rows.bit_length())), rows})
     found: dict[int, list[float]] = {n: [] for n in sizes}
@@ -81,7 +85,7 @@ async def _steps(backend: Backend, rows: int, repeats: int, seed: int) -> list[t
 
 
 async def _long_answered(backend: Backend, rows: int, seed: int) -> list[Prompt]:
-    """`rows` prompts, repeated if need be, to which the model says at least `_LONG` tokens."""
+    """Return `rows` prompts, repeated if need be, to which the model says at least `_LONG` tokens."""
     prompts = await _rendered(backend, _questions(2 * rows + 16, seed))
     answers = await backend.generate(_requests(prompts, _LONG))
     long = [prompt for prompt, answer in zip(prompts, answers, strict=True) if answer.tokens >= _LONG]
@@ -95,8 +99,10 @@ def _requests(prompts: Sequence[Prompt], most: int) -> list[GenerationRequest]:
 
 
 async def _prompts(backend: Backend, step: float, repeats: int, seed: int) -> tuple[float, float]:
-    """Seconds of a prompt token, and of a call without its prompt and steps. Prompts are new each time: a backend may keep
-    what it has computed of others."""
+    """Measure the seconds of a prompt token, and of a call without its prompt and steps.
+
+    Prompts are new each time: a backend may keep what it has computed of others.
+    """
     questions = _questions(2 * repeats * (1 + _JOINED), seed + 1)
     kinds = []
     for joined in (1, _JOINED):

@@ -12,7 +12,7 @@ _COLOURS = {"p50": "#3b82f6", "p95": "#f08c2e", "p99": "#a06be0"}
 
 
 def draw_plan(points: Sequence[LoadPoint], target: float, path: Path) -> None:
-    """Latency, and replicas and cost, over the rate; rates at which something breaks are crossed."""
+    """Draw latency, and replicas and cost, over the rate; rates at which something breaks are crossed."""
     from matplotlib.figure import Figure  # without pyplot there is no display and no global state
 
     figure = Figure(figsize=(9, 3.8), layout="constrained")
@@ -39,7 +39,7 @@ def draw_plan(points: Sequence[LoadPoint], target: float, path: Path) -> None:
 
 
 def draw_validation(found: Validation, path: Path) -> None:
-    """A panel for each quantity: predicted percentiles over the rate, and those of the runs."""
+    """Draw a panel for each quantity: predicted percentiles over the rate, and those of the runs."""
     from matplotlib.figure import Figure
 
     quantities = list(dict.fromkeys(row.quantity for row in found.rows))

@@ -46,8 +46,13 @@ class SimulatedReplica(Protocol):
     rows: float
     """Rows times the seconds in which they were decoded, those of a call until its end."""
 
-    def submit(self, lengths: Sequence[int], seconds: float) -> Job: ...
-    def cancel(self, job: Job) -> None: ...
+    def submit(self, lengths: Sequence[int], seconds: float) -> Job:
+        """Take a job: rows of these `lengths` in tokens, and `seconds` of work besides."""
+        ...
+
+    def cancel(self, job: Job) -> None:
+        """Drop what is left of a job."""
+        ...
 
 
 class _Queue:
@@ -86,6 +91,7 @@ class Continuous(_Queue):
         super().__init__(env, costs)
 
     def cancel(self, job: Job) -> None:
+        """Drop the rows of a job, also those that are running."""
         self._jobs = deque(j for j in self._jobs if j is not job)
         self._waiting = deque(row for row in self._waiting if row[1] is not job)
         self._running = [row for row in self._running if row[2] is not job]
@@ -124,7 +130,7 @@ class Continuous(_Queue):
         return extra, worked
 
     def _stretch(self, extra: float) -> tuple[int, float]:
-        """As many steps as nothing can change in: up to the first row's end or the next thing to happen anywhere."""
+        """Count as many steps as nothing can change in: up to the first row's end or the next thing to happen anywhere."""
         if not self._running:
             return 0, extra
         step = self._costs.steps[len(self._running)]
@@ -150,6 +156,7 @@ class Calls(_Queue):
     """
 
     def cancel(self, job: Job) -> None:
+        """Drop a job that has not begun; a call that runs cannot be stopped."""
         if job in self._jobs:
             self._jobs.remove(job)
             self.load -= job.left
@@ -171,7 +178,7 @@ class Calls(_Queue):
                 job.done.succeed()
 
     def _next(self) -> list[Job]:
-        """The first job, and if it is to decode, all the others that are."""
+        """Return the first job, and if it is to decode, all the others that are."""
         first = self._jobs.popleft()
         if not first.lengths:
             return [first]

@@ -17,7 +17,7 @@ _DRAWS = 8
 
 
 def from_bench(folder: Path, plan: PlanConfig) -> tuple[Search, ...]:
-    """The searches of the reference arm of a benchmark, one for each flagged answer.
+    """Read the searches of the reference arm of a benchmark, one for each flagged answer.
 
     Seconds beyond those of decoding and moderating are known only where the costs of `plan` were measured on the benchmark's
     device and model; elsewhere they are taken to be none.
@@ -46,7 +46,7 @@ def with_searches(plan: PlanConfig, folder: Path) -> PlanConfig:
 
 
 def search_of(row: Mapping[str, Any], plan: PlanConfig, *, timed: bool) -> Search:
-    """The search of one review: `row` has the counts of an audit record, and its action."""
+    """Describe the search of one review: `row` has the counts of an audit record, and its action."""
     swapped = row["action"] == "swap"
     found = Search(
         passes=row["decode_passes"],
@@ -67,7 +67,7 @@ def search_of(row: Mapping[str, Any], plan: PlanConfig, *, timed: bool) -> Searc
 
 
 def _decoding(search: Search, plan: PlanConfig) -> float:
-    """Seconds of its passes where nothing else is going on."""
+    """Return the seconds of its passes where nothing else is going on."""
     rng, costs = random.Random(plan.seed), plan.measured
     draws = [pass_lengths(search, plan.spread, rng) for _ in range(_DRAWS)]
     return mean(sum(costs.calling(lengths, plan.prompt) for lengths in draw) for draw in draws)

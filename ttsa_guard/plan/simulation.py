@@ -27,8 +27,11 @@ Events = Generator[simpy.Event, Any, Any]
 
 @dataclass(frozen=True)
 class Arrival:
-    """A request: when it comes, how long its plain answer is, and the search if that is flagged, with the tokens of the
-    rows of each pass."""
+    """A request.
+
+    It says when it comes, how long its plain answer is, and what the search takes if that is flagged, with the tokens of the
+    rows of each pass.
+    """
 
     at: float
     tokens: int
@@ -67,25 +70,25 @@ class Result:
     calls: int
 
     def counted(self, *, flagged: bool) -> list[SimulatedAnswer]:
-        """The answers after the warm-up that were flagged, or those that were not."""
+        """Return the answers after the warm-up that were flagged, or those that were not."""
         first = min((a.arrival.at for a in self.answers), default=0.0) + _WARM * self.seconds
         return [a for a in self.answers if (a.arrival.search is not None) is flagged and a.arrival.at >= first]
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
-    """p50, p95 and p99; nothing for no values."""
+    """Return p50, p95 and p99; nothing for no values."""
     return {f"p{q}": float(np.percentile(values, q)) for q in (50, 95, 99)} if values else {}
 
 
 def length(mean: float, spread: float, rng: random.Random) -> int:
-    """Tokens of one answer, at least one: gamma-distributed."""
+    """Draw the tokens of one answer, at least one: gamma-distributed."""
     if not spread:
         return max(1, round(mean))
     return max(1, math.ceil(rng.gammavariate(1 / spread**2, mean * spread**2)))
 
 
 def pass_lengths(search: Search, spread: float, rng: random.Random) -> tuple[tuple[int, ...], ...]:
-    """Tokens of the rows of each pass."""
+    """Return the tokens of the rows of each pass."""
     if not search.passes or not search.generations:
         return ()
     passes = min(search.passes, search.generations)
@@ -99,7 +102,7 @@ def pass_lengths(search: Search, spread: float, rng: random.Random) -> tuple[tup
 
 
 def arrivals(plan: PlanConfig, rate: float) -> Iterator[Arrival]:
-    """Poisson traffic without end, at `rate` a second on average. The same seed gives the same requests at any rate."""
+    """Yield Poisson traffic without end, at `rate` a second on average. The same seed gives the same requests at any rate."""
     rng, at = random.Random(f"{plan.seed}/arrivals"), 0.0
     highest = plan.burst.factor if plan.burst else 1.0
     while True:
@@ -115,7 +118,7 @@ def arrivals(plan: PlanConfig, rate: float) -> Iterator[Arrival]:
 
 
 def enough(plan: PlanConfig, rate: float) -> list[Arrival]:
-    """Requests with `plan.samples` flagged ones among them on average, and for at least a deadline and three bursts."""
+    """Draw requests with `plan.samples` flagged ones among them on average, and for at least a deadline and three bursts."""
     seconds = max(plan.deadline, 3 * plan.burst.period if plan.burst else 0.0)
     n = max(plan.samples / (plan.flags or 1.0), seconds * rate)
     return list(islice(arrivals(plan, rate), math.ceil(n)))
@@ -143,7 +146,10 @@ class _Service:
     _full: float = 0.0  # when the calls so far would all have been made, evenly spaced
 
     def seconds(self, now: float, most: float) -> float:
-        """How long a call takes that is wanted now. It is given up after `most`, and not made if it would not end by then."""
+        """Return how many seconds a call takes that is wanted now.
+
+        It is given up after `most`, and not made if it would not end by then.
+        """
         wait, limit = 0.0, self.settings.per_second
         if limit:
             wait = max(0.0, self._full - now - _ALLOWANCE)
@@ -219,8 +225,11 @@ class _Deployment:
         self._end(arrival, plain, end, env.now - started)
 
     def _search(self, arrival: Arrival, clock: simpy.Event) -> Events:
-        """Whether the search ends before the clock does: its passes, and after each its part of the calls, of the other work,
-        which waits for the model like a pass, and of what is done aside."""
+        """Tell whether the search ends before the clock does.
+
+        It makes its passes, and after each its part of the calls, of the other work, which waits for the model like a pass,
+        and of what is done aside.
+        """
         search = arrival.search
         assert search is not None
         passes = arrival.passes

@@ -58,8 +58,11 @@ class Timed:
 
 @dataclass(frozen=True)
 class Compared:
-    """One quantity at one rate: percentiles in seconds, measured in two runs of the same requests, and predicted for each of
-    them from costs that were measured right before it."""
+    """One quantity at one rate.
+
+    The percentiles are in seconds, measured in two runs of the same requests, and predicted for each of them from costs that
+    were measured right before it.
+    """
 
     load: float
     rate: float
@@ -69,11 +72,11 @@ class Compared:
     predicted: tuple[dict[str, float], ...]
 
     def error(self, q: str) -> float:
-        """Predicted over measured, both as means of the runs, minus one."""
+        """Return predicted over measured, both as means of the runs, minus one."""
         return mean(run[q] for run in self.predicted) / mean(run[q] for run in self.measured) - 1
 
     def noise(self, q: str) -> float:
-        """How far the measured runs are apart, over their mean."""
+        """Return how far the measured runs are apart, over their mean."""
         values = [run[q] for run in self.measured]
         return (max(values) - min(values)) / mean(values)
 
@@ -99,6 +102,7 @@ class Validation:
     loads: tuple[float, ...]
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the validation as plain data."""
         extra = [{q: {"error": r.error(q), "noise": r.noise(q)} for q in ("p50", "p95")} for r in self.rows]
         rows = [{**asdict(row), **more} for row, more in zip(self.rows, extra, strict=True)]
         costs = [c.model_dump(mode="json", exclude={"about"}) for c in self.costs]
@@ -160,7 +164,7 @@ class Validator:
         ]
 
     async def _calibrated(self) -> tuple[PlanConfig, dict[Prompt, Search]]:
-        """What the work takes just now, with nothing else going on: costs, and the search of each flagged conversation."""
+        """Measure what the work takes now, with nothing else going on: costs, and the search of each flagged conversation."""
         costs = await measure(self.guard, rows=self.rows, seed=len(self._costs))
         self._costs.append(costs)
         plan = self._plan(costs)
@@ -189,7 +193,7 @@ class Validator:
         return search_of(outcome.record.numbers(), own, timed=True)
 
     async def _capacity(self) -> float:
-        """Answers a second while some clients always wait for one."""
+        """Measure answers a second while some clients always wait for one."""
         rng, done = random.Random(self.seed), 0
         end = time.perf_counter() + self.seconds / 2
 
@@ -203,7 +207,7 @@ class Validator:
         return 2 * done / self.seconds
 
     def _schedule(self, rate: float, rng: random.Random) -> Schedule:
-        """Poisson traffic: when each request comes, and which it is."""
+        """Draw Poisson traffic: when each request comes, and which it is."""
         times = accumulate(rng.expovariate(rate) for _ in range(math.ceil(rate * self.seconds)))
         return [(at, self._draw(rng)) for at in times]
 
@@ -230,7 +234,7 @@ def _request(guard: Guard, messages: tuple[Message, ...], prompt: Prompt) -> Gen
 
 
 async def _answer(guard: Guard, conversation: Conversation, due: float) -> Timed:
-    """One answer; its time starts when it is due, not when the machine gets round to it."""
+    """Ask for one answer; its time starts when it is due, not when the machine gets round to it."""
     prompt = await guard.backend.render(conversation.messages)
     [plain] = await guard.backend.generate([_request(guard, conversation.messages, prompt)])
     answered = time.perf_counter()
