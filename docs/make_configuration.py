@@ -28,6 +28,7 @@ EXAMPLES = {
     "combine": "gate:\n  - {use: lite, weight: 2}\n  - {use: second_opinion, fail: open}\ncombine: weighted",
     "gate_seconds": "gate_seconds: 2.5",
     "gate_tool_calls": "gate_tool_calls: false",
+    "reasoning": "reasoning: regenerate",
     "answer_seconds": "answer_seconds: 60",
     "guide": "guide: {use: lite, options: {threshold: {false_alarms: 0.01}}}",
     "guide_combine": (
@@ -40,6 +41,7 @@ EXAMPLES = {
     "quality": "quality: {shortest: 5, floor: -2.5}",
     "audit": "audit: {path: audit.jsonl}",
     "streaming": "streaming: progressive",
+    "requests": "requests: refuse",
     "fallback": "fallback: Let us talk about something else.",
     "seed": "seed: 7",
 }
