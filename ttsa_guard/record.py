@@ -17,7 +17,7 @@ class CandidateRecord:
 
     steerer: str
     origin: str
-    """Where it comes from, e.g. ``"path 3"`` or ``"opening 1"``."""
+    """Where it comes from, such as ``"opening 'To begin with,'"`` or ``"iterate 0"``."""
     score: float
     """Guide score in [0, 1]."""
     passed: bool

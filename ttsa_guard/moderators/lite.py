@@ -111,7 +111,7 @@ def _parameters() -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.
         raise ModelError(f"cannot read the lite moderator's weights: {error}", hint="reinstall ttsa-guard") from error
     if weights.shape != (BUCKETS, len(HEADS)):
         found = f"the lite moderator's weights have shape {weights.shape}"
-        raise ModelError(found, hint="run python -m research.embedded.train_lite")
+        raise ModelError(found, hint="reinstall ttsa-guard")
     return weights.astype(np.float32), bias.astype(np.float64), temperature.astype(np.float64)
 
 
