@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -43,6 +43,11 @@ class Member(Use):
     )
     hard: bool = Field(
         False, description="Whether its flag alone decides. This is for lexicographic panels, which need such a member."
+    )
+    reads: Literal["answer", "prompt"] = Field(
+        "answer",
+        description="What it judges. `prompt`: what the user asks, as a detector of jailbreaks does. That is evidence beside "
+        "members that read the answer, and never enough alone.",
     )
 
 
@@ -161,6 +166,7 @@ class GuardConfig(Settings):
                 raise ValueError("hard members and combine: lexicographic need each other")
             if len(members) == 1 and members[0].fail == "open":
                 raise ValueError("fail: open needs another member that can decide")
+            _check_evidence(members, combine)
         return self
 
     @model_validator(mode="after")
@@ -203,3 +209,21 @@ class GuardConfig(Settings):
             ConfigError: the file cannot be read, or as in `parse`.
         """
         return cls.parse(read_yaml(path, hint="give a YAML file with the guard's settings"))
+
+
+def _check_evidence(members: Sequence[Member], combine: Combine) -> None:
+    """Refuse members that read the prompt where they could flag a harmless answer alone.
+
+    Raises:
+        ValueError: they could.
+    """
+    prompts = [m for m in members if m.reads == "prompt"]
+    answers = [m for m in members if m.reads == "answer" and m.fail == "closed"]
+    if not prompts:
+        return
+    if combine == "any" or any(m.hard for m in prompts):
+        raise ValueError("a bad prompt alone is no reason to change an answer: combine: all, weighted or lexicographic, not hard")
+    if not answers:
+        raise ValueError("members that read the prompt need one that reads the answer, with fail: closed")
+    if combine == "weighted" and sum(m.weight for m in prompts) >= sum(m.weight for m in answers):
+        raise ValueError("members that read the prompt weigh less than those that read the answer")

@@ -22,11 +22,7 @@ from ttsa_guard.embedded.world import World
 from ttsa_guard.text import split_sentences
 
 HEADS = ("harm", "toxicity", "refusal", "self_harm")
-SOURCES = (
-    lite_data.SOURCES
-    | second_opinion_data.SOURCES
-    | {"clinc150": ("train.tsv, test.tsv", "amazon-science/Glean @ 927665aed3", "CC BY 3.0")}
-)
+SOURCES = lite_data.SOURCES | second_opinion_data.SOURCES
 WORLD_ANSWERS = 100
 """Of each kind, in training; lite's recipe makes variations of them, and single sentences."""
 _SELF_HARM = re.compile(

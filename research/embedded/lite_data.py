@@ -13,7 +13,7 @@ import random
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,9 @@ from ttsa_guard.errors import UsageError
 
 Part = Literal["train", "validation", "test", "unrelated"]
 UNKNOWN = -1
+CHAT_SHARE = 0.3
+CHAT_WEIGHT = 0.5
+"""Share of the self-dialogues, and weight, of `more_chat`."""
 SOURCES = {
     "gptfuzz": ("train.csv, evaluate.csv, question_list.csv", "sherdencooper/GPTFuzz @ 1eddeb5657", "MIT"),
     "DiaSafety": ("train.json, val.json, test.json", "thu-coai/DiaSafety @ 5106a041b1", "Apache-2.0"),
@@ -31,6 +34,7 @@ SOURCES = {
     "GPTeacher": ("roleplay-simple-deduped-roleplay-instruct.json", "teknium1/GPTeacher @ 481075123c", "MIT"),
     "personalitychat": ("qna_chitchat_the_*.tsv", "sempjc/BotBuilder-PersonalityChat", "MIT"),
     "self-dialogue": ("self_dialogues.jsonl.gz", "jfainberg/self_dialogue_corpus @ 113a1b0ff1", "BSD-3-Clause"),
+    "clinc150": ("train.tsv, test.tsv", "amazon-science/Glean @ 927665aed3", "CC BY 3.0"),
     "xstest": ("xstest_prompts.csv, model_completions/*.csv", "paul-rottger/exaggerated-safety @ d7bb5bd738", "CC BY 4.0"),
 }
 """Folder under the data directory: (files, the GitHub repository they come from, licence). XSTest is for evaluation only."""
@@ -201,11 +205,30 @@ def _ordinary(data: Path) -> Iterator[Example]:
         for row in read_rows(path, "\t"):
             yield harmless(row["Answer"], "personalitychat", row["Question"])
     rng = random.Random(0)
+    for turns in self_dialogues(data):
+        if rng.random() < 0.12 and turns:
+            yield harmless(" ".join(turns[1 : rng.randint(2, 6)]), "self-dialogue", turns[0])
+
+
+def self_dialogues(data: Path) -> Iterator[list[str]]:
+    """The turns of each."""
     with gzip.open(data / "self-dialogue" / "self_dialogues.jsonl.gz", "rt", encoding="utf-8") as file:
         for line in file:
-            turns = json.loads(line)["turns"]
-            if rng.random() < 0.12 and turns:
-                yield harmless(" ".join(turns[1 : rng.randint(2, 6)]), "self-dialogue", turns[0])
+            yield json.loads(line)["turns"]
+
+
+def more_chat(data: Path) -> Iterator[Example]:
+    """Harmless requests and turns of chat, for lite alone: short as they are, without them it flags one in fifty."""
+    for row in read_rows(data / "clinc150" / "train.tsv", "\t"):
+        yield _chat(row["text"], "clinc")
+    rng = random.Random(4)
+    for turns in self_dialogues(data):
+        if rng.random() < CHAT_SHARE and turns:
+            yield _chat(" ".join(turns[1 : rng.randint(2, 6)]), "self-dialogue", turns[0])
+
+
+def _chat(text: str, source: str, prompt: str = "") -> Example:
+    return replace(harmless(text, source, prompt), part=_part(prompt or text), weight=CHAT_WEIGHT)
 
 
 def _xstest(folder: Path) -> Iterator[Example]:

@@ -6,10 +6,11 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ from research.embedded.encoder_data import labels
 from research.embedded.lite_data import UNKNOWN, Example
 from research.embedded.lite_report import MUST_FLAG, calibration_error
 from ttsa_guard.embedded.world import World
-from ttsa_guard.moderators.encoder import Encoder
+from ttsa_guard.moderators import minilm
+from ttsa_guard.moderators.encoder import Encoder, cut, tokenised
 from ttsa_guard.moderators.encoder_judge import EncoderHeads
 from ttsa_guard.moderators.lite import Lite
 from ttsa_guard.moderators.second_opinion import SecondOpinion
@@ -39,6 +41,12 @@ WORLD = 150
 LENGTHS = (0, 20, 60, 150, 10**9)
 """Bounds of the groups by length, in words."""
 SMALLEST = 40
+UNRELATED = ("XSTest", "JailbreakBench")
+RUNS = 5
+"""Of each measurement of speed."""
+TIMED = 64
+"""Texts of it."""
+BINS = 10
 _HARM, _TOXICITY, _REFUSAL, _SELF_HARM = range(4)
 
 
@@ -99,7 +107,7 @@ def pair(score: Floats, truth: Flags) -> str:
 def whole(examples: Sequence[Example], scores: dict[str, NDArray[Any]]) -> list[str]:
     """The main table, a row for each moderator."""
     truth, source = bad(examples), np.array([e.source for e in examples])
-    unrelated = np.isin(source, ("XSTest", "JailbreakBench"))
+    unrelated = np.isin(source, UNRELATED)
     benign = np.char.startswith(source, "benign")
     within = ~unrelated & ~benign
     lines = []
@@ -107,7 +115,7 @@ def whole(examples: Sequence[Example], scores: dict[str, NDArray[Any]]) -> list[
         score = worst(found)
         cells: list[object] = [float(roc_auc_score(truth[within], score[within])), pair(score[within], truth[within])]
         cells.append(f"{at_false_alarms(score[within], truth[within], 0.02):.0%}")
-        for one in ("XSTest", "JailbreakBench"):
+        for one in UNRELATED:
             own = source == one
             cells += [float(roc_auc_score(truth[own], score[own])), pair(score[own], truth[own])]
         cells += [float(calibration_error(truth[within], score[within])), f"{(score[benign] >= 0.5).mean():.2%}"]
@@ -118,7 +126,7 @@ def whole(examples: Sequence[Example], scores: dict[str, NDArray[Any]]) -> list[
 def heads(examples: Sequence[Example], scores: dict[str, NDArray[Any]]) -> list[str]:
     """ROC-AUC and calibration error of each head, within and on the unrelated sources."""
     truth = np.array([labels(e) for e in examples])
-    apart = np.isin([e.source for e in examples], ("XSTest", "JailbreakBench"))
+    apart = np.isin([e.source for e in examples], UNRELATED)
     lines = []
     for k, head in enumerate(encoder_data.HEADS):
         for where, rows in (("within", ~apart), ("unrelated", apart)):
@@ -165,23 +173,59 @@ def world(scorer: Scorer) -> str:
     return pair(worst(scorer(texts, prompts)), np.array(truth))
 
 
-def speed(scorer: Scorer, examples: Sequence[Example], batch: int) -> float:
-    """Texts a second on one core."""
-    rows = examples[:64]
+def speed(scorer: Scorer, rows: Sequence[Example], batch: int) -> float:
+    """Texts a second of processor time, the median of `RUNS`."""
     scorer([rows[0].text], [rows[0].prompt])
-    begin = time.perf_counter()
-    for i in range(0, len(rows), batch):
-        scorer([e.text for e in rows[i : i + batch]], [e.prompt for e in rows[i : i + batch]])
-    return len(rows) / (time.perf_counter() - begin)
+    taken = []
+    for _ in range(RUNS):
+        begin = time.process_time()
+        for i in range(0, len(rows), batch):
+            scorer([e.text for e in rows[i : i + batch]], [e.prompt for e in rows[i : i + batch]])
+        taken.append(time.process_time() - begin)
+    return len(rows) / median(taken)
+
+
+def speeds(known: dict[str, Scorer], rows: Sequence[Example]) -> Iterator[str]:
+    """Texts a second one at a time and in batches of 32, and how long the texts are."""
+    yield from (row(name, [f"{speed(scorer, rows, batch):.0f}" for batch in (1, 32)]) for name, scorer in known.items())
+    yield f"{len(rows)} texts of {sum(len(e.text) for e in rows) / len(rows):.0f} characters on average"
+    if minilm.installed():
+        pairs = tokenised(minilm.untuned()[0], [e.prompt for e in rows], [e.text for e in rows])
+        windows = [window for pair in pairs for window in cut(*pair)]
+        answers, read = sum(len(ids) for _, ids in pairs), sum(len(head) + len(rest) for head, rest in windows)
+        yield f"{answers / len(rows):.0f} tokens of MiniLM, {read / len(rows):.0f} with prompts, marks and overlaps"
+
+
+def drawn_curves(examples: Sequence[Example], scores: dict[str, NDArray[Any]], path: Path) -> None:
+    """A picture of the share of bad answers at each score, within."""
+    from matplotlib.figure import Figure
+
+    within = np.array([e.source not in UNRELATED and not e.source.startswith("benign") for e in examples])
+    truth = bad(examples)[within]
+    figure = Figure(figsize=(4.5, 4.2), layout="constrained")
+    axes = figure.add_subplot(xlabel="score", ylabel="share of bad answers", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    axes.plot([0, 1], [0, 1], ":", color="grey")
+    for name, found in scores.items():
+        score = worst(found)[within]
+        place = np.minimum((score * BINS).astype(int), BINS - 1)
+        points = [(score[place == b].mean(), truth[place == b].mean()) for b in range(BINS) if (place == b).any()]
+        axes.plot(*zip(*points, strict=True), "o-", label=f"{name}, ECE {calibration_error(truth, score):.3f}")
+    axes.legend(frameon=False)
+    figure.savefig(path)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the moderators in this package.")
     parser.add_argument("--data", type=Path, required=True, help="folder with one folder for each data set")
     parser.add_argument("--moderators", nargs="+", default=["lite", "second_opinion", "encoder"])
+    parser.add_argument("--curves", type=Path, help="where a picture of the calibration goes: an SVG or PNG file")
+    parser.add_argument("--speed-only", action="store_true", help="measure the speed and nothing else")
     args = parser.parse_args()
     torch.set_num_threads(1)
     examples, known = drawn(args.data), scorers(args.moderators)
+    if args.speed_only:
+        print(*speeds(known, examples[:TIMED]), sep="\n")
+        return
     texts, prompts = [e.text for e in examples], [e.prompt for e in examples]
     scores = {name: scorer(texts, prompts) for name, scorer in known.items()}
     print(f"{len(texts)} texts of {sum(map(len, texts)) / len(texts):.0f} characters on average")
@@ -190,9 +234,11 @@ def main() -> None:
         ("heads", heads(examples, scores)),
         ("groups", groups(examples, scores, args.data)),
         ("world", [row(name, [world(scorer)]) for name, scorer in known.items()]),
-        ("speed", [row(name, [f"{speed(s, examples, b):.0f}" for b in (1, 32)]) for name, s in known.items()]),
+        ("speed", speeds(known, examples[:TIMED])),
     ):
         print(f"\n{title}", *lines, sep="\n", flush=True)
+    if args.curves:
+        drawn_curves(examples, scores, args.curves)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,14 @@
 """Measure the operating points of the shipped moderators: ``python -m research.embedded.operating_points --data DIR``.
 
-DIR is that of `train_lite`, and the folder clinc150 (amazon-science/Glean @ 927665aed3, CC BY 3.0). Harmless chat of three kinds
-counts alike: answers of dolly, turns of self-dialogues, and the short requests of CLINC150. None was trained on by the
-moderator that is measured. It writes ``operating_points.yaml``; to be run again whenever the weights of a moderator change.
+DIR is that of `train_lite`. Harmless chat of three kinds counts alike: answers of dolly, turns of self-dialogues, and the short
+requests of CLINC150. None was trained on by the moderator that is measured. It writes ``operating_points.yaml``; to be run again
+whenever the weights of a moderator change.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
 import hashlib
-import json
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -23,7 +21,7 @@ from research import SHIPPED
 from research.embedded import lite_data
 from research.embedded.lite_data import Example
 from research.embedded.shipped import shipped
-from ttsa_guard.errors import TTSAError, UsageError
+from ttsa_guard.errors import TTSAError
 from ttsa_guard.moderators.operating_points import FILE, RATES, operating_point
 
 SIZE = 4000
@@ -40,7 +38,7 @@ def digest(moderator: str) -> str:
 def measure(data: Path) -> dict[str, Any]:
     """What the file holds: for each moderator its weights, the number of texts, and the score at each rate."""
     examples = list(lite_data.examples(data))
-    queries, turns = _queries(data / "clinc150"), _turns(data / "self-dialogue", examples)
+    queries, turns = _queries(data / "clinc150"), _turns(data, [*examples, *lite_data.more_chat(data)])
     found: dict[str, Any] = {}
     for name, moderator in shipped().items():
         answers = [(e.prompt, e.text) for e in examples if e.source == "dolly" and e.part == moderator.unread]
@@ -53,18 +51,14 @@ def measure(data: Path) -> dict[str, Any]:
 
 
 def _queries(folder: Path) -> Pairs:
-    if not (folder / "test.tsv").exists():
-        raise UsageError(f"no file {folder / 'test.tsv'}", hint="it comes from github.com/amazon-science/Glean @ 927665aed3")
     return [("", row["text"]) for row in lite_data.read_rows(folder / "test.tsv", "\t")][:SIZE]
 
 
-def _turns(folder: Path, examples: Sequence[Example]) -> Pairs:
+def _turns(data: Path, examples: Sequence[Example]) -> Pairs:
     """The second to fourth turns of dialogues of which lite has read none, as an answer to the first one."""
     read = {e.prompt for e in examples if e.source == "self-dialogue"}
-    with gzip.open(folder / "self_dialogues.jsonl.gz", "rt", encoding="utf-8") as file:
-        dialogues = (json.loads(line)["turns"] for line in file)
-        unread = ((turns[0], " ".join(turns[1:4])) for turns in dialogues if len(turns) > 3 and turns[0] not in read)
-        return list(islice(unread, SIZE))
+    dialogues = lite_data.self_dialogues(data)
+    return list(islice(((t[0], " ".join(t[1:4])) for t in dialogues if len(t) > 3 and t[0] not in read), SIZE))
 
 
 def main() -> None:

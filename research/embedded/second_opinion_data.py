@@ -49,7 +49,7 @@ def digest(text: str) -> bytes:
 
 
 def lite_rows(data: Path) -> set[bytes]:
-    """Digests of all that lite was trained or calibrated on."""
+    """Digests of all that lite was trained or calibrated on, but for the harmless chat of `lite_data.more_chat`."""
     used = (e for e in lite_data.examples(data) if e.part in {"train", "validation"})
     return {digest(e.text) for e in used} | lite_world_rows()
 

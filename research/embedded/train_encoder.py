@@ -27,18 +27,7 @@ from research.embedded.encoder_data import labels
 from research.embedded.lite_data import UNKNOWN, Example
 from ttsa_guard.errors import TTSAError
 from ttsa_guard.moderators import minilm
-from ttsa_guard.moderators.encoder import (
-    HEADS,
-    LOW_RANK,
-    WEIGHTS,
-    EncoderNetwork,
-    Floats,
-    cut,
-    lite_logits,
-    padded,
-    read,
-    tokenised,
-)
+from ttsa_guard.moderators.encoder import HEADS, LOW_RANK, WEIGHTS, Floats, Window, cut, lite_logits, read, tokenised
 
 RANK = 16
 SCALE = 2.0
@@ -57,6 +46,39 @@ FALSE_ALARMS = 0.01
 """Of harmless validation rows, each of harm and toxicity flags at most so many at 0.5."""
 
 
+_NEVER = -30.0
+
+
+class Learner(nn.Module):
+    """What `encoder.Network` computes, for training: MiniLM in bfloat16, and the heads."""
+
+    def __init__(self, body: Any) -> None:
+        super().__init__()
+        self.body = body
+        self.heads = nn.Linear(3 * minilm.UNITS, len(HEADS))
+
+    def forward(self, ids: torch.Tensor, answer: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Logits [windows, 4] of token ids, of which are the answer's, and which are any; each [windows, tokens]."""
+        hidden = self.body(input_ids=ids, token_type_ids=answer, attention_mask=mask).last_hidden_state.float()
+        own = answer[..., None].float()
+        mean = (hidden * own).sum(1) / own.sum(1)
+        highest = hidden.masked_fill(own == 0, _NEVER).amax(1)
+        found: torch.Tensor = self.heads(torch.cat([mean, highest, hidden[:, 0]], 1))
+        return found
+
+
+def padded(windows: Sequence[Window]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Ids, which are the answer's, and which are any, each [windows, tokens]."""
+    longest = max(len(head) + len(rest) for head, rest in windows)
+    ids = torch.zeros((3, len(windows), longest), dtype=torch.long)
+    for i, (head, rest) in enumerate(windows):
+        end = len(head) + len(rest)
+        ids[0, i, :end] = torch.tensor(head + rest)
+        ids[1, i, len(head) : end] = 1
+        ids[2, i, :end] = 1
+    return ids[0], ids[1], ids[2]
+
+
 class LowRank(nn.Module):
     """A linear map that stays as it is, and a change of low rank that is learned."""
 
@@ -72,20 +94,20 @@ class LowRank(nn.Module):
         return found
 
 
-def untrained() -> EncoderNetwork:
-    """The network with changes that are none yet."""
+def untrained() -> tuple[Any, Learner]:
+    """The tokenizer, and the network with changes that are none yet."""
     tokenizer, body = minilm.load()
     body.config._attn_implementation = "eager"  # at these lengths it is twice as fast backwards
-    network = EncoderNetwork(tokenizer, body.to(torch.bfloat16))
+    network = Learner(body.to(torch.bfloat16))
     nn.init.normal_(network.heads.weight, std=0.01)
     nn.init.zeros_(network.heads.bias)
     for layer in body.encoder.layer[FROZEN:]:
         for name in LOW_RANK:
             layer.set_submodule(name, LowRank(layer.get_submodule(name)))
-    return network
+    return tokenizer, network
 
 
-def stored(network: EncoderNetwork) -> dict[str, Floats]:
+def stored(network: Learner) -> dict[str, Floats]:
     """What is learned, under the names that `encoder.changed` reads; the changes in half precision."""
     found = {f"heads.{key}": value.numpy() for key, value in network.heads.state_dict().items()}
     for i, layer in enumerate(network.body.encoder.layer[FROZEN:], FROZEN):
@@ -109,11 +131,12 @@ def batches(sizes: Sequence[int], epochs: int, rng: random.Random) -> Iterator[l
         yield from found
 
 
-def train(rows: Sequence[Example], console: Console, *, epochs: int, seed: int) -> EncoderNetwork:
+def train(rows: Sequence[Example], console: Console, *, epochs: int, seed: int) -> Learner:
     """The network after `epochs` over `rows`; of a long answer another window every time, the first most often."""
     torch.manual_seed(seed)
-    network, rng = untrained(), random.Random(seed)
-    encoded = tokenised(network.tokenizer, [e.prompt for e in rows], [e.text for e in rows])
+    tokenizer, network = untrained()
+    rng = random.Random(seed)
+    encoded = tokenised(tokenizer, [e.prompt for e in rows], [e.text for e in rows])
     pairs = [cut(*pair, length=TRAINED_LENGTH) for pair in encoded]
     truth = torch.tensor([labels(e) for e in rows])
     weights = torch.tensor([e.weight for e in rows])[:, None] * torch.tensor(HEAD_WEIGHTS)

@@ -143,6 +143,7 @@ def build(data: Path, out: Path, console: Console, *, domain: int, rounds: int, 
     world = World.load()
     examples = list(lite_data.examples(data))
     training = [e for e in examples if e.part == "train"]
+    training += [e for e in lite_data.more_chat(data) if e.part == "train"]
     training += lite_domain.examples(world, domain, part="train", seed=seed)
     heads = train(training, console, rounds=rounds, seed=seed)
     validation = [e for e in examples if e.part == "validation"]

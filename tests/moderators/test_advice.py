@@ -34,7 +34,7 @@ def test_a_real_model_behind_lite_is_told_once_with_what_is_better(caplog: pytes
             built("owner/model")
     [record] = caplog.records
     problem, *better = record.getMessage().splitlines()
-    assert "the gate is lite alone, which finds 15% of the harmful answers" in problem
+    assert "the gate is lite alone, which finds 16% of the harmful answers" in problem
     assert len(better) == 2
     assert "ttsa-guard[encoder]" in better[0]
     assert "guard_llm" in better[1]

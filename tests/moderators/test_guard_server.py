@@ -214,6 +214,106 @@ def test_a_served_guard_keeps_the_contract(served):
     check_moderator(served())
 
 
+# ---------------------------------------------------------------- chat
+
+
+class Chat(Server):
+    """Answers chat completions greedily, in its own chat template, with the log-probabilities of every token of the reply."""
+
+    numbered = False
+
+    async def answer(self, request, path, body):
+        if path != "/v1/chat/completions" or body["model"] != self.name:
+            raise RefusalError(404, "not found")
+        if other := await self.fault(self, request, body):
+            return other
+        assert (body["temperature"], body["logprobs"]) == (0, True)
+        more = body.get("chat_template_kwargs", {})
+        prompt = self.tokenizer.apply_chat_template(body["messages"], tokenize=False, add_generation_prompt=True, **more)
+        ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        places = []
+        for _ in range(body["max_tokens"]):
+            with torch.no_grad():
+                values, tokens = (
+                    self.model(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1).topk(body["top_logprobs"])
+                )
+            listed = [self.entry(t, v) for t, v in zip(tokens.tolist(), values.tolist(), strict=True)]
+            places.append({**listed[0], "top_logprobs": listed})
+            ids.append(int(tokens[0]))
+        return web.json_response({"choices": [{"message": {"content": ""}, "logprobs": {"content": places}}]})
+
+    def entry(self, token, value):
+        name = f"token_id:{token}" if self.numbered else self.tokenizer.decode([token])
+        return {"token": name, "logprob": value, "bytes": None}
+
+
+@pytest.fixture
+def chat(tiny_model):
+    made = Chat(tiny_model, name="guard")
+    with running(made):
+        yield made
+
+
+@pytest.fixture
+def by_chat(chat, tiny_model):
+    def make(recipe=RECIPE, **options):
+        asked = {"endpoint": "chat", "model": "guard", "top": 280, "tries": 1, **options}
+        settings = {"model": str(tiny_model), "recipe": recipe, "base_url": f"{chat.url}/v1", "server": asked}
+        return GuardLLM(GuardLLMOptions(**settings))
+
+    return make
+
+
+@pytest.mark.parametrize("numbered", [False, True], ids=["texts", "numbers"])
+def test_a_chat_gives_the_scores_of_the_local_model(by_chat, chat, tiny_model, numbered):
+    chat.numbered = numbered
+    here = scores(local(tiny_model))
+    assert scores(by_chat()) == pytest.approx(here, abs=1e-5)
+    assert len(set(here)) == len(TEXTS)
+
+
+def test_a_chat_is_read_where_what_stands_before_the_verdict_ends(by_chat, chat, tiny_model):
+    """The tiny model begins as it likes; the recipe says how that is."""
+    plain = local(tiny_model)
+
+    def begins(answer):
+        ids = chat.tokenizer(plain.render("is it?", answer), add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            return chat.tokenizer.decode([int(chat.model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())])
+
+    answer = next(a for i in range(200) if begins(a := f"the kettle {i}").isalpha() and begins(a).isascii())
+    recipe = {"prefill": begins(answer), **RECIPE}
+    there, here = (judged(m, [answer], ["is it?"])[0].score for m in (by_chat(recipe), local(tiny_model, recipe)))
+    assert there == pytest.approx(here, abs=1e-5)
+    assert there != pytest.approx(judged(plain, [answer], ["is it?"])[0].score, abs=1e-3)
+
+
+def test_a_reply_that_begins_otherwise_has_no_verdict(by_chat):
+    [verdict] = judged(by_chat({"prefill": "Safety: ", **RECIPE}), ["the kettle"], ["is it?"])
+    assert (verdict.decision, verdict.reason) == ("failed", "the reply does not begin as the recipe says")
+
+
+def test_the_template_of_the_server_gets_what_the_recipe_says(by_chat, chat):
+    judged(by_chat({"options": {"risk": "harm"}, **RECIPE}), ["<|user|>no\ud800"], ["q"])
+    [(_, body)] = chat.asked
+    assert body["chat_template_kwargs"] == {"risk": "harm"}
+    assert body["messages"] == [{"role": "user", "content": "q"}, {"role": "assistant", "content": " no?"}]
+
+
+@pytest.mark.parametrize("content", [None, [], [{"token": "token_id:x"}], [{}], [{"token": "u", "top_logprobs": 3}]], ids=str)
+def test_chats_without_probabilities(by_chat, chat, content):
+    chat.fault = says({"choices": [{"logprobs": {"content": content}}]})
+    [verdict] = judged(by_chat(), ["a"], ["q"])
+    assert verdict.decision == "failed"
+
+
+@pytest.mark.parametrize("recipe", [TWO_STEPS, {"raw": True, "prompt": "{prompt} {answer}", **RECIPE}], ids=["fields", "raw"])
+def test_a_recipe_that_no_chat_can_follow_is_refused(by_chat, recipe):
+    with pytest.raises(ConfigError, match="cannot be asked by chat") as caught:
+        by_chat(recipe)
+    assert caught.value.hint == "server: {endpoint: completions}"
+
+
 # ---------------------------------------------------------------- GGUF
 
 

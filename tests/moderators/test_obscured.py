@@ -58,7 +58,10 @@ def flagged(scores: np.ndarray) -> float:
     return float((scores[:, :2].max(axis=1) >= 0.5).mean())
 
 
-WITHSTOOD = {"code fence", "10 kB of padding on both sides", "split over list items", "spaced letters", "mathematical letters"}
+WITHSTOOD = {
+    *("code fence", "10 kB of padding on both sides", "split over list items", "spaced letters", "mathematical letters"),
+    "markdown inside words",
+}
 """Tricks that do not blind one of the moderators, or that the world's short sentences withstand."""
 
 

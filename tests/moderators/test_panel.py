@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from ttsa_guard.config import GuardConfig
+from ttsa_guard.errors import ConfigError
 from ttsa_guard.moderators.base import Moderator, moderate_safely
 from ttsa_guard.moderators.panel import Panel, Seat
 from ttsa_guard.testing import ScriptedModerator
@@ -90,6 +92,47 @@ def test_a_worse_score_never_turns_a_flag_into_a_pass(combine):
         assert before.flagged <= after.flagged
         assert before.flagged == (before.score >= 0.5)
         assert before.score <= after.score or combine == "all"
+
+
+def told(text, flagged):
+    return ScriptedModerator(lambda found: 0.9 if found == text else 0.1, name=flagged)
+
+
+@pytest.mark.parametrize(
+    ("answer", "prompt", "decision"), [("bad", "bad", "flag"), ("fine", "bad", "pass"), ("bad", "fine", "pass")]
+)
+def test_a_member_can_read_the_prompt_as_evidence(answer, prompt, decision):
+    seats = (Seat(told("bad", "answers")), Seat(told("bad", "prompts"), reads="prompt"))
+    [verdict] = asyncio.run(Panel(seats, "all").moderate([answer], prompts=[prompt]))
+    assert verdict.decision == decision
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"combine": "any"}, "a bad prompt alone"),
+        ({"combine": "weighted"}, "weigh less"),
+        (
+            {"combine": "weighted", "gate": [{"use": "lite", "fail": "open"}, {"use": "second_opinion", "reads": "prompt"}]},
+            "need one",
+        ),
+        ({"combine": "all", "gate": [{"use": "lite", "reads": "prompt"}]}, "need one that reads the answer"),
+        (
+            {"combine": "lexicographic", "gate": ["lite", {"use": "patterns", "reads": "prompt", "hard": True}]},
+            "a bad prompt alone",
+        ),
+    ],
+)
+def test_no_prompt_decides_alone(settings, message):
+    gate = ["lite", {"use": "second_opinion", "reads": "prompt"}]
+    with pytest.raises(ConfigError, match=message):
+        GuardConfig.parse({"gate": gate, **settings})
+
+
+def test_evidence_that_cannot_decide_alone_is_taken():
+    light = {"use": "second_opinion", "reads": "prompt", "weight": 0.4}
+    assert GuardConfig.parse({"gate": ["lite", light], "combine": "weighted"}).gate[1].reads == "prompt"
+    assert GuardConfig.parse({"gate": ["lite", {"use": "second_opinion", "reads": "prompt"}], "combine": "all"})
 
 
 def test_categories_carry_the_name_of_their_moderator():

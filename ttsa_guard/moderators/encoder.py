@@ -20,6 +20,7 @@ from pydantic import Field
 
 from ttsa_guard.errors import ModelError
 from ttsa_guard.moderators import minilm
+from ttsa_guard.moderators.bert import PackedBert
 from ttsa_guard.moderators.lite import Lite
 from ttsa_guard.moderators.obscured import told, worst_scores
 from ttsa_guard.moderators.operating_points import Threshold, cutoff
@@ -40,8 +41,6 @@ LOW_RANK = (
 """The linear maps of a layer that are changed."""
 WEIGHTS = Path(__file__).parents[1] / "embedded" / "encoder.npz"
 _CLS, _SEP = 101, 102
-_BATCH = 32
-_NEVER = -30.0
 
 Window = tuple[list[int], list[int]]
 """Token ids of the prompt with its marks, and of a part of the answer with its mark."""
@@ -99,27 +98,22 @@ class Encoder:
         return Verdict.scored(self.name, worst, threshold=self.threshold, categories=categories)
 
 
-class EncoderNetwork(torch.nn.Module):
-    """MiniLM and the heads over its last hidden states: mean and maximum over the answer, and the first mark."""
+class EncoderNetwork:
+    """MiniLM and the heads over its last hidden states: mean and maximum over the answer, and the first mark.
 
-    def __init__(self, tokenizer: Any, body: Any) -> None:
-        super().__init__()
-        self.tokenizer, self.body = tokenizer, body
-        self.heads = torch.nn.Linear(3 * minilm.UNITS, len(HEADS))
+    Args:
+        weight: of the heads, [4, 3 x units].
+        bias: of the heads, [4].
+    """
 
-    def forward(self, ids: torch.Tensor, answer: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Return logits [windows, 4] of token ids, of which are the answer's, and which are any; each [windows, tokens]."""
-        hidden = self.body(input_ids=ids, token_type_ids=answer, attention_mask=mask).last_hidden_state.float()
-        own = answer[..., None].float()
-        mean = (hidden * own).sum(1) / own.sum(1)
-        highest = hidden.masked_fill(own == 0, _NEVER).amax(1)
-        found: torch.Tensor = self.heads(torch.cat([mean, highest, hidden[:, 0]], 1))
-        return found
+    def __init__(self, tokenizer: Any, body: PackedBert, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        self._tokenizer, self._body = tokenizer, body
+        self._weight, self._bias = weight, bias
 
     def logits(self, texts: Sequence[str], prompts: Sequence[str]) -> Floats:
         """Return logits of whole texts, [texts, 4]: the worst window; of refusal the first."""
         owners, windows = [], []
-        for i, (head, ids) in enumerate(tokenised(self.tokenizer, prompts, texts)):
+        for i, (head, ids) in enumerate(tokenised(self._tokenizer, prompts, texts)):
             for window in cut(head, ids):
                 owners.append(i)
                 windows.append(window)
@@ -131,12 +125,11 @@ class EncoderNetwork(torch.nn.Module):
         return found
 
     def _windows(self, windows: Sequence[Window]) -> Floats:
-        order = sorted(range(len(windows)), key=lambda i: len(windows[i][0]) + len(windows[i][1]))
         found = np.zeros((len(windows), len(HEADS)), np.float32)
-        with torch.inference_mode():
-            for start in range(0, len(order), _BATCH):
-                chosen = order[start : start + _BATCH]
-                found[chosen] = self(*padded([windows[i] for i in chosen])).numpy()
+        for i, hidden in self._body.hidden(windows):
+            own = hidden[len(windows[i][0]) :]
+            pooled = torch.cat([own.mean(0), own.amax(0), hidden[0]])
+            found[i] = torch.nn.functional.linear(pooled, self._weight, self._bias).numpy()
         return found
 
 
@@ -156,18 +149,6 @@ def cut(head: list[int], ids: list[int], *, length: int = LENGTH) -> list[Window
     count = max(1, -(-len(ids) // room))
     starts = [i * (len(ids) - room) // (count - 1) for i in range(count)] if count > 1 else [0]
     return [(head, [*ids[start : start + room], _SEP]) for start in starts]
-
-
-def padded(windows: Sequence[Window]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return ids, which are the answer's, and which are any, each [windows, tokens]."""
-    longest = max(len(head) + len(rest) for head, rest in windows)
-    ids = torch.zeros((3, len(windows), longest), dtype=torch.long)
-    for i, (head, rest) in enumerate(windows):
-        end = len(head) + len(rest)
-        ids[0, i, :end] = torch.tensor(head + rest)
-        ids[1, i, len(head) : end] = 1
-        ids[2, i, :end] = 1
-    return ids[0], ids[1], ids[2]
 
 
 def lite_logits(texts: Sequence[str]) -> NDArray[np.float64]:
@@ -197,11 +178,6 @@ def changed(body: Any, weights: Mapping[str, Floats]) -> Any:
     return body
 
 
-def precision() -> torch.dtype:
-    """Choose bfloat16 where the processor multiplies it, three times as fast as float32; scores differ by some thousandths."""
-    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
-
-
 @lru_cache(maxsize=1)
 def _shipped() -> tuple[EncoderNetwork, Floats]:
     return read(WEIGHTS)
@@ -217,10 +193,9 @@ def read(path: Path) -> tuple[EncoderNetwork, Floats]:
     try:
         with np.load(path, allow_pickle=False) as stored:
             weights = {key: stored[key] for key in stored.files}
-        network = EncoderNetwork(tokenizer, changed(body, weights).to(precision()))
-        heads = {key: torch.from_numpy(weights[f"heads.{key}"].astype(np.float32)) for key in ("weight", "bias")}
-        network.heads.load_state_dict(heads)
-        return network.eval().requires_grad_(False), weights["calibration"].astype(np.float32)
+        heads = [torch.from_numpy(weights[f"heads.{key}"].astype(np.float32)) for key in ("weight", "bias")]
+        network = EncoderNetwork(tokenizer, PackedBert(changed(body, weights)), *heads)
+        return network, weights["calibration"].astype(np.float32)
     except (OSError, EOFError, BadZipFile, KeyError, ValueError, RuntimeError) as error:
         raise ModelError(f"cannot read the encoder's weights: {error}", hint="reinstall ttsa-guard") from error
 

@@ -24,7 +24,7 @@ from ttsa_guard.hf.devices import Device, Dtype, resolve_device, resolve_dtype
 from ttsa_guard.hf.loading import Source, load, load_tokenizer
 from ttsa_guard.hf.tokens import markers, without_markers
 from ttsa_guard.moderators.categories import CategoryOptions
-from ttsa_guard.moderators.guard_server import GuardServer, ServerOptions, address
+from ttsa_guard.moderators.guard_server import GuardServer, Question, ServerOptions, address
 from ttsa_guard.moderators.recipes import Recipe, recipe_for
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.verdict import Verdict
@@ -51,7 +51,8 @@ class GuardLLMOptions(CategoryOptions):
         return value and address(value)
 
 
-_Job = tuple[int, str, list[list[int]]]
+_Job = tuple[int, str, list[Question]]
+"""Whose text, which view, and a question for each place."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,11 @@ class GuardLLM:
         self.recipe = recipe_for(source.gguf_file or options.model, options.recipe)
         self._server = GuardServer(options.base_url, options.model, options.server) if options.base_url else None
         if self._server:
+            if options.server.endpoint == "chat" and (self.recipe.raw or self.recipe.before):
+                raise ConfigError(
+                    "this guard model cannot be asked by chat: its reply is more than a verdict, or it has no chat template",
+                    hint="server: {endpoint: completions}",
+                )
             self._tokenizer, configured = load_tokenizer(source), _configuration(source)
         else:
             device = resolve_device(options.device)
@@ -106,7 +112,7 @@ class GuardLLM:
             ModelError: a probability is not a number.
         """
         jobs = [job for i, (text, prompt) in enumerate(zip(texts, prompts, strict=True)) for job in self._jobs(i, text, prompt)]
-        inputs = [ids for _, _, asked in jobs for ids in asked]
+        inputs = [question.ids for _, _, asked in jobs for question in asked]
         with self._lock, torch.no_grad():
             logits = self._last_logits(inputs)
         size = len(self._places)
@@ -125,10 +131,7 @@ class GuardLLM:
 
     async def _asked(self, server: GuardServer, jobs: Sequence[_Job]) -> Verdict:
         try:
-            values = await server.log_probabilities(
-                [(ids, place.tokens) for _, _, asked in jobs for ids, place in zip(asked, self._places, strict=True)],
-                self._tokenizer,
-            )
+            values = await server.log_probabilities([question for _, _, asked in jobs for question in asked], self._tokenizer)
         except ModeratorError as error:
             return Verdict.failure(self.name, error.message)
         size = len(self._places)
@@ -142,9 +145,9 @@ class GuardLLM:
             await self._server.close()
 
     def _jobs(self, owner: int, text: str, prompt: str) -> list[_Job]:
-        """Yield whose text, which view, and the tokens before each place, for every view and every part of a text."""
+        """Return the questions of every view and every part of a text."""
         return [
-            (owner, view, [self._ids(*part, view, place) for place in self._places])
+            (owner, view, [self._question(*part, view, place) for place in self._places])
             for view in self.recipe.views
             for part in self._parts(text, prompt, view)
         ]
@@ -177,18 +180,23 @@ class GuardLLM:
 
     def render(self, prompt: str, answer: str, view: str | None = None) -> str:
         """Return what the model reads before its reply to `view` (default: the first); no text can bring markers into it."""
-        recipe = self.recipe
-        asked = recipe.views[view or next(iter(recipe.views))]
+        if self.recipe.raw:
+            return self.recipe.user_turn(without_markers(self._markers, prompt), without_markers(self._markers, answer))
+        messages = self._messages(prompt, answer)
+        template = self._template(view or next(iter(self.recipe.views)))
+        return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **template))
+
+    def _messages(self, prompt: str, answer: str) -> list[dict[str, Any]]:
         prompt, answer = without_markers(self._markers, prompt), without_markers(self._markers, answer)
-        if recipe.raw:
-            return recipe.user_turn(prompt, answer)
-        if recipe.prompt is not None:
-            turns = [("user", recipe.user_turn(prompt, answer))]
+        if self.recipe.prompt is not None:
+            turns = [("user", self.recipe.user_turn(prompt, answer))]
         else:
             turns = [("user", prompt), ("assistant", answer)]
-        messages = [{"role": r, "content": [{"type": "text", "text": t}] if recipe.parts else t} for r, t in turns]
-        options = {**recipe.options, **asked}
-        return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options))
+        return [{"role": r, "content": [{"type": "text", "text": t}] if self.recipe.parts else t} for r, t in turns]
+
+    def _template(self, view: str) -> dict[str, Any]:
+        """Return what the chat template takes besides the messages."""
+        return {**self.recipe.options, **self.recipe.views[view]}
 
     def _parts(self, answer: str, prompt: str, view: str) -> list[tuple[str, str]]:
         """Return (prompt, part of the answer) pairs that fit the model; of a long prompt, its end."""
@@ -204,8 +212,9 @@ class GuardLLM:
         step = max(1, size * 3 // 4)
         return [(prompt, self._tokenizer.decode(ids[start : start + size])) for start in range(0, len(ids), step)]
 
-    def _ids(self, prompt: str, answer: str, view: str, place: _Place) -> list[int]:
-        return self._tokenize(self.render(prompt, answer, view) + place.prefill)
+    def _question(self, prompt: str, answer: str, view: str, place: _Place) -> Question:
+        ids = self._tokenize(self.render(prompt, answer, view) + place.prefill)
+        return Question(ids, place.tokens, place.prefill, self._messages(prompt, answer), self._template(view))
 
     def _tokenize(self, text: str) -> list[int]:
         return list(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])

@@ -21,12 +21,14 @@ class Seat:
         weight: of its score, where scores are averaged.
         fail: what a failed verdict of it counts as: "closed", a flag with the score 1; "open", as if it were not there.
         hard: its flag decides, in a lexicographic panel.
+        reads: what it scores.
     """
 
     moderator: Moderator
     weight: float = 1.0
     fail: Literal["closed", "open"] = "closed"
     hard: bool = False
+    reads: Literal["answer", "prompt"] = "answer"
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ class Panel:
 
     async def moderate(self, texts: Sequence[str], *, prompts: Sequence[str]) -> list[Verdict]:
         """Return one verdict for each text; the members judge at once."""
-        columns = await asyncio.gather(*(moderate_safely(m, texts, prompts=prompts) for m in self.members))
+        read = {"answer": texts, "prompt": prompts}
+        columns = await asyncio.gather(*(moderate_safely(s.moderator, read[s.reads], prompts=prompts) for s in self.seats))
         return [self._joined(list(zip(self.seats, row, strict=True))) for row in zip(*columns, strict=True)]
 
     def _joined(self, row: list[tuple[Seat, Verdict]]) -> Verdict:
@@ -113,5 +116,5 @@ def build_panel(plugins: Plugins, members: Sequence[Member], combine: Combine) -
     Raises:
         PluginError, ConfigError: as `make` does.
     """
-    seats = tuple(Seat(plugins.make("moderators", m), m.weight, m.fail, m.hard) for m in members)
+    seats = tuple(Seat(plugins.make("moderators", m), m.weight, m.fail, m.hard, m.reads) for m in members)
     return seats[0].moderator if len(seats) == 1 and combine != "lexicographic" else Panel(seats, combine)
