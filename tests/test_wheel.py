@@ -51,7 +51,7 @@ def names(tmp_path_factory):
         "moderators/lite.py",
         "cli/__init__.py",
         "bench/embedded.yaml",
-        "bench/page.html",
+        "page.html",
     ],
 )
 def test_the_wheel_has(names, name):

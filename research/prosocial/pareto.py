@@ -20,7 +20,7 @@ import torch
 
 from research.prosocial.wins import share
 from ttsa_guard.bench.measure import Floats
-from ttsa_guard.bench.plots import COLOURS
+from ttsa_guard.plots import COLOURS, drawing
 from ttsa_guard.steerers.prosocial.adapter import Stored
 from ttsa_guard.steerers.prosocial.preferences import ATTRIBUTES, EQUAL, vector
 
@@ -130,24 +130,20 @@ def plot(points: Mapping[str, Floats], path: Path) -> None:
     Args:
         points: of each system [points of `GRID`, attributes].
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8.4, 7.2), layout="constrained")
     across = ATTRIBUTES.index("helpfulness")
-    for panel, up in zip(figure.subplots(2, 2).flat, (i for i in range(len(ATTRIBUTES)) if i != across), strict=True):
-        weight = _WEIGHTS[:, across] + _WEIGHTS[:, up]
-        edge = np.flatnonzero(weight == 1)
-        edge = edge[np.argsort(_WEIGHTS[edge, up])]
-        for (name, found), colour, mark in zip(points.items(), COLOURS, _MARKS, strict=False):
-            x, y = found[:, across], found[:, up]
-            panel.scatter(x, y, s=14, color=colour, marker=mark, alpha=0.35, linewidths=0)
-            panel.plot(x[edge], y[edge], color=colour, marker=mark, markersize=6, linewidth=1.4, label=name)
-        panel.set(xlabel="helpfulness", ylabel=ATTRIBUTES[up].replace("_", "-"), xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-        panel.grid(alpha=0.25)
-        panel.spines[["top", "right"]].set_visible(False)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(points), frameon=False)
-    figure.savefig(path, dpi=120)
+    others = [i for i in range(len(ATTRIBUTES)) if i != across]
+    with drawing(path, 8.4, 7.2) as figure:
+        for panel, up in zip(figure.subplots(2, 2).flat, others, strict=True):
+            weight = _WEIGHTS[:, across] + _WEIGHTS[:, up]
+            edge = np.flatnonzero(weight == 1)
+            edge = edge[np.argsort(_WEIGHTS[edge, up])]
+            for (name, values), colour, mark in zip(points.items(), COLOURS, _MARKS, strict=False):
+                x, y = values[:, across], values[:, up]
+                panel.scatter(x, y, s=14, color=colour, marker=mark, alpha=0.35, linewidths=0)
+                panel.plot(x[edge], y[edge], color=colour, marker=mark, markersize=6, label=name)
+            panel.set(xlabel="helpfulness", ylabel=ATTRIBUTES[up].replace("_", "-"), xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=len(points))
 
 
 def _interval(drawn: Floats) -> dict[str, float]:

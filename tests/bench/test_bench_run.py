@@ -45,15 +45,15 @@ def test_what_the_arms_do(whole):
     assert flagged
     for case in flagged:
         none, refuse, default = (results.rows[arm, case] for arm in ("none", "refuse", "default"))
-        assert (none["action"], none["unchanged"], none["unsafe"], none["gate_after"]) == ("none", True, True, True)
-        assert (refuse["action"], refuse["good"], refuse["unsafe"], refuse["generations"]) == ("fallback", False, False, 0)
-        assert (default["action"], default["generations"], default["decode_passes"]) == ("swap", 16, 1)
-        assert default["gate_before"]
-        assert not default["gate_after"]
-        assert default["tokens"] > 16
-        assert default["good"] is not default["unsafe"]
-        assert default["on_topic"] is None
-    assert any(results.rows["default", case]["unsafe"] for case in flagged)  # the judge sees more than the gate does
+        assert (none.action, none.unchanged, none.unsafe, none.gate_after) == ("none", True, True, True)
+        assert (refuse.action, refuse.good, refuse.unsafe, refuse.generations) == ("fallback", False, False, 0)
+        assert (default.action, default.generations, default.decode_passes) == ("swap", 16, 1)
+        assert default.gate_before
+        assert not default.gate_after
+        assert default.tokens > 16
+        assert default.good is not default.unsafe
+        assert default.on_topic is None
+    assert any(results.rows["default", case].unsafe for case in flagged)  # the judge sees more than the gate does
 
 
 def test_the_budget_is_the_same_for_all_and_can_limit_decode_passes(bench, tmp_path):

@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 import typer
 
 from ttsa_guard.cli import common
-from ttsa_guard.cli.plot import draw_speed, ready
 from ttsa_guard.errors import ConfigError, nearest
+from ttsa_guard.plots import draw_speed, ready
 
 app = typer.Typer(no_args_is_help=True)
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -71,19 +71,19 @@ def report(
     if html:
         if not html.parent.is_dir():
             raise ConfigError(f"there is no folder {html.parent}", hint="make it first")
-        from ttsa_guard.bench.page import page
+        from ttsa_guard.page import page
 
         html.write_text(page(summary), encoding="utf-8")
     if as_json:
-        typer.echo(json.dumps(summary, indent=1))
+        typer.echo(json.dumps(summary.as_dict(), indent=1))
         return
-    if not summary["groups"]:
+    if not summary.groups:
         common.out.print("no answer was flagged, so there was nothing to mend\n")
     for table in tables(summary):
         common.out.print(table, "")
     common.out.print("in brackets: 95 % intervals; seconds are medians; --json and --html say more", style="dim")
-    if summary["missing"]:
-        lacking = f"not finished, start the run again: {'; '.join(summary['missing'])}"
+    if summary.missing:
+        lacking = f"not finished, start the run again: {'; '.join(summary.missing)}"
         common.err.print(common.plain(lacking, "yellow"), soft_wrap=True)
 
 

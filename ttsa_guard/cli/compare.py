@@ -14,9 +14,9 @@ from rich.table import Table
 
 from ttsa_guard.cli import common
 from ttsa_guard.cli.moderate import PromptField, TextField
-from ttsa_guard.cli.plot import curves, ready
 from ttsa_guard.cli.rows import LabelledText, is_harmful, read_rows
 from ttsa_guard.errors import ConfigError, UsageError
+from ttsa_guard.plots import draw_curves, ready
 
 if TYPE_CHECKING:
     from ttsa_guard.moderators.base import Moderator
@@ -93,7 +93,7 @@ def compare(
             for source, places in sources.items()
         }
     if plot:
-        curves({name: (labels, _scores(verdicts)) for name, verdicts in verdicts_of.items()}, plot)
+        draw_curves({name: (labels, _scores(verdicts)) for name, verdicts in verdicts_of.items()}, plot)
     if as_json:
         typer.echo(json.dumps(found, indent=1))
     else:

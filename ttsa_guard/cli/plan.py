@@ -13,8 +13,9 @@ import typer
 import yaml
 from rich.table import Table
 
-from ttsa_guard.cli import common, plot
+from ttsa_guard.cli import common
 from ttsa_guard.errors import ConfigError
+from ttsa_guard.plots import draw_plan, draw_validation, ready
 
 if TYPE_CHECKING:
     from ttsa_guard.plan.capacity import LoadPoint
@@ -53,7 +54,7 @@ def plan(
         return
     _installed()
     if picture:
-        plot.ready(picture)
+        ready(picture)
     from ttsa_guard.plan.capacity import RATES, breaking, table
     from ttsa_guard.plan.config import PlanConfig
     from ttsa_guard.plan.costs import Costs
@@ -69,8 +70,6 @@ def plan(
         points = table(settings, sorted({*RATES, *own}))
         broken = breaking(settings, points)
     if picture:
-        from ttsa_guard.plan.plots import draw_plan
-
         draw_plan(points, settings.target, picture)
     if as_json:
         found = {"settings": settings.model_dump(mode="json"), "points": [p.as_dict() for p in points]}
@@ -118,8 +117,7 @@ def validate(
     _installed()
     out.mkdir(parents=True, exist_ok=True)
     picture = out / "validation.png"
-    plot.ready(picture)
-    from ttsa_guard.plan.plots import draw_validation
+    ready(picture)
     from ttsa_guard.plan.validation import Validator
 
     guard = common.build_guard(common.settings(model, config))

@@ -186,7 +186,7 @@ class Validator:
         [plain] = await self.guard.backend.generate([_request(self.guard, conversation.messages, conversation.prompt)])
         outcome = await self.guard.review(conversation.messages, plain.text)
         own = plan.model_copy(update={"prompt": len(conversation.prompt)})
-        return search_of(outcome.record.numbers(), own, timed=True)
+        return search_of(outcome.record, own, timed=True)
 
     async def _capacity(self) -> float:
         """Answers a second while some clients always wait for one."""
