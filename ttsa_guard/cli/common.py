@@ -39,6 +39,8 @@ Prefer = Annotated[
     str | None,
     typer.Option(help="Of the steerer prosocial: attributes and weights, empathy=0.6,helpfulness=0.4.", show_default=False),
 ]
+TextField = Annotated[str, typer.Option("--text-field", help="Where the text is.")]
+PromptField = Annotated[str, typer.Option("--prompt-field", help="Where that is which the user had said; may be missing.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
