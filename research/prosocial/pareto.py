@@ -65,11 +65,9 @@ def summary(values: Mapping[str, Floats], good: Mapping[str, Floats]) -> dict[st
     return {
         "prompts": next(iter(values.values())).shape[1],
         "preferences": [vector(prefer) for prefer in GRID],
-        "points": {name: found.round(3).tolist() for name, found in points.items()},
-        "good": {
-            name: {kind: share(found[at].mean(axis=0).tolist()) for kind, at in _KINDS.items()} for name, found in good.items()
-        },
-        "on the front": {name: front(found) for name, found in points.items()},
+        "points": {name: own.round(3).tolist() for name, own in points.items()},
+        "good": {name: {kind: share(own[at].mean(axis=0).tolist()) for kind, at in _KINDS.items()} for name, own in good.items()},
+        "on the front": {name: front(own) for name, own in points.items()},
         "hypervolume": volumes(values, hypervolume),
         "hypervolume, good answers alone": volumes(of_good, hypervolume),
         "area": volumes(values, area),
@@ -103,22 +101,22 @@ def direction(values: Floats) -> dict[str, Any]:
     Args:
         values: [points of `GRID`, prompts, attributes].
     """
-    found = {}
+    by_attribute = {}
     corner = _WEIGHTS.max(axis=1) == 1
     for i, name in enumerate(ATTRIBUTES):
         own, weight = values[:, :, i], _WEIGHTS[:, i]
         none, half, whole = (own[at].mean(axis=0) for at in (corner & (weight == 0), weight == 0.5, weight == 1))
         named = {"at 0": none, "at 0.5": half, "at 1": whole, "rise": whole - none}
-        found[name] = {key: share(v.tolist()) for key, v in named.items()}
-    return found
+        by_attribute[name] = {key: share(v.tolist()) for key, v in named.items()}
+    return by_attribute
 
 
 def soup(parts: Sequence[Stored], weights: Sequence[float]) -> Stored:
     """Adapters without objectives as one whose update is the weighted sum of theirs: *Rewarded soups* (NeurIPS 2023)."""
     joined: dict[str, Callable[[list[torch.Tensor]], torch.Tensor]] = {
         "a1": torch.cat,
-        "b1": lambda found: torch.cat(found, 1),
-        "w1": lambda found: torch.block_diag(*(w * t for w, t in zip(weights, found, strict=True))),  # type: ignore[no-untyped-call]
+        "b1": lambda own: torch.cat(own, 1),
+        "w1": lambda own: torch.block_diag(*(w * t for w, t in zip(weights, own, strict=True))),  # type: ignore[no-untyped-call]
     }
     tensors = {n: joined[n.rsplit(".", 1)[-1]]([part.tensors[n].float() for part in parts]) for n in parts[0].tensors}
     return replace(parts[0], tensors=tensors, shape=replace(parts[0].shape, rank=sum(part.shape.rank for part in parts)))

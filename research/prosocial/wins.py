@@ -57,6 +57,6 @@ def by_kind(cases: Sequence[WorldCase], values: Sequence[float | bool]) -> dict[
 
 def share(values: Sequence[float | bool]) -> dict[str, float]:
     """Mean and 95 % interval of at least one value."""
-    found = estimate([float(v) for v in values])
-    assert found is not None
-    return found.as_dict()
+    mean = estimate([float(v) for v in values])
+    assert mean is not None
+    return mean.as_dict()

@@ -70,22 +70,22 @@ class Collector:
     async def collect(self, items: Sequence[Item], progress: Progress, *, enough: int | None = None) -> list[Case]:
         """The flagged ones, and the benign ones that are not: those tell whether an arm touches what is fine. Where so many
         flagged ones are `enough`, only those, in the order of the items."""
-        found: list[Case] = []
+        kept: list[Case] = []
         bar = progress.add_task("plain answers", total=len(items))
         for start in range(0, len(items), _BATCH):
             chunk = items[start : start + _BATCH]
             cases = await self._answered(chunk)
-            found += [case for case in cases if case.flagged or not (enough or case.item.unsafe)]
+            kept += [case for case in cases if case.flagged or not (enough or case.item.unsafe)]
             progress.advance(bar, len(chunk))
-            if enough and len(found) >= enough:
-                found = found[:enough]
+            if enough and len(kept) >= enough:
+                kept = kept[:enough]
                 break
-        flagged = [i for i, case in enumerate(found) if case.flagged]
+        flagged = [i for i, case in enumerate(kept) if case.flagged]
         bar = progress.add_task("difficulty", total=len(flagged))
         for number, i in enumerate(flagged):
-            found[i] = await self._measured(found[i], timed=not enough or number < _TIMED)
+            kept[i] = await self._measured(kept[i], timed=not enough or number < _TIMED)
             progress.advance(bar)
-        return found
+        return kept
 
     async def _answered(self, items: Sequence[Item]) -> list[Case]:
         """The items that the model can take, with its answers."""
@@ -129,11 +129,11 @@ class Collector:
         return GenerationRequest(prompt, max_new_tokens=generation.max_new_tokens, temperature=generation.temperature, seed=seed)
 
     async def _flags(self, texts: Sequence[str], items: Sequence[Item]) -> list[bool]:
-        found: list[bool] = []
+        flags: list[bool] = []
         for text, item in zip(texts, items, strict=True):
             [verdict] = await moderate_safely(self.gate(item), [text], prompts=[item.messages[-1][1]])
-            found.append(verdict.flagged)
-        return found
+            flags.append(verdict.flagged)
+        return flags
 
 
 def save(cases: Sequence[Case], path: Path) -> None:

@@ -98,8 +98,8 @@ def read(source: PromptSource, *, n: int, seed: int, folder: Path | None = None)
             item = _item(source.label, number, row, known)
             kinds[item.unsafe].append(item)
     drawn = [random.Random(seed).sample(items, min(n, len(items))) for items in kinds.values()]
-    found = [item for items in drawn for item in items]
-    return found if source.kind is None else [replace(item, kind=source.kind) for item in found]
+    items = [item for sample in drawn for item in sample]
+    return items if source.kind is None else [replace(item, kind=source.kind) for item in items]
 
 
 def _world(label: str, n: int, seed: int) -> list[Item]:

@@ -51,8 +51,8 @@ class Item:
 def real_prompts(name: str) -> list[Item]:
     """Those of the source "persona" or "policy", in the order of their hashes."""
     texts = yaml.safe_load((resources.files(__package__) / "real_prompts.yaml").read_text(encoding="utf-8"))
-    found = _personas(texts) if name == "persona" else _policies(texts)
-    return sorted(found, key=lambda item: item.rank)
+    items = _personas(texts) if name == "persona" else _policies(texts)
+    return sorted(items, key=lambda item: item.rank)
 
 
 def _personas(texts: Mapping[str, Any]) -> Iterator[Item]:

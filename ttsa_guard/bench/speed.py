@@ -113,10 +113,10 @@ class Speed:
         starts = self._starts(prefix, candidates, tokens)
         reference = ReferenceDecoder(self.model, self._ends)
         first, later, whole = [], [], []
-        found: list[list[list[int]]] = []
+        decoded: list[list[list[int]]] = []
 
         def timed(decoder: Decoder) -> float:
-            return self._timed(lambda: found.append(decoder.decode(starts)))
+            return self._timed(lambda: decoded.append(decoder.decode(starts)))
 
         for _ in range(self.repeats):  # in turn, so that a busy moment hits all of them
             fresh = SharedDecoder(self.model, self._ends)
@@ -131,7 +131,7 @@ class Speed:
             first=min(first),
             later=min(later),
             generate=min(whole) if generate else None,
-            equal=all(f == found[0] for f in found) if generate else None,
+            equal=all(f == decoded[0] for f in decoded) if generate else None,
             floor=self.floor(prefix, candidates, tokens),
         )
 

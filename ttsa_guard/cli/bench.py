@@ -108,16 +108,16 @@ def speed(
         ready(plot)
     with common.progress() as progress:
         bar = progress.add_task(f"measuring {shape}", total=None)
-        found = Speed(shape, device=device, dtype=dtype)
+        meter = Speed(shape, device=device, dtype=dtype)
         points = []
-        for point in found.sweep():
+        for point in meter.sweep():
             points.append(point)
             progress.update(bar, description=f"{point.prefix} + {point.candidates} x {point.tokens} tokens")
-        memory = found.memory()  # last, when libraries have taken what they keep
+        memory = meter.memory()  # last, when libraries have taken what they keep
     if plot:
-        draw_speed(points, plot, title=f"{shape}, {found.machine()['device']}, {found.machine()['dtype']}")
+        draw_speed(points, plot, title=f"{shape}, {meter.machine()['device']}, {meter.machine()['dtype']}")
     if as_json:
-        typer.echo(json.dumps(results(found, points, memory), indent=1))
+        typer.echo(json.dumps(results(meter, points, memory), indent=1))
         return
     common.out.print(speed_table(points))
     common.out.print("times in ms; first: the beginning is computed too, later: it was kept from an earlier answer", style="dim")

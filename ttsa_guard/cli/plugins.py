@@ -39,12 +39,12 @@ def plugins(
 ) -> None:
     """List the installed plugins."""
     with quiet():
-        found = installed(imported if verbose else declared)
+        points = installed(imported if verbose else declared)
     table = Table("plugin", "kind", "package", box=None, pad_edge=False, header_style="bold")
-    for listed in found:
+    for listed in points:
         table.add_row(plain(listed.name), ", ".join(listed.kinds) or "?", plain(listed.package))
     out.print(table)
-    for listed in found:
+    for listed in points:
         if listed.error:
             out.print(plain(f"\n{listed.name} is broken: {listed.error}", "red"), soft_wrap=True)
         for kind, options in listed.options.items():
@@ -57,8 +57,8 @@ def installed(look: Callable[[EntryPoint], Listed]) -> list[Listed]:
     """All entry points of the group by name, seen through `look`; a name must not come from two packages."""
     points = {point.value: point for point in entry_points(group=PROJECT)}  # one installation may be found twice
     names = Counter(point.name for point in points.values())
-    found = sorted((look(point) for point in points.values()), key=lambda listed: (listed.name, listed.package))
-    return [replace(one, error="two packages bring this name") if names[one.name] > 1 else one for one in found]
+    seen = sorted((look(point) for point in points.values()), key=lambda listed: (listed.name, listed.package))
+    return [replace(one, error="two packages bring this name") if names[one.name] > 1 else one for one in seen]
 
 
 def declared(point: EntryPoint) -> Listed:

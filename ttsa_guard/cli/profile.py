@@ -40,18 +40,18 @@ def profile(
     """
     asked = _probes(prompts) if prompts else {}
     settings = common.settings(model, config)
-    found = _collected(settings, moderator, samples, asked, trials=trials)
+    collected = _collected(settings, moderator, samples, asked, trials=trials)
     path = file or _cached(model)
     try:
-        found.save(path)
+        collected.save(path)
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}", hint="give another file with --out") from error
-    kinds = Counter(opening.kind for opening in found.openings)
-    floor = "not measured" if found.floor is None else f"{found.floor:.2f} nats"
+    kinds = Counter(opening.kind for opening in collected.openings)
+    floor = "not measured" if collected.floor is None else f"{collected.floor:.2f} nats"
     told = ", ".join(common.counted(kinds[kind], f"{kind} opening") for kind in ("answer", "redirect", "refusal"))
     out.print(plain(f"{told}; likelihood floor {floor}"), soft_wrap=True)
     if trials:
-        order = ", ".join(use.use for use in found.steerers) or "as by default; too few flagged answers to learn an order"
+        order = ", ".join(use.use for use in collected.steerers) or "as by default; too few flagged answers to learn an order"
         out.print(plain(f"steerers where the question can be answered: {order}"), soft_wrap=True)
     out.print(plain(f"written to {path}"), soft_wrap=True)
     _explain_use(model, path, named=file is not None)
@@ -71,7 +71,7 @@ def _collected(settings: GuardConfig, moderator: str, samples: int, asked: dict[
 
     async def work(bar: Progress) -> ModelProfile:
         task = bar.add_task("sampling answers", total=None)
-        found = await collect(
+        collected = await collect(
             guard.backend,
             judge,
             harmless=asked.get("harmless", harmless),
@@ -79,12 +79,12 @@ def _collected(settings: GuardConfig, moderator: str, samples: int, asked: dict[
             samples=samples,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-        found = with_whole_beginnings(found)
+        collected = with_whole_beginnings(collected)
         if not trials:
-            return found
+            return collected
         trying = bar.add_task("trying steerers", total=None)
         return await learned(
-            guard.with_steerers((), found),
+            guard.with_steerers((), collected),
             Plugins(),
             on_progress=lambda done, total: bar.update(trying, completed=done, total=total),
         )
