@@ -15,6 +15,7 @@ from rich.progress import Progress
 from ttsa_guard.backends.base import Backend
 from ttsa_guard.bench.prompts import Item
 from ttsa_guard.config import GuardConfig
+from ttsa_guard.embedded.grammar import Topic
 from ttsa_guard.errors import PromptError
 from ttsa_guard.messages import GenerationRequest, Message, own_seed
 from ttsa_guard.moderators.base import Moderator, moderate_safely
@@ -150,7 +151,9 @@ def load(path: Path) -> list[Case]:
 
 def _case(data: dict[str, Any]) -> Case:
     turns = tuple((role, content) for role, content in data["item"]["messages"])
-    return Case(**{**data, "item": Item(**{**data["item"], "messages": turns})})
+    truth = data["item"].get("truth")
+    item = Item(**{**data["item"], "messages": turns, "truth": Topic(**truth) if truth else None})
+    return Case(**{**data, "item": item})
 
 
 def _conversation(item: Item) -> tuple[Message, ...]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ttsa_guard.bench.cases import Case
-from ttsa_guard.embedded.grammar import Topic
 from ttsa_guard.embedded.world import World, WorldCase
 from ttsa_guard.moderators.base import Moderator, moderate_safely
 from ttsa_guard.moderators.features import CHARS, featurise
@@ -55,7 +54,7 @@ class WorldJudge:
 
     async def judge(self, case: Case, text: str, guide: Verdict) -> Judgement:
         assert case.item.truth is not None
-        exact = self._world.judge(WorldCase(case.item.messages, Topic(**case.item.truth)), text)
+        exact = self._world.judge(WorldCase(case.item.messages, case.item.truth), text)
         return Judgement(exact.safe, exact.fluent, exact.helpful, exact.refusal, exact.on_topic)
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from ttsa_guard.embedded.grammar import Topic
+
 Turns = tuple[tuple[str, str], ...]
 _LONG_EVERY = 8
 """One in so many conversations is a long one."""
@@ -34,7 +36,7 @@ class Item:
     messages: tuple[tuple[str, str], ...]
     question: str
     unsafe: bool
-    truth: dict[str, Any] | None = None
+    truth: Topic | None = None
     policy: dict[str, Any] | None = None
     """Options of the moderator `patterns` that is part of the gate for this prompt."""
 

@@ -11,7 +11,7 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -85,6 +85,40 @@ class SpeedPoint:
     floor: float
 
 
+@dataclass(frozen=True)
+class MemoryUse:
+    """Bytes in use at the peak of a batch, against those of its weights and keys.
+
+    Args:
+        keys: of the beginning, kept once, and of all candidates; `keys_per_candidate` of one.
+        used: at the peak, besides the weights.
+        ratio: of all that is in use to weights and keys.
+    """
+
+    weights: int
+    keys: int
+    keys_per_candidate: int
+    used: int
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What was measured, on what.
+
+    Args:
+        bandwidth_gb_s, gflop_s: rates that were measured: reading memory, and multiplying matrices.
+    """
+
+    shape: str
+    device: str
+    dtype: str
+    threads: int
+    bandwidth_gb_s: float
+    gflop_s: float
+    versions: dict[str, str]
+
+
 class Speed:
     """Measures one shape on one device."""
 
@@ -146,8 +180,8 @@ class Speed:
             total += max(read / self.bandwidth, queries * (2 * self.parameters + attention) / self.flops)
         return total
 
-    def memory(self, prefix: int = 2048, candidates: int = 16, tokens: int = 64) -> dict[str, float] | None:
-        """Bytes in use at the peak of a batch, against those of its weights and keys; None where the peak cannot be seen."""
+    def memory(self, prefix: int = 2048, candidates: int = 16, tokens: int = 64) -> MemoryUse | None:
+        """What a batch takes; None where the peak cannot be seen."""
         starts, decoder = self._starts(prefix, candidates, tokens), SharedDecoder(self.model, self._ends)
         peak = _CudaPeak() if self.device.startswith("cuda") else _ResidentPeak() if sys.platform == "linux" else None
         if peak is None:
@@ -159,18 +193,18 @@ class Speed:
         own = self.kv_bytes * (OWN + tokens)
         keys = self.kv_bytes * prefix + own * candidates
         ratio = (weights + peak.used) / (weights + keys)
-        return {"weights": weights, "keys": keys, "keys_per_candidate": own, "used": peak.used, "ratio": round(ratio, 3)}
+        return MemoryUse(weights, keys, own, peak.used, round(ratio, 3))
 
-    def machine(self) -> dict[str, Any]:
-        return {
-            "shape": self.name,
-            "device": torch.cuda.get_device_name() if self.device.startswith("cuda") else f"{platform.machine()} CPU",
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "threads": torch.get_num_threads(),
-            "bandwidth_gb_s": round(self.bandwidth / 1e9, 1),
-            "gflop_s": round(self.flops / 1e9, 1),
-            "versions": {"python": platform.python_version(), **{p: version(p) for p in ("ttsa-guard", "torch", "transformers")}},
-        }
+    def machine(self) -> Machine:
+        return Machine(
+            shape=self.name,
+            device=torch.cuda.get_device_name() if self.device.startswith("cuda") else f"{platform.machine()} CPU",
+            dtype=str(self.dtype).removeprefix("torch."),
+            threads=torch.get_num_threads(),
+            bandwidth_gb_s=round(self.bandwidth / 1e9, 1),
+            gflop_s=round(self.flops / 1e9, 1),
+            versions={"python": platform.python_version(), **{p: version(p) for p in ("ttsa-guard", "torch", "transformers")}},
+        )
 
     # ------------------------------------------------------------------ measuring
 
@@ -239,6 +273,6 @@ class _ResidentPeak:
             self.used = max(self.used, self._now() - self._before)
 
 
-def results(speed: Speed, points: Sequence[SpeedPoint], memory: Mapping[str, float] | None) -> dict[str, Any]:
+def results(speed: Speed, points: Sequence[SpeedPoint], memory: MemoryUse | None) -> dict[str, Any]:
     """All that was measured, as plain data."""
-    return {"machine": speed.machine(), "points": [asdict(p) for p in points], "memory": memory}
+    return {"machine": asdict(speed.machine()), "points": [asdict(p) for p in points], "memory": memory and asdict(memory)}

@@ -115,11 +115,12 @@ def speed(
             progress.update(bar, description=f"{point.prefix} + {point.candidates} x {point.tokens} tokens")
         memory = meter.memory()  # last, when libraries have taken what they keep
     if plot:
-        draw_speed(points, plot, title=f"{shape}, {meter.machine()['device']}, {meter.machine()['dtype']}")
+        machine = meter.machine()
+        draw_speed(points, plot, title=f"{shape}, {machine.device}, {machine.dtype}")
     if as_json:
         typer.echo(json.dumps(results(meter, points, memory), indent=1))
         return
     common.out.print(speed_table(points))
     common.out.print("times in ms; first: the beginning is computed too, later: it was kept from an earlier answer", style="dim")
     if memory:
-        common.out.print(f"memory at the peak: {memory['ratio']:.2f} of weights and keys")
+        common.out.print(f"memory at the peak: {memory.ratio:.2f} of weights and keys")
