@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-import yaml
 
 from ttsa_guard.cli import common
 from ttsa_guard.cli.common import out, plain
 from ttsa_guard.config import GuardConfig
 from ttsa_guard.errors import ConfigError
+from ttsa_guard.settings import read_yaml
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -100,10 +100,7 @@ def _probes(path: Path) -> dict[str, list[str]]:
         ConfigError: it is not a mapping of "harmless" and "unsafe" to lists of texts.
     """
     hint = "write two lists of questions: 'harmless:' and 'unsafe:'"
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read {path}: {type(error).__name__}", hint=hint) from error
+    data = read_yaml(path, hint=hint)
     if not isinstance(data, dict) or set(data) != set(_PROBES):
         raise ConfigError(f"{path} does not hold the two lists", hint=hint)
     for name in _PROBES:
