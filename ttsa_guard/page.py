@@ -61,14 +61,13 @@ def page(summary: Summary) -> str:
     """
     meta, groups = summary.meta, summary.groups
     arms = list(next(iter(groups.values())).arms) if groups else []
-    exact = [source == "embedded" for source in meta.sources]
     return _template().render(
         facts=_facts(summary),
         command=meta.command,
         budget=meta.budget,
-        some_exact=any(exact),
-        all_exact=all(exact),
-        judge=None if all(exact) else meta.judge,
+        some_exact=any(meta.exact),
+        all_exact=all(meta.exact),
+        judge=None if all(meta.exact) else meta.judge,
         reference=meta.reference,
         quality=list(_quality(groups, arms)),
         costs=list(_costs(groups, arms, meta.reference)),

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from ttsa_guard.bench.files import SCHEMA, RunMeta
 from ttsa_guard.bench.measure import Estimate, Results
 from ttsa_guard.bench.tables import figures, tables
 from ttsa_guard.page import page
@@ -25,6 +26,22 @@ def test_nothing_was_flagged(bench, tmp_path):
     assert summary.groups == {}
     assert "0 flagged answers" in page(summary)
     assert len(list(tables(summary))) == 1
+
+
+@pytest.mark.parametrize(
+    ("sources", "told", "untold"),
+    [
+        (["embedded", "embedded_joined"], "The embedded world judges", "is judged by"),
+        (["embedded", "xstest"], "The safety of other answers is judged by judge", "of all answers"),
+        (["xstest"], "The safety of all answers is judged by judge", "embedded world"),
+    ],
+)
+def test_the_page_says_who_judges(bench, sources, told, untold):
+    runner = bench.runner(data=[{"name": name} for name in sources])
+    meta = RunMeta(SCHEMA, "it", runner.config.model_dump(mode="json"), {}, "cpu", seed=1)
+    text = page(Results(meta, (), {}).summary())
+    assert told in text
+    assert untold not in text
 
 
 @pytest.mark.parametrize(

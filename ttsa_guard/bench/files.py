@@ -64,9 +64,9 @@ class RunMeta:
         return None if judge is None else str(judge["use"])
 
     @property
-    def sources(self) -> list[str | None]:
-        """Names of the sources of prompts; None for a file or a data set of the hub."""
-        return [source["name"] for source in self.config["data"]]
+    def exact(self) -> list[bool]:
+        """Whether answers to the prompts of each source are judged exactly, see `PromptSource.exact`."""
+        return [(source["name"] or "").startswith("embedded") for source in self.config["data"]]
 
     def differing(self, other: RunMeta) -> list[str]:
         """The settings and circumstances in which another run differs from this one."""
