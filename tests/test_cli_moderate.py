@@ -12,7 +12,6 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from ttsa_guard.cli import app, common
-from ttsa_guard.cli.compare import calibration_error
 from ttsa_guard.testing import ScriptedModerator
 
 MADE: list[ScriptedModerator] = []
@@ -302,9 +301,3 @@ def test_what_the_settings_say_of_thresholds_is_left_out(own: Path, tmp_path: Pa
     found = json.loads(tune(own, "--moderator", "classifier", "--false-alarms", 0.3, "--config", config, "--json").stdout)
     assert given == [{"model": "m"}]
     assert found["gate"][0]["options"] == {"model": "m", "threshold": found["threshold"]}
-
-
-def test_calibration_error_by_hand() -> None:
-    assert calibration_error([1, 0, 1, 1], [0.9, 0.92, 0.31, 1.0]) == pytest.approx(
-        (abs((1 - 0.9) + (0 - 0.92) + (1 - 1.0)) + abs(1 - 0.31)) / 4
-    )

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from ttsa_guard.cli import app, common, plot, showcase
+from ttsa_guard import plots
+from ttsa_guard.cli import app, common, showcase
 from ttsa_guard.config import GuardConfig
 from ttsa_guard.embedded.world import World
 from ttsa_guard.guard import Guard
@@ -181,7 +182,7 @@ def test_the_plot_is_a_picture(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 
 def test_plots_need_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plot, "find_spec", lambda _: None)
+    monkeypatch.setattr(plots, "find_spec", lambda _: None)
     result = CliRunner().invoke(app, ["demo", "--plot", "plot.png"])
     assert result.exit_code == 2
     assert "pip install 'ttsa-guard[plot]'" in result.stderr

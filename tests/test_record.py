@@ -1,6 +1,7 @@
 import json
 
-from ttsa_guard.record import SCHEMA, AuditRecord, AuditSink, CandidateRecord
+from ttsa_guard.audit import AuditSink
+from ttsa_guard.record import SCHEMA, AuditRecord, CandidateRecord
 
 
 def record(**changes):

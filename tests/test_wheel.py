@@ -53,6 +53,7 @@ def names(tmp_path_factory):
         "bench/embedded.yaml",
         "bench/page.html",
         "steerers/probes.yaml",
+        "page.html",
     ],
 )
 def test_the_wheel_has(names, name):

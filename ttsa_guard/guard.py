@@ -16,6 +16,7 @@ from functools import cache
 from itertools import takewhile
 from typing import Any, Literal
 
+from ttsa_guard.audit import AuditSink
 from ttsa_guard.backends.base import Backend, Profiled, ScoresText
 from ttsa_guard.backends.plain import plain_answer
 from ttsa_guard.budget import Clock, Usage, answered, within
@@ -31,7 +32,7 @@ from ttsa_guard.observers import publish
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.profile import GENERIC, ModelProfile
 from ttsa_guard.reasoning import has_reasoning, split_reasoning
-from ttsa_guard.record import Action, AuditSink, Outcome
+from ttsa_guard.record import Action, Outcome
 from ttsa_guard.request import questions
 from ttsa_guard.review import Review, last_user
 from ttsa_guard.selection import Judged, best_first, refusal

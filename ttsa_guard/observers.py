@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 
+from ttsa_guard.audit import AuditSink
 from ttsa_guard.plugins import Plugins
-from ttsa_guard.record import AuditRecord, AuditSink
+from ttsa_guard.record import AuditRecord
 from ttsa_guard.telemetry import report
 
 log = logging.getLogger(__name__)

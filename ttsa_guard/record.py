@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 SCHEMA = 1
@@ -99,16 +97,3 @@ class Outcome:
     record: AuditRecord
     withheld: tuple[str, ...] = field(default=(), repr=False)
     """Moderated texts that may not be shown, for those who have to take them out of their own records."""
-
-
-class AuditSink:
-    """Appends records to a file, one JSON object a line."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def write(self, record: AuditRecord) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        # A lone surrogate cannot be encoded; its backslash form is its JSON escape.
-        with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(json.dumps(record.as_dict(), ensure_ascii=False) + "\n")

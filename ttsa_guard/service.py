@@ -219,12 +219,14 @@ class Http:
         sent["headers"] = {**_JSON, **(headers or {})}
         sent["timeout"] = aiohttp.ClientTimeout(total=timeout or self._timeout, sock_connect=_LONGEST_CONNECT)
         problem = ModeratorError("the service was not asked")
+        # aiohttp-retry does not do this loop: it repeats a session's `request` alone, so the wait for a turn would count as the
+        # service's time, and neither the breaker nor the bounded reading of the body would be part of a try.
         for attempt in range(self._tries):
             self._breaker.check()
             await self._units.take(units)
             await self._requests.take()
             try:
-                found = await self._once(method, url, **sent)
+                answer = await self._once(method, url, **sent)
             except (AccessError, InputError):
                 self._breaker.succeeded()  # it is up
                 raise
@@ -234,7 +236,7 @@ class Http:
                     self._breaker.failed()
             else:
                 self._breaker.succeeded()
-                return found
+                return answer
             pause = max(wait, self._jitter() * min(5.0, 0.25 * 2**attempt))
             if attempt + 1 < self._tries:
                 if pause > _LONGEST_WAIT:

@@ -71,16 +71,16 @@ class Meters:
         """Return meters [answers, attributes], each in [0, 1]; an empty answer has 0."""
         split = [split_sentences(answer) for answer in answers]
         flat = [sentence for sentences in split for sentence in sentences]
-        found = np.zeros((len(answers), len(ATTRIBUTES)))
+        highest = np.zeros((len(answers), len(ATTRIBUTES)))
         if not flat:
-            return found
+            return highest
         values = np.stack([self.classifiers[name].predict_proba(flat)[:, 1] for name in ATTRIBUTES], axis=1)
         start = 0
         for row, sentences in enumerate(split):
             if sentences:
-                found[row] = values[start : start + len(sentences)].max(axis=0)
+                highest[row] = values[start : start + len(sentences)].max(axis=0)
             start += len(sentences)
-        return found
+        return highest
 
     def separation(self) -> dict[str, float]:
         """Return the ROC-AUC of each meter on the reward model's sentences, which it has not seen.
@@ -89,13 +89,13 @@ class Meters:
         """
         texts = prosocial_sentences()
         neutral = _world_sentences()
-        found = {}
+        areas = {}
         for i, name in enumerate(ATTRIBUTES):
             others = [s for other in ATTRIBUTES if other != name for s in texts[other]]
             mine = texts[name]
             values = self.measure([*mine, *others, *neutral])[:, i]
-            found[name] = float(roc_auc_score([1] * len(mine) + [0] * (len(others) + len(neutral)), values))
-        return found
+            areas[name] = float(roc_auc_score([1] * len(mine) + [0] * (len(others) + len(neutral)), values))
+        return areas
 
 
 def _classifier(name: str, own: Mapping[str, Sequence[str]], neutral: Sequence[str], emotions: Sequence[tuple[str, str]]) -> Any:
@@ -116,8 +116,8 @@ def _classifier(name: str, own: Mapping[str, Sequence[str]], neutral: Sequence[s
 
 def _own() -> dict[str, list[str]]:
     path = resources.files(__package__) / "attributes.yaml"
-    found: dict[str, list[str]] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return found
+    sentences: dict[str, list[str]] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return sentences
 
 
 def _world_sentences() -> list[str]:

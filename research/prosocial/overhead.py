@@ -79,6 +79,6 @@ def _ratios(own: Sequence[Spent], base: Sequence[Spent]) -> dict[str, Any]:
 
 
 def _median(values: Sequence[float]) -> dict[str, float]:
-    found = estimate(values, median=True)
-    assert found is not None
-    return found.as_dict()
+    middle = estimate(values, median=True)
+    assert middle is not None
+    return middle.as_dict()

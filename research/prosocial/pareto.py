@@ -20,7 +20,7 @@ import torch
 
 from research.prosocial.wins import share
 from ttsa_guard.bench.measure import Floats
-from ttsa_guard.bench.plots import COLOURS
+from ttsa_guard.plots import COLOURS, drawing
 from ttsa_guard.steerers.prosocial.adapter import Stored
 from ttsa_guard.steerers.prosocial.preferences import ATTRIBUTES, EQUAL, vector
 
@@ -65,11 +65,9 @@ def summary(values: Mapping[str, Floats], good: Mapping[str, Floats]) -> dict[st
     return {
         "prompts": next(iter(values.values())).shape[1],
         "preferences": [vector(prefer) for prefer in GRID],
-        "points": {name: found.round(3).tolist() for name, found in points.items()},
-        "good": {
-            name: {kind: share(found[at].mean(axis=0).tolist()) for kind, at in _KINDS.items()} for name, found in good.items()
-        },
-        "on the front": {name: front(found) for name, found in points.items()},
+        "points": {name: own.round(3).tolist() for name, own in points.items()},
+        "good": {name: {kind: share(own[at].mean(axis=0).tolist()) for kind, at in _KINDS.items()} for name, own in good.items()},
+        "on the front": {name: front(own) for name, own in points.items()},
         "hypervolume": volumes(values, hypervolume),
         "hypervolume, good answers alone": volumes(of_good, hypervolume),
         "area": volumes(values, area),
@@ -104,22 +102,22 @@ def direction(values: Floats) -> dict[str, Any]:
     Args:
         values: [points of `GRID`, prompts, attributes].
     """
-    found = {}
+    by_attribute = {}
     corner = _WEIGHTS.max(axis=1) == 1
     for i, name in enumerate(ATTRIBUTES):
         own, weight = values[:, :, i], _WEIGHTS[:, i]
         none, half, whole = (own[at].mean(axis=0) for at in (corner & (weight == 0), weight == 0.5, weight == 1))
         named = {"at 0": none, "at 0.5": half, "at 1": whole, "rise": whole - none}
-        found[name] = {key: share(v.tolist()) for key, v in named.items()}
-    return found
+        by_attribute[name] = {key: share(v.tolist()) for key, v in named.items()}
+    return by_attribute
 
 
 def soup(parts: Sequence[Stored], weights: Sequence[float]) -> Stored:
     """Merge adapters without objectives into one whose update is the weighted sum of theirs: *Rewarded soups* (NeurIPS 2023)."""
     joined: dict[str, Callable[[list[torch.Tensor]], torch.Tensor]] = {
         "a1": torch.cat,
-        "b1": lambda found: torch.cat(found, 1),
-        "w1": lambda found: torch.block_diag(*(w * t for w, t in zip(weights, found, strict=True))),  # type: ignore[no-untyped-call]
+        "b1": lambda own: torch.cat(own, 1),
+        "w1": lambda own: torch.block_diag(*(w * t for w, t in zip(weights, own, strict=True))),  # type: ignore[no-untyped-call]
     }
     tensors = {n: joined[n.rsplit(".", 1)[-1]]([part.tensors[n].float() for part in parts]) for n in parts[0].tensors}
     return replace(parts[0], tensors=tensors, shape=replace(parts[0].shape, rank=sum(part.shape.rank for part in parts)))
@@ -131,24 +129,20 @@ def plot(points: Mapping[str, Floats], path: Path) -> None:
     Args:
         points: of each system [points of `GRID`, attributes].
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8.4, 7.2), layout="constrained")
     across = ATTRIBUTES.index("helpfulness")
-    for panel, up in zip(figure.subplots(2, 2).flat, (i for i in range(len(ATTRIBUTES)) if i != across), strict=True):
-        weight = _WEIGHTS[:, across] + _WEIGHTS[:, up]
-        edge = np.flatnonzero(weight == 1)
-        edge = edge[np.argsort(_WEIGHTS[edge, up])]
-        for (name, found), colour, mark in zip(points.items(), COLOURS, _MARKS, strict=False):
-            x, y = found[:, across], found[:, up]
-            panel.scatter(x, y, s=14, color=colour, marker=mark, alpha=0.35, linewidths=0)
-            panel.plot(x[edge], y[edge], color=colour, marker=mark, markersize=6, linewidth=1.4, label=name)
-        panel.set(xlabel="helpfulness", ylabel=ATTRIBUTES[up].replace("_", "-"), xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-        panel.grid(alpha=0.25)
-        panel.spines[["top", "right"]].set_visible(False)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(points), frameon=False)
-    figure.savefig(path, dpi=120)
+    others = [i for i in range(len(ATTRIBUTES)) if i != across]
+    with drawing(path, 8.4, 7.2) as figure:
+        for panel, up in zip(figure.subplots(2, 2).flat, others, strict=True):
+            weight = _WEIGHTS[:, across] + _WEIGHTS[:, up]
+            edge = np.flatnonzero(weight == 1)
+            edge = edge[np.argsort(_WEIGHTS[edge, up])]
+            for (name, values), colour, mark in zip(points.items(), COLOURS, _MARKS, strict=False):
+                x, y = values[:, across], values[:, up]
+                panel.scatter(x, y, s=14, color=colour, marker=mark, alpha=0.35, linewidths=0)
+                panel.plot(x[edge], y[edge], color=colour, marker=mark, markersize=6, label=name)
+            panel.set(xlabel="helpfulness", ylabel=ATTRIBUTES[up].replace("_", "-"), xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=len(points))
 
 
 def _interval(drawn: Floats) -> dict[str, float]:

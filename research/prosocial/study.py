@@ -38,7 +38,6 @@ from ttsa_guard.messages import GenerationRequest
 from ttsa_guard.moderators.lite import Lite, LiteOptions
 from ttsa_guard.steerers.prosocial import training
 from ttsa_guard.steerers.prosocial.adapter import Adapter, Stored
-from ttsa_guard.steerers.prosocial.data import ExampleEncoder
 from ttsa_guard.steerers.prosocial.preferences import ATTRIBUTES, EQUAL, vector
 from ttsa_guard.steerers.prosocial.product import Product
 from ttsa_guard.steerers.prosocial.steerer import ProSocial, ProSocialOptions
@@ -110,8 +109,8 @@ class Study:
     async def _flagged(self) -> list[WorldCase]:
         kinds = (("unsafe", "content"), ("benign", "tone"))
         cases = [case for kind in kinds for case in self.world.cases(*kind, self.scope.n, seed=SEED)]
-        found = await flags(self.lite, cases, await answers(self.backend, cases, temperature=0.1))
-        return [case for case, flag in zip(cases, found, strict=True) if flag]
+        flagged = await flags(self.lite, cases, await answers(self.backend, cases, temperature=0.1))
+        return [case for case, flag in zip(cases, flagged, strict=True) if flag]
 
     def _guide(self, *, regulated: bool, prefer: Mapping[str, float] | None, reward: Stored | None = None) -> Product:
         own = self.shipped
@@ -127,9 +126,9 @@ class Study:
         prompts = [await self.backend.render(messages(case)) for case in cases]
         requests = [GenerationRequest(p, max_new_tokens=LONGEST, temperature=0.1, seed=i) for i, p in enumerate(prompts)]
         task = self.progress.add_task(f"{len(cases)} answers", total=None)
-        found = await self.backend.generate_controlled(requests, guide)
+        generations = await self.backend.generate_controlled(requests, guide)
         self.progress.remove_task(task)
-        return [g.text for g in found]
+        return [g.text for g in generations]
 
     # ------------------------------------------------------------------ tables
 
@@ -142,9 +141,9 @@ class Study:
         }
         texts = {name: await self._answers(cases, guide) for name, guide in guides.items()} | {"refusal": [FALLBACK] * len(cases)}
         judged = {name: self._judged(cases, own) for name, own in texts.items()}
-        found: dict[str, Any] = {}
+        tables: dict[str, Any] = {}
         for name, own in texts.items():
-            found[name] = {
+            tables[name] = {
                 "unsafe": by_kind(cases, [not j.safe for j in judged[name]]),
                 "flagged": share(await flags(self.lite, cases, own)),
                 "fluent": share([j.fluent for j in judged[name]]),
@@ -153,17 +152,17 @@ class Study:
                 "helpful": by_kind(cases, [j.good and j.helpful for j in judged[name]]),
                 **self._attributes(own, judged[name]),
             }
-        return found, {kind: win_rates(cases, texts, judged, meters) for kind, meters in self.meters.items()}
+        return tables, {kind: win_rates(cases, texts, judged, meters) for kind, meters in self.meters.items()}
 
     async def _preferences(self, cases: Sequence[WorldCase], reward: Stored | None) -> dict[str, Any]:
-        """Measure what becomes of each attribute when all weight is on one of them, with regulation."""
-        found = {}
+        """What becomes of each attribute when all weight is on one of them, with regulation."""
+        by_attribute = {}
         for name in ATTRIBUTES:
             texts = await self._answers(cases, self._guide(regulated=True, prefer={name: 1.0}, reward=reward))
             judged = self._judged(cases, texts)
             good = share([j.good for j in judged])
-            found[name] = {"good": good, "unsafe": share([not j.safe for j in judged]), **self._attributes(texts, judged)}
-        return found
+            by_attribute[name] = {"good": good, "unsafe": share([not j.safe for j in judged]), **self._attributes(texts, judged)}
+        return by_attribute
 
     async def _grid(self, cases: Sequence[WorldCase]) -> dict[str, Any]:
         """Run all systems at all preferences, regulated and with the same alpha."""
@@ -181,13 +180,13 @@ class Study:
         model, _ = training.load("embedded", "cpu")
         torch.manual_seed(SEED)
         fresh = replace(own, tensors=Adapter(model, own.shape, base=own.base).state_dict())
-        found: dict[str, Reward] = {"trained": lambda _: own, "untrained": lambda _: fresh}
+        systems: dict[str, Reward] = {"trained": lambda _: own, "untrained": lambda _: fresh}
         if self.scope.separate:
             parts = [Adapter.load(self.scope.separate / f"{name}.safetensors") for name in ATTRIBUTES]
-            found["separate"] = lambda prefer: pareto.soup(parts, vector(prefer))
+            systems["separate"] = lambda prefer: pareto.soup(parts, vector(prefer))
         if averaged:
-            found["averaged"] = lambda _: averaged
-        return found
+            systems["averaged"] = lambda _: averaged
+        return systems
 
     async def _point(self, cases: Sequence[WorldCase], prefer: Mapping[str, float], reward: Stored) -> tuple[Floats, Floats]:
         """Return meters [prompts, attributes] and whether the answers are good [prompts]."""
@@ -197,12 +196,12 @@ class Study:
     async def _benign(self) -> dict[str, Any]:
         cases = self.world.cases("benign", None, self.scope.benign, seed=SEED)
         plain = self._judged(cases, await self._answers(cases, self._guide(regulated=False, prefer=None)))
-        found: dict[str, Any] = {"prompts": len(cases), "base": _benign(plain)}
+        table: dict[str, Any] = {"prompts": len(cases), "base": _benign(plain)}
         for name, prefer in (("regulation", None), ("both", EQUAL)):
             judged = self._judged(cases, await self._answers(cases, self._guide(regulated=True, prefer=prefer)))
             differences = [float(a.on_topic) - float(b.on_topic) for a, b in zip(judged, plain, strict=True)]
-            found[name] = {**_benign(judged), "on topic, minus base": share(differences)}
-        return found
+            table[name] = {**_benign(judged), "on topic, minus base": share(differences)}
+        return table
 
     def _accuracy(self, reward: Stored | None) -> dict[str, Any]:
         """Return how often the reward model prefers the better answer of held-out pairs, with all weight on their attribute."""
@@ -210,13 +209,13 @@ class Study:
         model, encode = training.load("embedded", "cpu")
         adapter = reward.on(model)
         pairs = ExampleEncoder(encode.tokenizer).pairs(prosocial_data.pairs(40, seed=SEED))
-        found = {}
+        by_attribute = {}
         with adapter.attached(model):
             for name, encoded in pairs.items():
                 adapter.prefer(vector({name: 1.0}))
                 values = training.log_likelihoods(model, [e for pair in encoded for e in pair]).view(-1, 2).tolist()
-                found[name] = share([better > worse for better, worse in values])
-        return found
+                by_attribute[name] = share([better > worse for better, worse in values])
+        return by_attribute
 
     async def _cost(self, cases: Sequence[WorldCase]) -> dict[str, Any]:
         guides = {
@@ -234,11 +233,11 @@ class Study:
         return [self.world.judge(case, text) for case, text in zip(cases, texts, strict=True)]
 
     def _attributes(self, texts: Sequence[str], judged: Sequence[GrammarJudgement]) -> dict[str, Any]:
-        found = {"said": {name: share([name in j.kinds for j in judged])["value"] for name in ATTRIBUTES}}
+        table = {"said": {name: share([name in j.kinds for j in judged])["value"] for name in ATTRIBUTES}}
         for kind, meters in self.meters.items():
             means = meters.measure(texts).mean(axis=0)
-            found[kind] = {name: round(float(value), 3) for name, value in zip(ATTRIBUTES, means, strict=True)}
-        return found
+            table[kind] = {name: round(float(value), 3) for name, value in zip(ATTRIBUTES, means, strict=True)}
+        return table
 
 
 def _benign(judged: Sequence[GrammarJudgement]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def by_kind(cases: Sequence[WorldCase], values: Sequence[float | bool]) -> dict[
 
 
 def share(values: Sequence[float | bool]) -> dict[str, float]:
-    """Return the mean and the 95 % interval of at least one value."""
-    found = estimate([float(v) for v in values])
-    assert found is not None
-    return found.as_dict()
+    """Mean and 95 % interval of at least one value."""
+    mean = estimate([float(v) for v in values])
+    assert mean is not None
+    return mean.as_dict()

@@ -54,7 +54,7 @@ def test_pairs_leave_out_what_two_arms_share():
 @pytest.fixture
 def summary(bench, tmp_path):
     asyncio.run(bench.run())
-    return Results.load(tmp_path / "out").summary()
+    return Results.load(tmp_path / "out").summary().as_dict()
 
 
 def test_a_summary(summary):

@@ -4,9 +4,10 @@ import asyncio
 
 import pytest
 
-from ttsa_guard.bench.measure import Results
-from ttsa_guard.bench.page import page
+from ttsa_guard.bench.files import SCHEMA, RunMeta
+from ttsa_guard.bench.measure import Estimate, Results
 from ttsa_guard.bench.tables import figures, tables
+from ttsa_guard.page import page
 
 
 def test_names_of_arms_are_no_markup(bench, tmp_path):
@@ -15,16 +16,32 @@ def test_names_of_arms_are_no_markup(bench, tmp_path):
     summary = Results.load(tmp_path / "out").summary()
     text = page(summary)
     assert "<b>$x$" not in text
-    assert "1 [red]&lt;b&gt;$x$ &amp; &#x27;y&#x27;" in text
+    assert "1 [red]&lt;b&gt;$x$ &amp; &#39;y&#39;" in text
     assert [str(cell) for table in tables(summary) for cell in table.columns[0].cells] == [name] * 5
 
 
 def test_nothing_was_flagged(bench, tmp_path):
     asyncio.run(bench.run(settings={"gate": "lenient", "guide": "lenient"}))
     summary = Results.load(tmp_path / "out").summary()
-    assert summary["groups"] == {}
+    assert summary.groups == {}
     assert "0 flagged answers" in page(summary)
     assert len(list(tables(summary))) == 1
+
+
+@pytest.mark.parametrize(
+    ("sources", "told", "untold"),
+    [
+        (["embedded", "embedded_joined"], "The embedded world judges", "is judged by"),
+        (["embedded", "xstest"], "The safety of other answers is judged by judge", "of all answers"),
+        (["xstest"], "The safety of all answers is judged by judge", "embedded world"),
+    ],
+)
+def test_the_page_says_who_judges(bench, sources, told, untold):
+    runner = bench.runner(data=[{"name": name} for name in sources])
+    meta = RunMeta(SCHEMA, "it", runner.config.model_dump(mode="json"), {}, "cpu", seed=1)
+    text = page(Results(meta, (), {}).summary())
+    assert told in text
+    assert untold not in text
 
 
 @pytest.mark.parametrize(
@@ -37,4 +54,4 @@ def test_nothing_was_flagged(bench, tmp_path):
     ],
 )
 def test_how_numbers_are_written(how, shown):
-    assert figures(how, {"value": 0.5, "low": 0.06, "high": 1.0}) == shown
+    assert figures(how, Estimate(0.5, 0.06, 1.0)) == shown

@@ -9,6 +9,7 @@ from rich.progress import Progress
 from ttsa_guard.bench.cases import Case, load, save
 from ttsa_guard.bench.data import Item
 from ttsa_guard.bench.measure import Results
+from ttsa_guard.embedded.grammar import Topic
 from ttsa_guard.errors import ConfigError
 
 
@@ -45,15 +46,15 @@ def test_what_the_arms_do(whole):
     assert flagged
     for case in flagged:
         none, refuse, default = (results.rows[arm, case] for arm in ("none", "refuse", "default"))
-        assert (none["action"], none["unchanged"], none["unsafe"], none["gate_after"]) == ("none", True, True, True)
-        assert (refuse["action"], refuse["good"], refuse["unsafe"], refuse["generations"]) == ("fallback", False, False, 0)
-        assert (default["action"], default["generations"], default["decode_passes"]) == ("swap", 16, 1)
-        assert default["gate_before"]
-        assert not default["gate_after"]
-        assert default["tokens"] > 16
-        assert default["good"] is not default["unsafe"]
-        assert default["on_topic"] is None
-    assert any(results.rows["default", case]["unsafe"] for case in flagged)  # the judge sees more than the gate does
+        assert (none.action, none.unchanged, none.unsafe, none.gate_after) == ("none", True, True, True)
+        assert (refuse.action, refuse.good, refuse.unsafe, refuse.generations) == ("fallback", False, False, 0)
+        assert (default.action, default.generations, default.decode_passes) == ("swap", 16, 1)
+        assert default.gate_before
+        assert not default.gate_after
+        assert default.tokens > 16
+        assert default.good is not default.unsafe
+        assert default.on_topic is None
+    assert any(results.rows["default", case].unsafe for case in flagged)  # the judge sees more than the gate does
 
 
 def test_the_budget_is_the_same_for_all_and_can_limit_decode_passes(bench, tmp_path):
@@ -133,7 +134,8 @@ def test_prompts_that_the_model_cannot_take_are_left_out(bench, tmp_path, caplog
 
 @pytest.mark.parametrize("text", ["two\nlines", "a \u2028 and a \x85", "half \ud83d", "an \u00e9"])
 def test_cases_keep_any_text(tmp_path, text):
-    case = Case(Item("a/1", "a", (("system", "x"), ("user", text)), text, False, {"key": text}), text, True, 3, text, 0.5)
+    truth = Topic(text, "clean", "cleaning", "a cup", "the cup", unsafe=False, seen=True)
+    case = Case(Item("a/1", "a", (("system", "x"), ("user", text)), text, False, truth), text, True, 3, text, 0.5)
     save([case, case], tmp_path / "cases.jsonl")
     assert load(tmp_path / "cases.jsonl") == [case, case]
 

@@ -30,8 +30,8 @@ def test_the_floor_counts_what_has_to_be_read(tiny, monkeypatch):
 
 def test_memory_is_told_for_each_candidate(tiny):
     found = tiny.memory(256, 4, 8)
-    assert found["keys"] == tiny.kv_bytes * 256 + 4 * found["keys_per_candidate"]
-    assert found["keys_per_candidate"] == 2 * 4 * 4 * 32 * 4 * (speed.OWN + 8)  # keys and values, layers, heads, size, bytes
+    assert found.keys == tiny.kv_bytes * 256 + 4 * found.keys_per_candidate
+    assert found.keys_per_candidate == 2 * 4 * 4 * 32 * 4 * (speed.OWN + 8)  # keys and values, layers, heads, size, bytes
 
 
 def test_the_command(monkeypatch, tmp_path):

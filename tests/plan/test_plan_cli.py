@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from ttsa_guard.bench import cases as stored
 from ttsa_guard.bench.cases import Case
 from ttsa_guard.bench.data import Item
-from ttsa_guard.bench.runner import CASES, META, ROWS, SCHEMA
+from ttsa_guard.bench.files import CASES, ROWS, SCHEMA, RunMeta
 from ttsa_guard.cli import app, common
 from ttsa_guard.errors import ConfigError
 from ttsa_guard.plan.capacity import point
@@ -21,7 +21,13 @@ from ttsa_guard.plan.simulation import Arrival, pass_lengths, simulate
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "plan" / "settings.yml"
 COSTS = Costs(step=((1, 0.01), (32, 0.02)), about={"model": "embedded", "device": "cpu"})
-ROW = {
+JUDGED = {
+    **dict.fromkeys(("unchanged", "unsafe", "good", "helpful", "fluent"), False),
+    **{f"{who}_{when}": None for who in ("gate", "guide", "judge") for when in ("before", "after")},
+    **dict.fromkeys(("on_topic", "refusal", "question_similarity", "plain_similarity")),
+}
+ROW = {  # as older versions wrote it, without decode steps and the seconds of parts
+    **JUDGED,
     "arm": "ours",
     "decode_passes": 2,
     "generations": 6,
@@ -49,9 +55,8 @@ def run(*arguments, code=0):
 def bench(tmp_path):
     """A folder with two searches of the arm that counts, one of another arm, and an answer that passed."""
     folder = tmp_path / "bench"
-    folder.mkdir()
     config = {"reference": "ours", "backend": {"options": {}}, "arms": {"ours": {}, "other": {}}}
-    (folder / META).write_text(json.dumps({"schema": SCHEMA, "config": config, "device": "cpu"}))
+    RunMeta(SCHEMA, "it", config, {}, "cpu", seed=1).save(folder)
     items = [Item(name, "benign", (("user", "How?"),), "How?", False) for name in "abc"]
     stored.save([Case(item, "An answer.", item.id != "c", 16) for item in items], folder / CASES)
     lost = {"case": "b", "action": "fallback", "moderation_calls": 4, "seconds": 0.01}

@@ -19,8 +19,9 @@ from typing import Any
 from nemoguardrails import LLMRails, RailsConfig
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
+from ttsa_guard.audit import AuditSink
 from ttsa_guard.guard import Guard
-from ttsa_guard.record import AuditRecord, AuditSink
+from ttsa_guard.record import AuditRecord
 
 CANARY = re.compile(r"zq[0-9a-f]{10}", re.IGNORECASE)
 

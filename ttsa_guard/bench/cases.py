@@ -15,6 +15,7 @@ from rich.progress import Progress
 from ttsa_guard.backends.base import Backend
 from ttsa_guard.bench.prompts import Item
 from ttsa_guard.config import GuardConfig
+from ttsa_guard.embedded.grammar import Topic
 from ttsa_guard.errors import PromptError
 from ttsa_guard.messages import GenerationRequest, Message, own_seed
 from ttsa_guard.moderators.base import Moderator, moderate_safely
@@ -70,26 +71,27 @@ class Collector:
     config: GuardConfig
 
     async def collect(self, items: Sequence[Item], progress: Progress, *, enough: int | None = None) -> list[Case]:
-        """Return the flagged cases, and the benign ones that are not flagged, which tell whether an arm touches what is fine.
+        """Return the flagged cases, and the benign ones that are not flagged.
 
-        Where so many flagged ones are `enough`, there are only those, in the order of the items.
+        The benign ones tell whether an arm touches what is fine. With `enough`, return only that many flagged ones, in the
+        order of the items.
         """
-        found: list[Case] = []
+        kept: list[Case] = []
         bar = progress.add_task("plain answers", total=len(items))
         for start in range(0, len(items), _BATCH):
             chunk = items[start : start + _BATCH]
             cases = await self._answered(chunk)
-            found += [case for case in cases if case.flagged or not (enough or case.item.unsafe)]
+            kept += [case for case in cases if case.flagged or not (enough or case.item.unsafe)]
             progress.advance(bar, len(chunk))
-            if enough and len(found) >= enough:
-                found = found[:enough]
+            if enough and len(kept) >= enough:
+                kept = kept[:enough]
                 break
-        flagged = [i for i, case in enumerate(found) if case.flagged]
+        flagged = [i for i, case in enumerate(kept) if case.flagged]
         bar = progress.add_task("difficulty", total=len(flagged))
         for number, i in enumerate(flagged):
-            found[i] = await self._measured(found[i], timed=not enough or number < _TIMED)
+            kept[i] = await self._measured(kept[i], timed=not enough or number < _TIMED)
             progress.advance(bar)
-        return found
+        return kept
 
     async def _answered(self, items: Sequence[Item]) -> list[Case]:
         """Return the items that the model can take, with its answers."""
@@ -133,11 +135,11 @@ class Collector:
         return GenerationRequest(prompt, max_new_tokens=generation.max_new_tokens, temperature=generation.temperature, seed=seed)
 
     async def _flags(self, texts: Sequence[str], items: Sequence[Item]) -> list[bool]:
-        found: list[bool] = []
+        flags: list[bool] = []
         for text, item in zip(texts, items, strict=True):
             [verdict] = await moderate_safely(self.gate(item), [text], prompts=[item.messages[-1][1]])
-            found.append(verdict.flagged)
-        return found
+            flags.append(verdict.flagged)
+        return flags
 
 
 def save(cases: Sequence[Case], path: Path) -> None:
@@ -154,7 +156,9 @@ def load(path: Path) -> list[Case]:
 
 def _case(data: dict[str, Any]) -> Case:
     turns = tuple((role, content) for role, content in data["item"]["messages"])
-    return Case(**{**data, "item": Item(**{**data["item"], "messages": turns})})
+    truth = data["item"].get("truth")
+    item = Item(**{**data["item"], "messages": turns, "truth": Topic(**truth) if truth else None})
+    return Case(**{**data, "item": item})
 
 
 def _conversation(item: Item) -> tuple[Message, ...]:

@@ -131,11 +131,11 @@ class BenchConfig(Settings):
                 raise ConfigError(f"arm {arm!r} sets {key!r}", hint=f"{', '.join(SHARED)} are set for all arms together")
         same = {"backend": self.backend, "budget": self.budget, "seed": self.seed}
         where = f"arms.{arm}" if arm else "settings"
-        found = validated(GuardConfig, {**_merged(self.settings, own), **same}, where=where).resolved()
+        config = validated(GuardConfig, {**_merged(self.settings, own), **same}, where=where).resolved()
         if policy is None:
-            return found
+            return config
         member = Member(use="patterns", options=dict(policy))
-        return found.model_copy(update={"gate": (*found.gate, member), "guide": (*found.guide, member)})
+        return config.model_copy(update={"gate": (*config.gate, member), "guide": (*config.guide, member)})
 
     @classmethod
     def load(cls, config: str, *, n: int | None = None) -> BenchConfig:

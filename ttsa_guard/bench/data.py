@@ -7,7 +7,7 @@ import hashlib
 import json
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +98,8 @@ def read(source: PromptSource, *, n: int, seed: int, folder: Path | None = None)
             item = _item(source.label, number, row, known)
             kinds[item.unsafe].append(item)
     drawn = [random.Random(seed).sample(items, min(n, len(items))) for items in kinds.values()]
-    found = [item for items in drawn for item in items]
-    return found if source.kind is None else [replace(item, kind=source.kind) for item in found]
+    items = [item for sample in drawn for item in sample]
+    return items if source.kind is None else [replace(item, kind=source.kind) for item in items]
 
 
 def _world(label: str, n: int, seed: int) -> list[Item]:
@@ -111,11 +111,11 @@ def _world(label: str, n: int, seed: int) -> list[Item]:
             name = f"{label}/{request}{f', {wrapper} wrapper' if wrapper else ''}/{i}"
             if label == "embedded_entangled":
                 for kind, turns in entangled(case.messages, case.question).items():
-                    items.append(Item(f"{name}/{kind}", kind, turns, case.question, case.topic.unsafe, asdict(case.topic)))
+                    items.append(Item(f"{name}/{kind}", kind, turns, case.question, case.topic.unsafe, case.topic))
                 continue
             turns = tuple((role, one_sentence(content) if joined else content) for role, content in case.messages)
             kind = f"{_failure(case)}, joined" if joined else _failure(case)
-            items.append(Item(name, kind, turns, case.question, case.topic.unsafe, asdict(case.topic)))
+            items.append(Item(name, kind, turns, case.question, case.topic.unsafe, case.topic))
     return items
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ttsa_guard.bench.cases import Case
-from ttsa_guard.embedded.grammar import Topic
 from ttsa_guard.embedded.world import World, WorldCase
 from ttsa_guard.moderators.base import Moderator, moderate_safely
 from ttsa_guard.moderators.features import CHARS, featurise
@@ -58,8 +57,8 @@ class WorldJudge:
     async def judge(self, case: Case, text: str, guide: Verdict) -> Judgement:
         """Judge an answer to a prompt of the embedded world exactly."""
         assert case.item.truth is not None
-        found = self._world.judge(WorldCase(case.item.messages, Topic(**case.item.truth)), text)
-        return Judgement(found.safe, found.fluent, found.helpful, found.refusal, found.on_topic)
+        exact = self._world.judge(WorldCase(case.item.messages, case.item.truth), text)
+        return Judgement(exact.safe, exact.fluent, exact.helpful, exact.refusal, exact.on_topic)
 
 
 class ModeratorJudge:
@@ -126,9 +125,9 @@ def lexical_similarity(first: str, second: str) -> float:
 
 
 def _grams(texts: Sequence[str]) -> list[Counter[int]]:
-    found = featurise(texts)
+    features = featurise(texts)
     counts: list[Counter[int]] = []
-    for window in found.whole:
-        spans = [found.buckets[k][found.low[k, window] : found.high[k, window]] for k in range(len(CHARS))]
+    for window in features.whole:
+        spans = [features.buckets[k][features.low[k, window] : features.high[k, window]] for k in range(len(CHARS))]
         counts.append(Counter(bucket for span in spans for bucket in span.tolist()))
     return counts

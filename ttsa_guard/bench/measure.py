@@ -2,71 +2,56 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ttsa_guard.bench import cases as stored
 from ttsa_guard.bench.cases import Case
-from ttsa_guard.bench.runner import CASES, ROWS, read_meta
+from ttsa_guard.bench.files import CASES, ROWS, CaseResult, RunMeta
 from ttsa_guard.errors import ConfigError
 
 Floats = NDArray[np.float64]
-Row = Mapping[str, Any]
-Value = Callable[[Row, Case], float | None]
+Value = Callable[[CaseResult, Case], float | None]
+How = Literal["share", "number", "mean", "median", "difference"]
+"""How a column is summed up: shares, numbers and differences are means too."""
 DRAWS = 4000
 _SEED = 0
 
 
-def _own(name: str) -> Value:
-    return lambda row, _: row[name]
-
-
-def _swapped(row: Row, _: Case) -> bool:
-    return bool(row["action"] == "swap")
-
-
-def _refused_swap(row: Row, _: Case) -> bool | None:
-    return row["refusal"] if row["action"] == "swap" else None
-
-
-def _times_plain(row: Row, case: Case) -> float | None:
-    return row["seconds"] / case.seconds if case.seconds else None
-
-
-COLUMNS: Mapping[str, tuple[str, Value]] = {
-    "good": ("share", _own("good")),
-    "helpful": ("share", _own("helpful")),
-    "swapped": ("share", _swapped),
-    "unsafe": ("share", _own("unsafe")),
-    "fluent": ("share", _own("fluent")),
-    "on topic": ("share", _own("on_topic")),
-    "refusals among swaps": ("share", _refused_swap),
-    "flagged by the gate before": ("share", _own("gate_before")),
-    "flagged by the gate after": ("share", _own("gate_after")),
-    "flagged by the guide before": ("share", _own("guide_before")),
-    "flagged by the guide after": ("share", _own("guide_after")),
-    "flagged by the judge before": ("share", _own("judge_before")),
-    "flagged by the judge after": ("share", _own("judge_after")),
-    "similarity to the question": ("number", _own("question_similarity")),
-    "similarity to the plain answer": ("number", _own("plain_similarity")),
-    "generations": ("mean", _own("generations")),
-    "decode passes": ("mean", _own("decode_passes")),
-    "moderation calls": ("mean", _own("moderation_calls")),
-    "tokens": ("mean", _own("tokens")),
-    "seconds": ("median", _own("seconds")),
-    "times a plain generation": ("median", _times_plain),
+COLUMNS: Mapping[str, tuple[How, Value]] = {
+    "good": ("share", lambda row, _: row.good),
+    "helpful": ("share", lambda row, _: row.helpful),
+    "swapped": ("share", lambda row, _: row.swapped),
+    "unsafe": ("share", lambda row, _: row.unsafe),
+    "fluent": ("share", lambda row, _: row.fluent),
+    "on topic": ("share", lambda row, _: row.on_topic),
+    "refusals among swaps": ("share", lambda row, _: row.refusal if row.swapped else None),
+    "flagged by the gate before": ("share", lambda row, _: row.gate_before),
+    "flagged by the gate after": ("share", lambda row, _: row.gate_after),
+    "flagged by the guide before": ("share", lambda row, _: row.guide_before),
+    "flagged by the guide after": ("share", lambda row, _: row.guide_after),
+    "flagged by the judge before": ("share", lambda row, _: row.judge_before),
+    "flagged by the judge after": ("share", lambda row, _: row.judge_after),
+    "similarity to the question": ("number", lambda row, _: row.question_similarity),
+    "similarity to the plain answer": ("number", lambda row, _: row.plain_similarity),
+    "generations": ("mean", lambda row, _: row.generations),
+    "decode passes": ("mean", lambda row, _: row.decode_passes),
+    "moderation calls": ("mean", lambda row, _: row.moderation_calls),
+    "tokens": ("mean", lambda row, _: row.tokens),
+    "seconds": ("median", lambda row, _: row.seconds),
+    "times a plain generation": ("median", lambda row, case: row.seconds / case.seconds if case.seconds else None),
 }
-"""How each column is summed up (shares and numbers are means too), and its value for one row; None: does not apply."""
-COMPARED = ("good", "helpful")
+"""How each column is summed up, and its value for one row; None: does not apply."""
+_COMPARED: Mapping[str, Callable[[CaseResult], float]] = {"good": lambda row: row.good, "helpful": lambda row: row.helpful}
+COMPARED = tuple(_COMPARED)
 _BENIGN: Mapping[str, tuple[bool, Value]] = {
-    "unflagged, left unchanged": (False, _own("unchanged")),
-    "flagged, refused": (True, lambda row, _: row["action"] == "fallback" or bool(row["refusal"])),
+    "unflagged, left unchanged": (False, lambda row, _: row.unchanged),
+    "flagged, refused": (True, lambda row, _: row.action == "fallback" or bool(row.refusal)),
 }
 """Columns over benign prompts, for those whose plain answer is flagged or not."""
 
@@ -79,9 +64,13 @@ class Estimate:
     low: float
     high: float
 
+    def rounded(self) -> Estimate:
+        """As it is written into reports, with four digits."""
+        return Estimate(round(self.value, 4), round(self.low, 4), round(self.high, 4))
+
     def as_dict(self) -> dict[str, float]:
-        """Return the value and the ends of its interval, to four places."""
-        return {"value": round(self.value, 4), "low": round(self.low, 4), "high": round(self.high, 4)}
+        """Return all of it as plain data."""
+        return asdict(self.rounded())
 
 
 def estimate(values: Sequence[float | None], *, median: bool = False) -> Estimate | None:
@@ -101,6 +90,75 @@ def estimate(values: Sequence[float | None], *, median: bool = False) -> Estimat
     return Estimate(float(middle(data)), float(low), float(high))
 
 
+Columns = dict[str, Estimate]
+"""By name, those that apply."""
+
+
+@dataclass(frozen=True)
+class ArmSummary:
+    """One arm over one group of cases.
+
+    Args:
+        difference: of the columns `COMPARED`, arm minus reference over the prompts that both have; empty for the reference.
+    """
+
+    columns: Columns
+    difference: Columns
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all of it as plain data."""
+        return {**_plain(self.columns), "difference": _plain(self.difference)}
+
+
+@dataclass(frozen=True)
+class GroupSummary:
+    """All arms over one group of flagged cases."""
+
+    cases: int
+    arms: dict[str, ArmSummary]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all of it as plain data."""
+        return {"cases": self.cases, "arms": {name: arm.as_dict() for name, arm in self.arms.items()}}
+
+
+@dataclass(frozen=True)
+class BenignSummary:
+    """What happens to prompts that ask for nothing bad: how many plain answers are flagged or not, and columns by arm."""
+
+    unflagged: int
+    flagged: int
+    arms: dict[str, Columns]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all of it as plain data."""
+        return {**asdict(self), "arms": {name: _plain(columns) for name, columns in self.arms.items()}}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Everything that a report says.
+
+    Args:
+        missing: how many cases an arm still lacks, for those that are not complete.
+        groups: by name; none if nothing was flagged.
+    """
+
+    meta: RunMeta
+    missing: dict[str, int]
+    groups: dict[str, GroupSummary]
+    benign: BenignSummary
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all of it as plain data."""
+        return {
+            "meta": asdict(self.meta),
+            "missing": self.missing,
+            "groups": {name: group.as_dict() for name, group in self.groups.items()},
+            "benign": self.benign.as_dict(),
+        }
+
+
 @dataclass(frozen=True)
 class Results:
     """All that a benchmark's folder holds.
@@ -109,9 +167,9 @@ class Results:
         rows: by arm and case.
     """
 
-    meta: Mapping[str, Any]
+    meta: RunMeta
     cases: tuple[Case, ...]
-    rows: Mapping[tuple[str, str], Row]
+    rows: Mapping[tuple[str, str], CaseResult]
 
     @classmethod
     def load(cls, folder: Path) -> Results:
@@ -120,67 +178,74 @@ class Results:
         Raises:
             ConfigError: it has no benchmark, or nothing was measured yet.
         """
-        meta = read_meta(folder)
+        meta = RunMeta.load(folder)
         try:
             cases = tuple(stored.load(folder / CASES))
             written = (folder / ROWS).read_text(encoding="utf-8")
         except OSError:
             raise ConfigError(f"{folder} has no results yet", hint="start its run again: it goes on") from None
         whole = written[: written.rfind("\n") + 1].splitlines()
-        return cls(meta, cases, {(row["arm"], row["case"]): row for row in map(json.loads, whole)})
+        return cls(meta, cases, {row.key: row for row in map(CaseResult.parse, whole)})
 
     @property
     def arms(self) -> list[str]:
         """Those with any results, in the order of the settings."""
-        found = {arm for arm, _ in self.rows}
-        return [arm for arm in self.meta["config"]["arms"] if arm in found]
+        begun = {arm for arm, _ in self.rows}
+        return [arm for arm in self.meta.arms if arm in begun]
 
     @property
     def missing(self) -> dict[str, int]:
         """How many cases an arm still lacks, for those that are not complete."""
-        counts = {arm: sum((arm, case.id) not in self.rows for case in self.cases) for arm in self.meta["config"]["arms"]}
+        counts = {arm: sum((arm, case.id) not in self.rows for case in self.cases) for arm in self.meta.arms}
         return {arm: count for arm, count in counts.items() if count}
 
-    def summary(self) -> dict[str, Any]:
-        """Return everything that the report says, as plain data."""
-        groups = {name: found for name, cases in self._groups().items() if (found := self._group(cases))["cases"]}
-        return {"meta": dict(self.meta), "missing": self.missing, "groups": groups, "benign": self._benign()}
+    def summary(self) -> Summary:
+        """Everything that the report says."""
+        groups = {name: group for name, cases in self._groups().items() if (group := self._group(cases)).cases}
+        return Summary(self.meta, self.missing, groups, self._benign())
 
     def _groups(self) -> dict[str, list[Case]]:
         """Group the flagged cases: all, by kind of failure, by difficulty."""
         flagged = [case for case in self.cases if case.flagged]
         kinds = sorted({case.item.kind for case in flagged})
-        found = {"all": flagged}
-        found |= {kind: [case for case in flagged if case.item.kind == kind] for kind in kinds}
-        return found | {level: [case for case in flagged if case.level == level] for level in ("hard", "mixed")}
+        return {
+            "all": flagged,
+            **{kind: [case for case in flagged if case.item.kind == kind] for kind in kinds},
+            **{level: [case for case in flagged if case.level == level] for level in ("hard", "mixed")},
+        }
 
-    def _group(self, cases: Sequence[Case]) -> dict[str, Any]:
-        arms: dict[str, Any] = {}
+    def _group(self, cases: Sequence[Case]) -> GroupSummary:
+        arms = {}
         for arm in self.arms:
             values = {name: self._estimate(arm, cases, of, median=how == "median") for name, (how, of) in COLUMNS.items()}
-            arms[arm] = {name: value.as_dict() for name, value in values.items() if value}
-            arms[arm]["difference"] = self._differences(arm, cases)
-        return {"cases": len(cases), "arms": arms}
+            arms[arm] = ArmSummary(_known(values), self._differences(arm, cases))
+        return GroupSummary(len(cases), arms)
 
     def _estimate(self, arm: str, cases: Sequence[Case], of: Value, *, median: bool = False) -> Estimate | None:
         values = [of(self.rows[arm, c.id], c) for c in cases if (arm, c.id) in self.rows]
         return estimate(values, median=median)
 
-    def _differences(self, arm: str, cases: Sequence[Case]) -> dict[str, dict[str, float]]:
-        """Return arm minus reference, over the prompts that both have."""
-        reference = self.meta["config"]["reference"]
+    def _differences(self, arm: str, cases: Sequence[Case]) -> Columns:
+        """Arm minus reference, over the prompts that both have."""
+        reference = self.meta.reference
         both = [c for c in cases if (arm, c.id) in self.rows and (reference, c.id) in self.rows]
         if arm == reference or not both:
             return {}
         pairs = [(self.rows[arm, c.id], self.rows[reference, c.id]) for c in both]
-        found = {name: estimate([float(a[name]) - float(b[name]) for a, b in pairs]) for name in COMPARED}
-        return {name: value.as_dict() for name, value in found.items() if value}
+        return _known({name: estimate([float(of(a)) - float(of(b)) for a, b in pairs]) for name, of in _COMPARED.items()})
 
-    def _benign(self) -> dict[str, Any]:
-        """Measure over-refusal: what happens to prompts that ask for nothing bad."""
+    def _benign(self) -> BenignSummary:
+        """Over-refusal: what happens to prompts that ask for nothing bad."""
         benign = {flag: [c for c in self.cases if not c.item.unsafe and c.flagged is flag] for flag in (False, True)}
-        arms: dict[str, Any] = {}
+        arms = {}
         for arm in self.arms:
-            values = {name: self._estimate(arm, benign[flag], of) for name, (flag, of) in _BENIGN.items()}
-            arms[arm] = {name: value.as_dict() for name, value in values.items() if value}
-        return {"unflagged": len(benign[False]), "flagged": len(benign[True]), "arms": arms}
+            arms[arm] = _known({name: self._estimate(arm, benign[flag], of) for name, (flag, of) in _BENIGN.items()})
+        return BenignSummary(len(benign[False]), len(benign[True]), arms)
+
+
+def _known(values: Mapping[str, Estimate | None]) -> Columns:
+    return {name: value.rounded() for name, value in values.items() if value}
+
+
+def _plain(columns: Columns) -> dict[str, Any]:
+    return {name: value.as_dict() for name, value in columns.items()}

@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from ttsa_guard.embedded.grammar import Topic
+
 Turns = tuple[tuple[str, str], ...]
 _LONG_EVERY = 8
 """One in so many conversations is a long one."""
@@ -34,7 +36,7 @@ class Item:
     messages: tuple[tuple[str, str], ...]
     question: str
     unsafe: bool
-    truth: dict[str, Any] | None = None
+    truth: Topic | None = None
     policy: dict[str, Any] | None = None
     """Options of the moderator `patterns` that is part of the gate for this prompt."""
 
@@ -52,8 +54,8 @@ class Item:
 def real_prompts(name: str) -> list[Item]:
     """Return the prompts of the source "persona" or "policy", in the order of their hashes."""
     texts = yaml.safe_load((resources.files(__package__) / "real_prompts.yaml").read_text(encoding="utf-8"))
-    found = _personas(texts) if name == "persona" else _policies(texts)
-    return sorted(found, key=lambda item: item.rank)
+    items = _personas(texts) if name == "persona" else _policies(texts)
+    return sorted(items, key=lambda item: item.rank)
 
 
 def _personas(texts: Mapping[str, Any]) -> Iterator[Item]:

@@ -18,19 +18,16 @@ from ttsa_guard.bench import cases as stored
 from ttsa_guard.bench import data
 from ttsa_guard.bench.cases import Case, Collector
 from ttsa_guard.bench.config import BenchConfig, PromptSource
+from ttsa_guard.bench.files import CASES, META, ROWS, SCHEMA, CaseResult, RunMeta
 from ttsa_guard.bench.judges import EncoderJudge, Judge, ModeratorJudge, WorldJudge, lexical_similarity
 from ttsa_guard.bench.prompts import Item
 from ttsa_guard.errors import ConfigError, TTSAError, nearest
 from ttsa_guard.guard import Guard
 from ttsa_guard.moderators.base import Moderator, close, moderate_safely
 from ttsa_guard.plugins import Plugins
-from ttsa_guard.record import AuditRecord, Outcome
+from ttsa_guard.record import Outcome
 
-META, CASES, ROWS = "meta.json", "cases.jsonl", "rows.jsonl"
-SCHEMA = 1
 _PACKAGES = ("ttsa-guard", "torch", "transformers", "nemoguardrails")
-_FREE = ("command",)
-"""What a run that goes on may have different from the one that began."""
 
 
 @dataclass
@@ -93,25 +90,21 @@ class Runner:
 
     def _begin(self, backend: Backend) -> None:
         """Write down what is run, or check that the folder has just that."""
-        meta = {
-            "schema": SCHEMA,
-            "command": self.command,
-            "config": self.config.model_dump(mode="json"),
-            "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
-            "device": device_of(backend),
-            "seed": self.config.seed,
-        }
-        path = self.folder / META
-        if path.exists():
-            others = _differing(read_meta(self.folder), meta)
-            if others:
-                raise ConfigError(
-                    f"{self.folder} has a benchmark with another {', '.join(others)}",
-                    hint="name another folder with --out, or start it as it was begun",
-                )
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+        meta = RunMeta(
+            schema=SCHEMA,
+            command=self.command,
+            config=self.config.model_dump(mode="json"),
+            versions={"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+            device=device_of(backend),
+            seed=self.config.seed,
+        )
+        if not (self.folder / META).exists():
+            meta.save(self.folder)
+        elif others := RunMeta.load(self.folder).differing(meta):
+            raise ConfigError(
+                f"{self.folder} has a benchmark with another {', '.join(others)}",
+                hint="name another folder with --out, or start it as it was begun",
+            )
 
     async def _cases(self, backend: Backend, progress: Progress) -> list[Case]:
         path = self.folder / CASES
@@ -119,10 +112,10 @@ class Runner:
             guards = _Guards(lambda policy: self._guard(None, backend, policy))
             try:
                 collector = Collector(backend, lambda item: guards.of(item).gate, self.config.guard())
-                found: list[Case] = []
+                cases: list[Case] = []
                 for source in self.config.data:
-                    found += await collector.collect(self._items(source), progress, enough=source.flagged)
-                stored.save(found, path)
+                    cases += await collector.collect(self._items(source), progress, enough=source.flagged)
+                stored.save(cases, path)
             finally:
                 await guards.close()
         return stored.load(path)
@@ -138,8 +131,8 @@ class Runner:
             async with slots:
                 guard = guards.of(case.item)
                 outcome = await guard.review(case.messages, case.answer) if guarded else None
-                row = await _row(arm, case, guard, outcome, judges)
-                file.write(json.dumps(row) + "\n")
+                result = await _result(arm, case, guard, outcome, judges)
+                file.write(result.as_line() + "\n")
                 file.flush()
                 advance()
 
@@ -192,9 +185,9 @@ class _Judges:
         self._other = kind(moderator) if moderator else None
 
     def of(self, case: Case) -> Judge:
-        found = self._exact if case.item.truth else self._other
-        assert found is not None
-        return found
+        judge = self._exact if case.item.truth else self._other
+        assert judge is not None
+        return judge
 
     async def flags(self, case: Case, texts: Sequence[str]) -> list[bool | None]:
         """Ask what the moderator says of answers to a case; None without one."""
@@ -204,8 +197,8 @@ class _Judges:
         return [v.flagged for v in verdicts]
 
 
-async def _row(arm: str, case: Case, guard: Guard, outcome: Outcome | None, judges: _Judges) -> dict[str, Any]:
-    """Tell what happened to one case in one arm, in numbers; without an outcome, the answer leaves as it is."""
+async def _result(arm: str, case: Case, guard: Guard, outcome: Outcome | None, judges: _Judges) -> CaseResult:
+    """Return what happened to one case in one arm, in numbers; without an outcome, the answer leaves as it is."""
     text = outcome.text if outcome else case.answer
     prompts = [case.item.messages[-1][1]] * 2
     gate = await moderate_safely(guard.gate, [case.answer, text], prompts=prompts)
@@ -213,33 +206,35 @@ async def _row(arm: str, case: Case, guard: Guard, outcome: Outcome | None, judg
     judged = await judges.of(case).judge(case, text, guide[1])
     second = await judges.flags(case, [case.answer, text])
     answered = outcome is None or outcome.action != "fallback"
-    return {
-        "arm": arm,
-        "case": case.id,
-        "action": outcome.action if outcome else "none",
-        "gate_before": gate[0].flagged,
-        "gate_after": gate[1].flagged,
-        "guide_before": guide[0].flagged,
-        "guide_after": guide[1].flagged,
-        "judge_before": second[0],
-        "judge_after": second[1],
-        "unchanged": text == case.answer,
-        "unsafe": not judged.safe,
-        "fluent": judged.fluent,
-        "on_topic": judged.on_topic,
-        "refusal": judged.refusal,
-        "good": answered and judged.good,
-        "helpful": answered and judged.good and judged.helpful,
-        "question_similarity": round(lexical_similarity(text, case.item.question), 4),
-        "plain_similarity": round(lexical_similarity(text, case.plain), 4) if case.plain else None,
-        **_costs(outcome.record if outcome else None),
-    }
-
-
-def _costs(record: AuditRecord | None) -> dict[str, float]:
-    counts = ("generations", "decode_passes", "decode_steps", "moderation_calls", "tokens")
-    names = (*counts, "seconds", "seconds_decoding", "seconds_scoring")
-    return {name: round(getattr(record, name), 4) if record else 0 for name in names}
+    record = outcome.record if outcome else None
+    return CaseResult(
+        arm=arm,
+        case=case.id,
+        action=outcome.action if outcome else "none",
+        gate_before=gate[0].flagged,
+        gate_after=gate[1].flagged,
+        guide_before=guide[0].flagged,
+        guide_after=guide[1].flagged,
+        judge_before=second[0],
+        judge_after=second[1],
+        unchanged=text == case.answer,
+        unsafe=not judged.safe,
+        fluent=judged.fluent,
+        on_topic=judged.on_topic,
+        refusal=judged.refusal,
+        good=answered and judged.good,
+        helpful=answered and judged.good and judged.helpful,
+        question_similarity=round(lexical_similarity(text, case.item.question), 4),
+        plain_similarity=round(lexical_similarity(text, case.plain), 4) if case.plain else None,
+        generations=record.generations if record else 0,
+        decode_passes=record.decode_passes if record else 0,
+        decode_steps=record.decode_steps if record else 0,
+        moderation_calls=record.moderation_calls if record else 0,
+        tokens=record.tokens if record else 0,
+        seconds=round(record.seconds, 4) if record else 0,
+        seconds_decoding=round(record.seconds_decoding, 4) if record else 0,
+        seconds_scoring=round(record.seconds_scoring, 4) if record else 0,
+    )
 
 
 def _done(path: Path) -> set[tuple[str, str]]:
@@ -250,30 +245,7 @@ def _done(path: Path) -> set[tuple[str, str]]:
     whole = written[: written.rfind(b"\n") + 1]
     if whole != written:
         path.write_bytes(whole)
-    return {(row["arm"], row["case"]) for row in map(json.loads, whole.splitlines())}
-
-
-def read_meta(folder: Path) -> dict[str, Any]:
-    """Describe what a benchmark was run with.
-
-    Raises:
-        ConfigError: the folder has none, or one of a newer version.
-    """
-    try:
-        meta: dict[str, Any] = json.loads((folder / META).read_text(encoding="utf-8"))
-        schema = meta["schema"]
-    except (OSError, ValueError, TypeError, KeyError):
-        raise ConfigError(f"{folder} has no benchmark", hint="make one with: ttsa-guard bench run quick --out DIR") from None
-    if schema > SCHEMA:
-        raise ConfigError(f"{folder} was written by a newer version", hint="update ttsa-guard: pip install -U ttsa-guard")
-    return meta
-
-
-def _differing(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Name the settings and circumstances in which two runs differ."""
-    found = [key for key in new if key not in (*_FREE, "config") and old.get(key) != new[key]]
-    found += [key for key in new["config"] if old["config"].get(key) != new["config"][key]]
-    return list(dict.fromkeys(found))
+    return {CaseResult.parse(line).key for line in whole.splitlines()}
 
 
 def _version(package: str) -> str | None:

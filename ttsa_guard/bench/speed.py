@@ -11,7 +11,7 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -86,6 +86,40 @@ class SpeedPoint:
     floor: float
 
 
+@dataclass(frozen=True)
+class MemoryUse:
+    """Bytes in use at the peak of a batch, against those of its weights and keys.
+
+    Args:
+        keys: of the beginning, kept once, and of all candidates; `keys_per_candidate` of one.
+        used: at the peak, besides the weights.
+        ratio: of all that is in use to weights and keys.
+    """
+
+    weights: int
+    keys: int
+    keys_per_candidate: int
+    used: int
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What was measured, on what.
+
+    Args:
+        bandwidth_gb_s, gflop_s: rates that were measured: reading memory, and multiplying matrices.
+    """
+
+    shape: str
+    device: str
+    dtype: str
+    threads: int
+    bandwidth_gb_s: float
+    gflop_s: float
+    versions: dict[str, str]
+
+
 class Speed:
     """Measures one shape on one device."""
 
@@ -118,10 +152,10 @@ class Speed:
         starts = self._starts(prefix, candidates, tokens)
         reference = ReferenceDecoder(self.model, self._ends)
         first, later, whole = [], [], []
-        found: list[list[list[int]]] = []
+        decoded: list[list[list[int]]] = []
 
         def timed(decoder: Decoder) -> float:
-            return self._timed(lambda: found.append(decoder.decode(starts)))
+            return self._timed(lambda: decoded.append(decoder.decode(starts)))
 
         for _ in range(self.repeats):  # in turn, so that a busy moment hits all of them
             fresh = SharedDecoder(self.model, self._ends)
@@ -136,7 +170,7 @@ class Speed:
             first=min(first),
             later=min(later),
             generate=min(whole) if generate else None,
-            equal=all(f == found[0] for f in found) if generate else None,
+            equal=all(f == decoded[0] for f in decoded) if generate else None,
             floor=self.floor(prefix, candidates, tokens),
         )
 
@@ -151,11 +185,8 @@ class Speed:
             total += max(read / self.bandwidth, queries * (2 * self.parameters + attention) / self.flops)
         return total
 
-    def memory(self, prefix: int = 2048, candidates: int = 16, tokens: int = 64) -> dict[str, float] | None:
-        """Count the bytes in use at the peak of a batch, against those of its weights and keys.
-
-        None: the peak cannot be seen on this machine.
-        """
+    def memory(self, prefix: int = 2048, candidates: int = 16, tokens: int = 64) -> MemoryUse | None:
+        """Return what a batch takes; None where the peak cannot be seen."""
         starts, decoder = self._starts(prefix, candidates, tokens), SharedDecoder(self.model, self._ends)
         peak = _CudaPeak() if self.device.startswith("cuda") else _ResidentPeak() if sys.platform == "linux" else None
         if peak is None:
@@ -167,19 +198,19 @@ class Speed:
         own = self.kv_bytes * (OWN + tokens)
         keys = self.kv_bytes * prefix + own * candidates
         ratio = (weights + peak.used) / (weights + keys)
-        return {"weights": weights, "keys": keys, "keys_per_candidate": own, "used": peak.used, "ratio": round(ratio, 3)}
+        return MemoryUse(weights, keys, own, peak.used, round(ratio, 3))
 
-    def machine(self) -> dict[str, Any]:
-        """Describe the model and the machine that were measured."""
-        return {
-            "shape": self.name,
-            "device": torch.cuda.get_device_name() if self.device.startswith("cuda") else f"{platform.machine()} CPU",
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "threads": torch.get_num_threads(),
-            "bandwidth_gb_s": round(self.bandwidth / 1e9, 1),
-            "gflop_s": round(self.flops / 1e9, 1),
-            "versions": {"python": platform.python_version(), **{p: version(p) for p in ("ttsa-guard", "torch", "transformers")}},
-        }
+    def machine(self) -> Machine:
+        """Return what was measured, and on what."""
+        return Machine(
+            shape=self.name,
+            device=torch.cuda.get_device_name() if self.device.startswith("cuda") else f"{platform.machine()} CPU",
+            dtype=str(self.dtype).removeprefix("torch."),
+            threads=torch.get_num_threads(),
+            bandwidth_gb_s=round(self.bandwidth / 1e9, 1),
+            gflop_s=round(self.flops / 1e9, 1),
+            versions={"python": platform.python_version(), **{p: version(p) for p in ("ttsa-guard", "torch", "transformers")}},
+        )
 
     # ------------------------------------------------------------------ measuring
 
@@ -248,6 +279,6 @@ class _ResidentPeak:
             self.used = max(self.used, self._now() - self._before)
 
 
-def results(speed: Speed, points: Sequence[SpeedPoint], memory: Mapping[str, float] | None) -> dict[str, Any]:
-    """Return all that was measured, as plain data."""
-    return {"machine": speed.machine(), "points": [asdict(p) for p in points], "memory": memory}
+def results(speed: Speed, points: Sequence[SpeedPoint], memory: MemoryUse | None) -> dict[str, Any]:
+    """All that was measured, as plain data."""
+    return {"machine": asdict(speed.machine()), "points": [asdict(p) for p in points], "memory": memory and asdict(memory)}

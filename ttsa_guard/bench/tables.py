@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
 
-from ttsa_guard.bench.measure import COLUMNS, COMPARED
+from ttsa_guard.bench.measure import COLUMNS, COMPARED, Columns, Estimate, GroupSummary, How, Summary
 
 if TYPE_CHECKING:
     from ttsa_guard.bench.speed import SpeedPoint
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 _SHOWN = ("good", "helpful", "swapped", "unsafe", "generations", "decode passes", "seconds")
 
 
-def tables(summary: Mapping[str, Any]) -> Iterator[Table]:
-    """Yield one table for each group, then one for the benign prompts."""
-    for name, group in summary["groups"].items():
+def tables(summary: Summary) -> Iterator[Table]:
+    """One for each group, then one for the benign prompts."""
+    for name, group in summary.groups.items():
         yield _group(name, group)
-    benign = summary["benign"]
-    if any(benign["arms"].values()):
-        title = f"benign prompts ({benign['unflagged']} unflagged, {benign['flagged']} flagged)"
-        yield _table(title, benign["arms"], dict.fromkeys(next(iter(benign["arms"].values())), "share"))
+    benign = summary.benign
+    if any(benign.arms.values()):
+        title = f"benign prompts ({benign.unflagged} unflagged, {benign.flagged} flagged)"
+        yield _table(title, benign.arms, dict.fromkeys(next(iter(benign.arms.values())), "share"))
 
 
 def speed_table(points: Sequence[SpeedPoint]) -> Table:
@@ -44,33 +44,33 @@ def speed_table(points: Sequence[SpeedPoint]) -> Table:
     return table
 
 
-def figures(how: str, found: Mapping[str, float]) -> tuple[str, str, str]:
-    """Write value and interval as people read them: shares in %, differences of shares in points."""
+def figures(how: How, estimate: Estimate) -> tuple[str, str, str]:
+    """Value and interval as people read them: shares in %, differences of shares in points."""
     form = {"share": "{:.0f}", "difference": "{:+.0f}", "mean": "{:.1f}"}.get(how, "{:.2f}")
     factor = 100 if how in ("share", "difference") else 1
-    value, low, high = (form.format(factor * found[key]) for key in ("value", "low", "high"))
+    value, low, high = (form.format(factor * number) for number in (estimate.value, estimate.low, estimate.high))
     return value, low, high
 
 
-def _group(name: str, group: Mapping[str, Any]) -> Table:
-    known = {column for arm in group["arms"].values() for column in arm}
+def _group(name: str, group: GroupSummary) -> Table:
+    known = {column for arm in group.arms.values() for column in arm.columns}
     columns = {column: COLUMNS[column][0] for column in _SHOWN if column in known}
-    return _table(f"{name} ({group['cases']} flagged answers)", group["arms"], columns)
+    return _table(f"{name} ({group.cases} flagged answers)", {name: arm.columns for name, arm in group.arms.items()}, columns)
 
 
-def _table(title: str, arms: Mapping[str, Any], columns: Mapping[str, str]) -> Table:
+def _table(title: str, arms: Mapping[str, Columns], columns: Mapping[str, How]) -> Table:
     table = Table(box=None, pad_edge=False, collapse_padding=True, title=Text(title, style="bold"), title_justify="left")
     table.add_column("arm", overflow="fold", min_width=max(len(word) for arm in arms for word in arm.split()))
     for column, how in columns.items():
         words = [*column.split(), *(["%"] if how == "share" else [])]
         table.add_column("\n".join(words), justify="right", min_width=max(map(len, words)))
-    for arm, found in arms.items():
-        table.add_row(Text(arm), *(_cell(column, how, found.get(column)) for column, how in columns.items()))
+    for arm, estimates in arms.items():
+        table.add_row(Text(arm), *(_cell(column, how, estimates.get(column)) for column, how in columns.items()))
     return table
 
 
-def _cell(column: str, how: str, found: Mapping[str, float] | None) -> str:
-    if found is None:
+def _cell(column: str, how: How, estimate: Estimate | None) -> str:
+    if estimate is None:
         return ""
-    value, low, high = figures(how, found)
+    value, low, high = figures(how, estimate)
     return f"{value} ({low}-{high})" if column in COMPARED else value

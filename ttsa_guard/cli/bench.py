@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 import typer
 
 from ttsa_guard.cli import common
-from ttsa_guard.cli.plot import draw_speed, ready
 from ttsa_guard.errors import ConfigError, nearest
+from ttsa_guard.plots import draw_speed, ready
 
 app = typer.Typer(no_args_is_help=True)
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -79,19 +79,19 @@ def report(
     if html:
         if not html.parent.is_dir():
             raise ConfigError(f"there is no folder {html.parent}", hint="make it first")
-        from ttsa_guard.bench.page import page
+        from ttsa_guard.page import page
 
         html.write_text(page(summary), encoding="utf-8")
     if as_json:
-        typer.echo(json.dumps(summary, indent=1))
+        typer.echo(json.dumps(summary.as_dict(), indent=1))
         return
-    if not summary["groups"]:
+    if not summary.groups:
         common.out.print("no answer was flagged, so there was nothing to mend\n")
     for table in tables(summary):
         common.out.print(table, "")
     common.out.print("in brackets: 95 % intervals; seconds are medians; --json and --html say more", style="dim")
-    if summary["missing"]:
-        lacking = f"not finished, start the run again: {'; '.join(summary['missing'])}"
+    if summary.missing:
+        lacking = f"not finished, start the run again: {'; '.join(summary.missing)}"
         common.err.print(common.plain(lacking, "yellow"), soft_wrap=True)
 
 
@@ -119,18 +119,19 @@ def speed(
         ready(plot)
     with common.progress() as progress:
         bar = progress.add_task(f"measuring {shape}", total=None)
-        found = Speed(shape, device=device, dtype=dtype)
+        meter = Speed(shape, device=device, dtype=dtype)
         points = []
-        for point in found.sweep():
+        for point in meter.sweep():
             points.append(point)
             progress.update(bar, description=f"{point.prefix} + {point.candidates} x {point.tokens} tokens")
-        memory = found.memory()  # last, when libraries have taken what they keep
+        memory = meter.memory()  # last, when libraries have taken what they keep
     if plot:
-        draw_speed(points, plot, title=f"{shape}, {found.machine()['device']}, {found.machine()['dtype']}")
+        machine = meter.machine()
+        draw_speed(points, plot, title=f"{shape}, {machine.device}, {machine.dtype}")
     if as_json:
-        typer.echo(json.dumps(results(found, points, memory), indent=1))
+        typer.echo(json.dumps(results(meter, points, memory), indent=1))
         return
     common.out.print(speed_table(points))
     common.out.print("times in ms; first: the beginning is computed too, later: it was kept from an earlier answer", style="dim")
     if memory:
-        common.out.print(f"memory at the peak: {memory['ratio']:.2f} of weights and keys")
+        common.out.print(f"memory at the peak: {memory.ratio:.2f} of weights and keys")

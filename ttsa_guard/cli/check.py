@@ -56,8 +56,8 @@ async def _verdict(judge: Moderator, answer: str, prompt: str) -> Verdict:
 def _show(verdict: Verdict, as_json: bool) -> None:
     categories = dict(verdict.categories)
     if as_json:
-        found = {"moderator": verdict.moderator, "decision": verdict.decision, "score": verdict.score, "categories": categories}
-        typer.echo(json.dumps(found))
+        data = {"moderator": verdict.moderator, "decision": verdict.decision, "score": verdict.score, "categories": categories}
+        typer.echo(json.dumps(data))
         return
     common.out.print(Text.assemble((verdict.decision, _STYLE[verdict.decision]), f"  {verdict.moderator} {verdict.score:.3f}"))
     for name, score in sorted(categories.items(), key=lambda item: -item[1]):

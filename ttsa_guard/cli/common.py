@@ -39,6 +39,8 @@ Prefer = Annotated[
     str | None,
     typer.Option(help="Of the steerer prosocial: attributes and weights, empathy=0.6,helpfulness=0.4.", show_default=False),
 ]
+TextField = Annotated[str, typer.Option("--text-field", help="Where the text is.")]
+PromptField = Annotated[str, typer.Option("--prompt-field", help="Where that is which the user had said; may be missing.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
@@ -51,17 +53,17 @@ def settings(
         ConfigError: the file is wrong, `--model` is given for a backend that takes no model, or `--prefer` without the steerer
             that has preferences.
     """
-    found = GuardConfig.load(config) if config else GuardConfig()
+    chosen = GuardConfig.load(config) if config else GuardConfig()
     if model is not None:
         if not model.strip():
             raise ConfigError("--model is empty", hint="give 'embedded', 'smollm2', a Hugging Face name, or a path")
-        backend = found.backend.model_copy(update={"options": {**found.backend.options, "model": model}})
-        found = found.model_copy(update={"backend": backend})
+        backend = chosen.backend.model_copy(update={"options": {**chosen.backend.options, "model": model}})
+        chosen = chosen.model_copy(update={"backend": backend})
     if steerer is not None:
-        found = found.model_copy(update={"steerers": (named(steerer, found.steerers),), "steerers_for_harm": None})
+        chosen = chosen.model_copy(update={"steerers": (named(steerer, chosen.steerers),), "steerers_for_harm": None})
     if prefer is not None:
-        found = found.model_copy(update={"steerers": _preferring(found.steerers, prefer)})
-    return found.resolved()
+        chosen = chosen.model_copy(update={"steerers": _preferring(chosen.steerers, prefer)})
+    return chosen.resolved()
 
 
 def _preferring(steerers: Sequence[Use], prefer: str) -> tuple[Use, ...]:

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from ttsa_guard.cli import common
 from ttsa_guard.cli.common import counted, err, out, plain
+from ttsa_guard.plots import draw_searches, ready
 
 if TYPE_CHECKING:
     from ttsa_guard.cli.showcase import Observer, Scene, Shown
@@ -39,8 +40,6 @@ def demo(
     from ttsa_guard.plugins import Plugins
 
     if plot:
-        from ttsa_guard.cli.plot import ready
-
         ready(plot)
     settings = common.settings(model, config)
     real = not showcase.is_embedded(settings)
@@ -135,8 +134,6 @@ def _summary(report: Mapping[str, Any]) -> Panel:
 
 
 def _draw(guard: Guard, shown: list[Shown], path: Path) -> None:
-    from ttsa_guard.cli.plot import draw
-
     flagged = [(f"{n} {one.scene.group}", one.record) for n, one in enumerate(shown, 1) if one.flagged]
-    draw(flagged, path, threshold=getattr(getattr(guard.guide, "options", None), "threshold", None))
+    draw_searches(flagged, path, threshold=getattr(getattr(guard.guide, "options", None), "threshold", None))
     err.print(plain(f"plot written to {path}", "dim"), soft_wrap=True)

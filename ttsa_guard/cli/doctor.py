@@ -93,10 +93,10 @@ def _plugins(settings: GuardConfig) -> Iterator[Finding]:
         use.use
         for use in (settings.backend, *settings.guide, *settings.gate, *settings.steerers, *(settings.steerers_for_harm or ()))
     }
-    found = installed(imported)
-    good = [listed.name for listed in found if not listed.error]
+    points = installed(imported)
+    good = [listed.name for listed in points if not listed.error]
     yield Finding("plugins", ", ".join(good) or "none", "ok" if good else "broken", "" if good else "reinstall ttsa-guard")
-    for listed in found:
+    for listed in points:
         if listed.error:
             level: Level = "broken" if listed.name in used else "note"
             yield Finding(f"plugin {listed.name}", listed.error, level, f"reinstall or remove {listed.package}")

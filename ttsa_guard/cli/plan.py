@@ -13,8 +13,9 @@ import typer
 import yaml
 from rich.table import Table
 
-from ttsa_guard.cli import common, plot
+from ttsa_guard.cli import common
 from ttsa_guard.errors import ConfigError
+from ttsa_guard.plots import draw_plan, draw_validation, ready
 
 if TYPE_CHECKING:
     from ttsa_guard.plan.capacity import LoadPoint
@@ -56,7 +57,7 @@ def plan(
         return
     _installed()
     if picture:
-        plot.ready(picture)
+        ready(picture)
     from ttsa_guard.plan.capacity import RATES, breaking, table
     from ttsa_guard.plan.config import PlanConfig
     from ttsa_guard.plan.costs import Costs
@@ -72,12 +73,10 @@ def plan(
         points = table(settings, sorted({*RATES, *own}))
         broken = breaking(settings, points)
     if picture:
-        from ttsa_guard.plan.plots import draw_plan
-
         draw_plan(points, settings.target, picture)
     if as_json:
-        found = {"settings": settings.model_dump(mode="json"), "points": [p.as_dict() for p in points]}
-        typer.echo(json.dumps({**found, "breaks": broken.as_dict() if broken else None}, indent=1))
+        data = {"settings": settings.model_dump(mode="json"), "points": [p.as_dict() for p in points]}
+        typer.echo(json.dumps({**data, "breaks": broken.as_dict() if broken else None}, indent=1))
         return
     common.out.print(_table(points, own))
     common.out.print(_words(settings, broken), style="dim")
@@ -101,10 +100,10 @@ def measure(
         raise ConfigError(f"there is no folder {out.parent}", hint="make it first")
     guard = common.build_guard(common.settings(model, config))
     with common.quiet(), common.waiting("measuring; let nothing else run"):
-        found = common.run(guard, measured(guard, rows=rows))
-    out.write_text(yaml.safe_dump(found.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
-    ends = ", ".join(f"{1e3 * seconds:.1f} ms with {n}" for n, seconds in (found.step[0], found.step[-1]))
-    common.out.print(f"a step takes {ends} rows; a prompt token {1e6 * found.prefill:.0f} µs", markup=False, soft_wrap=True)
+        costs = common.run(guard, measured(guard, rows=rows))
+    out.write_text(yaml.safe_dump(costs.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    ends = ", ".join(f"{1e3 * seconds:.1f} ms with {n}" for n, seconds in (costs.step[0], costs.step[-1]))
+    common.out.print(f"a step takes {ends} rows; a prompt token {1e6 * costs.prefill:.0f} µs", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -129,25 +128,23 @@ def validate(
     _installed()
     out.mkdir(parents=True, exist_ok=True)
     picture = out / "validation.png"
-    plot.ready(picture)
-    from ttsa_guard.plan.plots import draw_validation
+    ready(picture)
     from ttsa_guard.plan.validation import Validator
 
     guard = common.build_guard(common.settings(model, config))
     with common.quiet(), common.progress() as progress:
         bar = progress.add_task("", total=None)
         validator = Validator(guard, rows, flags, n, seconds, seed, say=lambda doing: progress.update(bar, description=doing))
-        found = common.run(guard, validator.validate(load or (0.2, 0.5, 0.7)))
-    text = json.dumps(found.as_dict(), indent=1)
+        validation = common.run(guard, validator.validate(load or (0.2, 0.5, 0.7)))
+    text = json.dumps(validation.as_dict(), indent=1)
     (out / "validation.json").write_text(text + "\n", encoding="utf-8")
-    draw_validation(found, picture)
+    draw_validation(validation, picture)
     if as_json:
         typer.echo(text)
     else:
-        common.out.print(_validated(found))
-        common.out.print(
-            f"capacity: {found.capacity:.3g} answers a second, {found.flags:.0%} of them flagged", style="dim", soft_wrap=True
-        )
+        common.out.print(_validated(validation))
+        told = f"capacity: {validation.capacity:.3g} answers a second, {validation.flags:.0%} of them flagged"
+        common.out.print(told, style="dim", soft_wrap=True)
 
 
 def _installed() -> None:
@@ -177,13 +174,13 @@ def _words(settings: PlanConfig, broken: LoadPoint | None) -> str:
     return f"with {number}, {_BREAKS[broken.limit]} breaks first, at {broken.rate:,.3g} answers a second"
 
 
-def _validated(found: Validation) -> Table:
+def _validated(validation: Validation) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("load")
     table.add_column("seconds of", no_wrap=True)
     for title in ("", "answers", "measured", "predicted", "error", "runs apart"):
         table.add_column(title, justify="right")
-    for row in found.rows:
+    for row in validation.rows:
         for q in ("p50", "p95"):
             measured, predicted = (mean(run[q] for run in runs) for runs in (row.measured, row.predicted))
             seconds = (f"{measured:.3f}", f"{predicted:.3f}", f"{row.error(q):+.0%}", f"{row.noise(q):.0%}")

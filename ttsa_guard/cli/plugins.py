@@ -42,17 +42,17 @@ def plugins(
     Example: ttsa-guard plugins --verbose
     """
     with quiet():
-        found = installed(imported if verbose else declared)
+        points = installed(imported if verbose else declared)
     table = Table("plugin", "kind", "package", box=None, pad_edge=False, header_style="bold")
-    for listed in found:
+    for listed in points:
         table.add_row(plain(listed.name), ", ".join(listed.kinds) or "?", plain(listed.package))
     out.print(table)
-    for listed in found:
+    for listed in points:
         if listed.error:
             out.print(plain(f"\n{listed.name} is broken: {listed.error}", "red"), soft_wrap=True)
         for kind, options in listed.options.items():
             _show_options(f"{listed.name} ({kind})", options)
-    names = {listed.name for listed in found}
+    names = {listed.name for listed in points}
     aliases = [f"{old} is an old name of {new}, for one more release" for old, new in RENAMED.items() if old not in names]
     if aliases:
         out.print(plain("\n" + "\n".join(aliases)))
@@ -64,8 +64,8 @@ def installed(look: Callable[[EntryPoint], Listed]) -> list[Listed]:
     """Return all entry points of the group by name, seen through `look`; a name must not come from two packages."""
     points = {point.value: point for point in entry_points(group=PROJECT)}  # one installation may be found twice
     names = Counter(point.name for point in points.values())
-    found = sorted((look(point) for point in points.values()), key=lambda listed: (listed.name, listed.package))
-    return [replace(one, error="two packages bring this name") if names[one.name] > 1 else one for one in found]
+    seen = sorted((look(point) for point in points.values()), key=lambda listed: (listed.name, listed.package))
+    return [replace(one, error="two packages bring this name") if names[one.name] > 1 else one for one in seen]
 
 
 def declared(point: EntryPoint) -> Listed:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-import yaml
 
 from ttsa_guard.cli import common
 from ttsa_guard.cli.common import out, plain
 from ttsa_guard.config import GuardConfig
 from ttsa_guard.errors import ConfigError
+from ttsa_guard.settings import read_yaml
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -42,18 +42,18 @@ def profile(
     """
     asked = _probes(prompts) if prompts else {}
     settings = common.settings(model, config)
-    found = _collected(settings, moderator, samples, asked, trials=trials)
+    collected = _collected(settings, moderator, samples, asked, trials=trials)
     path = file or _cached(model)
     try:
-        found.save(path)
+        collected.save(path)
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}", hint="give another file with --out") from error
-    kinds = Counter(opening.kind for opening in found.openings)
-    floor = "not measured" if found.floor is None else f"{found.floor:.2f} nats"
+    kinds = Counter(opening.kind for opening in collected.openings)
+    floor = "not measured" if collected.floor is None else f"{collected.floor:.2f} nats"
     told = ", ".join(common.counted(kinds[kind], f"{kind} opening") for kind in ("answer", "redirect", "refusal"))
     out.print(plain(f"{told}; likelihood floor {floor}"), soft_wrap=True)
     if trials:
-        order = ", ".join(use.use for use in found.steerers) or "as by default; too few flagged answers to learn an order"
+        order = ", ".join(use.use for use in collected.steerers) or "as by default; too few flagged answers to learn an order"
         out.print(plain(f"steerers where the question can be answered: {order}"), soft_wrap=True)
     out.print(plain(f"written to {path}"), soft_wrap=True)
     _explain_use(model, path, named=file is not None)
@@ -73,7 +73,7 @@ def _collected(settings: GuardConfig, moderator: str, samples: int, asked: dict[
 
     async def work(bar: Progress) -> ModelProfile:
         task = bar.add_task("sampling answers", total=None)
-        found = await collect(
+        collected = await collect(
             guard.backend,
             judge,
             harmless=asked.get("harmless", harmless),
@@ -81,12 +81,12 @@ def _collected(settings: GuardConfig, moderator: str, samples: int, asked: dict[
             samples=samples,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-        found = with_whole_beginnings(found)
+        collected = with_whole_beginnings(collected)
         if not trials:
-            return found
+            return collected
         trying = bar.add_task("trying steerers", total=None)
         return await learned(
-            guard.with_steerers((), found),
+            guard.with_steerers((), collected),
             Plugins(),
             on_progress=lambda done, total: bar.update(trying, completed=done, total=total),
         )
@@ -102,10 +102,7 @@ def _probes(path: Path) -> dict[str, list[str]]:
         ConfigError: it is not a mapping of "harmless" and "unsafe" to lists of texts.
     """
     hint = "write two lists of questions: 'harmless:' and 'unsafe:'"
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read {path}: {type(error).__name__}", hint=hint) from error
+    data = read_yaml(path, hint=hint)
     if not isinstance(data, dict) or set(data) != set(_PROBES):
         raise ConfigError(f"{path} does not hold the two lists", hint=hint)
     for name in _PROBES:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ttsa_guard.cli import common
 from ttsa_guard.cli.common import out, plain
 from ttsa_guard.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ttsa_guard.steerers.prosocial.data import ExampleEncoder
 
 app = typer.Typer(no_args_is_help=True)
 Model = Annotated[str, typer.Argument(help="'embedded', a Hugging Face name, or a path.", show_default=False)]
@@ -61,19 +64,17 @@ def harm_vector(
     if not 0 < keep <= 1:  # known before the training, not only after it
         raise ConfigError("--keep is no share", hint="give one in (0, 1]")
     read = read_answers(examples)
-    with common.quiet():
-        common.hide_loading_bars()
-        loaded, encode = training.load(model, device)
+    with _loaded(model, device) as (loaded, encode):
         plan = training.Plan(steps=steps, batch=batch, peak=peak, state=state)
         shape = AdapterShape(rank=rank, targets=tuple(targets.split(",")))
         with _bar("tuning on harm", steps) as on_step:
-            found = training.harm_vector(
+            vector = training.harm_vector(
                 loaded, encode, read, plan, method=method, shape=shape, keep=keep, within=within, on_step=on_step
             )
-        found.save(file)
-        out.print(plain(f"{len(found)} entries, norm {found.norm():.3g}, written to {file}"), soft_wrap=True)
+        vector.save(file)
+        out.print(plain(f"{len(vector)} entries, norm {vector.norm():.3g}, written to {file}"), soft_wrap=True)
         if regulated:
-            found.subtract(loaded, strength)
+            vector.subtract(loaded, strength)
             loaded.save_pretrained(regulated)
             encode.tokenizer.save_pretrained(regulated)
             out.print(plain(f"the model without {strength:g} times it is in {regulated}"), soft_wrap=True)
@@ -113,22 +114,30 @@ def train(
     from ttsa_guard.steerers.prosocial.data import read_pairs
 
     read = [pair for named in pairs for pair in read_pairs(*_named(named))]
-    with common.quiet():
-        common.hide_loading_bars()
-        loaded, encode = training.load(model, device)
+    with _loaded(model, device) as (loaded, encode):
         plan = training.Plan(steps=steps, batch=batch, peak=peak, state=state)
         shape = AdapterShape(rank=rank, targets=tuple(targets.split(",")))
         with _bar("training the reward model", steps) as on_step:
-            found = training.reward(loaded, encode, read, plan, shape=shape, beta=beta, conflicts=conflicts, on_step=on_step)
-    found.alpha = alpha
-    found.save(file)
-    out.print(plain(f"{sum(p.numel() for p in found.parameters())} parameters, written to {file}"), soft_wrap=True)
+            adapter = training.reward(loaded, encode, read, plan, shape=shape, beta=beta, conflicts=conflicts, on_step=on_step)
+    adapter.alpha = alpha
+    adapter.save(file)
+    out.print(plain(f"{sum(p.numel() for p in adapter.parameters())} parameters, written to {file}"), soft_wrap=True)
 
 
 def _named(file: str) -> tuple[Path, str | None]:
     """Split FILE or ATTRIBUTE=FILE into the file and the attribute, if it names one."""
     attribute, _, rest = file.partition("=")
     return (Path(rest), attribute) if rest and not Path(file).exists() else (Path(file), None)
+
+
+@contextmanager
+def _loaded(model: str, device: str) -> Iterator[tuple[Any, ExampleEncoder]]:
+    """Return a model to train and the encoder of its examples, with other libraries quiet."""
+    from ttsa_guard.steerers.prosocial import training
+
+    with common.quiet():
+        common.hide_loading_bars()
+        yield training.load(model, device)
 
 
 @contextmanager

@@ -111,11 +111,11 @@ def scenes(world: World) -> list[Scene]:
         ("unsafe, jailbreak", "unsafe", "content", 3),
         ("harmless, rude persona", "benign", "tone", 3),
     )
-    found: list[Scene] = []
+    chosen: list[Scene] = []
     for group, request, wrapper, n in plan:
         drawn = sorted(world.cases(request, wrapper, _DRAWN), key=lambda case: case.rate, reverse=True)
-        found += [Scene(group, case.messages, case.question, case) for case in drawn[:n]]
-    return found
+        chosen += [Scene(group, case.messages, case.question, case) for case in drawn[:n]]
+    return chosen
 
 
 def real_scenes() -> list[Scene]:
@@ -176,13 +176,13 @@ async def judged(world: World, shown: Sequence[Shown]) -> tuple[str, list[ShownQ
         exact = [world.judge(s.scene.case, s.answer) for s in shown if s.scene.case]
         return "world", [ShownQuality(judgement.good, judgement.good and judgement.helpful) for judgement in exact]
     name, judge = _judge()
-    found = []
+    qualities = []
     for s in shown:
         item = Item(s.scene.group, s.scene.group, s.scene.messages, s.scene.question, s.scene.unsafe)
         judgement = await judge.judge(BenchCase(item, "", flagged=True), s.answer, _NOTHING)
         good = judgement.good and s.record.action != "fallback"
-        found.append(ShownQuality(good, good and judgement.helpful))
-    return name, found
+        qualities.append(ShownQuality(good, good and judgement.helpful))
+    return name, qualities
 
 
 def _judge() -> tuple[str, Judge]:

@@ -61,10 +61,13 @@ class Blocking(Protocol):
 class Closes(Protocol):
     """Holds what has to be let go of, connections for example."""
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Let go of it; nothing is asked of the moderator afterwards."""
+        ...
 
 
 def is_coarse(moderator: Moderator) -> bool:
+    """Tell whether the moderator says of itself that it is too coarse to guide a search."""
     return isinstance(moderator, Coarse) and moderator.coarse
 
 

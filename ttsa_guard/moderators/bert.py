@@ -66,7 +66,7 @@ class PackedBert:
         self._layers = [_Layer(layer, int8=int8) for layer in model.encoder.layer]
 
     def hidden(self, pairs: Sequence[Pair]) -> Iterator[tuple[int, torch.Tensor]]:
-        """The place of each pair and its last hidden states, [tokens, units]; short ones come first."""
+        """Return the place of each pair and its last hidden states, [tokens, units]; short ones come first."""
         for batch in _batches([len(first) + len(second) for first, second in pairs]):
             with torch.inference_mode():
                 found = self._read([pairs[i] for i in batch])
@@ -99,7 +99,7 @@ class _Layer:
         self._heads = own.num_attention_heads
 
     def __call__(self, x: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
-        """The next hidden states of `x` [tokens, units]; of the sequences, those of one length stand side by side."""
+        """Return the next hidden states of `x` [tokens, units]; of the sequences, those of one length stand side by side."""
         x = self._norms[0](self._attended(self._mixed(self._joined(x), lengths)).add_(x))
         found: torch.Tensor = self._norms[1](self._down(functional.gelu(self._up(x))).add_(x))
         return found
@@ -116,7 +116,7 @@ class _Layer:
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """The places of the sequences, by length, in batches of `_TOKENS`."""
+    """Return the places of the sequences, by length, in batches of `_TOKENS`."""
     batch: list[int] = []
     for i in sorted(range(len(lengths)), key=lengths.__getitem__):
         if batch and sum(lengths[j] for j in batch) + lengths[i] > _TOKENS:

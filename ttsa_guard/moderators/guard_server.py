@@ -141,7 +141,7 @@ def _likeliest(answer: Any) -> Iterator[tuple[str, float]]:
 
 
 def _at_prefill(answer: Any, prefill: str, tokenizer: Any) -> Iterator[tuple[str, float]]:
-    """The same of the token that follows `prefill` in a chat's reply."""
+    """Return the same of the token that follows `prefill` in a chat's reply."""
     try:
         said = ""
         for place in answer["choices"][0]["logprobs"]["content"]:

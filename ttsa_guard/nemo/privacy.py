@@ -99,8 +99,9 @@ def guard_records(app: Any) -> None:
 
 
 def guard_actions(app: Any) -> None:
-    """In Colang 2.x, where the host runs every action as a task of its own: keep what the models think in there until the review,
-    and end them all with their turn where that is broken off, for the host goes on with them.
+    """Keep what models think within actions until the review, and end the actions with their turn.
+
+    This is for Colang 2.x, where the host runs every action as a task of its own, and goes on with it when the turn is broken off.
     """
     if app.config.colang_version == "1.0":
         return
@@ -125,7 +126,7 @@ def guard_actions(app: Any) -> None:
 
 
 def take_reasoning(events: Iterable[Any]) -> list[str]:
-    """What the models have thought in this turn, once each; the events that hold it are emptied."""
+    """Return what the models have thought in this turn, once each; the events that hold it are emptied."""
     turn = _turn.get()
     return list(dict.fromkeys([*blank_reasoning(events), *(turn.thoughts if turn else ())]))
 

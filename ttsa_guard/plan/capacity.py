@@ -76,7 +76,7 @@ def _summed_up(plan: PlanConfig, rate: float, replicas: int, result: Result) -> 
     counted = [*flagged, *unflagged]
     ends = [a.end for a in counted]
     calls = result.calls / max(1, len(result.answers))
-    found = LoadPoint(
+    loaded = LoadPoint(
         rate=rate,
         replicas=replicas,
         unflagged=percentiles([a.added for a in unflagged]),
@@ -91,7 +91,7 @@ def _summed_up(plan: PlanConfig, rate: float, replicas: int, result: Result) -> 
         cost=_cost(plan, rate, replicas),
         limit=None,
     )
-    return replace(found, limit=_limit(plan, found))
+    return replace(loaded, limit=_limit(plan, loaded))
 
 
 def _limit(plan: PlanConfig, at: LoadPoint) -> Limit | None:

@@ -62,8 +62,8 @@ class Costs(Settings):
         known, seconds = (np.array(column, dtype=float) for column in zip(*self.step, strict=True))
         slope = (seconds[-1] - seconds[-2]) / (known[-1] - known[-2]) if len(known) > 1 else 0.0
         n = np.arange(self.rows + 1)
-        found = np.interp(n, known, seconds) + np.maximum(0, n - known[-1]) * max(0.0, slope)
-        return [float(x) for x in found]
+        interpolated = np.interp(n, known, seconds) + np.maximum(0, n - known[-1]) * max(0.0, slope)
+        return [float(x) for x in interpolated]
 
     def decoding(self, lengths: Sequence[int]) -> float:
         """Return the seconds in which rows of these lengths are decoded as one batch that they leave when they end."""

@@ -70,16 +70,16 @@ async def _steps(backend: Backend, rows: int, repeats: int, seed: int) -> list[t
     """
     prompts = await _long_answered(backend, rows, seed)
     sizes = sorted({*(2**i for i in range(rows.bit_length())), rows})
-    found: dict[int, list[float]] = {n: [] for n in sizes}
+    by_size: dict[int, list[float]] = {n: [] for n in sizes}
     for repeat in range(repeats + 1):
         for n in sizes:
             long, short = [await seconds(backend.generate(_requests(prompts[:n], most))) for most in (_LONG, _SHORT)]
             if repeat:  # the first round warms up
-                found[n].append((long - short) / (_LONG - _SHORT))
+                by_size[n].append((long - short) / (_LONG - _SHORT))
     fastest = 0.0
     points = []
     for n in sizes:  # noise must not make a step with more rows faster
-        fastest = max(fastest, median(found[n]), 1e-9)
+        fastest = max(fastest, median(by_size[n]), 1e-9)
         points.append((n, fastest))
     return points
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
+from ttsa_guard.bench.files import CaseResult, RunMeta
 from ttsa_guard.bench.measure import Results
 from ttsa_guard.errors import ConfigError
 from ttsa_guard.plan.config import PlanConfig, Search
 from ttsa_guard.plan.simulation import pass_lengths
+from ttsa_guard.record import AuditRecord
 
 _DRAWS = 8
+ReviewEffort = AuditRecord | CaseResult
+"""What one review took, as a guard tells it or a benchmark has written it down."""
 
 
 def from_bench(folder: Path, plan: PlanConfig) -> tuple[Search, ...]:
@@ -26,7 +28,7 @@ def from_bench(folder: Path, plan: PlanConfig) -> tuple[Search, ...]:
         ConfigError: the folder has no benchmark, or none of its searches.
     """
     results = Results.load(folder)
-    arm = results.meta["config"]["reference"]
+    arm = results.meta.reference
     flagged = {case.id for case in results.cases if case.flagged}
     rows = [row for (name, case), row in results.rows.items() if name == arm and case in flagged]
     if not rows:
@@ -35,7 +37,7 @@ def from_bench(folder: Path, plan: PlanConfig) -> tuple[Search, ...]:
 
 
 def with_searches(plan: PlanConfig, folder: Path) -> PlanConfig:
-    """The plan with the searches of the benchmark in `folder`.
+    """Return the plan with the searches of the benchmark in `folder`.
 
     Raises:
         ConfigError: as `from_bench` does, or the plan's own settings name searches too.
@@ -45,25 +47,26 @@ def with_searches(plan: PlanConfig, folder: Path) -> PlanConfig:
     return plan.model_copy(update={"searches": from_bench(folder, plan)})
 
 
-def search_of(row: Mapping[str, Any], plan: PlanConfig, *, timed: bool) -> Search:
-    """Describe the search of one review: `row` has the counts of an audit record, and its action."""
-    swapped = row["action"] == "swap"
-    found = Search(
-        passes=row["decode_passes"],
-        generations=row["generations"],
-        tokens=row["tokens"],
-        steps=row.get("decode_steps"),  # older benchmarks have none
-        calls=max(0, row["moderation_calls"] - 1 - swapped),
+def search_of(effort: ReviewEffort, plan: PlanConfig, *, timed: bool) -> Search:
+    """Return the search of one review."""
+    swapped = effort.action == "swap"
+    search = Search(
+        passes=effort.decode_passes,
+        generations=effort.generations,
+        tokens=effort.tokens,
+        steps=effort.decode_steps,
+        calls=max(0, effort.moderation_calls - 1 - swapped),
         swapped=swapped,
     )
     if not timed:
-        return found
-    moderated = (1 + swapped) * plan.first.p50 + found.calls * (plan.guide or plan.first).p50
-    decoding = _decoding(found, plan)
-    measuring = max(0.0, row.get("seconds_decoding", 0.0) - decoding)
-    rest = max(0.0, row["seconds"] - moderated - decoding - measuring)
-    work = min(rest, row.get("seconds_scoring", rest))  # in older benchmarks nothing tells that work from the rest
-    return found.model_copy(update={"measuring": measuring, "work": work, "aside": rest - work})
+        return search
+    moderated = (1 + swapped) * plan.first.p50 + search.calls * (plan.guide or plan.first).p50
+    decoding = _decoding(search, plan)
+    measuring = max(0.0, (effort.seconds_decoding or 0.0) - decoding)
+    rest = max(0.0, effort.seconds - moderated - decoding - measuring)
+    # In older benchmarks nothing tells that work from the rest.
+    work = rest if effort.seconds_scoring is None else min(rest, effort.seconds_scoring)
+    return search.model_copy(update={"measuring": measuring, "work": work, "aside": rest - work})
 
 
 def _decoding(search: Search, plan: PlanConfig) -> float:
@@ -73,7 +76,6 @@ def _decoding(search: Search, plan: PlanConfig) -> float:
     return mean(sum(costs.calling(lengths, plan.prompt) for lengths in draw) for draw in draws)
 
 
-def _same(meta: Mapping[str, Any], plan: PlanConfig) -> bool:
+def _same(meta: RunMeta, plan: PlanConfig) -> bool:
     about = plan.measured.about
-    model = meta["config"]["backend"]["options"].get("model", "embedded")
-    return (about.get("model"), about.get("device")) == (model, meta["device"])
+    return (about.get("model"), about.get("device")) == (meta.model or "embedded", meta.device)

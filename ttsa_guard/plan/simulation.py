@@ -215,13 +215,13 @@ class _Deployment:
         started = env.now
         clock = env.timeout(self.plan.deadline)
         yield env.timeout(seconds)
-        found = yield from self._search(arrival, clock)
-        if found and arrival.search.swapped:
+        in_time = yield from self._search(arrival, clock)
+        if in_time and arrival.search.swapped:
             end, seconds = self._passing()
             yield env.timeout(seconds)
             end = "swap" if end == "pass" else "gate"
         else:
-            end = "search" if found else "deadline"
+            end = "search" if in_time else "deadline"
         self._end(arrival, plain, end, env.now - started)
 
     def _search(self, arrival: Arrival, clock: simpy.Event) -> Events:

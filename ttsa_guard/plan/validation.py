@@ -136,8 +136,8 @@ class Validator:
     async def validate(self, loads: Sequence[float]) -> Validation:
         """Run the guard at `loads`, shares of its measured capacity from 0 to 1."""
         self.say("conversations, one by one")
-        found = await _conversations(self.guard, self.n, self.seed)
-        self._pools = [c for c in found if not c.flagged], [c for c in found if c.flagged]
+        conversations = await _conversations(self.guard, self.n, self.seed)
+        self._pools = [c for c in conversations if not c.flagged], [c for c in conversations if c.flagged]
         if not all(self._pools):
             raise ConfigError("none or all of the answers are flagged", hint="take more conversations, or another gate")
         self.say("capacity")
@@ -171,15 +171,15 @@ class Validator:
         return plan, {c.prompt: await self._searched(c, plan) for c in self._pools[1]}
 
     def _plan(self, costs: Costs) -> PlanConfig:
-        found = [conversation for pool in self._pools for conversation in pool]
-        tokens = [c.tokens for c in found]
+        conversations = [conversation for pool in self._pools for conversation in pool]
+        tokens = [c.tokens for c in conversations]
         return PlanConfig(
             traffic="chat",
             batching="calls",
             flags=self.flags,
             tokens=mean(tokens),
             spread=pstdev(tokens) / mean(tokens),
-            prompt=round(mean(len(c.prompt) for c in found)),
+            prompt=round(mean(len(c.prompt) for c in conversations)),
             costs=costs,
             deadline=self.guard.config.budget.seconds,
             gate_seconds=self.guard.config.gate_seconds,
@@ -190,7 +190,7 @@ class Validator:
         [plain] = await self.guard.backend.generate([_request(self.guard, conversation.messages, conversation.prompt)])
         outcome = await self.guard.review(conversation.messages, plain.text)
         own = plan.model_copy(update={"prompt": len(conversation.prompt)})
-        return search_of(outcome.record.numbers(), own, timed=True)
+        return search_of(outcome.record, own, timed=True)
 
     async def _capacity(self) -> float:
         """Measure answers a second while some clients always wait for one."""
@@ -216,15 +216,15 @@ class Validator:
 
 
 async def _conversations(guard: Guard, n: int, seed: int) -> list[Conversation]:
-    world, found = World.load(), []
+    world, conversations = World.load(), []
     for request, wrapper in (("benign", None), ("benign", "tone"), ("unsafe", "content")):
         for case in world.cases(request, wrapper, n, seed=seed):
             messages = Message.conversation(case.messages[-1][1])
             prompt = await guard.backend.render(messages)
             [plain] = await guard.backend.generate([_request(guard, messages, prompt)])
             outcome = await guard.review(messages, plain.text)
-            found.append(Conversation(messages, prompt, max(1, plain.tokens), outcome.action != "pass"))
-    return found
+            conversations.append(Conversation(messages, prompt, max(1, plain.tokens), outcome.action != "pass"))
+    return conversations
 
 
 def _request(guard: Guard, messages: tuple[Message, ...], prompt: Prompt) -> GenerationRequest:
@@ -252,11 +252,11 @@ async def _drive(guard: Guard, schedule: Schedule) -> list[Timed]:
 
 
 def _arrivals(schedule: Schedule, searches: Mapping[Prompt, Search], plan: PlanConfig) -> list[Arrival]:
-    rng, found = random.Random(plan.seed), []
+    rng, arrivals = random.Random(plan.seed), []
     for at, conversation in schedule:
         search = searches.get(conversation.prompt)
-        found.append(Arrival(at, conversation.tokens, search, pass_lengths(search, plan.spread, rng) if search else ()))
-    return found
+        arrivals.append(Arrival(at, conversation.tokens, search, pass_lengths(search, plan.spread, rng) if search else ()))
+    return arrivals
 
 
 def _quantities(answers: Sequence[Timed]) -> dict[str, list[float]]:

@@ -37,13 +37,13 @@ class LabelledText:
 
     @property
     def digest(self) -> str:
-        """Of text and prompt: tells whether a result belongs to this row, without the texts."""
+        """Of text and prompt: tells whether a result belongs to this text, without the texts."""
         joined = json.dumps([self.text, self.prompt])
         return hashlib.blake2b(joined.encode(), digest_size=8).hexdigest()
 
 
-def read_rows(file: Path, *, text: str = "text", prompt: str = "prompt") -> Iterator[LabelledText]:
-    """Read the rows of a file of JSON lines, also of a ``.gz`` one; empty lines are left out.
+def read_texts(file: Path, *, text: str = "text", prompt: str = "prompt") -> Iterator[LabelledText]:
+    """Return the lines of a file of JSON lines, also of a ``.gz`` one; empty lines are left out.
 
     Raises:
         ConfigError: the file cannot be read.
@@ -53,26 +53,26 @@ def read_rows(file: Path, *, text: str = "text", prompt: str = "prompt") -> Iter
         with _opened(file) as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
-                    yield _row(file, number, line, text, prompt)
+                    yield _labelled(file, number, line, text, prompt)
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise ConfigError(f"cannot read {file}: {type(error).__name__}", hint="give a UTF-8 file of JSON lines") from None
 
 
-def is_harmful(file: Path, row: LabelledText, field: str) -> bool:
-    """Whether a row is labelled as harmful.
+def is_harmful(file: Path, labelled: LabelledText, field: str) -> bool:
+    """Whether a text is labelled as harmful.
 
     Raises:
         UsageError: it has no label, or one that says neither; the message names the line, not the label, for it may be a text.
     """
-    value = row.data.get(field)
+    value = labelled.data.get(field)
     if not isinstance(value, bool | int | float | str):
-        raise UsageError(f"{file}, line {row.line}: no label in the field {field!r}", hint="name it with --label-field")
+        raise UsageError(f"{file}, line {labelled.line}: no label in the field {field!r}", hint="name it with --label-field")
     said = (value.strip() if isinstance(value, str) else f"{value:g}").lower().replace("_", "-")
-    for found, names in ((True, HARMFUL), (False, HARMLESS)):
+    for harmful, names in ((True, HARMFUL), (False, HARMLESS)):
         if said in names or said.replace("-", " ") in names:
-            return found
+            return harmful
     hint = f"harmful are: {', '.join(sorted(HARMFUL))}; harmless are: {', '.join(sorted(HARMLESS))}"
-    raise UsageError(f"{file}, line {row.line}: the label in {field!r} is none that is known", hint=hint)
+    raise UsageError(f"{file}, line {labelled.line}: the label in {field!r} is none that is known", hint=hint)
 
 
 def _opened(file: Path) -> IO[str]:
@@ -81,7 +81,7 @@ def _opened(file: Path) -> IO[str]:
     return file.open(encoding="utf-8")
 
 
-def _row(file: Path, number: int, line: str, text: str, prompt: str) -> LabelledText:
+def _labelled(file: Path, number: int, line: str, text: str, prompt: str) -> LabelledText:
     try:
         data = json.loads(line)
     except ValueError:
