@@ -38,6 +38,7 @@ from ttsa_guard.messages import GenerationRequest
 from ttsa_guard.moderators.lite import Lite, LiteOptions
 from ttsa_guard.steerers.prosocial import training
 from ttsa_guard.steerers.prosocial.adapter import Adapter, Stored
+from ttsa_guard.steerers.prosocial.data import ExampleEncoder
 from ttsa_guard.steerers.prosocial.preferences import ATTRIBUTES, EQUAL, vector
 from ttsa_guard.steerers.prosocial.product import Product
 from ttsa_guard.steerers.prosocial.steerer import ProSocial, ProSocialOptions
