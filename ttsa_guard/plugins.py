@@ -25,7 +25,7 @@ KINDS: tuple[Kind, ...] = ("moderators", "backends", "steerers")
 
 @dataclass(frozen=True)
 class Registered:
-    """A factory and the model that validates its options."""
+    """A factory, and the model that validates its options."""
 
     name: str
     factory: Callable[..., Any]
@@ -34,7 +34,9 @@ class Registered:
 
 @dataclass
 class Plugins:
-    """A plugin manager of its own for every guard; nothing is shared between two of them."""
+    """The plugins of one guard. Every guard has a plugin manager of its own; two guards share
+    nothing.
+    """
 
     manager: pluggy.PluginManager = field(default_factory=lambda: pluggy.PluginManager(hookspecs.PROJECT))
     found: dict[Kind, dict[str, Registered]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
@@ -44,14 +46,15 @@ class Plugins:
 
     @staticmethod
     def installed() -> dict[str, EntryPoint]:
-        """Entry points by name, without importing any of them."""
+        """Return the entry points by name, without importing any of them."""
         return {point.name: point for point in entry_points(group=hookspecs.PROJECT)}
 
     def add(self, plugin: object) -> None:
         """Register a plugin object and everything that it offers.
 
         Raises:
-            PluginError: it implements an unknown hook, a name is taken, or its registration fails.
+            PluginError: the plugin implements an unknown hook, a name is taken, or its registration
+                fails.
         """
         others = self.manager.get_plugins()
         try:
@@ -66,10 +69,12 @@ class Plugins:
             raise PluginError(f"plugin {plugin!r} does not fit the hooks: {error}", hint="see ttsa_guard/hookspecs.py") from error
 
     def load(self, kind: Kind, name: str) -> Registered:
-        """The factory that the configuration calls `name`; its entry point is imported now if it was not.
+        """Return the factory that the configuration calls `name`, and import its entry point if
+        needed.
 
         Raises:
-            PluginError: nothing of that name is installed, or two packages bring it, or it cannot be imported.
+            PluginError: no package brings that name, two packages bring it, or it cannot be
+                imported.
         """
         if name not in self.found[kind]:
             points = {point.value: point for point in entry_points(group=hookspecs.PROJECT, name=name)}
@@ -89,10 +94,10 @@ class Plugins:
         return self.found[kind][name]
 
     def make(self, kind: Kind, use: Use) -> Any:
-        """The moderator, backend or steerer that `use` names, with its options validated.
+        """Make the moderator, backend or steerer that `use` names, with validated options.
 
         Raises:
-            PluginError: nothing of that name is installed, or it cannot be imported.
+            PluginError: no package brings that name, or it cannot be imported.
             ConfigError: an option is wrong, or the plugin cannot be built with it.
         """
         registered = self.load(kind, use.use)

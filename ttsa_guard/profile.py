@@ -1,6 +1,7 @@
 """What is known about one model: how its safe answers begin, and how likely its own answers are.
 
-Collected once for every model with ``ttsa-guard profile MODEL``; the embedded model's profile ships with it.
+``ttsa-guard profile MODEL`` collects it once for a model. The profile of the embedded model ships
+with it.
 """
 
 from __future__ import annotations
@@ -21,26 +22,33 @@ _FEWEST_WORDS = 3
 
 
 class Opening(Settings):
-    """First words of a safe answer."""
+    """The first words of a safe answer."""
 
     text: str
     kind: OpeningKind
-    """answer: to a harmless request; redirect: an alternative to an unsafe one; refusal."""
+    """"answer": to a harmless request; "redirect": it declines and offers an alternative to an
+    unsafe request; "refusal": it declines.
+    """
     count: int = 1
     """How many of the sampled answers began like this."""
 
 
 class ModelProfile(Settings):
-    """Openings, likeliest first within a kind, the likelihood of the model's own answers, and the steerers that suit it."""
+    """Openings (likeliest first within a kind), the likelihood of the model's own answers, and the
+    steerers that suit the model.
+    """
 
     model: str = ""
     openings: tuple[Opening, ...] = ()
     steerers: tuple[Use, ...] = ()
-    """The cascade that was best for this model; empty: not measured."""
+    """The cascade that was best for this model; empty if it was not measured."""
     steerers_for_harm: tuple[Use, ...] = ()
-    """The cascade for answers that were flagged for what they help with; empty: the same."""
+    """The cascade for answers that were flagged for what they help with; empty if it is the same.
+    """
     floor: float | None = None
-    """1st percentile of the mean token log-likelihood of the model's own safe answers, in nats; None: not measured."""
+    """1st percentile of the mean token log-likelihood of the model's own safe answers, in nats;
+    None if it was not measured.
+    """
 
     @field_validator("steerers", "steerers_for_harm", mode="before")
     @classmethod
@@ -52,7 +60,7 @@ class ModelProfile(Settings):
         """Read a profile.
 
         Raises:
-            ModelError: the file is missing or not a profile.
+            ModelError: the file is missing, or it is not a profile.
         """
         try:
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
@@ -62,6 +70,7 @@ class ModelProfile(Settings):
             ) from error
 
     def save(self, path: Path) -> None:
+        """Write the profile as JSON. Missing folders are made."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -79,12 +88,19 @@ GENERIC = ModelProfile(
         Opening(text="I'm sorry, but I can't help with that, because it could harm you or others.", kind="refusal"),
     ),
 )
-"""For a model that was never profiled: whole safe beginnings (plain answers; decline and offer; decline), and no floor."""
+"""The profile of a model that was never profiled.
+
+It has whole safe beginnings (plain answers; decline and offer; decline) and no floor.
+"""
 
 
 def with_whole_beginnings(profile: ModelProfile) -> ModelProfile:
-    """The profile without openings of one or two words, which any answer may have, and with those of `GENERIC` that decline:
-    what begins an answer to an unsafe question that a moderator passed may well go on to comply."""
+    """Return the profile without openings that are too short to make an answer safe.
+
+    An opening of one or two words may begin any answer. Openings that decline are taken from
+    `GENERIC`: those that were sampled begin answers to unsafe questions that a moderator passed,
+    and such an answer may well go on to comply.
+    """
     own = [o for o in profile.openings if len(o.text.split()) >= _FEWEST_WORDS and o.kind == "answer"]
     shared = [o for o in GENERIC.openings if o.kind != "answer" or not own]
     refusals = [o for o in profile.openings if len(o.text.split()) >= _FEWEST_WORDS and o.kind == "refusal"]
