@@ -14,10 +14,12 @@ from ttsa_guard.moderators.remote import Remote, RemoteOptions, member
 from ttsa_guard.plugins import Register, hookimpl
 
 NULLABLE = frozenset({"illicit", "illicit/violent"})
-"""Categories that older models do not judge; a null anywhere else is a fault."""
+"""Categories that older models do not judge. A null in any other category is a fault."""
 
 
 class OpenAIOptions(RemoteOptions):
+    """Options of the moderator ``openai``."""
+
     key: str = Field("OPENAI_API_KEY", description="environment variable that holds the key")
     model: str = Field("omni-moderation-latest", min_length=1)
     base_url: str = Field("https://api.openai.com/v1", min_length=1, description="of OpenAI or a compatible server")
@@ -25,7 +27,7 @@ class OpenAIOptions(RemoteOptions):
 
 
 class OpenAI(Remote):
-    """Scores texts with all of the service's categories unless some are selected."""
+    """Scores texts with all of the service's categories, or with the selected ones."""
 
     name = "openai"
     options: OpenAIOptions
@@ -35,6 +37,7 @@ class OpenAI(Remote):
         self.batch_size = self.options.batch
 
     async def scores(self, texts: Sequence[str]) -> list[Mapping[str, Any]]:
+        """Return the scores of each text's categories; see `Remote.scores`."""
         answer = await self._http.post(
             f"{self.options.base_url.rstrip('/')}/moderations",
             {"model": self.options.model, "input": list(texts)},

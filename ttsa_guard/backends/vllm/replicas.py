@@ -16,7 +16,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 _TRIES = 2  # tries with one server, for one answer
 _TOKENS = 100
-_CONNECTIONS = 256  # vLLM's default for the answers that a server works on at a time
+_CONNECTIONS = 256  # answers that a server works on at a time by default
 _LARGEST = 2**28  # bytes of an answer, which may hold the likelihood of each of many tokens
 _GRACE = 1.0  # seconds to wait for other servers when the first one is ready
 
