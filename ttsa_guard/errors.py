@@ -55,8 +55,9 @@ class PluginError(UsageError):
 
 
 class PromptError(UsageError):
-    """The conversation cannot be given to this model: it is empty, too long, or the model has no
-    chat template.
+    """The conversation cannot be given to this model.
+
+    It is empty or too long, or the model has no chat template.
     """
 
 
@@ -81,8 +82,9 @@ class AccessError(ModeratorError):
 
 
 class InputError(ModeratorError):
-    """A moderation service refuses to judge this text: it is too long, malformed or in another
-    language.
+    """A moderation service refuses to judge this text.
+
+    The text is too long, malformed or in another language.
 
     Args:
         said: the service's own words. They may quote the text, so they are for programs and not for

@@ -270,8 +270,10 @@ class Guard:
         return verdict
 
     async def _search(self, review: Review) -> SearchEnd:
-        """Run the cascade until it finds a helpful candidate or the budget is used up; return why
-        it ended.
+        """Run the cascade until it finds a helpful candidate or the budget is used up.
+
+        Returns:
+            Why the search ended.
         """
         try:
             with review.phase("search"):
@@ -334,11 +336,13 @@ class Guard:
         return plain.prompt if messages == list(review.messages) else await self.backend.render(messages)
 
     async def _completed(self, task: Task, review: Review, *, helpful: bool) -> bool:
-        """Continue the best drafts until the best candidate is a whole answer; return whether there
-        is one.
+        """Continue the best drafts until the best candidate is a whole answer.
 
         Args:
             helpful: consider helpful candidates only.
+
+        Returns:
+            Whether there is such a candidate.
         """
         while best := [j for j in best_first(review.judged) if j.helpful or not helpful]:
             # All sequences of a batch are drawn from one distribution.

@@ -34,8 +34,9 @@ class Registered:
 
 @dataclass
 class Plugins:
-    """The plugins of one guard. Every guard has a plugin manager of its own; two guards share
-    nothing.
+    """The plugins of one guard.
+
+    Every guard has a plugin manager of its own; two guards share nothing.
     """
 
     manager: pluggy.PluginManager = field(default_factory=lambda: pluggy.PluginManager(hookspecs.PROJECT))
@@ -69,8 +70,9 @@ class Plugins:
             raise PluginError(f"plugin {plugin!r} does not fit the hooks: {error}", hint="see ttsa_guard/hookspecs.py") from error
 
     def load(self, kind: Kind, name: str) -> Registered:
-        """Return the factory that the configuration calls `name`, and import its entry point if
-        needed.
+        """Return the factory that the configuration calls `name`.
+
+        Its entry point is imported if needed.
 
         Raises:
             PluginError: no package brings that name, two packages bring it, or it cannot be

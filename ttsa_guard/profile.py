@@ -26,16 +26,19 @@ class Opening(Settings):
 
     text: str
     kind: OpeningKind
-    """"answer": to a harmless request; "redirect": it declines and offers an alternative to an
-    unsafe request; "refusal": it declines.
+    """What the answer does.
+
+    "answer" answers a harmless request, "redirect" declines an unsafe one and offers an
+    alternative, and "refusal" declines.
     """
     count: int = 1
     """How many of the sampled answers began like this."""
 
 
 class ModelProfile(Settings):
-    """Openings (likeliest first within a kind), the likelihood of the model's own answers, and the
-    steerers that suit the model.
+    """What is known about one model.
+
+    Its openings are in the order of likelihood within a kind.
     """
 
     model: str = ""
@@ -46,8 +49,9 @@ class ModelProfile(Settings):
     """The cascade for answers that were flagged for what they help with; empty if it is the same.
     """
     floor: float | None = None
-    """1st percentile of the mean token log-likelihood of the model's own safe answers, in nats;
-    None if it was not measured.
+    """The likelihood floor, in nats; None if it was not measured.
+
+    It is the 1st percentile of the mean token log-likelihood of the model's own safe answers.
     """
 
     @field_validator("steerers", "steerers_for_harm", mode="before")

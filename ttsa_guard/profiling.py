@@ -1,5 +1,4 @@
-"""Learn which steerers mend the flagged answers of one model, and in which order they do so
-soonest.
+"""Learn which steerers mend the flagged answers of one model, and in which order.
 
 Each steerer is tried alone on the model's own flagged answers. The order is greedy (Streeter,
 Golovin and Smith, "Combining Multiple Heuristics Online", AAAI 2007): of the answers that are not

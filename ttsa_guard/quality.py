@@ -1,6 +1,4 @@
-"""Judge whether a text that the moderators pass is also a good answer, from its text and
-likelihood.
-"""
+"""Judge, from text and likelihood, whether a text that the moderators pass is a good answer."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""Handle the reasoning that some models write before their answers, between ``<think>`` and
-``</think>``.
+"""Handle the reasoning that some models write before their answers.
 
-No moderator judges the reasoning, so nobody may see it.
+It stands between ``<think>`` and ``</think>``. No moderator judges it, so nobody may see it.
 """
 
 from __future__ import annotations

@@ -32,8 +32,9 @@ class CandidateRecord:
 
 @dataclass(frozen=True)
 class AuditRecord:
-    """All about one reviewed answer. It has moderated texts only if the configuration asks for
-    texts.
+    """All about one reviewed answer.
+
+    It has moderated texts only if the configuration asks for texts.
     """
 
     id: str
@@ -54,8 +55,9 @@ class AuditRecord:
     generations: int = 0
     decode_passes: int = 0
     decode_steps: int = 0
-    """Sum over all passes of the new tokens of the longest generation: the tokens that had to be
-    decoded one after another.
+    """Sum over all passes of the new tokens of the longest generation.
+
+    These are the tokens that had to be decoded one after another.
     """
     tokens: int = 0
     """New tokens of all generations."""
@@ -70,8 +72,9 @@ class AuditRecord:
     seconds_decoding: float = 0.0
     """Seconds of the search's decode passes, including the wait for the model."""
     seconds_scoring: float = 0.0
-    """Seconds of the search's separate passes for likelihoods and gradients, including the wait for
-    the model.
+    """Seconds of the search's separate passes for likelihoods and gradients.
+
+    The wait for the model is included.
     """
     seconds_final: float = 0.0
     """Seconds of the gate's checks of what the search found."""

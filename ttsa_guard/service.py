@@ -26,16 +26,18 @@ from ttsa_guard.budget import Clock
 from ttsa_guard.errors import AccessError, InputError, ModeratorError
 
 _PACE = 0.95
-"""Share of a rate limit that is used. Arrival times jitter, and a service refuses calls that exceed
-its limit for a moment.
+"""Share of a rate limit that is used.
+
+Arrival times jitter, and a service refuses calls that exceed its limit for a moment.
 """
 _LONGEST_WAIT = 20.0
 """Longest pause between two tries, in seconds. If the service asks for more, the call fails."""
 _LONGEST_CONNECT = 3.0
 """Longest time to open a connection, in seconds."""
 _KEEP_ALIVE = 4.0
-"""Seconds that an idle connection is kept. Common servers close it after 5; a request that is sent
-at that moment fails.
+"""Seconds that an idle connection is kept.
+
+Common servers close it after 5; a request that is sent at that moment fails.
 """
 _LONGEST_EVENT = 2**24
 """Largest server-sent event, in bytes."""
@@ -45,8 +47,9 @@ _BITS = zlib.MAX_WBITS | 32
 """A setting of zlib: the data begin with a gzip or a zlib header."""
 _JSON = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
 _VARIABLE = re.compile(r"[A-Z]{1,20}|[A-Z][A-Z0-9]{0,20}(_[A-Z0-9]{1,20})+")
-"""What looks like the name of an environment variable and not like a key: parts are short, and
-digits stand only in names with underscores.
+"""Matches what looks like the name of an environment variable and not like a key.
+
+Parts are short, and digits stand only in names with underscores.
 """
 _ACCESS = {401, 402, 403, 404, 405, 407}
 _INPUT = {400, 413, 414, 422}
@@ -283,8 +286,9 @@ class Http:
             raise _LaterError(ModeratorError("the service answered something that is not JSON", hint="see its address")) from None
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
-        """Return the body. Neither it nor its decompressed form exceeds the largest size that is
-        allowed.
+        """Return the body.
+
+        Neither it nor its decompressed form exceeds the largest size that is allowed.
         """
         raw = bytearray()
         async for chunk in response.content.iter_any():
@@ -329,8 +333,9 @@ class Http:
             await session.close()
 
     async def close(self) -> None:
-        """Close the connections of this event loop. Those of other loops are closed with their
-        loops.
+        """Close the connections of this event loop.
+
+        Those of other loops are closed with their loops.
         """
         if connections := self._opened.get(asyncio.get_running_loop()):
             await connections.life.aclose()

@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
-"""Letters of Thai, Lao, Burmese, Khmer, Japanese and Chinese. These scripts put no spaces between
-words, so each letter counts as a word.
+"""Letters of Thai, Lao, Burmese, Khmer, Japanese and Chinese.
+
+These scripts put no spaces between words, so each letter counts as a word.
 """
 QUESTION_MARKS = "?？؟\u037e፧"
 """Question marks of Latin, Chinese, Arabic, Greek and Ethiopic script."""
 _BEFORE_SPACE = ".!…۔।॥։።" + QUESTION_MARKS.replace("？", "")
-"""Marks that end a sentence only if a space follows, because numbers and abbreviations hold them,
-too.
+"""Marks that end a sentence only if a space follows.
+
+Numbers and abbreviations hold them, too.
 """
 _ALONE = "。！？｡။។៕"
 """Marks that end a sentence whatever follows."""

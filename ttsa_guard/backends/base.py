@@ -56,9 +56,7 @@ class Backend(Protocol):
 
 @runtime_checkable
 class Profiled(Protocol):
-    """The backend knows how its model begins safe answers, and how likely the model's own answers
-    are.
-    """
+    """The backend knows how its model begins safe answers, and how likely its own answers are."""
 
     profile: ModelProfile
 
@@ -189,17 +187,15 @@ class ScoresSoftEmbeds(Protocol):
 
 @runtime_checkable
 class ExposesLogProbs(Protocol):
-    """Words of a prompt can be found among its tokens, and the tokens can be scored in their
-    places.
-    """
+    """Words of a prompt can be found among its tokens, and the tokens can be scored there."""
 
     async def locate(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
-        """Find the characters of the last user message that each token of ``render(messages)``
-        covers.
+        """Find the characters of the last user message that each token covers.
 
         Returns:
-            The last user text as the model reads it, and for each token its span [start, end) of
-                characters in that text. Tokens outside of the text have empty spans.
+            The last user text as the model reads it, and for each token of ``render(messages)`` its
+                span [start, end) of characters in that text. Tokens outside of the text have empty
+                spans.
 
         Raises:
             PromptError: as `Backend.render` does.
@@ -209,8 +205,9 @@ class ExposesLogProbs(Protocol):
     async def token_log_probs(
         self, prompt: Prompt, soft_embeds: Sequence[torch.Tensor], positions: Sequence[int]
     ) -> torch.Tensor:
-        """Return the log-probability of the prompt's own token at each position, given the tokens
-        before it.
+        """Return the log-probability of the prompt's own token at each position.
+
+        Each is conditional on the tokens before it.
 
         Args:
             soft_embeds: n tensors of soft embeddings, [k, hidden] each.
@@ -279,10 +276,9 @@ class ExposesLogits(Protocol):
         ...
 
     async def generate_controlled(self, requests: Sequence[GenerationRequest], guide: ControlledDecoding) -> list[Generation]:
-        """Generate answers as `Backend.generate` does, with each token drawn from the logits of
-        `guide`.
+        """Generate answers, with each token drawn from the logits of `guide`.
 
         Raises:
-            ModelError: as `generate` does.
+            ModelError: as `Backend.generate` does.
         """
         ...

@@ -154,8 +154,9 @@ class TransformersBackend:
             stop.set()
 
     async def close(self) -> None:
-        """Do nothing: the weights may be shared, and are freed with the last backend that uses
-        them.
+        """Do nothing.
+
+        The weights may be shared. They are freed with the last backend that uses them.
         """
 
     async def _run(self, work: Callable[..., T], *args: Any) -> T:

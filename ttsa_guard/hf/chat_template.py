@@ -65,10 +65,9 @@ def locate(
 def _encoded(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], scope: Scope, template_options: dict[str, Any]
 ) -> tuple[str, BatchEncoding, tuple[int, int]]:
-    """Return the conversation as text, as tokens with their offsets, and the span of `scope` in the
-    text.
+    """Return the conversation as text, as tokens with their offsets, and the span of `scope`.
 
-    The span is [first, last), in characters.
+    The span is [first, last), in characters of the text.
     """
     turns = _turns(tokenizer, messages)
     asked = max(i for i, t in enumerate(turns) if t["role"] == "user" and t["content"].strip())

@@ -17,8 +17,9 @@ Dtype = Annotated[
 
 
 def resolve_device(device: str) -> str:
-    """Return the device that `device` names. "auto" is CUDA or Apple's MPS if there is one, else
-    the CPU.
+    """Return the device that `device` names.
+
+    "auto" is CUDA or Apple's MPS if there is one, else the CPU.
 
     Raises:
         ModelError: the device cannot be used.

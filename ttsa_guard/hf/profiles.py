@@ -11,8 +11,10 @@ from ttsa_guard.profile import FILE, GENERIC, ModelProfile
 
 
 def find_profile(path: Path | None, model: str) -> ModelProfile:
-    """Load the profile at `path`, else the one beside the weights, else the one in the cache, else
-    return `GENERIC`.
+    """Return the profile of a model.
+
+    It is the one at `path`, else the one beside the weights, else the one in the cache, else
+    `GENERIC`.
     """
     if path is not None:
         return ModelProfile.load(path)

@@ -18,10 +18,10 @@ _CONVERT = (
 
 
 def checked(path: str, asked: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return arguments for ``from_pretrained`` under which no file of the model at `path` can run
-    code.
+    """Return arguments for ``from_pretrained`` under which no file of the model can run code.
 
     Args:
+        path: the model's folder, or its name on the hub.
         asked: further arguments from the user. With ``trust_remote_code: true`` among them the
             model may run code of its own.
 

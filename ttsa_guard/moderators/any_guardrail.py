@@ -26,8 +26,9 @@ class AnyGuardrailOptions(Settings):
 
 
 class AnyGuardrail:
-    """Asks a guard of the library about every text, one after the other. The guard's own verdict
-    decides.
+    """Asks a guard of the library about every text, one after the other.
+
+    The guard's own verdict decides.
 
     If a guard gives no score, a pass counts as 0 and a flag as 1. That is enough for a gate, but
     too coarse to guide a search.

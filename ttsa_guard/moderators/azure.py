@@ -1,4 +1,5 @@
-"""Azure AI Content Safety:
+"""Azure AI Content Safety.
+
 https://learn.microsoft.com/azure/ai-services/content-safety/quickstart-text
 """
 

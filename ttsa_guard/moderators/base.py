@@ -44,9 +44,7 @@ class Moderator(Protocol):
 
 @runtime_checkable
 class Coarse(Protocol):
-    """The moderator tells whether its scores have only a few levels, so that they cannot guide a
-    search.
-    """
+    """The moderator tells whether its scores have too few levels to guide a search."""
 
     coarse: bool
 
@@ -99,9 +97,7 @@ async def moderate_safely(
 
 
 def on_its_loop(moderator: Moderator, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
-    """Return the work of a moderator as a coroutine that runs where it cannot hold up anything
-    else.
-    """
+    """Return the work of a moderator, made to run where it cannot hold up anything else."""
     ours = type(moderator).__module__.partition(".")[0] == __name__.partition(".")[0]
     return aside(moderator, work) if (moderator.blocking if isinstance(moderator, Blocking) else not ours) else work
 

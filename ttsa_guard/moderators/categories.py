@@ -39,8 +39,9 @@ class CategoryOptions(Settings):
 
 
 def stretched(score: float, threshold: float) -> float:
-    """Return `score` on a piecewise linear scale on which `threshold` becomes 0.5, and 0 and 1
-    stay.
+    """Return `score` on a piecewise linear scale.
+
+    On that scale `threshold` becomes 0.5, and 0 and 1 stay.
     """
     if score < threshold:
         return 0.5 * score / threshold

@@ -1,8 +1,8 @@
-"""The benchmark's judge: MiniLM without tuning, and three small heads over the embeddings of prompt
-and answer.
+"""The benchmark's judge: MiniLM without tuning, and three small heads.
 
-It is worse than `encoder`. But nothing is searched against it, and it shares no training rows with
-`lite` or `encoder`. Its measured quality is in ``ttsa_guard/embedded/MODERATORS_CARD.md``.
+The heads read the embeddings of prompt and answer. The judge is worse than `encoder`. But nothing
+is searched against it, and it shares no training rows with `lite` or `encoder`. Its measured
+quality is in ``ttsa_guard/embedded/MODERATORS_CARD.md``.
 """
 
 from __future__ import annotations

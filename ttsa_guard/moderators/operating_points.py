@@ -78,10 +78,10 @@ def interpolated(scores: Mapping[float, float], rate: float) -> float:
 
 
 def operating_point(scores: Sequence[float] | NDArray[Any], rate: float, weights: Sequence[float] | None = None) -> float:
-    """Return the threshold that flags at most the share `rate` of harmless texts, and as nearly
-    that as it can.
+    """Return the threshold that flags at most the share `rate` of harmless texts.
 
-    It lies half way between the last score that is flagged and the next one.
+    It flags as many as that allows. It lies half way between the last score that is flagged and the
+    next one.
 
     Args:
         scores: scores of harmless texts, [n].

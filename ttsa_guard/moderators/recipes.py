@@ -65,11 +65,11 @@ def known() -> dict[str, Recipe]:
 
 
 def recipe_for(model: str, recipe: str | dict[str, Any] | None) -> Recipe:
-    """Return a recipe: the given one, the one in a YAML file, the shipped one of that name, or the
-    one for `model`.
+    """Return a recipe.
 
     Args:
-        recipe: the recipe as a mapping, a file name, or the name of a shipped recipe. None chooses
+        model: the name of the guard model.
+        recipe: the recipe as a mapping, a YAML file, or the name of a shipped recipe. None chooses
             by the model's name.
 
     Raises:

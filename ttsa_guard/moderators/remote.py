@@ -65,8 +65,7 @@ class Remote(ABC):
 
     @abstractmethod
     async def scores(self, texts: Sequence[str]) -> list[Mapping[str, Any]]:
-        """Return the category scores of each of at most `batch_size` texts, as the service gives
-        them.
+        """Return the category scores of at most `batch_size` texts, as the service gives them.
 
         Raises:
             ModeratorError: the service cannot be asked, or its answer is not what it documents.

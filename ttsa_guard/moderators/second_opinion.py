@@ -32,8 +32,10 @@ from ttsa_guard.verdict import Verdict
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 EDGE, UNKNOWN_WORD, FIRST_WORD = 0, 1, 2
-"""Word ids: the edge before and after a text, a word that is not in the vocabulary, and the first
-word of the vocabulary.
+"""Word ids.
+
+They are the edge before and after a text, a word that is not in the vocabulary, and the first word
+of the vocabulary.
 """
 PASSAGE = 128
 """Words of a passage. A text is as bad as its worst passage, however long it is."""
@@ -74,8 +76,9 @@ class SecondOpinion:
         self._network = _shipped()
 
     def scores(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """Return scores in [0, 1] of the worst reading, [texts, 3], with columns in the order of
-        `lite.HEADS`.
+        """Return scores in [0, 1] of the worst reading, [texts, 3].
+
+        Columns are in the order of `lite.HEADS`.
         """
         return self._read(texts)[0]
 
@@ -100,8 +103,9 @@ class SecondOpinion:
 
 @dataclass(frozen=True)
 class Layout:
-    """The words of a batch of texts, one after the other, and the windows in it: sentences first,
-    then passages.
+    """The words of a batch of texts, one after the other, and the windows in it.
+
+    Sentences come first, then passages.
 
     Args:
         ids: ids of the words, [words].
@@ -124,10 +128,12 @@ def words(text: str) -> list[str]:
 
 
 def lay_out(texts: Sequence[str], index: Mapping[str, int]) -> Layout:
-    """Return the words of a batch of texts as ids of `index`, with an `EDGE` before and after each
-    text.
+    """Return the words of a batch of texts, with an `EDGE` before and after each text.
 
     The batch must not be empty. The texts may be.
+
+    Args:
+        index: the id of each word.
     """
     ids: list[int] = []
     starts: tuple[list[int], list[int]] = ([], [])

@@ -1,9 +1,9 @@
-"""Compute attention over shared prefixes, in any transformers model that takes its attention from
-the registry.
+"""Compute attention over shared prefixes.
 
-The sequences of a batch have two kinds of keys: their own, and those of a prefix that several
-sequences share and that is stored once. The products with a prefix are one matrix product for all
-of its sequences. One softmax covers both parts.
+It works in any transformers model that takes its attention from the registry. The sequences of a
+batch have two kinds of keys: their own, and those of a prefix that several sequences share and that
+is stored once. The products with a prefix are one matrix product for all of its sequences. One
+softmax covers both parts.
 
 The model is called without a cache and without a mask. Keys, values, and what each token may see
 are in the `AttentionState`.
@@ -198,9 +198,7 @@ def _shared(
     kv, group = k.shape[1], heads // k.shape[1]
 
     def flat(x: torch.Tensor) -> torch.Tensor:
-        """Reshape [batch, kv heads, n, m] to [kv heads, batch * n, m], for one matrix product over
-        the batch.
-        """
+        """Reshape [batch, kv heads, n, m] to [kv heads, batch * n, m], for one matrix product."""
         return x.transpose(0, 1).reshape(kv, -1, x.shape[-1])
 
     def unflat(x: torch.Tensor) -> torch.Tensor:

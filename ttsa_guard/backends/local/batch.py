@@ -1,6 +1,4 @@
-"""Put sequences of different conversations into one batch, and keep track of the keys that each may
-see.
-"""
+"""Put sequences into one batch, and keep track of the keys that each of them may see."""
 
 from __future__ import annotations
 
@@ -13,8 +11,9 @@ from ttsa_guard.backends.local.prefix_cache import SharedModel
 from ttsa_guard.backends.local.reference import Start, positions
 
 SHARED_FROM = 1024
-"""Sequences times tokens from which on a prefix is read once for all sequences. Below that, every
-sequence gets a copy of its keys.
+"""Sequences times tokens from which on a prefix is read once for all sequences.
+
+Below that, every sequence gets a copy of its keys.
 """
 _PADDING = 512
 """Sequences times padding keys that cost about as much as one more call of the attention."""
@@ -88,21 +87,21 @@ class SequenceBatch(AttentionState):
         return groups
 
     def extend(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Put the keys and values of short prefixes before `keys` and `values`; see
-        `AttentionState`.
-        """
+        """Put the keys and values of short prefixes before those of this pass."""
         if not self._filled:
             return keys, values
         k, v = (torch.cat([self._front(new, kind, layer), new], 2) for kind, new in (("keys", keys), ("values", values)))
         return k, v
 
     def _front(self, like: torch.Tensor, kind: str, layer: int) -> torch.Tensor:
-        """Return the copies of short prefixes that stand before `like`, [batch, kv heads, filled,
-        head size].
+        """Return the copies of short prefixes that stand before `like`.
 
         Args:
             like: keys or values, [batch, kv heads, n, head size].
             kind: "keys" or "values".
+
+        Returns:
+            [batch, kv heads, filled, head size].
         """
         # Zeros, because fresh memory may hold NaN.
         front = like.new_zeros(len(like), like.shape[1], self._filled, like.shape[3])
@@ -127,9 +126,7 @@ class GrowingBatch(SequenceBatch):
         self._buffers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def extend(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append `keys` and `values` to the buffers, and return all that is filled; see
-        `AttentionState`.
-        """
+        """Append keys and values to the buffers, and return all that is filled."""
         if layer not in self._buffers:
             self._buffers[layer] = (self._buffer(keys, "keys", layer), self._buffer(values, "values", layer))
         start, end = self._filled, self._filled + keys.shape[2]

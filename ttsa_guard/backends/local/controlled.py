@@ -1,5 +1,6 @@
-"""Generate with controlled decoding: a plain loop in which a `ControlledDecoding` gives the logits
-of every step.
+"""Generate with controlled decoding.
+
+It is a plain loop in which a `ControlledDecoding` gives the logits of every step.
 """
 
 from __future__ import annotations

@@ -75,11 +75,11 @@ class Engine:
         return found
 
     def start(self, prompt: Prompt, soft_embeds: torch.Tensor | None, tail: Sequence[int], *, keep: int = 1) -> Start:
-        """Return the sequence of the prompt, with `soft_embeds` in its soft slots, and of the
-        tokens `tail`.
+        """Return the sequence of a prompt and the tokens `tail`.
 
         Args:
-            soft_embeds: [k, hidden]; None leaves the prompt as it is.
+            soft_embeds: the embeddings for the prompt's soft slots, [k, hidden]; None leaves the
+                prompt as it is.
             keep: at least so many of the last tokens are in the suffix.
 
         Raises:
@@ -228,8 +228,9 @@ class Engine:
             return [float(v) for v in self.objective(asked)]
 
     def gradients(self, asked: Sequence[ScoringRequest], _: Sequence[threading.Event] = ()) -> list[tuple[float, torch.Tensor]]:
-        """Return, for each objective, its value and its gradient with respect to its soft
-        embeddings, [k, hidden].
+        """Return, for each objective, its value and its gradient.
+
+        The gradient is with respect to the objective's soft embeddings, [k, hidden].
         """
         leaves = [
             a.soft_embeds.detach().to(self.device, torch.float32).requires_grad_() for a in asked if a.soft_embeds is not None

@@ -13,12 +13,14 @@ from ttsa_guard.backends.local.prefix_cache import SharedModel
 from ttsa_guard.backends.local.reference import Start, left_padded
 
 SCORED_TOKENS = 2048
-"""Tokens that are scored at once. More would not use the hardware better, and their logits need
-much memory.
+"""Tokens that are scored at once.
+
+More would not use the hardware better, and their logits need much memory.
 """
 _FIRST = 8
-"""New tokens after which answers are measured for the first time; then after twice as many, and so
-on.
+"""New tokens after which answers are measured for the first time.
+
+They are measured again after twice as many, and so on.
 """
 
 
@@ -85,8 +87,9 @@ class Likelihoods:
         return self.hopeless
 
     def means(self, new: Sequence[list[int]]) -> dict[int, float]:
-        """Return the mean token log-likelihood of each answer, in nats, by index; 0 for an empty
-        answer.
+        """Return the mean token log-likelihood of each answer, in nats, by index.
+
+        It is 0 for an empty answer.
 
         Args:
             new: all new tokens of each answer.
@@ -114,8 +117,9 @@ class Likelihoods:
         return [asked.prompt[-1], *asked.opening, *(token for token in new if token not in self._ends)]
 
     def _sum(self, ids: Sequence[torch.Tensor]) -> list[float]:
-        """Return the sum of the log-likelihoods, in nats, of all tokens of each sequence but the
-        first.
+        """Return the sum of the log-likelihoods of the tokens of each sequence, in nats.
+
+        The first token of a sequence is not counted.
         """
         embeds, own = left_padded([self._model.embedded(i[:-1]) for i in ids])
         targets, _ = left_padded([i[1:, None] for i in ids])

@@ -20,8 +20,9 @@ KEPT_TOKENS = 8192
 _PREFILL_TOKENS = 8192
 """Tokens of several prefixes, with padding, that go through the model at once."""
 _PIECE = 512
-"""Tokens of one long prefix that go through the model at once. The activations of more would need
-more memory than its keys.
+"""Tokens of one long prefix that go through the model at once.
+
+The activations of more would need more memory than its keys.
 """
 
 
@@ -84,8 +85,10 @@ class SharedModel:
         return {ids: prefix for ids, prefix in found.items() if prefix}
 
     def _continued(self, ids: tuple[int, ...], prefix: Prefix | None) -> Prefix:
-        """Return the prefix of `ids`; `prefix` holds the keys of their beginning, if those are
-        known.
+        """Return the prefix of `ids`.
+
+        Args:
+            prefix: the prefix of their beginning, if that is known.
         """
         if prefix and len(prefix) == len(ids):
             return prefix
@@ -100,9 +103,7 @@ class SharedModel:
         return whole
 
     def _lookup(self, ids: tuple[int, ...]) -> Prefix | None:
-        """Return the prefix of `ids`, or of their longest beginning that is kept; None if there is
-        none.
-        """
+        """Return the prefix of `ids`, or of their longest beginning that is kept, or None."""
         best: Prefix | None = None
         for kept, prefix in self._kept.items():
             if kept[: len(ids)] == ids:

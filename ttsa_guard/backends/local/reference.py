@@ -39,8 +39,9 @@ class Start:
 
 
 OnStep = Callable[[Sequence[list[int]]], Collection[int]]
-"""Gets the new tokens of all sequences after each step, and returns the indices of those that shall
-end.
+"""Gets the new tokens of all sequences after each step.
+
+It returns the indices of the sequences that shall end.
 """
 
 
@@ -55,8 +56,7 @@ class Decoder(Protocol):
         ...
 
     def logits(self, starts: Sequence[Start], keep: int) -> torch.Tensor:
-        """Return the logits at the last `keep` positions of the sequences, [batch, keep,
-        vocabulary].
+        """Return the logits at the last `keep` positions, [batch, keep, vocabulary].
 
         They are differentiable with respect to `suffix_embeds`.
         """

@@ -27,8 +27,9 @@ class RowSampler:
         ]
 
     def noisy(self, logits: torch.Tensor) -> torch.Tensor:
-        """Return the logits divided by the temperatures, with noise; those of greedy sequences stay
-        as they are.
+        """Divide the logits by the temperatures, and add noise.
+
+        Logits of greedy sequences stay as they are.
 
         Args:
             logits: [batch, vocabulary]. The result has the same shape.

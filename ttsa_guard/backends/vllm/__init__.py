@@ -204,9 +204,7 @@ class VLLMBackend:
         return await self._servers.do(work)
 
     async def _log_probability(self, prompt: Prompt, soft_embeds: torch.Tensor, ids: tuple[int, ...]) -> float:
-        """Return the log-probability, in nats, of the last of `ids` after the prompt and the other
-        ids.
-        """
+        """Return the log-probability, in nats, of the last of `ids` after what stands before it."""
         request = GenerationRequest(prompt, soft_embeds=soft_embeds, max_new_tokens=1, temperature=0)
 
         async def work(replica: Replica) -> float:
@@ -251,9 +249,7 @@ class VLLMBackend:
         return self._whole(request, tail)
 
     def _whole(self, request: GenerationRequest, tail: Sequence[int]) -> Call:
-        """Return a request with the whole prompt: token ids, or embeddings if some of them are
-        soft.
-        """
+        """Return a request with the whole prompt, as token ids, or as embeddings if some are soft."""
         if request.soft_embeds is None:
             return Call.of_ids(request.prompt, tail)
         return Call.of_embeds(self._local.assemble(request.prompt, request.soft_embeds, tail))

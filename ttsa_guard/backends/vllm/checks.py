@@ -19,8 +19,9 @@ OLDEST = (0, 31)
 _PROBE = "How are you?"
 _TOP = 5
 _TOLERANCE = 0.25
-"""Largest difference, in nats, between the same prompt as ids and as embeddings. With the
-embeddings of another model the difference is larger.
+"""Largest difference, in nats, between the same prompt as ids and as embeddings.
+
+With the embeddings of another model the difference is larger.
 """
 
 

@@ -24,17 +24,16 @@ from ttsa_guard.hf.tokens import encodable, markers, without_markers
 from ttsa_guard.messages import Message, Prompt, Scope
 
 PLACEHOLDER = "<prompt_embeds>"
-"""The text that takes the place, in the server's chat template, of a message that is sent as
-embeddings.
-"""
+"""Takes the place of a message that is sent as embeddings, in the server's chat template."""
 _TABLES = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight", "tok_embeddings.weight")
 _WHERE = "give 'embedded', a local folder, or a name on the Hugging Face hub (offline: only what is in its cache)"
 
 
 @dataclass(frozen=True)
 class ChatPrompt(Prompt):
-    """A prompt that the server can make, too, because its soft embeddings are exactly the text of
-    one message.
+    """A prompt that the server can make, too.
+
+    Its soft embeddings are exactly the text of one message.
 
     Args:
         turns: (role, text) of all messages.
@@ -96,8 +95,9 @@ class LocalHalf:
         return chat if scope == "user" and self._renders_alike(chat, ()) else prompt
 
     def _begun(self, prompt: ChatPrompt, tail: tuple[int, ...]) -> str | None:
-        """Return the text of the assistant's turn of which the server makes the ids `tail`; None if
-        there is none.
+        """Return the text of the assistant's turn of which the server makes the ids `tail`.
+
+        It is None if there is no such text.
         """
         return self.decode(tail) if not tail or self._renders_alike(prompt, tail) else None
 

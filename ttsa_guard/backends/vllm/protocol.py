@@ -83,8 +83,9 @@ class Call:
         return cls(CHAT, body, (*(_UNKNOWN if i in moved else token for i, token in enumerate(prompt.ids)), *tail))
 
     def scoring(self, token: int) -> dict[str, Any]:
-        """Return the part of a body that makes the server generate `token` and tell how likely it
-        was.
+        """Return the part of a body that makes the server generate `token`.
+
+        The server also tells how likely the token was.
         """
         asked: dict[str, Any] = {"logprobs": True, "top_logprobs": 0} if self.path == CHAT else {"logprobs": 0}
         return {"allowed_token_ids": [token], "max_tokens": 1, **asked}

@@ -147,10 +147,10 @@ class Replicas:
             await replica.close()
 
     async def _choose(self, tried: Counter[Replica]) -> Replica | None:
-        """Return a server that is ready: the least tried one, and of those the least busy one; None
-        if there is none.
+        """Return a server that is ready, or None.
 
-        A request waits for an examination only if no server is ready.
+        It is the least tried one, and of several such servers the least busy one. A request waits
+        for an examination only if no server is ready.
         """
         awake = [r for r in self._members if tried[r] < _TRIES and not r.breaker.resting]
         checks = {r.check(self._examine) for r in awake if not r.ready}
