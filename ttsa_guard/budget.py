@@ -142,8 +142,7 @@ async def within(seconds: float | None, work: Coroutine[Any, Any, T]) -> T:
         raise ServiceError("the work was cancelled from inside")
     fault = task.exception()
     if fault is not None and not isinstance(fault, Exception):
-        # This is a panic of a native library. Nobody above expects it, and its message may quote a
-        # text.
+        # This is a panic of a native library. Nobody expects it, and it may quote a text.
         raise ServiceError(f"{type(fault).__name__} inside", hint="see the log of the part that was asked")
     return task.result()
 

@@ -76,7 +76,10 @@ class ModeratorError(ServiceError):
 
 
 class AccessError(ModeratorError):
-    """A moderation service refuses the key, the plan or the address. Trying again changes nothing."""
+    """A moderation service refuses the key, the plan or the address.
+
+    Trying again changes nothing.
+    """
 
     retryable = False
 

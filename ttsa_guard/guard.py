@@ -125,8 +125,7 @@ class Guard:
         guide = build_panel(plugins, config.guide, config.guide_combine)
         steerers = _made(plugins, config.steerers)
         for_harm = None if config.steerers_for_harm is None else _made(plugins, config.steerers_for_harm)
-        # The backend comes last: it takes longest to load, and a typo elsewhere should show at
-        # once.
+        # The backend comes last. It takes longest, and a typo elsewhere should show at once.
         backend = backend or plugins.make("backends", config.backend)
         profile = backend.profile if isinstance(backend, Profiled) else GENERIC
         if "steerers" not in config.model_fields_set and profile.steerers:
@@ -329,7 +328,7 @@ class Guard:
         """
         text = ended(judged.candidate).text
         if has_reasoning(text):
-            return ""  # the model reasons although the prompt forbids it; nobody may see reasoning
+            return ""  # the model reasons although it was asked not to; nobody may see reasoning
         return text if judged.candidate.finished or len(text.split()) >= self.config.quality.shortest else ""
 
     async def _asked(self, messages: list[Message], review: Review, plain: GenerationRequest) -> Prompt:

@@ -43,7 +43,7 @@ _ONE_DRAW = Use(use="prefill", options={"openings": 1, "draws": 1})
 
 @dataclass(frozen=True)
 class FlaggedAnswer:
-    """One of the shipped prompts, the question in it, and the model's answer, which the gate flags."""
+    """A shipped prompt, the question in it, and the model's answer, which the gate flags."""
 
     messages: tuple[Message, ...]
     question: str

@@ -19,7 +19,7 @@ def without_reasoning(text: str) -> str:
 
 
 def split_reasoning(text: str) -> tuple[str, str]:
-    """Return the reasoning in `text` and the rest. Without reasoning the rest is all of the text."""
+    """Return the reasoning in `text` and the rest. Without reasoning the rest is the whole text."""
     if CLOSE not in text and OPEN not in text:
         return "", text
     rest = without_reasoning(text)

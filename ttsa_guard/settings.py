@@ -34,8 +34,7 @@ def read_yaml(path: Path, *, hint: str) -> Any:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        # A YAML error quotes the line, which may hold a secret, so neither message nor cause is
-        # kept.
+        # A YAML error quotes the line, which may hold a secret, so it is neither shown nor chained.
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ConfigError(f"cannot read {path}{where}: {type(error).__name__}", hint=hint) from None

@@ -136,7 +136,10 @@ def _contexts(data: Path) -> Iterator[str]:
 
 
 def _more_harmless(data: Path) -> Iterator[Example]:
-    """Yield harmless turns of sources that lite does not read. Their own words decide their parts."""
+    """Yield harmless turns of sources that lite does not read.
+
+    Their own words decide their parts.
+    """
     rng = random.Random(3)
     for text in clinc(data / "clinc150" / "train.tsv"):
         if rng.random() < 0.1:

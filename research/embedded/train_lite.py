@@ -63,7 +63,7 @@ class Heads:
         self.weights[:, head], self.bias[head] = model.coef_[0], model.intercept_[0]
 
     def stored(self) -> tuple[NDArray[np.float16], Floats]:
-        """Return the weights [BUCKETS, 3] in half precision and the bias [3], as they are stored."""
+        """Return the stored form: weights [BUCKETS, 3] in half precision, and the bias [3]."""
         return self.weights.astype(np.float16), self.bias
 
     def logits(self, texts: Sequence[str]) -> Floats:

@@ -50,7 +50,9 @@ def hypervolume(points: Floats) -> float:
 
 
 def area(points: Floats) -> float:
-    """Return the mean area that points [n, dimensions] dominate in two dimensions, over all pairs."""
+    """Return the mean over all pairs of attributes of the area that points [n, dimensions]
+    dominate.
+    """
     return float(np.mean([hypervolume(points[:, pair]) for pair in PAIRS]))
 
 

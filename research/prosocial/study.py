@@ -161,7 +161,7 @@ class Study:
         return found, {kind: win_rates(cases, texts, judged, meters) for kind, meters in self.meters.items()}
 
     async def _preferences(self, cases: Sequence[WorldCase], reward: Stored | None) -> dict[str, Any]:
-        """Return what becomes of each attribute when all weight is on one of them, with regulation."""
+        """Return what becomes of each attribute when all weight is on one, with regulation."""
         found = {}
         for name in ATTRIBUTES:
             texts = await self._answers(cases, self._guide(regulated=True, prefer={name: 1.0}, reward=reward))
@@ -171,7 +171,7 @@ class Study:
         return found
 
     async def _grid(self, cases: Sequence[WorldCase]) -> dict[str, Any]:
-        """Return the results of all systems at all preferences, regulated and with the same alpha."""
+        """Return the results of all systems at all preferences: regulated, and with one alpha."""
         values, good = {}, {}
         for name, reward in self._systems().items():
             measured = [await self._point(cases, prefer, reward(prefer)) for prefer in pareto.GRID]

@@ -272,7 +272,7 @@ class ExposesLogits(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the model's weights, as `backends.local.controlled.fingerprint` computes it."""
+        """SHA-256 of the model's weights; see `backends.local.controlled.fingerprint`."""
         ...
 
     async def generate_controlled(self, requests: Sequence[GenerationRequest], guide: ControlledDecoding) -> list[Generation]:

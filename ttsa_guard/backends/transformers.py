@@ -137,7 +137,7 @@ class TransformersBackend:
     async def token_log_probs(
         self, prompt: Prompt, soft_embeds: Sequence[torch.Tensor], positions: Sequence[int]
     ) -> torch.Tensor:
-        """Return log-probabilities of the prompt's tokens, [n, positions]; see `ExposesLogProbs`."""
+        """Return log-probabilities of prompt tokens; see `ExposesLogProbs.token_log_probs`."""
         return await self._run(self._engine.token_log_probs, prompt, soft_embeds, positions)
 
     @property

@@ -1,4 +1,7 @@
-"""A bridge to the guards of the library any-guardrail: https://github.com/mozilla-ai/any-guardrail"""
+"""A bridge to the guards of the library any-guardrail.
+
+https://github.com/mozilla-ai/any-guardrail
+"""
 
 from __future__ import annotations
 

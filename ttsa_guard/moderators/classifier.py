@@ -1,4 +1,4 @@
-"""Use any sequence classifier of the Hugging Face hub as a moderator, for example a toxicity model."""
+"""Use a sequence classifier of the Hugging Face hub as a moderator, e.g. a toxicity model."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Classifier:
         return [dict(zip(self._labels, row, strict=True)) for row in worst.tolist()]
 
     def _written(self, texts: Sequence[str]) -> Scores:
-        """Return the largest probabilities of the windows of each text as written, [texts, labels]."""
+        """Return the largest probabilities of the windows of each text, [texts, labels]."""
         with self._lock, torch.no_grad():
             windows = [(i, ids) for i, text in enumerate(texts) for ids in self._windows(text)]
             worst = torch.zeros(len(texts), len(self._labels))

@@ -41,7 +41,7 @@ class Prefix:
         return Prefix(tuple(k[:, :n] for k in self.keys), tuple(v[:, :n] for v in self.values))
 
     def with_room(self, length: int) -> Prefix:
-        """Return a prefix with room for `length` tokens, the first of which are filled with these."""
+        """Return a prefix with room for `length` tokens, which begins with these tokens."""
         found = Prefix(*(tuple(t.new_empty(t.shape[0], length, t.shape[2]) for t in kind) for kind in (self.keys, self.values)))
         found.put(0, self)
         return found

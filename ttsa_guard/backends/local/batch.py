@@ -20,7 +20,7 @@ _PADDING = 512
 
 
 def neighbours(starts: Sequence[Start]) -> list[int]:
-    """Return an order in which sequences with the same prefix, or similar lengths, are neighbours."""
+    """Return an order in which sequences with equal prefixes or similar lengths are neighbours."""
     return sorted(
         range(len(starts)), key=lambda i: (len(starts[i].prefix_ids), starts[i].prefix_ids, len(starts[i].suffix_embeds))
     )

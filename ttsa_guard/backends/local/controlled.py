@@ -23,7 +23,10 @@ from ttsa_guard.messages import Generation, GenerationRequest
 
 
 class Cached:
-    """A model with a cache of its own. A controlled decoding may run several of them side by side."""
+    """A model with a cache of its own.
+
+    A controlled decoding may run several of them side by side.
+    """
 
     def __init__(self, model: Any) -> None:
         self._model, self._cache = model, {cache_argument(model): DynamicCache(config=model.config)}

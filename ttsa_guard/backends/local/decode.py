@@ -40,7 +40,7 @@ class SharedDecoder:
         return new
 
     def logits(self, starts: Sequence[Start], keep: int) -> torch.Tensor:
-        """Return the logits at the last `keep` positions, [batch, keep, vocabulary]; see `Decoder`."""
+        """Return the logits at the last `keep` positions; see `Decoder.logits`."""
         order = neighbours(starts)
         found = SequenceBatch(self.model, [starts[i] for i in order]).forward(
             *left_padded([starts[i].suffix_embeds for i in order]), keep
@@ -49,7 +49,10 @@ class SharedDecoder:
 
 
 class _Batch:
-    """Sequences that are being decoded. The new tokens of each are appended to its list in `new`."""
+    """Sequences that are being decoded.
+
+    The new tokens of each are appended to its list in `new`.
+    """
 
     def __init__(self, model: SharedModel, starts: Sequence[Start], new: Sequence[list[int]]) -> None:
         self._model, self._starts, self._new = model, starts, new
@@ -77,11 +80,11 @@ class _Batch:
         return True
 
     def end(self, rows: Iterable[int]) -> None:
-        """End the sequences `rows`."""
+        """End the sequences at the indices `rows`."""
         self._running.difference_update(rows)
 
     def _leave(self) -> None:
-        """Drop finished sequences from the batch, when there are so many that it pays."""
+        """Drop finished sequences from the batch, if at least one in eight is finished."""
         keep = [slot for slot, row in enumerate(self._slots) if row in self._running]
         if (len(self._slots) - len(keep)) * 8 >= len(self._slots):
             self._slots = [self._slots[slot] for slot in keep]

@@ -80,7 +80,7 @@ class Engine:
         Args:
             soft_embeds: the embeddings for the prompt's soft slots, [k, hidden]; None leaves the
                 prompt as it is.
-            keep: at least so many of the last tokens are in the suffix.
+            keep: at least this many of the last tokens are in the suffix.
 
         Raises:
             ModelError: `soft_embeds` has another shape than the slots, or is not finite.

@@ -77,7 +77,7 @@ class SharedModel:
                 found[ids] = self._continued(ids, prefix)
         new.sort(key=len)
         while new:
-            # padded to the longest
+            # As many as fit with their padding to the longest of them.
             n = max(1, sum((i + 1) * len(ids) <= _PREFILL_TOKENS for i, ids in enumerate(new)))
             found.update(zip(new[:n], self._computed(new[:n], None), strict=True))
             del new[:n]

@@ -91,7 +91,7 @@ class ReferenceDecoder:
         return [_until(row, self._ends)[:most] for row, most in zip(found.tolist(), stop.most, strict=True)]
 
     def logits(self, starts: Sequence[Start], keep: int) -> torch.Tensor:
-        """Return the logits at the last `keep` positions, [batch, keep, vocabulary]; see `Decoder`."""
+        """Return the logits at the last `keep` positions; see `Decoder.logits`."""
         embeds, valid = left_padded([self._whole(s) for s in starts])
         found: torch.Tensor = self._model(
             inputs_embeds=embeds, attention_mask=valid.long(), position_ids=positions(valid), logits_to_keep=keep, use_cache=False

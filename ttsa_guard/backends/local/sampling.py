@@ -53,6 +53,6 @@ class RowSampler:
         return torch.where(hot, logits / self._temperatures.where(hot, 1.0) - draws.log_(), logits)
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with the sequences at the indices `rows` alone."""
+        """Drop all sequences but those at the indices `rows`."""
         self._temperatures = self._temperatures[list(rows)]
         self._generators = [self._generators[i] for i in rows]

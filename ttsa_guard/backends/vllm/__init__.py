@@ -249,7 +249,7 @@ class VLLMBackend:
         return self._whole(request, tail)
 
     def _whole(self, request: GenerationRequest, tail: Sequence[int]) -> Call:
-        """Return a request with the whole prompt, as token ids, or as embeddings if some are soft."""
+        """Return a request with the whole prompt, as token ids or, if some are soft, as embeddings."""
         if request.soft_embeds is None:
             return Call.of_ids(request.prompt, tail)
         return Call.of_embeds(self._local.assemble(request.prompt, request.soft_embeds, tail))

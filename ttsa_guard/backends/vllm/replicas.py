@@ -62,7 +62,10 @@ class Replica:
         return self._http.events(self.url + path, body, headers=self._headers)
 
     def check(self, examine: Callable[[Replica], Awaitable[int]]) -> asyncio.Task[None]:
-        """Start to examine the server, if needed. Callers at the same time share one examination."""
+        """Start to examine the server, if needed.
+
+        Callers at the same time share one examination.
+        """
         loop = asyncio.get_running_loop()
         if self._checking is None or self._checking.done() or self._checking.get_loop() is not loop:
             self._checking = loop.create_task(self._examined(examine))
