@@ -75,12 +75,12 @@ class Panel:
     async def moderate(self, texts: Sequence[str], *, prompts: Sequence[str]) -> list[Verdict]:
         """Judge `texts` with all members at the same time, and combine their verdicts."""
         columns = await asyncio.gather(*(moderate_safely(m, texts, prompts=prompts) for m in self.members))
-        return [self._joined(list(zip(self.seats, row, strict=True))) for row in zip(*columns, strict=True)]
+        return [self._joined(list(zip(self.seats, votes, strict=True))) for votes in zip(*columns, strict=True)]
 
-    def _joined(self, row: list[tuple[Seat, Verdict]]) -> Verdict:
-        counted = [(seat, v) for seat, v in row if v.decision != "failed" or seat.fail == "closed"]
-        failed = next((v for _, v in row if v.decision == "failed"), None)
-        if failed and all(v.decision == "failed" for _, v in row):
+    def _joined(self, votes: list[tuple[Seat, Verdict]]) -> Verdict:
+        counted = [(seat, v) for seat, v in votes if v.decision != "failed" or seat.fail == "closed"]
+        failed = next((v for _, v in votes if v.decision == "failed"), None)
+        if failed and all(v.decision == "failed" for _, v in votes):
             return Verdict.failure(failed.moderator, failed.reason)
         if self.combine == "weighted":
             return self._weighted(counted)
@@ -92,30 +92,30 @@ class Panel:
             return Verdict.failure(chosen.moderator, chosen.reason)
         return Verdict(self.name, chosen.decision, chosen.score, _categories(counted))
 
-    def _weighted(self, row: list[tuple[Seat, Verdict]]) -> Verdict:
-        failed = next((v for _, v in row if v.decision == "failed"), None)
+    def _weighted(self, votes: list[tuple[Seat, Verdict]]) -> Verdict:
+        failed = next((v for _, v in votes if v.decision == "failed"), None)
         if failed:
             return Verdict.failure(failed.moderator, failed.reason)
-        return Verdict.scored(self.name, _mean(row), threshold=0.5, categories=_categories(row))
+        return Verdict.scored(self.name, _mean(votes), threshold=0.5, categories=_categories(votes))
 
-    def _lexicographic(self, row: list[tuple[Seat, Verdict]]) -> Verdict:
-        hard = [v for seat, v in row if seat.hard]
-        soft = [(seat, v) for seat, v in row if not seat.hard] or row
+    def _lexicographic(self, votes: list[tuple[Seat, Verdict]]) -> Verdict:
+        hard = [v for seat, v in votes if seat.hard]
+        soft = [(seat, v) for seat, v in votes if not seat.hard] or votes
         failed = next((v for v in hard if v.decision == "failed"), None)
         if failed or not hard:
             reason = failed.reason if failed else "no hard member gave a verdict"
             return Verdict.failure(failed.moderator if failed else self.name, reason)
         if flags := [v.score for v in hard if v.flagged]:
-            return Verdict(self.name, "flag", 0.5 + 0.5 * max(flags), _categories(row))
-        return Verdict(self.name, "pass", min(0.5 * _mean(soft), 0.499), _categories(row))
+            return Verdict(self.name, "flag", 0.5 + 0.5 * max(flags), _categories(votes))
+        return Verdict(self.name, "pass", min(0.5 * _mean(soft), 0.499), _categories(votes))
 
 
-def _mean(row: list[tuple[Seat, Verdict]]) -> float:
-    return sum(seat.weight * v.score for seat, v in row) / sum(seat.weight for seat, _ in row)
+def _mean(votes: list[tuple[Seat, Verdict]]) -> float:
+    return sum(seat.weight * v.score for seat, v in votes) / sum(seat.weight for seat, _ in votes)
 
 
-def _categories(row: list[tuple[Seat, Verdict]]) -> dict[str, float]:
-    return {f"{v.moderator}/{name}": score for _, v in row for name, score in v.categories.items()}
+def _categories(votes: list[tuple[Seat, Verdict]]) -> dict[str, float]:
+    return {f"{v.moderator}/{name}": score for _, v in votes for name, score in v.categories.items()}
 
 
 def build_panel(plugins: Plugins, members: Sequence[Member], combine: Combine) -> Moderator:
