@@ -40,8 +40,7 @@ def arms(file: Path, kinds: Collection[str] | None = None) -> dict[str, list[int
 
     Returns:
         For each arm, the best first: the number of texts, how many are good and how many are
-            helpful to the reader, and how many are good to the judges (None if they were not
-            asked).
+        helpful to the reader, and how many are good to the judges (None if they were not asked).
     """
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows(file):

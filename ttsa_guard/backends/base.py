@@ -194,8 +194,8 @@ class ExposesLogProbs(Protocol):
 
         Returns:
             The last user text as the model reads it, and for each token of ``render(messages)`` its
-                span [start, end) of characters in that text. Tokens outside of the text have empty
-                spans.
+            span [start, end) of characters in that text. Tokens outside of the text have empty
+            spans.
 
         Raises:
             PromptError: as `Backend.render` does.
@@ -215,7 +215,7 @@ class ExposesLogProbs(Protocol):
 
         Returns:
             Log-probabilities in nats, [n, len(positions)], float32 on the CPU. They are NaN where
-                the model overflows.
+            the model overflows.
         """
         ...
 

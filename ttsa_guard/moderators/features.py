@@ -144,7 +144,7 @@ def _windows(data: NDArray[np.uint8], ends: Ints) -> tuple[Ints, Ints, Ints, Int
 
     Returns:
         The start, the stop and the owner of each window, [windows] each, and the first window of
-            each text, [texts], which is the whole text. Starts and stops are indices of bytes.
+        each text, [texts], which is the whole text. Starts and stops are indices of bytes.
     """
     blank = (data == _SPACE) | (data == _NEWLINE)
     after_stop = np.concatenate([[False], _STOPS[data[:-1]]])

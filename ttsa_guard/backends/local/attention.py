@@ -88,7 +88,7 @@ class AttentionState:
 
         Returns:
             Keys and values, [batch, kv heads, n, head size] each, where n counts earlier own
-                tokens, too.
+            tokens, too.
         """
         return keys, values
 

@@ -98,7 +98,7 @@ def choose(model: Any, ends: Sequence[int]) -> tuple[Decoder, str]:
 
     Returns:
         A `SharedDecoder` and "", if the model can take it and agrees with the model's own
-            `generate`. Otherwise a `ReferenceDecoder`, and the reason.
+        `generate`. Otherwise a `ReferenceDecoder`, and the reason.
     """
     reference = ReferenceDecoder(model, ends)
     problem = _unfit(model.config.get_text_config())

@@ -141,7 +141,7 @@ def left_padded(sequences: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.
 
     Returns:
         The padded sequences, [batch, length, size], and which entries are not padding, [batch,
-            length].
+        length].
     """
     longest = max(map(len, sequences))
     padded = torch.stack([pad(r, (0, 0, longest - len(r), 0)) for r in sequences])
