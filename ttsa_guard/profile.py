@@ -99,11 +99,12 @@ It has whole safe beginnings (plain answers; decline and offer; decline) and no 
 
 
 def with_whole_beginnings(profile: ModelProfile) -> ModelProfile:
-    """Return the profile without openings that are too short to make an answer safe.
+    """Return the profile with openings that are long enough to make an answer safe.
 
-    An opening of one or two words may begin any answer. Openings that decline are taken from
-    `GENERIC`: those that were sampled begin answers to unsafe questions that a moderator passed,
-    and such an answer may well go on to comply.
+    Openings of one or two words are left out, because any answer may begin with them. Openings that
+    decline and offer something else are those of `GENERIC`. The sampled ones begin answers to
+    unsafe questions that a moderator passed, and such an answer may well go on to comply. The
+    model's own refusals come last.
     """
     own = [o for o in profile.openings if len(o.text.split()) >= _FEWEST_WORDS and o.kind == "answer"]
     shared = [o for o in GENERIC.openings if o.kind != "answer" or not own]

@@ -113,7 +113,7 @@ async def learned(guard: Guard, plugins: Plugins, *, on_progress: Callable[[int,
 
     Args:
         guard: the guard whose backend, gate, guide and settings are used, but not its steerers.
-        plugins: make the steerers that are tried.
+        plugins: the plugins that make the steerers.
         on_progress: is called with the number of trials that are done, and their total.
     """
     cases = await flagged_answers(guard)

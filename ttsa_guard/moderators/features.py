@@ -37,7 +37,7 @@ SMOOTHING = 60.0
 LARGEST = 16_000.0
 """Squared norm from which on scores are means.
 
-So no text is bad merely because it is long. About 2,000 characters have this norm.
+So no text is bad merely because it is long. A text of about 2,000 characters has this norm.
 """
 
 _BASE = np.array([0x9E3779B97F4A7C15], np.uint64)
