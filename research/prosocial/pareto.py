@@ -50,9 +50,7 @@ def hypervolume(points: Floats) -> float:
 
 
 def area(points: Floats) -> float:
-    """Return the mean over all pairs of attributes of the area that points [n, dimensions]
-    dominate.
-    """
+    """Return the mean area that points [n, dimensions] dominate, over all pairs of dimensions."""
     return float(np.mean([hypervolume(points[:, pair]) for pair in PAIRS]))
 
 

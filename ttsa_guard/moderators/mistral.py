@@ -1,4 +1,7 @@
-"""Mistral's moderation endpoint: https://docs.mistral.ai/capabilities/guardrailing/"""
+"""Mistral's moderation endpoint.
+
+https://docs.mistral.ai/capabilities/guardrailing/
+"""
 
 from __future__ import annotations
 

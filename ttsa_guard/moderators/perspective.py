@@ -1,4 +1,7 @@
-"""The service Perspective, until it ends: https://developers.perspectiveapi.com"""
+"""The service Perspective, until it ends.
+
+https://developers.perspectiveapi.com
+"""
 
 from __future__ import annotations
 
