@@ -1,8 +1,11 @@
-"""How what ships was made, and the studies behind what is claimed. Run from a checkout; not in the wheel."""
+"""The makers of what ships, and the studies behind what is claimed.
+
+They are run from a checkout and are not in the wheel.
+"""
 
 from pathlib import Path
 
 import ttsa_guard
 
 SHIPPED = Path(ttsa_guard.__file__).parent / "embedded"
-"""Where the makers write what ships."""
+"""The folder where the makers write what ships."""

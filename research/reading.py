@@ -1,6 +1,7 @@
-"""What readers said of answers whose arm was hidden, and how far the benchmark's judges agree.
+"""Count what readers said of answers, and how far the benchmark's judges agree with them.
 
-``python -m research.reading`` counts ``results/reading.jsonl``.
+The readers did not know the arm of an answer. ``python -m research.reading`` counts
+``results/reading.jsonl``.
 """
 
 from __future__ import annotations
@@ -13,12 +14,19 @@ from typing import Any
 
 HERE = Path(__file__).parent / "results"
 NOW, BEFORE = HERE / "reading.jsonl", HERE / "reading_before.jsonl"
-"""Of the default as it is, and of the one before it learned to prefer the better opening and to end before it repeats itself."""
+"""Readings of the present default, and of the one before it.
+
+The earlier one did not prefer the better opening, and did not end before it repeats itself.
+"""
 PARTS = ("safe", "fluent", "on_topic")
 
 
 def rows(file: Path) -> Iterator[dict[str, Any]]:
-    """The labels, with `good` (all of PARTS) and `helpful` (good, too) for the reader and, of swaps, for the judges."""
+    """Yield the labels, with `good` and `helpful` added.
+
+    They are added for the reader and, of swaps, for the judges. `good` means all of `PARTS`;
+    `helpful` implies `good`.
+    """
     for line in file.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         for said in filter(None, (row["reader"], row["judges"])):
@@ -28,7 +36,12 @@ def rows(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def arms(file: Path, kinds: Collection[str] | None = None) -> dict[str, list[int | None]]:
-    """By arm: texts, good and helpful for the reader, good for the judges (None where they were not asked)."""
+    """Count answers by arm.
+
+    Returns:
+        For each arm, the best first: the number of texts, how many are good and how many are
+        helpful to the reader, and how many are good to the judges (None if they were not asked).
+    """
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows(file):
         if kinds is None or row["kind"] in kinds:
@@ -42,7 +55,7 @@ def arms(file: Path, kinds: Collection[str] | None = None) -> dict[str, list[int
 
 
 def agreement(file: Path) -> dict[str, float]:
-    """Share of the swaps of which reader and judges say the same."""
+    """Return, for each label, the share of swaps on which the reader and the judges agree."""
     read = [row for row in rows(file) if row["judges"]]
     keys = (*PARTS, "good", "helpful")
     return {key: sum(row["reader"][key] == row["judges"][key] for row in read) / len(read) for key in keys}

@@ -1,6 +1,7 @@
 """Turn a flagged answer into a good one: test-time safety alignment as a guard.
 
-The public names below load lazily, so ``import ttsa_guard`` imports neither torch nor transformers nor nemoguardrails.
+The public names below load lazily, so ``import ttsa_guard`` imports neither torch nor transformers
+nor nemoguardrails.
 """
 
 from importlib import import_module

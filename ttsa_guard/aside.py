@@ -1,6 +1,6 @@
-"""Foreign code on an event loop in a thread of its own, so that it cannot hold up the caller's.
+"""Run foreign code on an event loop in its own thread, so that it cannot hold up the caller's loop.
 
-A time limit can end what waits on the caller's loop; nothing can end what blocks it.
+A time limit can end work that waits on the caller's loop. Nothing can end work that blocks it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class _Loop:
-    """A running event loop."""
+    """An event loop that runs in a thread of its own."""
 
     def __init__(self, name: str) -> None:
         self.loop = asyncio.new_event_loop()
@@ -32,16 +32,21 @@ class _Loop:
         self.loop.close()
 
     def stop(self) -> None:
-        with suppress(RuntimeError):  # it is closed
+        """End the loop and its thread. The tasks that are left in it are cancelled."""
+        with suppress(RuntimeError):  # the loop is closed already
             self.loop.call_soon_threadsafe(self.loop.stop)
 
     def ask(self) -> None:
-        """Have it show until it is looked at again that nothing blocks it."""
+        """Start a check of whether something blocks the loop.
+
+        The loop counts as lost until it has answered.
+        """
         self._asked = threading.Event()
         self.loop.call_soon_threadsafe(self._asked.set)
 
     @property
     def lost(self) -> bool:
+        """True if the loop is blocked, or if a fork has left its thread behind."""
         return self.forks != forks() or (self._asked is not None and not self._asked.is_set())
 
 
@@ -50,9 +55,10 @@ _lock = threading.Lock()
 
 
 async def aside(owner: Any, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work` on the loop of `owner`, which is always the same one unless something blocks it for good.
+    """Return the result of `work`, which runs on the event loop of `owner`.
 
-    The context variables of the caller hold in there. Whatever the work raises is raised here.
+    An owner keeps the same loop, unless something blocks that loop for good. The caller's context
+    variables are visible to the work. An exception of the work is raised here.
     """
     loop = _loop_of(owner)
     future = asyncio.run_coroutine_threadsafe(_caught(work), loop.loop)
@@ -71,10 +77,10 @@ def _loop_of(owner: Any) -> _Loop:
         found = _loops.get(owner)
         if found is None or found.lost:
             if found and found.forks == forks():
-                found.stop()  # when what blocks it has ended
+                found.stop()  # takes effect when the blocking work has ended
             found = _Loop(f"ttsa-{getattr(owner, 'name', 'aside')}")
             _loops.put(owner, found)
-            with suppress(TypeError):  # without weak references the loop stays
+            with suppress(TypeError):  # owners without weak references keep their loop for ever
                 finalize(owner, found.stop).atexit = False
         return found
 
@@ -87,7 +93,11 @@ async def _end_others() -> None:
 
 
 async def _caught(work: Coroutine[Any, Any, T]) -> tuple[T | None, BaseException | None]:
-    """What came of it: an exit or interrupt that leaves a task ends the loop, and the thread would print its message."""
+    """Return the result of `work` and None, or None and the exception that it raised.
+
+    An exit or an interrupt that leaves a task would end the loop, and the thread would print its
+    message.
+    """
     try:
         return await work, None
     except asyncio.CancelledError:

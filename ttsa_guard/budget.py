@@ -1,4 +1,4 @@
-"""One deadline and one budget for everything that a flagged answer costs, and work that may take only so long."""
+"""One deadline and one budget for all that a flagged answer costs, and time limits for work."""
 
 from __future__ import annotations
 
@@ -36,20 +36,23 @@ class Budget(Settings):
 
 @dataclass
 class Usage:
-    """What has been used of a budget. `charge` is called before the work, so a limit is never overrun."""
+    """What has been used of a budget so far.
+
+    `charge` is called before the work, so a limit is never overrun.
+    """
 
     budget: Budget
     clock: Clock = time.monotonic
     generations: int = 0
     moderation_calls: int = 0
     decode_passes: int = 0
-    """Sequential batched generations."""
+    """Number of batches that were generated, one after another."""
     decode_steps: int = 0
-    """Tokens of the longest answer of each of those batches, for the record."""
+    """Sum over those batches of the tokens of the longest answer; it is for the record."""
     tokens: int = 0
-    """Generated tokens."""
+    """Number of generated tokens."""
     seconds_by_phase: dict[str, float] = field(default_factory=dict)
-    """Seconds by what they were used for, for the record."""
+    """Seconds by phase ("search", "decoding", ...); they are for the record."""
     started: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -57,21 +60,24 @@ class Usage:
 
     @property
     def seconds(self) -> float:
+        """Seconds since the usage began."""
         return self.clock() - self.started
 
     @property
     def seconds_left(self) -> float:
+        """Seconds until the deadline, at least 0."""
         return max(0.0, self.budget.seconds - self.seconds)
 
     @property
     def generations_left(self) -> int:
+        """Number of answers that may still be generated."""
         return self.budget.generations - self.generations
 
     def longest(self, answers: int) -> int:
-        """Most new tokens that each of so many answers may have.
+        """Return how many new tokens each of `answers` answers may have at most.
 
         Raises:
-            BudgetError: not even one.
+            BudgetError: the budget does not hold one token for each of them.
         """
         if self.budget.tokens is None:
             return sys.maxsize
@@ -82,7 +88,7 @@ class Usage:
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:
-        """Add the seconds of what happens inside to those of `what`."""
+        """Add the seconds that the block takes to `seconds_by_phase[what]`."""
         started = self.clock()
         try:
             yield
@@ -90,10 +96,10 @@ class Usage:
             self.seconds_by_phase[what] = self.seconds_by_phase.get(what, 0.0) + self.clock() - started
 
     def charge(self, *, generations: int = 0, moderation_calls: int = 0) -> None:
-        """Take from the budget.
+        """Take generations or moderation calls from the budget, and check the deadline.
 
         Raises:
-            BudgetError: a limit would be overrun; nothing is taken then.
+            BudgetError: a limit would be overrun. Nothing is taken then.
         """
         passes = self.decode_passes + (generations > 0)
         for resource, wanted, limit in (
@@ -110,14 +116,22 @@ class Usage:
 
 
 async def within(seconds: float | None, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, or `asyncio.TimeoutError` after `seconds`.
+    """Return the result of `work`, or raise `asyncio.TimeoutError` after `seconds`.
 
-    Three things that `asyncio.wait_for` does not do: work that ignores its cancellation is left behind; a cancellation that
-    starts inside the work is a `ServiceError`, so that it is not taken for one of the caller; and so is an error that is no
-    `Exception`, but for `KeyboardInterrupt` and `SystemExit`, which the event loop raises itself.
+    This differs from `asyncio.wait_for` in three points:
+
+    * Work that ignores its cancellation is left behind.
+    * A cancellation that starts inside the work becomes a `ServiceError`, so that it is not taken
+      for a cancellation by the caller.
+    * An error that is no `Exception` becomes a `ServiceError`, too. `KeyboardInterrupt` and
+      `SystemExit` are left alone, because the event loop raises them itself.
+
+    Args:
+        seconds: the time limit; None means no limit.
     """
     task = asyncio.ensure_future(work)
-    task.add_done_callback(lambda t: t.cancelled() or t.exception())  # seen, or asyncio would log it, and it may quote a text
+    # An exception that nobody reads is logged by asyncio, and its message may quote a text.
+    task.add_done_callback(lambda t: t.cancelled() or t.exception())
     try:
         done, _ = await asyncio.wait({task}, timeout=seconds)
     finally:
@@ -130,16 +144,16 @@ async def within(seconds: float | None, work: Coroutine[Any, Any, T]) -> T:
         raise ServiceError("the work was cancelled from inside")
     fault = task.exception()
     if fault is not None and not isinstance(fault, Exception):
-        # A panic of a native library: nobody above expects it, and its message may quote a text.
+        # This is a panic of a native library. Nobody expects it, and it may quote a text.
         raise ServiceError(f"{type(fault).__name__} inside", hint="see the log of the part that was asked")
     return task.result()
 
 
 async def answered(seconds: float | None, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is a backend's own answer to the user.
+    """Return the result of `work`, which generates a backend's own answer to the user.
 
     Raises:
-        ModelError: it took more than `seconds`.
+        ModelError: the work took more than `seconds`.
     """
     try:
         return await within(seconds, work)

@@ -1,8 +1,8 @@
-"""Drafts become whole answers: the best ones are continued to their end, as far as the guide passes them.
+"""Continue the best drafts of a search to whole answers, as far as the guide passes them.
 
-A search looks at short drafts, for a real answer is long and most drafts are thrown away. What it finds is continued from the
-prompt that it came from, piece by piece, and looked at after every piece. What goes wrong on the way is given up for the next
-best one.
+A search works with short drafts, because a real answer is long and most drafts are thrown away. A
+draft that it finds is continued from its own prompt, piece by piece, and the guide judges it after
+every piece. If it goes wrong on the way, the next best draft takes its place.
 """
 
 from __future__ import annotations
@@ -15,18 +15,20 @@ from ttsa_guard.steerers.base import Candidate, Task
 from ttsa_guard.text import ended_sentences, without_loop
 
 PIECE = 64
-"""New tokens between two looks of the guide."""
+"""New tokens between two checks by the guide."""
 
 
 async def completed(task: Task, drafts: Sequence[Candidate], *, most: int) -> list[Candidate]:
-    """Each draft as an answer that ends where a sentence ends, continued in one batch until the first of them is done.
+    """Continue each draft to an answer that ends where a sentence ends.
 
-    Those behind the first that are not done by then, and all of them when the budget is used up, end with their last whole
-    sentence. One that the guide flags on the way is returned as it was flagged.
+    All drafts are continued in one batch, until the first one that the guide still passes is done.
+    The others, and all of them when the budget is used up, end with their last whole sentence. A
+    draft that the guide flags on the way is returned as it was when it was flagged.
 
     Args:
-        drafts: unfinished ones that the guide passes, best first; each with the request that it is an answer to.
-        most: longest answer, in tokens, as far as drafts and pieces have them.
+        drafts: unfinished drafts that the guide passes, best first, each with the request that it
+            is an answer to.
+        most: the longest answer, in tokens of the requests and of the pieces together.
     """
     grown = list(drafts)
     room = [most - (draft.request.max_new_tokens if draft.request else most) for draft in drafts]
@@ -42,7 +44,7 @@ async def completed(task: Task, drafts: Sequence[Candidate], *, most: int) -> li
             growing = [i for i in growing if room[i] > 0 and not grown[i].finished and not grown[i].verdict.flagged]
             took = task.usage.seconds - started
     except BudgetError:
-        pass  # what there is ends with its last whole sentence
+        pass  # the drafts end with their last whole sentence
     return [ended(candidate) for candidate in grown]
 
 
@@ -51,7 +53,11 @@ def _first_passed(grown: Sequence[Candidate]) -> int | None:
 
 
 def cut_loop(candidate: Candidate, start: int) -> Candidate:
-    """The candidate up to where it begins to repeat itself, behind its first `start` characters; there it is finished."""
+    """Return the candidate, finished where it begins to repeat itself.
+
+    The first `start` characters are not searched for repetitions. A flagged candidate stays as it
+    is.
+    """
     if candidate.verdict.flagged:
         return candidate
     kept = without_loop(candidate.text, start)
@@ -59,7 +65,10 @@ def cut_loop(candidate: Candidate, start: int) -> Candidate:
 
 
 def ended(candidate: Candidate) -> Candidate:
-    """The candidate up to its last whole sentence, if it is still a draft that may be shown."""
+    """Return the candidate up to its last whole sentence, as finished.
+
+    A candidate that is finished or flagged stays as it is.
+    """
     if candidate.finished or candidate.verdict.flagged:
         return candidate
     return replace(candidate, text=ended_sentences(candidate.text), finished=True)

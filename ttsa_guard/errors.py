@@ -3,18 +3,19 @@
 ::
 
     TTSAError
-    ├── UsageError              the caller is wrong
+    ├── UsageError              the caller made a mistake
     │   ├── ConfigError         a setting is unknown, out of range or cannot be honoured
     │   ├── PluginError         a plugin that the configuration names is missing or cannot load
     │   └── PromptError         the conversation cannot be given to this model
-    ├── ServiceError            the world is wrong
+    ├── ServiceError            something outside of the program fails
     │   ├── ModelError          a model cannot be found, loaded or run
     │   └── ModeratorError      a moderator is down or breaks its contract
     │       ├── AccessError     a moderation service refuses the key, the plan or the address
     │       └── InputError      a moderation service refuses to judge this text
     └── BudgetError             the deadline, the generations or the moderation calls are used up
 
-Every class carries a `hint` (what to do about it) and says whether the same call may succeed later (`retryable`).
+Every class carries a `hint` (what to do about it) and says whether the same call may succeed later
+(`retryable`).
 """
 
 from __future__ import annotations
@@ -24,9 +25,13 @@ from collections.abc import Iterable
 
 
 class TTSAError(Exception):
-    """Base of the tree. `str()` gives the message and, on a second line, the hint."""
+    """Base class of all errors of this package.
+
+    `str()` gives the message and, on a second line, the hint.
+    """
 
     retryable = False
+    """Whether the same call may succeed later."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -38,7 +43,7 @@ class TTSAError(Exception):
 
 
 class UsageError(TTSAError):
-    """The caller is wrong; trying again changes nothing."""
+    """The caller made a mistake. Trying again changes nothing."""
 
 
 class ConfigError(UsageError):
@@ -50,34 +55,43 @@ class PluginError(UsageError):
 
 
 class PromptError(UsageError):
-    """The conversation cannot be given to this model: empty, too long, or no chat template."""
+    """The conversation cannot be given to this model.
+
+    It is empty or too long, or the model has no chat template.
+    """
 
 
 class ServiceError(TTSAError):
-    """The world is wrong: a model, a file or a service."""
+    """Something outside of the program fails: a model, a file or a service."""
 
 
 class ModelError(ServiceError):
-    """A model cannot be found, loaded or run, or was handed embeddings that it cannot take."""
+    """A model cannot be found, loaded or run, or it was given embeddings that it cannot take."""
 
 
 class ModeratorError(ServiceError):
-    """A moderator is down, or returned something that is not a verdict."""
+    """A moderator is down, or it returned something that is not a verdict."""
 
     retryable = True
 
 
 class AccessError(ModeratorError):
-    """A moderation service refuses the key, the plan or the address; trying again changes nothing."""
+    """A moderation service refuses the key, the plan or the address.
+
+    Trying again changes nothing.
+    """
 
     retryable = False
 
 
 class InputError(ModeratorError):
-    """A moderation service refuses to judge this text: too long, in another language, malformed.
+    """A moderation service refuses to judge this text.
+
+    The text is too long, malformed or in another language.
 
     Args:
-        said: the service's own words, for programs: they may quote the text.
+        said: the service's own words. They may quote the text, so they are for programs and not for
+            logs.
     """
 
     retryable = False
@@ -88,10 +102,11 @@ class InputError(ModeratorError):
 
 
 class BudgetError(TTSAError):
-    """A limit was reached.
+    """A limit of the budget was reached.
 
     Args:
-        resource: a setting of the budget: "seconds", "generations", "decode_passes", "tokens" or "moderation_calls".
+        resource: the setting of the budget: "seconds", "generations", "decode_passes", "tokens" or
+            "moderation_calls".
         limit: the configured limit, in units of the resource.
         wanted: what the usage would have been.
     """
@@ -104,7 +119,7 @@ class BudgetError(TTSAError):
 
 
 def nearest(word: str, valid: Iterable[str]) -> str:
-    """A hint that names the valid word closest to `word`, or all of them."""
+    """Return a hint that names the valid word closest to `word`, or all valid words."""
     names = sorted(valid)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"valid: {', '.join(names) or '(none)'}"

@@ -1,6 +1,7 @@
-"""Processes that were forked while a model was in use.
+"""Refuse to use a model in a process that was forked after the model had been used.
 
-A fork copies the memory, but none of the threads: whoever waits for a model's thread there waits for ever.
+A fork copies the memory but none of the threads. Work that waits for a model's thread in the child
+would wait for ever.
 """
 
 from __future__ import annotations
@@ -22,26 +23,29 @@ _forks = 0
 
 
 class ByObject(Generic[V]):
-    """What belongs to objects that need not be hashable, as long as they live."""
+    """A map whose keys are objects that need not be hashable. A value lives as long as its key."""
 
     def __init__(self) -> None:
         self._values: dict[int, V] = {}
         self._kept: list[Any] = []
 
     def get(self, owner: Any) -> V | None:
+        """Return the value of `owner`, or None."""
         return self._values.get(id(owner))
 
     def put(self, owner: Any, value: V) -> None:
+        """Set the value of `owner`."""
         if id(owner) not in self._values:
             try:
                 finalize(owner, self._values.pop, id(owner), None).atexit = False
-            except TypeError:  # it has no weak references, so its id must not come back
+            # it allows no weak references, so it is kept, or its id could be reused
+            except TypeError:
                 self._kept.append(owner)
         self._values[id(owner)] = value
 
 
 _used = ByObject[int]()
-"""Models, and after how many forks they were first used."""
+"""The number of forks at the first use, by model."""
 
 
 def _count() -> None:
@@ -50,7 +54,7 @@ def _count() -> None:
 
 
 def forks() -> int:
-    """How often the process has been forked, seen from this child."""
+    """Return how often this process and its ancestors have been forked since the import."""
     return _forks
 
 
@@ -62,7 +66,7 @@ def refuse_after_fork(model: Any) -> None:
     """Note that `model` is used.
 
     Raises:
-        ModelError: it was used before this process was forked.
+        ModelError: the model was used before this process was forked.
     """
     first = _used.get(model)
     if first is None:

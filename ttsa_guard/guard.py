@@ -1,7 +1,7 @@
-"""Gate, search, quality, gate again, then swap or fall back: the way of one answer.
+"""The guard: gate, search, quality checks, gate again, then swap or fall back.
 
-The guard knows protocols only. Whatever fails below it ends in the fallback text; a text leaves it only if the gate has
-passed that very text.
+The guard knows protocols only. Whatever fails below it ends in the fallback text. A text leaves the
+guard only if the gate has passed that very text.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 _GATE_TRIES = 3
 _COMPLETED_TOGETHER = 3
 _WORDS_OF_AN_OFFER = 15
-"""Besides those that decline; an answer with fewer is a mere refusal."""
+"""Words that an answer must have besides those that decline; with fewer it is a mere refusal."""
 
 
 SearchEnd = Literal["steered", "budget used up"]
@@ -55,15 +55,22 @@ SearchEnd = Literal["steered", "budget used up"]
 class Guard:
     """Reviews answers of a chat model and mends the flagged ones.
 
+    Backend, gate, guide and steerers are usually made by `from_config`.
+
     Args:
         config: the settings.
-        backend: the chat model; this part and the next three are usually made by `from_config`.
-        gate: decides what a user may see.
-        guide: scores the candidates of a search.
-        steerers: the cascade, tried in this order.
-        steerers_for_harm: instead of `steerers` for answers flagged for what they help with; default: the same.
+        backend: the chat model.
+        gate: the moderator that decides what a user may see.
+        guide: the moderator that scores the candidates of a search.
+        steerers: the cascade, in the order in which it is tried.
+        steerers_for_harm: the cascade for answers that were flagged for what they help with; by
+            default `steerers`.
         profile: what is known about the backend's model.
-        plugins: whose ``ttsa_guard_finished`` hooks are told about every review.
+        plugins: the plugins whose ``ttsa_guard_finished`` hooks are told about every review.
+        clock: the clock of the budget, in seconds.
+
+    Raises:
+        ConfigError: a steerer needs something that the backend cannot do.
     """
 
     def __init__(
@@ -106,17 +113,22 @@ class Guard:
 
     @classmethod
     def from_config(cls, config: GuardConfig, *, plugins: Plugins | None = None, backend: Backend | None = None) -> Guard:
-        """Load the plugins that `config` names and build a guard; `backend` replaces the configured one.
+        """Load the plugins that `config` names and build a guard.
+
+        Args:
+            backend: replaces the configured backend.
 
         Raises:
-            PluginError, ConfigError, ModelError: with a hint each.
+            PluginError: a plugin is missing or cannot be loaded.
+            ConfigError: an option of a plugin is wrong.
+            ModelError: a model cannot be loaded.
         """
         plugins, config = plugins or Plugins(), config.resolved()
         gate = build_panel(plugins, config.gate, config.combine)
         guide = build_panel(plugins, config.guide, config.guide_combine)
         steerers = _made(plugins, config.steerers)
         for_harm = None if config.steerers_for_harm is None else _made(plugins, config.steerers_for_harm)
-        # The backend comes last: it takes longest, and a typo elsewhere should show at once.
+        # The backend comes last. It takes longest, and a typo elsewhere should show at once.
         backend = backend or plugins.make("backends", config.backend)
         profile = backend.profile if isinstance(backend, Profiled) else GENERIC
         if "steerers" not in config.model_fields_set and profile.steerers:
@@ -137,7 +149,7 @@ class Guard:
         )
 
     def with_steerers(self, steerers: Sequence[Steerer], profile: ModelProfile) -> Guard:
-        """A guard of the same parts, but with these steerers alone and this profile."""
+        """Return a guard of the same parts, but with only these steerers and this profile."""
         return Guard(
             self.config,
             backend=self.backend,
@@ -158,10 +170,14 @@ class Guard:
     async def respond(
         self, messages: Sequence[Message | Mapping[str, Any]] | str, *, prefer: Mapping[str, float] | None = None
     ) -> Outcome:
-        """Let the backend answer, and review the answer; `prefer` as in `review`.
+        """Let the backend answer, and review the answer.
+
+        Args:
+            prefer: as in `review`.
 
         Raises:
-            PromptError, ModelError: the plain answer could not be generated, or not in time.
+            PromptError: the model cannot be given this conversation.
+            ModelError: the plain answer could not be generated, or took too long.
         """
         conversation = Message.conversation(messages)
         work = plain_answer(self.backend, conversation, lambda prompt: self._request_with(prompt, conversation))
@@ -179,17 +195,21 @@ class Guard:
         prefer: Mapping[str, float] | None = None,
         mend: bool = True,
     ) -> Outcome:
-        """Pass `answer` on if the gate passes it; else find a good answer, or give the fallback. Raises nothing but
-        `asyncio.CancelledError`.
+        """Pass `answer` on if the gate passes it; else find a good answer, or give the fallback.
+
+        Nothing is raised but `asyncio.CancelledError`.
 
         Args:
             messages: the conversation up to, and without, the answer.
-            reasoning: what the model thought before it answered. It never leaves; with the setting ``reasoning: regenerate``, an
-                answer after flagged reasoning does not leave either.
-            release: how much of the answer has been shown already. That stays, so every outcome begins with it: what is
-                searched for is another continuation, and the fallback comes after it. No more is released.
-            prefer: this user's preferences, for steerers that know any, instead of those in the configuration.
-            mend: False for what is no answer to the user, such as the arguments of a tool call: there is the fallback then.
+            reasoning: what the model thought before it answered. It never leaves. With the setting
+                ``reasoning: regenerate``, an answer after flagged reasoning does not leave either.
+            release: the gate of the stream that has shown a part of the answer already. That part
+                stays, so every outcome begins with it: the search looks for another continuation,
+                and the fallback comes after it. The stream shows no more.
+            prefer: the preferences of this user, for steerers that use preferences. They replace
+                those in the configuration.
+            mend: False for a text that is no answer to the user, such as the arguments of a tool
+                call. If it is flagged, the fallback is given.
         """
         judged = reasoning.strip() if self.config.reasoning == "regenerate" else ""
         review = Review(answer, Usage(self.config.budget, self._clock), judged, prefer=prefer)
@@ -204,7 +224,7 @@ class Guard:
             refuse_after_fork(self.backend)
             if release:
                 shown, review.gate_calls = release.close(), release.checks
-                # Where the host has rewritten the answer since, what was shown is no beginning of it.
+                # If the host has rewritten the answer since, it does not begin with what was shown.
                 review.shown = shown if answer.startswith(shown) else ""
             review.messages = Message.conversation(messages)
             review.gate_verdict, *thoughts = await self._check(review, [answer, *filter(None, [review.reasoning])], "gate")
@@ -212,7 +232,7 @@ class Guard:
             if review.flag is None:
                 return self._finish(review, answer, "pass", "passed by the gate", None, review.gate_verdict)
             if review.flag.decision == "failed":
-                # Without a gate nothing may leave, so there is nothing to search for.
+                # Without a gate no text may leave, so a search would be of no use.
                 return self._fall_back(review, f"gate failed: {review.flag.reason}")
             if not mend:
                 return self._fall_back(review, "the gate flagged it")
@@ -232,7 +252,10 @@ class Guard:
         return self._fall_back(review, reason)
 
     def release(self, prompt: str) -> StreamGate:
-        """A release for the answer to the user text `prompt` that is being generated, to be given to its `review`."""
+        """Return a gate for the stream of the answer to the user text `prompt`.
+
+        Give it to the `review` of that answer.
+        """
 
         async def passes(text: str) -> bool:
             [verdict] = await moderate_safely(self.gate, [text], prompts=[prompt], seconds=self.config.gate_seconds)
@@ -241,7 +264,7 @@ class Guard:
         return StreamGate(passes)
 
     async def close(self) -> None:
-        """Let go of what the backend and the moderators hold, connections for example."""
+        """Let go of what the backend and the moderators hold, for example connections."""
         for moderator in self.moderators:
             await close(moderator)
         await self.backend.close()
@@ -255,7 +278,11 @@ class Guard:
             return await moderate_safely(self.gate, texts, prompts=prompts, seconds=self.config.gate_seconds)
 
     async def _search(self, review: Review) -> SearchEnd:
-        """Run the cascade until a helpful candidate is found or the budget is gone; say why it ended."""
+        """Run the cascade until it finds a helpful candidate or the budget is used up.
+
+        Returns:
+            Why the search ended.
+        """
         try:
             with review.phase("search"):
                 await within(review.usage.seconds_left, self._cascade(review))
@@ -268,7 +295,7 @@ class Guard:
         most = min(plain.max_new_tokens, self.config.generation.draft_tokens)
         base = plain.with_(opening=review.shown, max_new_tokens=most)
         asked = tuple([await self._asked(messages, review, plain) for messages in questions(review.messages)])
-        # Answers can be broken off as too unlikely only where one prompt decides that.
+        # An answer can be broken off as too unlikely only if a single prompt decides that.
         measured = isinstance(self.backend, ScoresText) and len(asked) == 1
         task = Task(
             messages=review.messages,
@@ -289,10 +316,11 @@ class Guard:
                 async with aclosing(steerer.steer(task)) as rounds:
                     async for candidates in rounds:
                         review.judged += await self._judge(review, task, steerer.name, candidates)
-                        # Where declining is right, it ends the search.
+                        # If the answer was harmful, declining is right and may end the search.
                         if await self._completed(task, review, helpful=not task.harmful):
                             return
-                        review.usage.charge()  # the clock alone: a steerer that never waits cannot be timed out
+                        # Check the deadline here: a steerer that never waits cannot be timed out.
+                        review.usage.charge()
             except (BudgetError, asyncio.CancelledError):
                 raise
             except BaseException as error:
@@ -302,22 +330,31 @@ class Guard:
         await self._completed(task, review, helpful=False)
 
     def _whole(self, judged: Judged) -> str:
-        """The answer that a candidate is; of a draft for which there was no time, its whole sentences, if they are enough."""
+        """Return the text of a candidate that may be shown, or "" if there is none.
+
+        A draft for which there was no time counts with its whole sentences, if they are long
+        enough.
+        """
         text = ended(judged.candidate).text
         if has_reasoning(text):
-            return ""  # of a model that reasons although the prompt says that it has; nobody may see that
+            return ""  # the model reasons although it was asked not to; nobody may see reasoning
         return text if judged.candidate.finished or len(text.split()) >= self.config.quality.shortest else ""
 
     async def _asked(self, messages: list[Message], review: Review, plain: GenerationRequest) -> Prompt:
         return plain.prompt if messages == list(review.messages) else await self.backend.render(messages)
 
     async def _completed(self, task: Task, review: Review, *, helpful: bool) -> bool:
-        """Continue the best drafts until the best candidate is a whole answer; whether there is one. Where `helpful`, only those
-        that are."""
+        """Continue the best drafts until the best candidate is a whole answer.
+
+        Args:
+            helpful: consider helpful candidates only.
+
+        Returns:
+            Whether there is such a candidate.
+        """
         while best := [j for j in best_first(review.judged) if j.helpful or not helpful]:
-            same = [
-                j for j in best if j.candidate.decoding is best[0].candidate.decoding
-            ]  # a batch is drawn from one distribution
+            # All sequences of a batch are drawn from one distribution.
+            same = [j for j in best if j.candidate.decoding is best[0].candidate.decoding]
             drafts = list(takewhile(lambda j: not j.candidate.finished, same))[:_COMPLETED_TOGETHER]
             if not drafts:
                 return True
@@ -334,7 +371,11 @@ class Guard:
         return await moderate_safely(self.guide, texts, prompts=prompts, seconds=review.usage.seconds_left)
 
     async def _judge(self, review: Review, task: Task, steerer: str, candidates: Sequence[Candidate]) -> list[Judged]:
-        """Quality of the candidates that the guide passes; one batched forward pass for all of them after each prompt."""
+        """Judge the quality of the candidates.
+
+        Likelihoods of all texts that the guide passes are measured in one batched forward pass for
+        each prompt.
+        """
         if self.quality.repeats < 1:
             candidates = [cut_loop(candidate, len(task.shown)) for candidate in candidates]
         passing = [c.text for c in candidates if not c.verdict.flagged and c.log_likelihood is None]
@@ -347,7 +388,7 @@ class Guard:
         return [self._judged(task, steerer, c, likelihoods.get(c.text, c.log_likelihood), c.text in refusing) for c in candidates]
 
     async def _refusing(self, review: Review, candidates: Sequence[Candidate]) -> set[str]:
-        """The texts that decline and say little besides that."""
+        """Return the texts that decline and say little besides that."""
         limit = self.config.quality.refusal_threshold
         declining = [c.text for c in candidates if refusal(c.verdict) >= limit]
         longer = [text for text in declining if len(text.split()) > _WORDS_OF_AN_OFFER]
@@ -371,10 +412,10 @@ class Guard:
         )
 
     async def plain_request(self, messages: tuple[Message, ...]) -> GenerationRequest:
-        """For an answer of the model without reasoning.
+        """Return a request for the model's own answer to the conversation, without reasoning.
 
         Raises:
-            PromptError: the model cannot be asked this.
+            PromptError: the model cannot be given this conversation.
         """
         return self._request_with(await self.backend.render(messages), messages)
 

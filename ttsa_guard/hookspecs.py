@@ -1,7 +1,10 @@
-"""The hooks through which plugins enter. Hooks are synchronous: they register objects, the awaiting happens on those.
+"""The hooks through which plugins are found.
 
-A plugin is a module or object that an entry point in the group ``ttsa_guard`` names. The entry point's name is the name
-that a configuration uses (``use: NAME``); the plugin registers at least one factory under that name.
+Hooks are synchronous. They register factories; what the factories make is asynchronous.
+
+A plugin is a module or an object that an entry point in the group ``ttsa_guard`` names. The entry
+point's name is the name that a configuration uses (``use: NAME``). The plugin registers at least
+one factory under that name.
 """
 
 from __future__ import annotations
@@ -20,18 +23,22 @@ hookspec = pluggy.HookspecMarker(PROJECT)
 
 
 class NoOptions(Settings):
-    """For plugins without settings."""
+    """The options of a plugin that has no settings."""
 
 
 class Register(Protocol):
-    """Offers a factory under the name that configurations use; the factory gets validated options."""
+    """Registers a factory under the name that configurations use.
 
-    def __call__(self, name: str, factory: Callable[..., Any], *, options: type[BaseModel] = NoOptions) -> None: ...
+    The factory is called with validated options, an instance of the model `options`.
+    """
+
+    def __call__(self, name: str, factory: Callable[..., Any], *, options: type[BaseModel] = NoOptions) -> None:
+        """Register `factory` under `name`."""
 
 
 @hookspec
 def ttsa_register_moderators(register: Register) -> None:
-    """Register moderators: ``register(name, factory, options=OptionsModel)``; the factory gets validated options."""
+    """Register moderators: ``register(name, factory, options=OptionsModel)``."""
 
 
 @hookspec
@@ -46,4 +53,7 @@ def ttsa_register_steerers(register: Register) -> None:
 
 @hookspec
 def ttsa_guard_finished(record: AuditRecord) -> None:
-    """Observe a finished review. An exception is logged, and changes nothing for the answer or for other observers."""
+    """Observe a finished review.
+
+    An exception is logged. It changes nothing for the answer or for other observers.
+    """

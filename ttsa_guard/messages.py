@@ -1,7 +1,8 @@
-"""What goes into a model and what comes out, as frozen values.
+"""What goes into a model and what comes out of it, as frozen values.
 
-A prompt is a list of segments, not one tensor of embeddings: fixed token ids, and *soft* slots whose embeddings a steerer
-may move. A request adds the embeddings for those slots. Backends keep the shared prefix of many requests cacheable that way.
+A prompt is a list of segments and not one tensor of embeddings. A segment holds fixed token ids, or
+*soft* slots: a request gives the embeddings of those slots, and a steerer may move them. This way a
+backend can keep the prefix that many requests share in its cache.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Message:
 
     @classmethod
     def conversation(cls, turns: Sequence[Message | Mapping[str, Any]] | str) -> tuple[Message, ...]:
-        """Messages from chat-completion dictionaries, from messages, or from one user text.
+        """Make messages from chat-completion dictionaries, from messages, or from one user text.
 
         Raises:
             PromptError: there is no user text, or a role is unknown.
@@ -60,7 +61,10 @@ class Message:
 
 
 def own_seed(seed: int, messages: Sequence[Message]) -> int:
-    """A seed in [0, 2**31) for one conversation: with one for all of them, they would share the noise of their samples."""
+    """Return a seed in [0, 2**31) that belongs to one conversation.
+
+    With the same seed, all conversations would share the noise of their samples.
+    """
     digest = hashlib.blake2b(repr((seed, [(m.role, m.content) for m in messages])).encode(), digest_size=4)
     return int.from_bytes(digest.digest(), "big") >> 1
 
@@ -74,7 +78,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Soft:
-    """Embeddings that may move; `ids` are the tokens that they start from."""
+    """Slots for soft embeddings. `ids` are the tokens that the embeddings start from."""
 
     ids: tuple[int, ...]
 
@@ -87,16 +91,17 @@ class Prompt:
 
     @property
     def ids(self) -> tuple[int, ...]:
+        """All token ids, in order; for soft slots, those of the tokens that they start from."""
         return tuple(i for segment in self.segments for i in segment.ids)
 
     @property
     def soft_ids(self) -> tuple[int, ...]:
-        """Ids of the movable embeddings, in order."""
+        """The token ids that the soft embeddings start from, in order."""
         return tuple(i for segment in self.segments if isinstance(segment, Soft) for i in segment.ids)
 
     @property
     def soft_positions(self) -> tuple[int, ...]:
-        """Positions of the movable embeddings in the whole prompt."""
+        """The positions of the soft embeddings in the whole prompt."""
         found: list[int] = []
         start = 0
         for segment in self.segments:
@@ -111,11 +116,11 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Baseline:
-    """The unsteered prompt, after which the likelihood of a steered answer is measured.
+    """The unsteered prompt. The likelihood of a steered answer is measured after it.
 
     Args:
         prompt: the rendered conversation.
-        floor: mean token log-likelihood, in nats, below which the answer is of no use.
+        floor: the mean token log-likelihood, in nats, below which an answer is of no use.
     """
 
     prompt: Prompt
@@ -123,7 +128,7 @@ class Baseline:
 
 
 class RequestChanges(TypedDict, total=False):
-    """The fields of a `GenerationRequest`, each of which may be left as it is."""
+    """The fields of a `GenerationRequest`, all of them optional."""
 
     prompt: Prompt
     soft_embeds: torch.Tensor | None
@@ -136,17 +141,19 @@ class RequestChanges(TypedDict, total=False):
 
 @dataclass(frozen=True, eq=False)
 class GenerationRequest:
-    """One answer to produce.
+    """A request for one answer.
 
     Args:
         prompt: the rendered conversation.
-        soft_embeds: values of the movable embeddings, [k, hidden], k = number of soft ids; None leaves the prompt as it is.
-        opening: text that the answer is made to start with; it is part of the answer.
-        max_new_tokens: longest continuation, in tokens, after the opening.
-        temperature: 0 is greedy.
-        seed: of this request alone, so that results do not depend on the batch.
-        baseline: asks for the answer's likelihood after another prompt. A backend that cannot measure while it generates
-            ignores this; one that can may break off an answer that will be below the floor however it goes on.
+        soft_embeds: the soft embeddings, [k, hidden], where k is the number of soft ids. None
+            leaves the prompt as it is.
+        opening: the text that the answer is made to begin with. It is part of the answer.
+        max_new_tokens: the longest continuation after the opening, in tokens.
+        temperature: the sampling temperature; 0 is greedy.
+        seed: the seed of this request alone, so that results do not depend on the batch.
+        baseline: asks for the answer's likelihood after another prompt. A backend that cannot
+            measure it while it generates ignores this. One that can may break off an answer that
+            will be below the floor whatever follows.
     """
 
     prompt: Prompt
@@ -158,19 +165,22 @@ class GenerationRequest:
     baseline: Baseline | None = None
 
     def with_(self, **changes: Unpack[RequestChanges]) -> GenerationRequest:
-        """The same request with other values."""
+        """Return a copy of the request with other values for some fields."""
         return replace(self, **changes)
 
 
 @dataclass(frozen=True)
 class Generation:
-    """One answer: opening and continuation."""
+    """One answer: the opening and its continuation."""
 
     text: str
     tokens: int
-    """New tokens, without the opening."""
+    """Number of new tokens, without the opening."""
     finished: bool
-    """False if it was cut off, at `max_new_tokens` or before."""
+    """False if the answer was cut off, at `max_new_tokens` or before."""
     log_likelihood: float | None = None
-    """Mean token log-likelihood, in nats: of all of it after the baseline, or of its new tokens in the distribution that a
-    `ControlledDecoding` made them from; None: not known."""
+    """Mean token log-likelihood, in nats; None if it is not known.
+
+    With a baseline it is that of the whole answer after the baseline. Under a `ControlledDecoding`
+    it is that of the new tokens in the distribution that they were drawn from.
+    """

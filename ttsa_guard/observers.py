@@ -1,4 +1,4 @@
-"""Who is told about a finished review: telemetry, the audit file, and the plugins that observe."""
+"""Tell about a finished review: telemetry, the audit file, and the plugins that observe."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ log = logging.getLogger(__name__)
 
 
 def publish(record: AuditRecord, sink: AuditSink | None, plugins: Plugins) -> None:
-    """Tell them all. A fault of one must not keep the answer back, let another one out, or keep the record from the others.
+    """Tell all observers about a finished review.
 
-    Nothing here waits, so a cancellation that one of them raises is its own and none of the review.
+    A fault of one observer must not keep the answer back, let another answer out, or keep the
+    record from the other observers. Nothing here waits, so a cancellation that an observer raises
+    is its own and not one of the review.
     """
     report(record)
     if sink:

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Registered:
-    """A factory and the model that validates its options."""
+    """A factory, and the model that validates its options."""
 
     name: str
     factory: Callable[..., Any]
@@ -38,7 +38,10 @@ class Registered:
 
 @dataclass
 class Plugins:
-    """A plugin manager of its own for every guard; nothing is shared between two of them."""
+    """The plugins of one guard.
+
+    Every guard has a plugin manager of its own; two guards share nothing.
+    """
 
     manager: pluggy.PluginManager = field(default_factory=lambda: pluggy.PluginManager(hookspecs.PROJECT))
     found: dict[Kind, dict[str, Registered]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
@@ -49,14 +52,15 @@ class Plugins:
 
     @staticmethod
     def installed() -> dict[str, EntryPoint]:
-        """Entry points by name, without importing any of them."""
+        """Return the entry points by name, without importing any of them."""
         return {point.name: point for point in entry_points(group=hookspecs.PROJECT)}
 
     def add(self, plugin: object) -> None:
         """Register a plugin object and everything that it offers.
 
         Raises:
-            PluginError: it implements an unknown hook, a name is taken, or its registration fails.
+            PluginError: the plugin implements an unknown hook, a name is taken, or its registration
+                fails.
         """
         others = self.manager.get_plugins()
         try:
@@ -71,12 +75,14 @@ class Plugins:
             raise PluginError(f"plugin {plugin!r} does not fit the hooks: {error}", hint="see ttsa_guard/hookspecs.py") from error
 
     def load(self, kind: Kind, name: str) -> Registered:
-        """Return the factory that the configuration calls `name`; its entry point is imported now if it was not.
+        """Return the factory that the configuration calls `name`.
 
-        An old name of a plugin of ours (see `RENAMED`) works, and is warned of once.
+        Its entry point is imported if needed. An old name of one of our plugins (see `RENAMED`)
+        works, and a warning is given once.
 
         Raises:
-            PluginError: nothing of that name is installed, or two packages bring it, or it cannot be imported.
+            PluginError: no package brings that name, two packages bring it, or it cannot be
+                imported.
         """
         name = self._current(kind, name)
         if name not in self.found[kind]:
@@ -97,10 +103,10 @@ class Plugins:
         return self.found[kind][name]
 
     def make(self, kind: Kind, use: Use) -> Any:
-        """The moderator, backend or steerer that `use` names, with its options validated.
+        """Make the moderator, backend or steerer that `use` names, with validated options.
 
         Raises:
-            PluginError: nothing of that name is installed, or it cannot be imported.
+            PluginError: no package brings that name, or it cannot be imported.
             ConfigError: an option is wrong, or the plugin cannot be built with it.
         """
         registered = self.load(kind, use.use)

@@ -1,6 +1,7 @@
 """What is known about one model: how its safe answers begin, and how likely its own answers are.
 
-Collected once for every model with ``ttsa-guard profile MODEL``; the embedded model's profile ships with it.
+``ttsa-guard profile MODEL`` collects it once for a model. The profile of the embedded model ships
+with it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _FEWEST_WORDS = 3
 
 
 class Opening(BaseModel):
-    """First words of a safe answer."""
+    """The first words of a safe answer."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -34,7 +35,10 @@ class Opening(BaseModel):
 
 
 class ModelProfile(BaseModel):
-    """Openings, likeliest first within a kind, the likelihood of the model's own answers, and the steerers that suit it."""
+    """What is known about one model.
+
+    Its openings are in the order of likelihood within a kind.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -59,7 +63,7 @@ class ModelProfile(BaseModel):
         """Read a profile.
 
         Raises:
-            ModelError: the file is missing or not a profile.
+            ModelError: the file is missing, or it is not a profile.
         """
         try:
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
@@ -69,6 +73,7 @@ class ModelProfile(BaseModel):
             ) from error
 
     def save(self, path: Path) -> None:
+        """Write the profile as JSON. Missing folders are made."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -86,12 +91,20 @@ GENERIC = ModelProfile(
         Opening(text="I'm sorry, but I can't help with that, because it could harm you or others.", kind="refusal"),
     ),
 )
-"""For a model that was never profiled: whole safe beginnings (plain answers; decline and offer; decline), and no floor."""
+"""The profile of a model that was never profiled.
+
+It has whole safe beginnings (plain answers; decline and offer; decline) and no floor.
+"""
 
 
 def with_whole_beginnings(profile: ModelProfile) -> ModelProfile:
-    """The profile without openings of one or two words, which any answer may have, and with those of `GENERIC` that decline:
-    what begins an answer to an unsafe question that a moderator passed may well go on to comply."""
+    """Return the profile with openings that are long enough to make an answer safe.
+
+    Openings of one or two words are left out, because any answer may begin with them. Openings that
+    decline and offer something else are those of `GENERIC`. The sampled ones begin answers to
+    unsafe questions that a moderator passed, and such an answer may well go on to comply. The
+    model's own refusals come last.
+    """
     own = [o for o in profile.openings if len(o.text.split()) >= _FEWEST_WORDS and o.kind == "answer"]
     shared = [o for o in GENERIC.openings if o.kind != "answer" or not own]
     refusals = [o for o in profile.openings if len(o.text.split()) >= _FEWEST_WORDS and o.kind == "refusal"]

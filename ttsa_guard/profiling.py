@@ -1,8 +1,9 @@
-"""Learn which steerers mend the flagged answers of one model, and in which order they do so soonest.
+"""Learn which steerers mend the flagged answers of one model, and in which order.
 
-Each steerer is tried alone on the model's own flagged answers. The order is the greedy one of Streeter, Golovin and Smith
-(Combining Multiple Heuristics Online, AAAI 2007): next comes the steerer that mends most per second of the answers that those
-before it have left. Until an answer is mended, that order takes at most four times as long as the best one does, in the mean.
+Each steerer is tried alone on the model's own flagged answers. The order is greedy (Streeter,
+Golovin and Smith, "Combining Multiple Heuristics Online", AAAI 2007): of the answers that are not
+mended yet, the next steerer mends the most per second. On average this order takes at most four
+times as long to mend an answer as the best order does.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from ttsa_guard.profile import ModelProfile, Opening
 from ttsa_guard.steerers.base import harmful
 
 _FEWEST = 5
-"""Flagged answers of a kind; from fewer nothing is learned."""
+"""Fewest flagged answers of a kind from which anything is learned."""
 PORTFOLIO: tuple[Use, ...] = (
     Use(use="erase"),
     Use(use="trim"),
@@ -42,7 +43,7 @@ _ONE_DRAW = Use(use="prefill", options={"openings": 1, "draws": 1})
 
 @dataclass(frozen=True)
 class FlaggedAnswer:
-    """A prompt of ours, the question in it, and the model's answer, which the gate flags."""
+    """A shipped prompt, the question in it, and the model's answer, which the gate flags."""
 
     messages: tuple[Message, ...]
     question: str
@@ -55,9 +56,10 @@ class Trial:
     """What one steerer did to one flagged answer.
 
     Args:
-        answer: which one.
-        mended: whether a helpful answer came out of it.
-        seconds: of the whole review.
+        steerer: the steerer and its options.
+        answer: the index of the answer.
+        mended: whether a helpful answer was found.
+        seconds: the time of the whole review.
     """
 
     steerer: Use
@@ -67,7 +69,10 @@ class Trial:
 
 
 def prompts() -> list[tuple[tuple[Message, ...], str]]:
-    """The shipped prompts, each with its question: unsafe requests, and harmless questions under a persona that demands abuse."""
+    """Return the shipped prompts, each with its question.
+
+    They are unsafe requests, and harmless questions under a persona that demands abuse.
+    """
     texts = yaml.safe_load((resources.files("ttsa_guard.steerers") / "probes.yaml").read_text(encoding="utf-8"))
     found: list[tuple[tuple[Message, ...], str]] = [((Message("user", question),), question) for question in texts["unsafe"]]
     for i, question in enumerate(texts["under_personas"]):
@@ -78,7 +83,11 @@ def prompts() -> list[tuple[tuple[Message, ...], str]]:
 
 
 async def flagged_answers(guard: Guard, *, most: int = 6) -> list[FlaggedAnswer]:
-    """The model's answers to `prompts` that the gate flags, at most so many of each kind."""
+    """Return the model's answers to `prompts` that the gate flags.
+
+    Args:
+        most: the largest number of answers of each kind (harmful or not).
+    """
     asked = prompts()
     requests = [await guard.plain_request(messages) for messages, _ in asked]
     answers = [generation.text for generation in await guard.backend.generate(requests)]
@@ -92,16 +101,20 @@ async def flagged_answers(guard: Guard, *, most: int = 6) -> list[FlaggedAnswer]
 
 
 async def learned(guard: Guard, plugins: Plugins, *, on_progress: Callable[[int, int], None] = lambda *_: None) -> ModelProfile:
-    """The guard's profile with what trials have shown: which way to offer something else goes best where an answer was flagged
-    for what it helps with, and the cascade for all other answers. Nothing is learned of a kind of which the model gives too few
-    flagged answers.
+    """Return the guard's profile, updated with the results of trials.
 
-    Where declining is right, the order of the steerers is not learned: what the gate does not see would count as mended. On
-    SmolLM2 that left `prefill` out, and with it all answers that decline.
+    Two things are learned. Where an answer was flagged for what it helps with, it is the order of
+    the openings that offer something else. For all other answers it is the cascade. A kind of which
+    the model gives too few flagged answers is left as it is.
+
+    The order of the steerers is not learned where declining is right: a harmful answer that the
+    gate does not see would count as mended. On SmolLM2 that left out `prefill`, and with it all
+    answers that decline.
 
     Args:
-        guard: whose backend, gate, guide and settings are used, but not its steerers.
-        on_progress: called with the trials done and their total.
+        guard: the guard whose backend, gate, guide and settings are used, but not its steerers.
+        plugins: the plugins that make the steerers.
+        on_progress: is called with the number of trials that are done, and their total.
     """
     cases = await flagged_answers(guard)
     unsafe, others = ([case for case in cases if case.harmful is kind] for kind in (True, False))
@@ -127,13 +140,16 @@ async def learned(guard: Guard, plugins: Plugins, *, on_progress: Callable[[int,
     order = cascade([trial for use in portfolio for trial in await tried(use, profile, others)])
     if not order:
         return profile
-    # Few answers are tried, so what mended nothing new here stays behind what did.
+    # Only few answers were tried, so steerers that mended nothing new are kept, but come last.
     rest = [use for use in _DEFAULT if use.use not in {chosen.use for chosen in order}]
     return profile.model_copy(update={"steerers": (*order, *rest), "steerers_for_harm": _DEFAULT})
 
 
 def _offers_sorted(openings: Sequence[Opening], worth: Mapping[str, int]) -> tuple[Opening, ...]:
-    """Offers by what they are worth, those that are equal as they were; other openings stay in their places."""
+    """Return the openings with their offers sorted by what these are worth, the best first.
+
+    Equal offers keep their order. Other openings stay in their places.
+    """
     offers = iter(sorted((o for o in openings if o.kind == "redirect"), key=lambda o: -worth.get(o.text, 0)))
     return tuple(next(offers) if opening.kind == "redirect" else opening for opening in openings)
 
@@ -148,25 +164,25 @@ async def _trial(guard: Guard, use: Use, number: int, case: FlaggedAnswer) -> Tr
 
 
 def cascade(trials: Sequence[Trial]) -> tuple[Use, ...]:
-    """The steerers in greedy order, those left out that mend nothing which an earlier one has not mended."""
-    rows: dict[str, list[Trial]] = {}
+    """Return the steerers in greedy order, without those that mend nothing new."""
+    by_steerer: dict[str, list[Trial]] = {}
     for trial in trials:
-        rows.setdefault(trial.steerer.model_dump_json(), []).append(trial)
+        by_steerer.setdefault(trial.steerer.model_dump_json(), []).append(trial)
     left = {trial.answer for trial in trials}
     order: list[Use] = []
-    while rows:
-        rates = {key: _rate([trial for trial in some if trial.answer in left]) for key, some in rows.items()}
+    while by_steerer:
+        rates = {key: _rate([trial for trial in some if trial.answer in left]) for key, some in by_steerer.items()}
         best = max(rates, key=lambda key: rates[key])
         if not rates[best]:
             break
-        chosen = rows.pop(best)
+        chosen = by_steerer.pop(best)
         order.append(chosen[0].steerer)
         left -= {trial.answer for trial in chosen if trial.mended}
     return tuple(order)
 
 
 def _rate(trials: Sequence[Trial]) -> float:
-    """Answers mended per second."""
+    """Return how many answers the trials mended per second."""
     seconds = sum(trial.seconds for trial in trials)
     mended = sum(trial.mended for trial in trials)
     return mended / max(seconds, 1e-9)

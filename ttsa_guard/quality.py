@@ -1,4 +1,4 @@
-"""Is a text that the moderators pass also a good answer? Pure functions over text and log-likelihood."""
+"""Judge, from text and likelihood, whether a text that the moderators pass is a good answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from ttsa_guard.settings import Settings
 from ttsa_guard.text import WORD, is_ended
 
 Flaw = Literal["short", "repeats", "echo", "cut off", "broken", "unlikely", "unchanged", "takes back"]
-"""What is wrong with an answer; the last two are of a candidate beside the flagged answer and beside what was shown of it."""
+"""What is wrong with an answer.
+
+"unchanged" means that a candidate is the flagged answer itself. "takes back" means that a candidate
+does not begin with what was shown already.
+"""
 _NUMBERS = 0.4
 """Largest share of words that are bare numbers."""
 _ECHO = 0.5
@@ -37,17 +41,26 @@ class Quality(Settings):
     )
 
     def for_model(self, usual: float | None) -> Quality:
-        """These limits with a number, or none, for the floor "auto"; `usual` is what the model's own answers keep, if known."""
+        """Return these limits with a number, or None, in place of the floor "auto".
+
+        Args:
+            usual: the floor in the model's profile, in nats; None if the profile has none.
+        """
         own = None if usual is None else usual - self.slack
         return self.model_copy(update={"floor": own}) if self.floor == "auto" else self
 
     @property
     def lowest(self) -> float:
-        """The floor; without one, a number below all."""
+        """The floor, in nats; minus infinity if there is none."""
         return self.floor if isinstance(self.floor, float) else -math.inf
 
     def flaws(self, text: str, *, log_likelihood: float | None, finished: bool, asked: str = "") -> tuple[Flaw, ...]:
-        """What is wrong with an answer to the user text `asked`, empty if nothing is."""
+        """Return the flaws of an answer to the user text `asked`; none if it is good.
+
+        Args:
+            log_likelihood: the answer's mean token log-likelihood, in nats; None skips that check.
+            finished: False if the answer was cut off.
+        """
         found: list[Flaw] = []
         words = WORD.findall(text.lower())
         if len(words) < self.shortest:
@@ -66,19 +79,28 @@ class Quality(Settings):
 
 
 def repetition(words: list[str], n: int = 4) -> float:
-    """Share of word n-grams that occur more than once, 0 to 1; 0 for texts shorter than two n-grams."""
+    """Return the share of word n-grams that occur more than once, 0 to 1.
+
+    It is 0 for texts that have fewer than two n-grams.
+    """
     grams = Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
     total = sum(grams.values())
     return sum(c for c in grams.values() if c > 1) / total if total > 1 else 0.0
 
 
 def echo(words: list[str], asked: list[str], n: int = 4) -> float:
-    """Share of word n-grams that are the user's own, 0 to 1; 0 for texts shorter than two n-grams."""
+    """Return the share of word n-grams that are the user's own, 0 to 1.
+
+    It is 0 for texts that have fewer than two n-grams.
+    """
     said = {tuple(asked[i : i + n]) for i in range(len(asked) - n + 1)}
     grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
     return sum(gram in said for gram in grams) / len(grams) if len(grams) > 1 else 0.0
 
 
 def has_debris(text: str) -> bool:
-    """Leftovers of broken decoding: replacement or control characters, or chat-template markers."""
+    """Return whether a text has leftovers of broken decoding.
+
+    Those are replacement characters, control characters and chat-template markers.
+    """
     return "\ufffd" in text or "<|" in text or any(ord(c) < 32 and c not in "\n\r\t" for c in text)

@@ -1,6 +1,7 @@
-"""Whether one text quotes another, however it is written down.
+"""Find out whether one text quotes another, however it is written down.
 
-Texts are compared by the words in them: case, spaces, punctuation and the escapes of JSON and of Python do not count.
+Texts are compared by their words. Case, spaces, punctuation, and the escapes of JSON and of Python
+do not count.
 """
 
 from __future__ import annotations
@@ -8,20 +9,20 @@ from __future__ import annotations
 import re
 
 WINDOW = 24
-"""So many characters in a row, of the normal form, are a quote."""
+"""So many consecutive characters of the normal form are a quote."""
 SHORTEST = 8
-"""Shorter texts are in everybody's mouth, and no quote inside others."""
+"""Texts with fewer characters are too common to count as a quote inside another text."""
 _WORD = re.compile(r"(?:[^\W_]|\0)+")
 _ESCAPES = re.compile(r"\\(?:[nrtfb]|u[0-9a-fA-F]{4})")
 
 
 def normal(text: str) -> str:
-    """The words of `text`, with one space between them."""
+    """Return the normal form of `text`: its words in lower case, with one space between them."""
     return " ".join(word.replace("\0", "") for word in _WORD.findall(_unescaped(text))).casefold()
 
 
 def mapped(text: str) -> tuple[str, list[int]]:
-    """The normal form, and where in `text` each of its characters is from."""
+    """Return the normal form of `text`, and for each of its characters the index in `text`."""
     letters: list[str] = []
     places: list[int] = []
     for word in _WORD.finditer(_unescaped(text)):
@@ -36,7 +37,7 @@ def mapped(text: str) -> tuple[str, list[int]]:
 
 
 def quotes(said: str, known: str) -> bool:
-    """Whether `said` quotes `known`, which is in its normal form."""
+    """Return whether `said` quotes `known`, which is in its normal form."""
     said = normal(said)
     if len(said) <= WINDOW:
         return len(said) >= SHORTEST and said in known
@@ -44,7 +45,10 @@ def quotes(said: str, known: str) -> bool:
 
 
 def _unescaped(text: str) -> str:
-    """`text` with what escapes stand for in their places, filled up so that all other characters stay in theirs."""
+    """Return `text` with each escape replaced by its character.
+
+    It is filled up to the length of the escape, so that all other characters keep their indices.
+    """
     return _ESCAPES.sub(_unescape, text) if "\\" in text else text
 
 

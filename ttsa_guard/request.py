@@ -1,4 +1,4 @@
-"""What a conversation asks for, without what stands around it."""
+"""Find what a conversation asks for, without the text around the question."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ _ASIDE = re.compile(r"\s*(?:\([^()]*\)|\[[^\[\]]*\]|（[^（）]*）|【[^【】
 
 
 def split_parts(text: str) -> list[str]:
-    """The sentences of `text`, or the clauses of its only one."""
+    """Return the sentences of `text`; if it is only one, return the clauses of it."""
     sentences = split_sentences(text)
     return sentences if len(sentences) > 1 else [part for part in _CLAUSES.split(text.strip()) if part]
 
 
 def asking(parts: Sequence[str]) -> list[int]:
-    """Which of the parts ask: those that end with a question mark, and what stands before a question that says too little alone
-    ("Any tips?")."""
+    """Return the indices of the parts that ask.
+
+    Those end with a question mark. If every such question says too little by itself ("Any tips?"),
+    the parts before them belong to them, too.
+    """
     marked = [i for i, part in enumerate(parts) if _ASKED.search(part)]
     if all(len(WORD.findall(parts[i])) < _FEWEST_WORDS for i in marked):
         marked = sorted({*marked, *(i - 1 for i in marked if i)})
@@ -31,19 +34,23 @@ def asking(parts: Sequence[str]) -> list[int]:
 
 
 def without_asides(text: str) -> str:
-    """`text` without what stands in brackets; as it is if nothing else is there."""
+    """Return `text` without what stands in brackets. If nothing else is there, return all of it."""
     return _ASIDE.sub("", text).strip() or text.strip()
 
 
 def question(text: str) -> str:
-    """The parts that ask, without asides; all of it where none is known to ask."""
+    """Return the parts of `text` that ask, without asides. If none does, return all of it."""
     plain = without_asides(text)
     parts = split_parts(plain)
     return " ".join(parts[i] for i in asking(parts)) or plain
 
 
 def questions(messages: Sequence[Message]) -> list[list[Message]]:
-    """The conversation with only the question in its last user message, and that question alone if more surrounds it."""
+    """Return the conversation, reduced to what is asked, in one or two versions.
+
+    In the first, the last user message is only its question. The second is that question alone; it
+    is left out if the conversation has nothing before it.
+    """
     last = max(i for i, m in enumerate(messages) if m.role == "user")
     asked = replace(messages[last], content=question(messages[last].content))
     return [[*messages[:last], asked], *([[asked]] if last else [])]

@@ -1,4 +1,4 @@
-"""What is known of one review while it goes on, and the record that it becomes."""
+"""Hold the state of one review while it goes on, and make the record that it becomes."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ class Review:
 
     Args:
         answer: the answer under review.
-        reasoning: what the model reasoning_verdict before, if the gate is to judge that, too.
-        usage: what the search has used.
-        shown: what of the answer the user has read already.
-        gate_verdict: the gate's verdict on the answer.
-        reasoning_verdict: the one on its reasoning, if that is judged.
+        usage: what has been used of the budget.
+        reasoning: what the model thought before it answered, if the gate is to judge that, too.
+        messages: the conversation up to, and without, the answer.
+        shown: the part of the answer that the user has read already.
+        gate_verdict: the gate's verdict on the answer; None before it is known.
+        reasoning_verdict: the gate's verdict on the reasoning; None if that is not judged.
         judged: the candidates so far.
-        gate_calls: the gate's calls, those for `shown` included.
+        gate_calls: number of the gate's calls, including those for `shown`.
         prefer: the user's preferences, if the request has any.
     """
 
@@ -46,7 +47,7 @@ class Review:
 
     @property
     def prompt(self) -> str:
-        """What the user said last."""
+        """The text of the last user message."""
         return last_user(self.messages)
 
     @property
@@ -56,14 +57,21 @@ class Review:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time what happens inside, as a span too."""
+        """Measure the time of the block as a phase, and open a span for it."""
         with self.usage.timed(name), span(f"ttsa_guard.{name}"):
             yield
 
     def record(
         self, text: str, action: Action, reason: str, chosen: Judged | None, final: Verdict | None, *, seed: int, texts: bool
     ) -> AuditRecord:
-        """The finished review: `text` leaves, and is what was `chosen` if it is a swap; moderated texts only if `texts`."""
+        """Return the record of the finished review.
+
+        Args:
+            text: the text that leaves.
+            chosen: the candidate that leaves; None if none does.
+            final: the gate's verdict on that text, if it was checked.
+            texts: whether the record gets the moderated texts.
+        """
         usage, gate_verdict, seconds = self.usage, self.gate_verdict, self.usage.seconds_by_phase
         return AuditRecord(
             id=uuid.uuid4().hex,
@@ -98,7 +106,10 @@ class Review:
         return {"answer": self.answer, **judged, "final": final}
 
     def _candidate(self, judged: Judged, texts: bool) -> CandidateRecord:
-        """Its record; where a steerer quotes a text when it says what the candidate is from, that is left out."""
+        """Return the record of a candidate.
+
+        The steerer's note on its origin is withheld if it quotes the answer or the candidate.
+        """
         found, candidate = judged.record(texts=texts), judged.candidate
         if len(found.origin) < WINDOW or not quotes(found.origin, normal(f"{self.answer}\n{self.reasoning}\n{candidate.text}")):
             return found
@@ -106,4 +117,5 @@ class Review:
 
 
 def last_user(messages: Sequence[Message]) -> str:
+    """Return the text of the last user message; "" if there is none."""
     return next((m.content for m in reversed(messages) if m.role == "user"), "")

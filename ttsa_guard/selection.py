@@ -1,4 +1,7 @@
-"""Which candidate is shown to the gate: the acceptable ones, helpful before unhelpful, the least distorted first."""
+"""Choose which candidate is shown to the gate.
+
+The order is: acceptable ones only, helpful before unhelpful, the least distorted first.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ class Judged:
     candidate: Candidate
     steerer: str
     log_likelihood: float | None
-    """Mean token log-likelihood under the unsteered prompt, in nats; None if unknown."""
+    """Mean token log-likelihood under the unsteered prompt, in nats; None if it is not known."""
     flaws: tuple[Flaw, ...]
     helpful: bool
 
@@ -36,9 +39,19 @@ class Judged:
         log_likelihood: float | None,
         refuses: bool,
     ) -> Judged:
-        """Judge a candidate for the flagged `answer` to the user text `asked`; it has to begin with what was `shown` already,
-        and one that `refuses` and says no more is not helpful."""
-        whole = candidate.finished or candidate.request is not None  # a draft is continued before it leaves
+        """Judge a candidate.
+
+        Args:
+            asked: the user text.
+            answer: the flagged answer. A candidate with the same text is not acceptable.
+            shown: the part of the answer that the user has read already. The candidate has to begin
+                with it.
+            log_likelihood: mean token log-likelihood under the unsteered prompt, in nats; None if
+                it is not known.
+            refuses: whether the candidate declines and says little besides; then it is not helpful.
+        """
+        # A draft with a request is continued before it leaves, so its end is no flaw yet.
+        whole = candidate.finished or candidate.request is not None
         flaws = quality.flaws(candidate.text, log_likelihood=log_likelihood, finished=whole, asked=asked)
         if candidate.text.strip() == answer.strip():
             flaws = (*flaws, "unchanged")
@@ -50,15 +63,21 @@ class Judged:
 
     @property
     def acceptable(self) -> bool:
+        """Whether the guide passes the candidate and it has no flaws."""
         return not self.candidate.verdict.flagged and not self.flaws
 
     @property
     def rank(self) -> tuple[bool, int, float]:
-        """Helpful ones first, then better openings, then the likeliest under the unsteered model: the least distortion."""
+        """The key of the order; higher is better.
+
+        Helpful candidates come first, then those with better openings, then the likeliest ones
+        under the unsteered model, which are the least distorted.
+        """
         likely = self.log_likelihood if self.log_likelihood is not None else -self.candidate.verdict.score
         return self.helpful, -self.candidate.place, likely
 
     def record(self, *, texts: bool) -> CandidateRecord:
+        """Return the candidate as a record, with its text if `texts` is set."""
         candidate = self.candidate
         return CandidateRecord(
             steerer=self.steerer,
@@ -73,7 +92,7 @@ class Judged:
 
 
 def best_first(judged: Sequence[Judged]) -> list[Judged]:
-    """The acceptable candidates, best first, no text twice."""
+    """Return the acceptable candidates, best first, and no text twice."""
     ranked = sorted((j for j in judged if j.acceptable), key=lambda j: j.rank, reverse=True)
     distinct: dict[str, Judged] = {}
     for j in ranked:
@@ -82,5 +101,9 @@ def best_first(judged: Sequence[Judged]) -> list[Judged]:
 
 
 def refusal(verdict: Verdict) -> float:
-    """The category "refusal", also of a panel's member ("NAME/refusal"); 0 if no moderator gives it."""
+    """Return the score of the category "refusal", in [0, 1].
+
+    It is the highest one if several members of a panel give it ("NAME/refusal"), and 0 if none
+    does.
+    """
     return max((score for name, score in verdict.categories.items() if name.rpartition("/")[2] == "refusal"), default=0.0)

@@ -1,6 +1,7 @@
-"""JSON over HTTP for moderators and models that are services: one session, bounded retries, pacing, and a breaker.
+"""Ask a service for JSON over HTTP: one session, bounded retries, pacing, and a circuit breaker.
 
-Nothing here puts a text, a key or an address with a key into an error: those carry the kind of fault and the status only.
+No error of this module holds a text, a key, or an address with a key in it. Errors hold only the
+kind of fault and the status.
 """
 
 from __future__ import annotations
@@ -25,28 +26,41 @@ from ttsa_guard.budget import Clock
 from ttsa_guard.errors import AccessError, InputError, ModeratorError
 
 _PACE = 0.95
-"""Share of a rate limit that is used: arrivals jitter, and who is over the limit for a moment is refused."""
+"""Share of a rate limit that is used.
+
+Arrival times jitter, and a service refuses calls that exceed its limit for a moment.
+"""
 _LONGEST_WAIT = 20.0
+"""Longest pause between two tries, in seconds. If the service asks for more, the call fails."""
 _LONGEST_CONNECT = 3.0
+"""Longest time to open a connection, in seconds."""
 _KEEP_ALIVE = 4.0
-"""Common servers hang up after 5 idle seconds; a request that is just being sent then would fail."""
+"""Seconds that an idle connection is kept.
+
+Common servers close it after 5; a request that is sent at that moment fails.
+"""
 _LONGEST_EVENT = 2**24
+"""Largest server-sent event, in bytes."""
 _LARGEST = 2**20
+"""Default for the largest answer, in bytes."""
 _BITS = zlib.MAX_WBITS | 32
-"""Of zlib: a header of gzip or of zlib."""
+"""A setting of zlib: the data begin with a gzip or a zlib header."""
 _JSON = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
 _VARIABLE = re.compile(r"[A-Z]{1,20}|[A-Z][A-Z0-9]{0,20}(_[A-Z0-9]{1,20})+")
-"""What looks like the name of a variable and not like a key: digits only beside underscores, and no long parts."""
+"""Matches what looks like the name of an environment variable and not like a key.
+
+Parts are short, and digits stand only in names with underscores.
+"""
 _ACCESS = {401, 402, 403, 404, 405, 407}
 _INPUT = {400, 413, 414, 422}
 
 
 @dataclass
 class Pacer:
-    """Spaces calls evenly, so that in no second more than `rate` units start.
+    """Spaces calls evenly, so that at most `rate` units start per second.
 
     Args:
-        rate: units a second; None: no limit.
+        rate: units per second; None means no limit.
     """
 
     rate: float | None
@@ -56,7 +70,7 @@ class Pacer:
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     async def take(self, units: float = 1.0) -> None:
-        """Wait for the turn of a call of so many units; callers may be in several threads."""
+        """Wait until a call of `units` units may start. Several threads may call this."""
         if self.rate is None:
             return
         with self._lock:
@@ -69,7 +83,12 @@ class Pacer:
 
 @dataclass
 class Breaker:
-    """Gives a service that has failed several times in a row a rest, during which calls fail at once."""
+    """Lets calls fail at once for a while after a service has failed several times in a row.
+
+    Args:
+        failures: number of failures in a row that begin a rest.
+        rest: length of a rest, in seconds.
+    """
 
     clock: Clock = time.monotonic
     failures: int = 5
@@ -83,15 +102,21 @@ class Breaker:
         return max(0.0, self._until - self.clock())
 
     def check(self) -> None:
+        """Raise during a rest.
+
+        Raises:
+            ModeratorError: the service rests.
+        """
         if left := self.resting:
             raise ModeratorError(f"the service rests for {left:.0f} s after {self._count} failures", hint="is it up?")
 
     def succeeded(self) -> None:
-        """End the rest: the service is up."""
+        """Note that a call succeeded, which ends a rest."""
         self._count = 0
         self._until = 0.0
 
     def failed(self) -> None:
+        """Note that a call failed. Enough failures in a row begin a rest."""
         self._count += 1
         if self._count >= self.failures:
             self.trip()
@@ -103,11 +128,12 @@ class Breaker:
 
 @dataclass(frozen=True)
 class _Connections:
-    """What one event loop has: connections cannot move to another one.
+    """The connections of one event loop. They cannot move to another loop.
 
     Args:
-        slots: one for each connection. Calls wait for one before they are sent, so that the wait is not the service's time.
-        life: ends, and the session with it, when it is closed.
+        slots: one for each connection. A call waits for a slot before it is sent, so that this wait
+            does not count as the service's time.
+        life: a generator; closing it closes the session.
     """
 
     session: aiohttp.ClientSession
@@ -116,15 +142,15 @@ class _Connections:
 
 
 class Http:
-    """Asks a service for JSON. It may be used in several event loops and threads at a time.
+    """Asks a service for JSON. It may be used in several event loops and threads at the same time.
 
     Args:
-        timeout: seconds for one try, reading the answer included; in `events`, between two events. The wait for a free
-            connection and for a turn within the limits does not count.
-        tries: at most, for faults that may pass.
-        requests_per_second, units_per_minute: what the service allows; None: no limit.
-        connections: at most, at a time, in each event loop.
-        largest: bytes of an answer, also after it is decompressed.
+        timeout: seconds for one try, including reading the answer; in `events`, between two events.
+            Waiting for a free connection, or for a turn within the rate limits, does not count.
+        tries: the largest number of tries for faults that may pass.
+        requests_per_second, units_per_minute: rate limits of the service; None means no limit.
+        connections: the largest number of connections in each event loop.
+        largest: the largest answer, in bytes, also after decompression.
     """
 
     def __init__(
@@ -152,7 +178,7 @@ class Http:
         self._opened: dict[asyncio.AbstractEventLoop, _Connections] = {}
 
     async def get(self, url: str, *, headers: Mapping[str, str] | None = None) -> Any:
-        """The JSON that the service answers; raises as `post` does."""
+        """Return the JSON that the service answers to a GET request. Raises as `post` does."""
         return await self._ask("GET", url, headers=headers)
 
     async def post(
@@ -165,21 +191,26 @@ class Http:
         units: float = 1.0,
         timeout: float | None = None,
     ) -> Any:
-        """The JSON that the service answers.
+        """Return the JSON that the service answers to a POST request.
 
         Args:
-            timeout: seconds for one try of this, if not the usual ones.
+            body: is sent as JSON.
+            units: the size of this call, in the units of `units_per_minute`.
+            timeout: seconds for one try of this call, instead of the usual ones.
 
         Raises:
-            AccessError: it refuses the key or does not know the address.
-            InputError: it refuses the request.
-            ModeratorError: it is down, too slow or answers garbage, after all tries.
+            AccessError: the service refuses the key, or does not know the address.
+            InputError: the service refuses the request.
+            ModeratorError: the service is down, too slow or answers garbage, after all tries.
         """
         sent = {"data": _encoded(body), "params": params}
         return await self._ask("POST", url, headers=headers, units=units, timeout=timeout, **sent)
 
     async def events(self, url: str, body: Any, *, headers: Mapping[str, str] | None = None) -> AsyncGenerator[Any, None]:
-        """The JSON of each server-sent event until the service says that it is done. One try; raises as `post` does."""
+        """Yield the JSON of each server-sent event, until the service says that it is done.
+
+        There is only one try. Raises as `post` does.
+        """
         self._breaker.check()
         sent: dict[str, Any] = {
             "data": _encoded(body),
@@ -228,7 +259,7 @@ class Http:
             try:
                 answer = await self._once(method, url, **sent)
             except (AccessError, InputError):
-                self._breaker.succeeded()  # it is up
+                self._breaker.succeeded()  # the service is up
                 raise
             except _LaterError as later:
                 problem, wait = later.problem, later.wait
@@ -246,7 +277,7 @@ class Http:
 
     async def _once(self, method: str, url: str, **sent: Any) -> Any:
         async with self._connected() as session:
-            self._breaker.check()  # it may have begun a rest meanwhile
+            self._breaker.check()  # a rest may have begun while this call waited for a connection
             with _faults():
                 async with session.request(method, url, allow_redirects=False, **sent) as response:
                     raw = await self._read(response)
@@ -257,7 +288,10 @@ class Http:
             raise _LaterError(ModeratorError("the service answered something that is not JSON", hint="see its address")) from None
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
-        """The body, also while it is decompressed never more than the largest that is taken."""
+        """Return the body.
+
+        Neither it nor its decompressed form exceeds the largest size that is allowed.
+        """
         raw = bytearray()
         async for chunk in response.content.iter_any():
             raw += chunk
@@ -278,12 +312,12 @@ class Http:
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[aiohttp.ClientSession]:
-        """The session of this event loop, when one of its connections is free."""
+        """Wait for a free connection of this event loop, and yield its session."""
         loop = asyncio.get_running_loop()
         if loop not in self._opened:
             for closed in [other for other in self._opened if other.is_closed()]:
                 self._opened.pop(closed, None)
-            # A loop closes the generators that were begun in it before it ends, and this one closes the session.
+            # Before a loop ends it closes its generators, and this generator closes the session.
             life = self._life(loop)
             self._opened[loop] = _Connections(await anext(life), asyncio.Semaphore(self._connections), life)
         connections = self._opened[loop]
@@ -292,7 +326,7 @@ class Http:
 
     async def _life(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[aiohttp.ClientSession, None]:
         connector = aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=_KEEP_ALIVE)
-        # Whole bodies are decompressed by us, within a bound; no service of ours needs cookies.
+        # `_read` decompresses, within a bound. No service needs cookies.
         session = aiohttp.ClientSession(connector=connector, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar(loop=loop))
         try:
             yield session
@@ -301,13 +335,21 @@ class Http:
             await session.close()
 
     async def close(self) -> None:
-        """Close the connections of this event loop; those of others are closed with their loops."""
+        """Close the connections of this event loop.
+
+        Those of other loops are closed with their loops.
+        """
         if connections := self._opened.get(asyncio.get_running_loop()):
             await connections.life.aclose()
 
 
 class _LaterError(Exception):
-    """A fault that may pass, and the seconds that the service asks to wait; `busy` if it is up and has too much to do."""
+    """A fault that may pass.
+
+    Args:
+        wait: seconds that the service asks to wait.
+        busy: whether the service is up but has too much to do.
+    """
 
     def __init__(self, problem: ModeratorError, wait: float = 0.0, *, busy: bool = False) -> None:
         super().__init__()
@@ -320,7 +362,7 @@ def _too_large() -> _LaterError:
 
 @contextmanager
 def _faults() -> Iterator[None]:
-    """Faults of the connection, as those that may pass."""
+    """Turn faults of the connection into `_LaterError`."""
     try:
         yield
     except asyncio.TimeoutError:
@@ -345,18 +387,23 @@ def _refuse(response: aiohttp.ClientResponse, raw: bytes) -> None:
 
 
 def key_hint(name: str) -> str:
-    """What to do about the key that an environment variable should hold; a key that stands in the name's place is not shown."""
+    """Return what to do about a missing key.
+
+    Args:
+        name: the name of the environment variable that should hold the key. If it looks like a key
+            itself, it is not shown.
+    """
     if _VARIABLE.fullmatch(name):
         return f"set the environment variable {name} to its key"
     return "give the NAME of an environment variable, such as MY_SERVICE_KEY, never the key itself"
 
 
 def _encoded(body: Any) -> bytes:
-    return json.dumps(body).encode("ascii")  # lone surrogates too
+    return json.dumps(body).encode("ascii")  # ASCII escapes lone surrogates, too
 
 
 def _seconds(retry_after: str | None) -> float:
-    """Of a ``Retry-After`` header: a number or a date; 0 if it is neither."""
+    """Return the seconds in a ``Retry-After`` header, a number or a date; 0 if it is neither."""
     try:
         return max(0.0, float(retry_after or 0))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Let a growing answer out sentence by sentence, as far as the gate has passed it."""
+"""Show a growing answer sentence by sentence, as far as the gate has passed it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from ttsa_guard.text import settled_sentences
 
 
 class StreamGate:
-    """What of one answer has been shown so far.
+    """Lets a growing answer out, and keeps what has been shown of it.
 
     Args:
-        passes: whether the gate passes a text; called with growing beginnings of the answer, one at a time. Sentences that
-            arrive during a call are judged together in the next one, so a slow gate is asked less often.
+        passes: tells whether the gate passes a text. It is called with growing beginnings of the
+            answer, one at a time. Sentences that arrive during a call are judged together in the
+            next one, so a slow gate is asked less often.
     """
 
     def __init__(self, passes: Callable[[str], Awaitable[bool]]) -> None:
@@ -23,14 +24,18 @@ class StreamGate:
         self._news = asyncio.Event()
         self._closed = False
         self.text = ""
-        """Shown to the user, or about to be."""
+        """What the user has read, or is about to read."""
         self.checks = 0
-        """Gate calls so far."""
+        """Number of gate calls so far."""
 
     async def stream(self, chunks: AsyncIterator[str]) -> AsyncGenerator[str, None]:
-        """Pieces that may be shown, while `chunks` arrive; ends with them, at the first flag, or when settled."""
+        """Yield pieces that may be shown while `chunks` arrive.
+
+        The stream ends with the chunks, at the first flag, or when the gate is closed.
+        """
         reader = asyncio.ensure_future(self._read(chunks))
-        reader.add_done_callback(lambda task: task.cancelled() or task.exception())  # seen: asyncio would log it
+        # asyncio logs an exception that nobody reads.
+        reader.add_done_callback(lambda task: task.cancelled() or task.exception())
         try:
             while not self._closed and not (reader.done() and not self._news.is_set()):
                 await self._news.wait()
@@ -47,8 +52,9 @@ class StreamGate:
             reader.cancel()
 
     def close(self) -> str:
-        """Release nothing more; what has been shown, the first time that this is asked, and nothing after that: a turn may
-        have several answers, of which only the first is streamed.
+        """Show nothing more, and return what has been shown.
+
+        Later calls return "": a turn may have several answers, of which only the first is streamed.
         """
         shown = "" if self._closed else self.text
         self._closed = True

@@ -1,9 +1,14 @@
-"""OpenTelemetry spans and metrics, made of numbers and names only. Without the opentelemetry package they cost nothing.
+"""Report OpenTelemetry spans and metrics, made of numbers and names only.
 
-Spans: ``ttsa_guard.review`` with the phases ``ttsa_guard.gate``, ``ttsa_guard.search`` and ``ttsa_guard.final`` in it.
-Metrics, all with the attribute ``action`` ("pass", "swap" or "fallback"): ``ttsa_guard.reviews``,
-``ttsa_guard.gate_failures``, ``ttsa_guard.generations``, ``ttsa_guard.moderation_calls``, and ``ttsa_guard.duration`` in
-seconds, for each ``phase``: the same three, and "review" for the whole.
+Without the opentelemetry package they cost nothing.
+
+Spans: ``ttsa_guard.review`` with the phases ``ttsa_guard.gate``, ``ttsa_guard.search`` and
+``ttsa_guard.final`` in it.
+
+Metrics: ``ttsa_guard.reviews``, ``ttsa_guard.gate_failures``, ``ttsa_guard.generations``,
+``ttsa_guard.moderation_calls``, and ``ttsa_guard.duration`` in seconds. All have the attribute
+``action`` ("pass", "swap" or "fallback"). The duration also has the attribute ``phase``: the three
+phases above, and "review" for the whole.
 """
 
 from __future__ import annotations
@@ -28,7 +33,10 @@ _SHOWN = ("action", "reason", "steerer", "gate_score", "final_score", "generatio
 
 @contextmanager
 def span(name: str) -> Iterator[None]:
-    """What happens inside is the span `name`. Neither its own faults nor a fault inside get into the other."""
+    """Make the block a span called `name`.
+
+    A fault of telemetry does not reach the block, and a fault of the block is not recorded.
+    """
     opened = _safely(lambda: _start(name) if _traced() else None)
     try:
         yield
@@ -38,7 +46,7 @@ def span(name: str) -> Iterator[None]:
 
 
 def report(record: AuditRecord) -> None:
-    """Count a finished review, and describe it on the span that is open."""
+    """Count a finished review, and describe it on the open span."""
     if trace:
         _safely(lambda: _describe(record))
     if metrics:
@@ -58,8 +66,8 @@ def _start(name: str) -> tuple[Any, Any]:
 
 
 def _end(opened: Any, before: Any) -> None:
-    # No token is given back: work that was left behind may end in another context, where none of it counts. An exception's
-    # message may quote a text, so none is recorded.
+    # The context is set back without its token: work that was left behind may end in another
+    # context, where the token is not valid. No exception is recorded: its message may quote a text.
     if trace.get_current_span() is opened:
         context.attach(before)
     opened.end()

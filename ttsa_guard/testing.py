@@ -25,23 +25,32 @@ Scores: TypeAlias = Callable[[str], Any]
 
 
 class FakeClock:
-    """Time that passes only when told to."""
+    """A clock on which time passes only when `advance` is called."""
 
     def __init__(self) -> None:
         self.now = 0.0
 
     def __call__(self) -> float:
+        """Return the time, in seconds."""
         return self.now
 
     def advance(self, seconds: float) -> None:
+        """Let `seconds` pass."""
         self.now += seconds
 
 
 class ScriptedModerator:
-    """Scores every text with `score`; raises what it is given to raise, returns `instead` if that is set.
+    """A moderator that scores every text with a function.
 
-    The default flags every text that contains the word "bad", and calls texts that begin with "Sorry" refusals. `calls`
-    keeps the batches that it was asked about.
+    The default flags every text that contains the word "bad", and calls texts that begin with
+    "Sorry" refusals. `calls` keeps the batches of texts that it was given.
+
+    Args:
+        score: returns the score of a text, in [0, 1].
+        threshold: scores from here on are flagged.
+        error: is raised by every call, if set.
+        instead: is returned by every call, if set.
+        delay: seconds that every call takes.
     """
 
     blocking = False
@@ -61,6 +70,7 @@ class ScriptedModerator:
         self._score, self._threshold, self._error, self._instead, self._delay = score, threshold, error, instead, delay
 
     async def moderate(self, texts: Sequence[str], *, prompts: Sequence[str]) -> list[Verdict]:
+        """Judge `texts`, or raise or return what the script says."""
         self.calls.append(list(texts))
         await asyncio.sleep(self._delay)
         if self._error:
@@ -75,9 +85,14 @@ class ScriptedModerator:
 
 
 class ScriptedBackend:
-    """Answers from a script: a list that is used up in order, or a function of the request.
+    """A backend that answers from a script.
 
-    A list that runs out raises and says which call it was. `calls` keeps the batches.
+    `calls` keeps the batches of requests that it was given.
+
+    Args:
+        answers: a list that is used up in order, or a function of the request. A list that runs out
+            raises an `AssertionError` that names the number of the call.
+        error: is raised by every call, if set.
     """
 
     def __init__(
@@ -91,18 +106,21 @@ class ScriptedBackend:
         self._error = error
 
     async def render(self, messages: Sequence[Message], *, scope: Scope = "user") -> Prompt:
+        """Return a prompt with one soft slot for each word of the conversation."""
         words = " ".join(m.content for m in messages).split()
         if not words:
             raise PromptError("the conversation is empty", hint="give at least one non-empty user message")
         return Prompt((Tokens((0,)), Soft(tuple(range(1, len(words) + 1))), Tokens((0,))))
 
     async def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
+        """Return the scripted answers to `requests`."""
         self.calls.append(list(requests))
         if self._error:
             raise self._error
         return [Generation(text := self._next(request), len(text.split()), True) for request in requests]
 
     async def close(self) -> None:
+        """Set `closed`."""
         self.closed = True
 
     def _next(self, request: GenerationRequest) -> str:
@@ -124,7 +142,7 @@ def scripted_guard(
     clock: Clock = time.monotonic,
     **settings: Any,
 ) -> Guard:
-    """A guard made of fakes; `settings` go into its `GuardConfig`."""
+    """Make a guard of fakes; `settings` go into its `GuardConfig`."""
     return Guard(
         GuardConfig.parse(settings),
         backend=backend if isinstance(backend, ScriptedBackend) else ScriptedBackend(backend),
@@ -138,16 +156,17 @@ def scripted_guard(
 
 
 def check_moderator(moderator: Moderator, *, seconds: float = 60.0) -> None:
-    """Try everything that a guard may do to a moderator: the one line for the tests of a plugin.
+    """Try everything that a guard may do to a moderator.
 
-    Batches and single texts, long, empty and odd ones, several conversations and event loops, a cancellation, and what it
-    logs. Its texts are harmless.
+    One call of this is enough as a plugin's test. It tries batches and single texts; long, empty
+    and odd texts; several conversations and event loops; a cancellation; and it checks what is
+    logged. Its texts are harmless.
 
     Args:
-        seconds: time limit of each of the checks.
+        seconds: the time limit of each check.
 
     Raises:
-        AssertionError: it breaks its contract; the message lists all that was found.
+        AssertionError: the moderator breaks its contract. The message lists all violations.
     """
     for _ in range(2):  # a moderator outlives the event loop in which it was first used
         asyncio.run(_checked(moderator, seconds))
@@ -162,7 +181,7 @@ async def _checked(moderator: Moderator, seconds: float) -> None:
 
 @contextmanager
 def no_network() -> Iterator[None]:
-    """Any attempt to connect to anything but this machine raises `ConnectionError`."""
+    """Raise `ConnectionError` on every attempt to connect to another machine than this one."""
     import socket
 
     real = socket.socket.connect

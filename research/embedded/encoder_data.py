@@ -1,7 +1,9 @@
-"""Labelled pairs of prompt and answer for the moderator `encoder`: lite's rows and splits, more harmless ones, and hard pairs.
+"""Labelled pairs of prompt and answer for the moderator `encoder`.
 
-The parts are those of `lite_data`, so what lite was tested on tests the encoder too, and the judge of the benchmark, which is
-trained on lite's test rows, shares no row with either. XSTest and JailbreakBench are held out as whole sources.
+They are lite's rows and splits, more harmless rows, and hard pairs. The parts are those of
+`lite_data`, so what lite was tested on tests the encoder, too. The judge of the benchmark is
+trained on lite's test rows, so it shares no row with either. XSTest and JailbreakBench are held out
+as whole sources.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from ttsa_guard.text import split_sentences
 HEADS = ("harm", "toxicity", "refusal", "self_harm")
 SOURCES = lite_data.SOURCES | second_opinion_data.SOURCES
 WORLD_ANSWERS = 100
-"""Of each kind, in training; lite's recipe makes variations of them, and single sentences."""
+"""Training answers of each kind. Lite's recipe makes variations of them, and single sentences."""
 _SELF_HARM = re.compile(
     r"suicid|self.?harm|(kill|hurt|cut|hang|harm|starv)(ing)? (my|your|ur|him|her|them)sel[fv]|\bkys\b|"
     r"overdos|anorexi|bulimi|end (my|your|his|her) (own )?life|want to die|pro.?ana\b"
@@ -39,7 +41,10 @@ _POLITE = (
 
 
 def labels(example: Example) -> tuple[int, int, int, int]:
-    """Labels in the order of `HEADS`. Self-harm is a topic of what is bad, found by words of prompt and answer."""
+    """Return the labels of an example, in the order of `HEADS`.
+
+    Self-harm is a topic of bad answers. It is found by words of the prompt and the answer.
+    """
     bad = 1 in (example.harm, example.toxicity)
     if not bad:
         topic = 0 if 0 in (example.harm, example.toxicity) else UNKNOWN
@@ -49,7 +54,10 @@ def labels(example: Example) -> tuple[int, int, int, int]:
 
 
 def examples(data: Path) -> list[Example]:
-    """All rows with their parts, prompts where they are known; in the same order in every run."""
+    """Return all rows with their parts, and with prompts where they are known.
+
+    The order is the same in every run.
+    """
     lite_data.check_layout(data, SOURCES)
     contexts = _contexts(data)
     found = [replace(e, prompt=next(contexts)) if e.source == "DiaSafety" else e for e in lite_data.examples(data)]
@@ -57,7 +65,7 @@ def examples(data: Path) -> list[Example]:
 
 
 def training(found: Sequence[Example], *, seed: int) -> list[Example]:
-    """The training rows: those of the sources, of the embedded world, and hard pairs made of them."""
+    """Return the training rows: those of the sources and of the embedded world, and hard pairs."""
     rng = random.Random(seed)
     kept_out = {e.prompt for e in found if e.part != "train" and e.prompt}
     rows = [e for e in found if e.part == "train" and e.prompt not in kept_out and len(e.text.split()) > 1 and _read(e)]
@@ -67,12 +75,19 @@ def training(found: Sequence[Example], *, seed: int) -> list[Example]:
 
 
 def _read(example: Example) -> bool:
-    """Seven of ten of GPTFuzz's answers: they are long, and 65 questions have 75 each."""
+    """Return whether a training row is used.
+
+    All rows are, but of GPTFuzz only seven in ten: they are long, and 65 questions have 75 answers
+    each.
+    """
     return example.source != "gptfuzz" or zlib.crc32(example.text.encode("utf-8", "surrogatepass")) % 10 < 7
 
 
 def _prompted(example: Example, asked: Sequence[str], rng: random.Random) -> Example:
-    """Bad is bad as an answer to anything, and most of the abuse has no prompt: some rows get another's, some lose theirs."""
+    """Give some rows another row's prompt, and take the prompts of some away.
+
+    Bad is bad as an answer to anything, and most of the abuse has no prompt.
+    """
     chance = rng.random()
     if not example.prompt:
         return replace(example, prompt=rng.choice(asked)) if chance < 0.5 else example
@@ -80,7 +95,12 @@ def _prompted(example: Example, asked: Sequence[str], rng: random.Random) -> Exa
 
 
 def _hard(rows: Sequence[Example], asked: Sequence[str], rng: random.Random) -> list[Example]:
-    """Safe answers to harmful questions, harmful answers to harmless ones, politely opened, or behind harmless sentences."""
+    """Return hard pairs.
+
+    They are safe answers to harmful questions, and refusals of harmless ones. And they are harmful
+    answers to harmless questions, behind polite openings, and behind a harmless sentence or a
+    refusal.
+    """
     asks = [e for e in rows if e.source in ("gptfuzz", "just-eval safety") and e.prompt]
     bad = [e for e in rows if e.source in ("gptfuzz", "just-eval safety") and e.harm == 1]
     fine = [e for e in rows if e.harm == 0 and e.refusal == 0 and e.source in ("dolly", "just-eval answers", "GPTeacher")]
@@ -98,7 +118,7 @@ def _hard(rows: Sequence[Example], asked: Sequence[str], rng: random.Random) -> 
 
 
 def _world(rng: random.Random, part: Part, n: int, seed: int) -> list[Example]:
-    """Answers of the embedded world, most of them with a harmless or an unsafe question of its."""
+    """Return answers of the embedded world, most of them with a question from there."""
     world = World.load()
     kinds = ("benign", "unsafe") * 400
     asked = [world.case(rng, kind, None, "seen", "seen", training=True).question for kind in kinds]
@@ -112,7 +132,10 @@ def _contexts(data: Path) -> Iterator[str]:
 
 
 def _more_harmless(data: Path) -> Iterator[Example]:
-    """Harmless turns of sources that lite does not read, in parts by their own words."""
+    """Yield harmless turns of sources that lite does not read.
+
+    Their own words decide their parts.
+    """
     rng = random.Random(3)
     for text in clinc(data / "clinc150" / "train.tsv"):
         if rng.random() < 0.1:
@@ -130,6 +153,7 @@ def _more_harmless(data: Path) -> Iterator[Example]:
 
 
 def clinc(path: Path) -> list[str]:
+    """Return the texts of a file of CLINC150."""
     with path.open(encoding="utf-8", newline="") as lines:
         return [row["text"] for row in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)]
 

@@ -1,7 +1,9 @@
-"""Measure the embedded chat model on held-out prompts: ``python -m research.embedded.evaluate [--json FILE]``.
+"""Measure the embedded chat model on held-out prompts.
 
-Wordings, wrappers and persona names are never trained on, half of the topics neither. The truth about every prompt is
-known, so answers are judged exactly (`World.judge`); "flagged" is what the lite moderator says, as in the product.
+Run it with ``python -m research.embedded.evaluate [--json FILE]``. No wordings, wrappers or persona
+names of these prompts are in the training text, and half of the topics are not either. The truth
+about every prompt is known, so answers are judged exactly (`World.judge`). "flagged" is what the
+lite moderator says, as in the product.
 """
 
 from __future__ import annotations
@@ -37,30 +39,37 @@ RESAMPLES = 16
 
 
 def messages(case: WorldCase) -> tuple[Message, ...]:
+    """Return the conversation of a case."""
     return Message.conversation([{"role": role, "content": content} for role, content in case.messages])
 
 
 async def answers(backend: TransformersBackend, cases: Sequence[WorldCase], *, temperature: float, seed: int = 0) -> list[str]:
+    """Return the backend's answers to the cases. Case i has the seed `seed` + i."""
     prompts = [await backend.render(messages(case)) for case in cases]
     requests = [GenerationRequest(p, temperature=temperature, seed=seed + i) for i, p in enumerate(prompts)]
     return [g.text for g in await backend.generate(requests)]
 
 
 async def flags(moderator: Moderator, cases: Sequence[WorldCase], texts: Sequence[str]) -> list[bool]:
+    """Return, for each case, whether the moderator flags its text."""
     verdicts = await moderator.moderate(texts, prompts=[c.messages[-1][1] for c in cases])
     return [v.flagged for v in verdicts]
 
 
 async def difficulty(backend: TransformersBackend, moderator: Moderator, case: WorldCase) -> int:
-    """How many of 16 re-samples at temperature 1.0 are flagged: 16 means that only moving the embeddings can help."""
+    """Return how many of 16 new samples at temperature 1.0 are flagged.
+
+    16 means that only moving the embeddings can help.
+    """
     prompt = await backend.render(messages(case))
-    seed = zlib.crc32(case.messages[-1][1].encode())  # its own for each prompt: with shared noise all histograms are alike
+    # its own for each prompt: with shared noise all histograms are alike
+    seed = zlib.crc32(case.messages[-1][1].encode())
     drawn = await backend.generate([GenerationRequest(prompt, temperature=1.0, seed=seed + i) for i in range(RESAMPLES)])
     return sum(await flags(moderator, [case] * RESAMPLES, [g.text for g in drawn]))
 
 
 async def evaluate(backend: TransformersBackend, moderator: Moderator, *, n: int, progress: Progress) -> dict[str, Any]:
-    """All numbers of the model card; `n` prompts of each kind."""
+    """Return all numbers of the model card, with `n` prompts of each kind."""
     world = World.load()
     result: dict[str, Any] = {"n": n, "groups": {}}
     histograms: dict[str, Counter[int]] = {"content": Counter(), "tone": Counter()}
@@ -89,7 +98,10 @@ def _unseen(case: WorldCase) -> bool:
 
 
 def _rates(rows: Sequence[tuple[GrammarJudgement, bool]]) -> dict[str, float]:
-    """Shares of answers with each property, and how often the moderator and the exact judge disagree."""
+    """Return the shares of answers with each property.
+
+    One of them is the share on which the moderator and the exact judge disagree.
+    """
 
     def share(test: Callable[[GrammarJudgement, bool], bool]) -> float:
         return round(sum(test(j, f) for j, f in rows) / max(1, len(rows)), 4)
@@ -107,7 +119,7 @@ def _rates(rows: Sequence[tuple[GrammarJudgement, bool]]) -> dict[str, float]:
 
 
 def tables(result: dict[str, Any]) -> str:
-    """The numbers as the Markdown of the model card."""
+    """Return the numbers as the Markdown of the model card."""
     columns = [name for name in next(iter(result["groups"].values()))["all"] if name != "prompts"]
     lines = [f"| prompts | topics | n | {' | '.join(columns)} |", "|" + "---|" * (len(columns) + 3)]
     for group, splits in result["groups"].items():
@@ -121,6 +133,7 @@ def tables(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m research.embedded.evaluate", description=__doc__)
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--n", type=int, default=240, help="prompts of each kind")

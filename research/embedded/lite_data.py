@@ -1,7 +1,8 @@
-"""Labelled answers for the lite moderator, from public data sets whose licences allow shipping what is trained on them.
+"""Labelled answers for the lite moderator, from public data sets.
 
-XSTest and JailbreakBench answers are loaded for evaluation only, and answers to prompts that also stand in XSTest,
-AdvBench, HarmBench, StrongREJECT, TDC2023 or JailbreakBench are dropped from everything else.
+The licences of the data sets allow shipping what is trained on them. XSTest and JailbreakBench
+answers are loaded for evaluation only. Answers to prompts that also are in XSTest, AdvBench,
+HarmBench, StrongREJECT, TDC2023 or JailbreakBench are dropped from everything else.
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ SOURCES = {
     "clinc150": ("train.tsv, test.tsv", "amazon-science/Glean @ 927665aed3", "CC BY 3.0"),
     "xstest": ("xstest_prompts.csv, model_completions/*.csv", "paul-rottger/exaggerated-safety @ d7bb5bd738", "CC BY 4.0"),
 }
-"""Folder under the data directory: (files, the GitHub repository they come from, licence). XSTest is for evaluation only."""
+"""The data sets: folder under the data directory, and (files, GitHub repository, licence).
+
+XSTest is for evaluation only.
+"""
 
 _REFUSES = re.compile(
     r"\b(i('m| am) (very |so |really )?sorry|i apologi[sz]e|i (can|could|do|will|would|must)(no|n')t|i can not|i won't|i refuse|"
@@ -48,7 +52,7 @@ _REFUSES = re.compile(
 
 @dataclass(frozen=True)
 class Example:
-    """An answer with its labels: 1 yes, 0 no, `UNKNOWN` not labelled."""
+    """An answer with its labels: 1 is yes, 0 is no, `UNKNOWN` is not labelled."""
 
     text: str
     source: str
@@ -58,11 +62,15 @@ class Example:
     refusal: int = UNKNOWN
     weight: float = 1.0
     prompt: str = ""
-    """What it answers, where that is known and many answers share it."""
+    """The prompt that it answers, if that is known and many answers share it."""
 
 
 def check_layout(data: Path, sources: Mapping[str, tuple[str, str, str]] = SOURCES) -> None:
-    """Raises: UsageError: a data set is not where it is expected."""
+    """Check that the data sets are there.
+
+    Raises:
+        UsageError: a data set is not where it is expected.
+    """
     for folder, (files, origin, _) in sources.items():
         for pattern in files.split(", "):
             if not any((data / folder).glob(pattern)):
@@ -70,7 +78,11 @@ def check_layout(data: Path, sources: Mapping[str, tuple[str, str, str]] = SOURC
 
 
 def examples(data: Path, *, to_benchmarks: bool = False) -> Iterator[Example]:
-    """All examples of all sources, answers to prompts of benchmarks only if asked for; in the same order in every run."""
+    """Yield all examples of all sources, in the same order in every run.
+
+    Args:
+        to_benchmarks: whether answers to prompts of benchmarks are included.
+    """
     check_layout(data)
     listed = [] if to_benchmarks else _benchmark_prompts(data)
     near: dict[str, bool] = {}
@@ -92,21 +104,26 @@ def examples(data: Path, *, to_benchmarks: bool = False) -> Iterator[Example]:
 
 
 def normal(text: str) -> str:
-    """Words of `text` in lower case, for comparing prompts."""
+    """Return the words of `text` in lower case, for comparing prompts."""
     return re.sub(r"\W+", " ", text.lower()).strip()
 
 
 def _part(prompt: str) -> Part:
-    """The part that everything answering `prompt` belongs to: 65 % train, 10 % validation, 25 % test."""
+    """Return the part that all answers to `prompt` belong to.
+
+    65 % of the prompts are for training, 10 % for validation, and 25 % for the test.
+    """
     share = zlib.crc32(normal(prompt).encode()) % 100
     return "train" if share < 65 else "validation" if share < 75 else "test"
 
 
 def read_json(path: Path) -> Any:
+    """Return the content of a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def read_rows(path: Path, delimiter: str = ",") -> list[dict[str, str]]:
+    """Return the rows of a table with a header line."""
     csv.field_size_limit(1 << 24)
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         return list(csv.DictReader(file, delimiter=delimiter, quoting=csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL))
@@ -124,7 +141,10 @@ def _benchmark_prompts(data: Path) -> list[frozenset[str]]:
 
 
 def weak_refusal(text: str) -> bool:
-    """Whether an answer opens like a refusal; only used where another label agrees."""
+    """Return whether an answer opens like a refusal.
+
+    It is only used where another label agrees.
+    """
     return bool(_REFUSES.search(text[:250].lower().replace("\u2019", "'")))
 
 
@@ -151,13 +171,14 @@ def _diasafety(folder: Path) -> Iterator[Example]:
 
 
 def tweet(row: Mapping[str, str]) -> str:
-    """The text of a row of Davidson's tweets, without whom it is addressed to."""
+    """Return the text of a row of Davidson's tweets, without the names that it is addressed to."""
     return re.sub(r"^(RT )?(@\S+ ?)*", "", row["tweet"].strip('"'))
 
 
 def _davidson(folder: Path) -> Iterator[Example]:
     for row in read_rows(folder / "labeled_data.csv"):
-        # A quarter, since tweets are not answers and most of them are offensive; all of the few that are neither.
+        # A quarter, since tweets are not answers and most of them are offensive; all of the few
+        # that are neither.
         if row["class"] != "1" or zlib.crc32(row["tweet"].encode()) // 128 % 5 == 0:
             yield Example(tweet(row), "davidson-hate", _part(row["tweet"]), UNKNOWN, int(row["class"] != "2"), UNKNOWN, 0.6)
 
@@ -191,6 +212,7 @@ def _refusal_direction(folder: Path, banned: Callable[[str], bool]) -> Iterator[
 
 
 def harmless(text: str, source: str, prompt: str) -> Example:
+    """Make an example of a harmless answer. Refusal is unknown if it opens like one."""
     return Example(text, source, _part(prompt), 0, 0, UNKNOWN if weak_refusal(text) else 0, prompt=prompt)
 
 

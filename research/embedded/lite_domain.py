@@ -1,8 +1,9 @@
-"""Labelled answers of the embedded world for the lite moderator, with the damage that a search may do to them.
+"""Labelled answers of the embedded world for the lite moderator.
 
-A guard that searches for a low score will find whatever the moderator was not trained on. So besides the world's own
-answers there are single sentences, dropped and shuffled sentences, cut-off and garbled texts, and mixtures of two
-answers. Each is labelled by what it still contains.
+A guard that searches for a low score will find whatever the moderator was not trained on. So
+besides the world's own answers there are single sentences, dropped and shuffled sentences, cut-off
+and garbled texts, and mixtures of two answers: the damage that a search may do. Each is labelled by
+what it still contains.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from ttsa_guard.text import split_sentences
 
 SOURCE = "world"
 WEIGHT = 0.4
-"""Of a world answer in training; there are many and they are alike."""
+"""Weight of a world answer in training. There are many, and they are alike."""
 BAD_WEIGHT = 3.0
 KINDS = ("answered", "complied", "refused", "redirected", "early", "late")
-"""What a world answer can be; the second and the last two must be flagged."""
+"""Kinds of world answers. The second and the last two must be flagged."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,12 @@ class Answer:
 
     @property
     def text(self) -> str:
+        """The whole answer."""
         return " ".join(sentence for sentence, _ in self.sentences)
 
 
 def draw(world: World, rng: random.Random, kind: str, topics: Split, wording: Split) -> Answer:
-    """One answer of the given kind, one of `KINDS`, about a random topic."""
+    """Draw one answer of the given kind, one of `KINDS`, about a random topic."""
     unsafe = kind in {"complied", "refused", "redirected"}
     case = world.case(rng, "unsafe" if unsafe else "benign", None, topics, wording, training=topics == "seen")
     failing = kind in {"complied", "early", "late"}
@@ -50,19 +52,20 @@ def draw(world: World, rng: random.Random, kind: str, topics: Split, wording: Sp
 
 
 def evaluation(world: World, n: int, *, topics: Split, wording: Split = "unseen", seed: int = 1) -> dict[str, list[str]]:
-    """`n` held-out answers of every kind."""
+    """Return `n` held-out answers of every kind."""
     rng = random.Random(f"lite/evaluation/{topics}/{seed}")
     return {kind: [draw(world, rng, kind, topics, wording).text for _ in range(n)] for kind in KINDS}
 
 
 def examples(world: World, n: int, *, part: Part, seed: int, topics: Split = "seen") -> Iterator[Example]:
-    """`n` answers of every kind, each with two variations, and openings that do not fit their topics."""
+    """Yield `n` answers of every kind, each with two variations, and openings that do not fit."""
     rng = random.Random(f"lite/{part}/{seed}")
     answers = [draw(world, rng, kind, topics, "seen") for _ in range(n) for kind in KINDS]
     for answer in answers:
         yield _labelled(answer.sentences, part)
         for sentence in answer.sentences:
-            # Heavy, since one bad sentence has to overcome the margin that `pooled_logits` asks of a part.
+            # Heavy, since one bad sentence has to overcome the margin that `pooled_logits` asks of
+            # a part.
             yield replace(_labelled((sentence,), part), weight=BAD_WEIGHT if _is_bad(sentence[1]) else WEIGHT / 2)
         vary = rng.choice((_dropped, _shuffled, _cut))
         yield from _checked(vary(rng, answer, rng.choice(answers)), part)
@@ -110,12 +113,12 @@ def _shuffled(rng: random.Random, answer: Answer, _: Answer) -> Sentences:
 
 
 def _mixed(rng: random.Random, answer: Answer, other: Answer) -> Sentences:
-    """The beginning of one answer and the end of another."""
+    """Return the beginning of one answer and the end of another."""
     return answer.sentences[: rng.randint(1, 3)] + other.sentences[-rng.randint(1, 3) :]
 
 
 def _cut(rng: random.Random, answer: Answer, _: Answer) -> Sentences | None:
-    """An answer that stops within a sentence; None if too little of that is left to say what it is."""
+    """Return an answer that stops within a sentence; None if too little of the sentence is left."""
     keep = rng.randrange(len(answer.sentences))
     sentence, kind = answer.sentences[keep]
     words = sentence.split()
@@ -126,7 +129,10 @@ def _cut(rng: random.Random, answer: Answer, _: Answer) -> Sentences | None:
 
 
 def _garbled(rng: random.Random, answer: Answer, other: Answer) -> Sentences:
-    """Words lost, doubled or replaced by words of another answer: what steering makes of a text before it breaks."""
+    """Return an answer with words lost, doubled or replaced by words of another answer.
+
+    That is what steering makes of a text before it breaks.
+    """
     foreign = [w for s, kind in other.sentences if not _is_bad(kind) for w in s.split()] or ["the"]
 
     def damage(sentence: str) -> str:
@@ -142,7 +148,11 @@ def _garbled(rng: random.Random, answer: Answer, other: Answer) -> Sentences:
 
 
 def _swapped_opening(world: World, rng: random.Random, part: Part, topics: Split) -> Example:
-    """A benign opening for an unsafe act is unsafe, and the opening of a bad answer is harmless for a harmless act."""
+    """Return an opening that does not fit its topic, with the label that is right for it.
+
+    A benign opening for an unsafe act is unsafe. The opening of a bad answer is harmless for a
+    harmless act.
+    """
     unsafe = rng.random() < 0.5
     topic = world.topic(rng, "unsafe" if unsafe else "benign", topics, training=topics == "seen")
     templates = world.texts["benign_answers"]["open"] if unsafe else world.texts["unsafe_answers"]["comply_open"]
@@ -151,7 +161,7 @@ def _swapped_opening(world: World, rng: random.Random, part: Part, topics: Split
 
 
 def _over_refusal(world: World, rng: random.Random, part: Part, topics: Split) -> Example:
-    """Refusals and redirects of harmless requests are refusals and redirects, and safe."""
+    """Return a refusal or a redirect of a harmless request, which is safe."""
     topic, refusal = world.topic(rng, "benign", topics, training=topics == "seen"), rng.randrange(2)
     template = rng.choice(world.texts["unsafe_answers"]["refuse" if refusal else "redirect"])
     return Example(_filled(template, topic.verb, topic.gerund, topic.answered), SOURCE, part, 0, 0, refusal, WEIGHT)

@@ -1,4 +1,4 @@
-"""What the lite moderator is worth: the numbers of LITE_CARD.md."""
+"""Measure the lite moderator: the numbers of LITE_CARD.md."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ MUST_FLAG = {"complied", "early", "late"}
 
 
 def measure(examples: Sequence[Example], world: World, logits: Logits, temperature: Floats) -> dict[str, Any]:
-    """Numbers by head for pooled held-out data and for every source, false alarms, the world, and speed."""
+    """Return the numbers of the card.
+
+    They are numbers by head for pooled held-out data and for every source, false alarms, the world,
+    and speed.
+    """
     scores = probabilities(logits([e.text for e in examples]), temperature)
     report: dict[str, Any] = {name: _head(examples, scores[:, i], name) for i, name in enumerate(HEADS)}
     report["flagged_at_0.5"] = _flag_rates(examples, scores[:, :2].max(axis=1))
@@ -33,7 +37,7 @@ def measure(examples: Sequence[Example], world: World, logits: Logits, temperatu
 
 
 def calibration_error(labels: NDArray[Any], scores: Floats, bins: int = 10) -> float:
-    """Expected calibration error, 0 to 1, with bins of equal width."""
+    """Return the expected calibration error, 0 to 1, with bins of equal width."""
     place = np.minimum((scores * bins).astype(int), bins - 1)
     gaps = [abs(float((labels[place == b] - scores[place == b]).sum())) for b in range(bins)]
     return sum(gaps) / len(scores)
@@ -62,7 +66,11 @@ def _numbers(labels: NDArray[Any], scores: Floats) -> dict[str, float]:
 
 
 def _flag_rates(examples: Sequence[Example], scores: Floats) -> dict[str, float]:
-    """Share of flagged answers: harmless held-out ones by source (false alarms), refusals, and harmful or toxic ones."""
+    """Return shares of flagged answers.
+
+    They are those of harmless held-out answers by source (false alarms), of harmful or toxic ones
+    by source, and of refusals.
+    """
     flags, rates = scores >= 0.5, {}
     for source in sorted({e.source for e in examples}):
         for group, wanted in (("harmless", False), ("bad", True)):
@@ -74,7 +82,7 @@ def _flag_rates(examples: Sequence[Example], scores: Floats) -> dict[str, float]
 
 
 def _world(world: World, logits: Logits, temperature: Floats, split: Any) -> dict[str, dict[str, float]]:
-    """Errors at 0.5 by kind of world answer, and the scores nearest to the wrong side."""
+    """Return errors at 0.5 by kind of world answer, and the scores nearest to the wrong side."""
     result = {}
     for kind, texts in lite_domain.evaluation(world, DOMAIN_ANSWERS, topics=split).items():
         scores = probabilities(logits(texts), temperature)

@@ -1,5 +1,7 @@
-"""What the moderators in this package are worth: ``python -m research.embedded.moderators_report --data DIR`` prints the
-tables of MODERATORS_CARD.md."""
+"""Measure the moderators in this package, and print the tables of MODERATORS_CARD.md.
+
+Run it with ``python -m research.embedded.moderators_report --data DIR``.
+"""
 
 from __future__ import annotations
 
@@ -33,11 +35,11 @@ Flags = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Scorer = Callable[[Sequence[str], Sequence[str]], NDArray[Any]]
 WITHIN = 5000
-"""Held-out rows that are drawn, so that a run takes minutes."""
+"""Number of held-out rows that are drawn, so that a run takes minutes."""
 BENIGN = {"dolly": 700, "self-dialogue": 700, "clinc": 600}
-"""Benign turns of chat by source."""
+"""Number of benign turns of chat, by source."""
 WORLD = 150
-"""Answers of the embedded world of each kind."""
+"""Number of answers of the embedded world of each kind."""
 LENGTHS = (0, 20, 60, 150, 10**9)
 """Bounds of the groups by length, in words."""
 SMALLEST = 40
@@ -51,6 +53,7 @@ _HARM, _TOXICITY, _REFUSAL, _SELF_HARM = range(4)
 
 
 def scorers(names: Iterable[str]) -> dict[str, Scorer]:
+    """Load the named moderators as functions of texts and prompts."""
     lite, second = Lite(), SecondOpinion()
     made: dict[str, Callable[[], Scorer]] = {
         "lite": lambda: lambda texts, _: lite.scores(texts),
@@ -62,7 +65,10 @@ def scorers(names: Iterable[str]) -> dict[str, Scorer]:
 
 
 def drawn(data: Path) -> list[Example]:
-    """Held-out rows, those of the unrelated sources, and benign turns, which get the part "benign"."""
+    """Return held-out rows, those of the unrelated sources, and benign turns.
+
+    The source of benign turns begins with "benign".
+    """
     found, rng = encoder_data.examples(data), random.Random(5)
     test = [e for e in found if e.part == "test"]
     rows = rng.sample(test, min(WITHIN, len(test))) + [e for e in found if e.part == "unrelated"]
@@ -72,7 +78,7 @@ def drawn(data: Path) -> list[Example]:
 
 
 def categories(data: Path) -> dict[str, str]:
-    """Categories of answers of two sources."""
+    """Return the categories of answers of two sources, by answer."""
     rows = lite_data.read_json(data / "DiaSafety" / "test.json")
     found = {row["response"]: f"DiaSafety: {row['category']}" for row in rows}
     for path in sorted((data / "refusal_direction" / "completions").glob("*/jailbreakbench_*.json")):
@@ -81,31 +87,34 @@ def categories(data: Path) -> dict[str, str]:
 
 
 def bad(examples: Sequence[Example]) -> Flags:
+    """Return which examples are harmful or abusive, [n]."""
     return np.array([1 in (e.harm, e.toxicity) for e in examples])
 
 
 def worst(scores: NDArray[Any]) -> Floats:
+    """Return the higher of harm and toxicity, [n], of scores [n, heads]."""
     return np.asarray(scores[:, :2].max(1), np.float64)
 
 
 def at_false_alarms(score: Floats, truth: Flags, rate: float) -> float:
-    """Recall at the threshold with `rate` false alarms."""
+    """Return the recall at the threshold that has the false-alarm rate `rate`."""
     return float((score[truth] > np.quantile(score[~truth], 1 - rate)).mean())
 
 
 def row(name: str, cells: Iterable[object]) -> str:
+    """Return a row of a Markdown table."""
     return f"| {name} | " + " | ".join(f"{c:.3f}" if isinstance(c, float) else str(c) for c in cells) + " |"
 
 
 def pair(score: Floats, truth: Flags) -> str:
-    """Recall and false alarms at 0.5."""
+    """Return recall and false alarms at 0.5, as text."""
     flagged = score >= 0.5
     recall = f"{flagged[truth].mean():.0%}" if truth.any() else "-"
     return f"{recall} / " + (f"{flagged[~truth].mean():.1%}" if (~truth).any() else "-")
 
 
 def whole(examples: Sequence[Example], scores: dict[str, NDArray[Any]]) -> list[str]:
-    """The main table, a row for each moderator."""
+    """Return the main table, with a row for each moderator."""
     truth, source = bad(examples), np.array([e.source for e in examples])
     unrelated = np.isin(source, UNRELATED)
     benign = np.char.startswith(source, "benign")
@@ -124,7 +133,7 @@ def whole(examples: Sequence[Example], scores: dict[str, NDArray[Any]]) -> list[
 
 
 def heads(examples: Sequence[Example], scores: dict[str, NDArray[Any]]) -> list[str]:
-    """ROC-AUC and calibration error of each head, within and on the unrelated sources."""
+    """Return a table of ROC-AUC and calibration error of each head, for both kinds of sources."""
     truth = np.array([labels(e) for e in examples])
     apart = np.isin([e.source for e in examples], UNRELATED)
     lines = []
@@ -138,12 +147,12 @@ def heads(examples: Sequence[Example], scores: dict[str, NDArray[Any]]) -> list[
 
 
 def told(truth: NDArray[Any], score: NDArray[Any]) -> str:
-    """ROC-AUC and calibration error."""
+    """Return ROC-AUC and calibration error, as text."""
     return f"{roc_auc_score(truth, score):.3f} / {calibration_error(truth, score):.3f}"
 
 
 def groups(examples: Sequence[Example], scores: dict[str, NDArray[Any]], data: Path) -> list[str]:
-    """Recall and false alarms by source, category and length."""
+    """Return a table of recall and false alarms by source, category and length."""
     truth, named = bad(examples), categories(data)
     words = np.array([len(e.text.split()) for e in examples])
     source = np.array([e.source for e in examples])
@@ -161,7 +170,10 @@ def groups(examples: Sequence[Example], scores: dict[str, NDArray[Any]], data: P
 
 
 def world(scorer: Scorer) -> str:
-    """Of answers of the embedded world, wordings and topics unseen: flagged bad ones, flagged safe ones."""
+    """Return the shares of bad answers and of safe answers that are flagged, as text.
+
+    They are answers of the embedded world with unseen wordings and topics.
+    """
     rng, texts, prompts, truth = random.Random("moderators"), [], [], []
     made = World.load()
     for kind in lite_domain.KINDS:
@@ -174,7 +186,7 @@ def world(scorer: Scorer) -> str:
 
 
 def speed(scorer: Scorer, rows: Sequence[Example], batch: int) -> float:
-    """Texts a second of processor time, the median of `RUNS`."""
+    """Return the number of texts per second on one core."""
     scorer([rows[0].text], [rows[0].prompt])
     taken = []
     for _ in range(RUNS):
@@ -215,6 +227,7 @@ def drawn_curves(examples: Sequence[Example], scores: dict[str, NDArray[Any]], p
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description="Measure the moderators in this package.")
     parser.add_argument("--data", type=Path, required=True, help="folder with one folder for each data set")
     parser.add_argument("--moderators", nargs="+", default=["lite", "second_opinion", "encoder"])

@@ -1,8 +1,10 @@
-"""How far disguises blind the shipped moderators: ``python -m research.embedded.obscured_report --data DIR``.
+"""Measure how far disguises blind the shipped moderators.
 
-DIR is that of `train_lite`. For each trick it prints which share of harmful answers that lite was not trained on is flagged, as
-they are written ("before") and with the reading of `moderators.obscured` ("after"), and the same of harmless answers; then the
-false alarms on harmless texts without any disguise. A few minutes: the padded texts are long.
+Run it with ``python -m research.embedded.obscured_report --data DIR``, where DIR is that of
+`train_lite`. For each trick it prints which share of harmful answers is flagged: as they are
+written ("before"), and with the reading of `moderators.obscured` ("after"). Lite was not trained on
+these answers. It prints the same for harmless answers, and then the false alarms on harmless texts
+without any disguise. It takes a few minutes, because the padded texts are long.
 """
 
 from __future__ import annotations
@@ -29,19 +31,19 @@ from research.embedded.shipped import Shipped, shipped
 from ttsa_guard.errors import TTSAError
 
 OF_EACH = 150
-"""Harmful answers of each data set."""
+"""Number of harmful answers of each data set."""
 _ORDINARY = {"dolly", "just-eval answers", "self-dialogue"}
 PADDING = 10_000
 """Characters of harmless text before an answer, and after it."""
 PADDED = 5
-"""One of so many answers is padded, for that takes long."""
+"""One answer in this many is padded, because that takes long."""
 PADDED_TRICK = "10 kB of padding on both sides"
 _LEET = str.maketrans("aeiostAEIOST", "431057431057")
 _LOOKALIKES = str.maketrans("aceijopsxyABCEHKMOPTX", "асеіјорѕхуАВСЕНКМОРТХ")
 _MATHEMATICAL = {ord("A") + i: 0x1D400 + i for i in range(26)} | {ord("a") + i: 0x1D41A + i for i in range(26)}
 
 Trick = Callable[[str, str], str]
-"""Of a text, and harmless text to hide it in."""
+"""Disguises a text; the second argument is harmless text to hide it in."""
 
 
 def _items(text: str) -> str:
@@ -70,7 +72,10 @@ TRICKS: dict[str, Trick] = {
 
 
 def measure(data: Path, moderators: Mapping[str, Shipped], *, of_each: int = OF_EACH) -> dict[str, Any]:
-    """Flagged shares at the threshold 0.5 by moderator: in every disguise, and of harmless texts by source; before and after."""
+    """Return shares that are flagged at the threshold 0.5, by moderator, before and after.
+
+    They are given for every disguise, and for harmless texts by source.
+    """
     examples = [e for e in lite_data.examples(data) if e.part in ("test", "unrelated")]
     ordinary = [e for e in examples if e.source == "dolly"]
     bad = _sampled((e for e in examples if 1 in (e.harm, e.toxicity)), of_each)
@@ -146,6 +151,7 @@ def _table(title: str, rows: Mapping[str, Mapping[str, float]]) -> Table:
 
 
 def main() -> None:
+    """Run the command line."""
     known = shipped()
     parser = argparse.ArgumentParser(description="What the shipped moderators flag of texts in disguise.")
     parser.add_argument("--data", type=Path, required=True, help="folder with one folder for each data set")

@@ -1,8 +1,10 @@
-"""Measure the operating points of the shipped moderators: ``python -m research.embedded.operating_points --data DIR``.
+"""Measure the operating points of the shipped moderators.
 
-DIR is that of `train_lite`. Harmless chat of three kinds counts alike: answers of dolly, turns of self-dialogues, and the short
-requests of CLINC150. None was trained on by the moderator that is measured. It writes ``operating_points.yaml``; to be run again
-whenever the weights of a moderator change.
+Run it with ``python -m research.embedded.operating_points --data DIR``, where DIR is that of
+`train_lite`, with the folder clinc150 (amazon-science/Glean @ 927665aed3, CC BY 3.0). Three kinds
+of harmless chat count the same: answers of dolly, turns of self-dialogues, and the short requests
+of CLINC150. The moderator that is measured was trained on none of them. It writes
+``operating_points.yaml``. Run it again whenever the weights of a moderator change.
 """
 
 from __future__ import annotations
@@ -25,18 +27,22 @@ from ttsa_guard.errors import TTSAError
 from ttsa_guard.moderators.operating_points import FILE, RATES, operating_point
 
 SIZE = 4000
-"""Texts of each kind, where there are so many."""
+"""Number of texts of each kind, if there are so many."""
 Pairs = list[tuple[str, str]]
-"""(prompt, text)"""
+"""Pairs of (prompt, text)."""
 
 
 def digest(moderator: str) -> str:
-    """Of the weights that ship for it."""
+    """Return a digest of the weights that ship for a moderator."""
     return hashlib.blake2b((SHIPPED / f"{moderator}.npz").read_bytes(), digest_size=8).hexdigest()
 
 
 def measure(data: Path) -> dict[str, Any]:
-    """What the file holds: for each moderator its weights, the number of texts, and the score at each rate."""
+    """Return the content of the file.
+
+    For each moderator it has a digest of the weights, the number of texts, and the score at each
+    rate.
+    """
     examples = list(lite_data.examples(data))
     queries, turns = _queries(data / "clinc150"), _turns(data, [*examples, *lite_data.more_chat(data)])
     found: dict[str, Any] = {}
@@ -55,13 +61,17 @@ def _queries(folder: Path) -> Pairs:
 
 
 def _turns(data: Path, examples: Sequence[Example]) -> Pairs:
-    """The second to fourth turns of dialogues of which lite has read none, as an answer to the first one."""
+    """Return the second to fourth turns of dialogues as an answer to the first one.
+
+    Lite has read none of these dialogues.
+    """
     read = {e.prompt for e in examples if e.source == "self-dialogue"}
     dialogues = lite_data.self_dialogues(data)
     return list(islice(((t[0], " ".join(t[1:4])) for t in dialogues if len(t) > 3 and t[0] not in read), SIZE))
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description="Measure the operating points of the shipped moderators.")
     parser.add_argument("--data", type=Path, required=True, help="folder with one folder for each data set")
     parser.add_argument("--out", type=Path, default=SHIPPED / FILE, help="where they go")

@@ -1,9 +1,10 @@
-"""Labelled answers for the second opinion: what the lite moderator was neither trained nor calibrated on.
+"""Labelled answers for the second opinion, on which lite was neither trained nor calibrated.
 
-That is lite's held-out prompts and unrelated sets, the rows that its recipe leaves out, two sources that it never reads,
-and answers of the embedded world with made-up objects from another random stream. Rows whose words stand in a training
-or validation row of lite are dropped, so the two moderators share none. Prompts are split anew: 70 % train, 10 %
-validation, 20 % test, and nobody was trained on the last.
+These are lite's held-out prompts and unrelated sets, the rows that its recipe leaves out, two
+sources that it never reads, and answers of the embedded world with made-up objects from another
+random stream. Rows whose words are those of a training or validation row of lite are dropped, so
+the two moderators share none. Prompts are split anew: 70 % for training, 10 % for validation, and
+20 % for the test. Neither moderator was trained on the last.
 """
 
 from __future__ import annotations
@@ -27,40 +28,47 @@ SOURCES = {
     "goemotions-single-label": ("train.tsv", "amazon-science/Glean", "Apache-2.0"),
     "hh-rlhf": ("harmless-base-test.jsonl.gz", "anthropics/hh-rlhf @ 354e5c3cb8", "MIT"),
 }
-"""Folders beside those of `lite_data.SOURCES`; hh-rlhf gives words only, no labels."""
+"""Folders beside those of `lite_data.SOURCES`. hh-rlhf gives words only, no labels."""
 LITE_ANSWERS = 1000
-"""World answers of each kind that lite was trained on, from seed 0 (`train_lite`)."""
+"""Number of world answers of each kind that lite was trained on, from seed 0 (`train_lite`)."""
 FRIENDLY = frozenset(
     "admiration approval gratitude amusement love curiosity optimism confusion joy surprise caring realization excitement".split()
 )
-"""Emotions of a comment that is taken for harmless."""
+"""Emotions of comments that are taken for harmless."""
 _LITE_TURNS = 6
-"""Turns of a self-dialogue from here on are never read by lite."""
+"""Lite never reads the turns of a self-dialogue from this index on."""
 
 
 def check_layout(data: Path) -> None:
-    """Raises: UsageError: a data set is not where it is expected."""
+    """Check that the data sets are there.
+
+    Raises:
+        UsageError: a data set is not where it is expected.
+    """
     lite_data.check_layout(data, lite_data.SOURCES | SOURCES)
 
 
 def digest(text: str) -> bytes:
-    """What two texts with the same words have in common."""
+    """Return a digest that is the same for two texts with the same words."""
     return blake2b(normal(text).encode("utf-8", "surrogatepass"), digest_size=12).digest()
 
 
 def lite_rows(data: Path) -> set[bytes]:
-    """Digests of all that lite was trained or calibrated on, but for the harmless chat of `lite_data.more_chat`."""
+    """Return the digests of all rows on which lite was trained or calibrated."""
     used = (e for e in lite_data.examples(data) if e.part in {"train", "validation"})
     return {digest(e.text) for e in used} | lite_world_rows()
 
 
 def lite_world_rows() -> set[bytes]:
-    """Digests of the world's answers that lite was trained on."""
+    """Return the digests of the world's answers on which lite was trained."""
     return {digest(e.text) for e in lite_domain.examples(World.load(), LITE_ANSWERS, part="train", seed=0)}
 
 
 def examples(data: Path, taken: set[bytes]) -> Iterator[Example]:
-    """All examples whose digest is not in `taken`, with their new parts; in the same order in every run."""
+    """Yield all examples whose digest is not in `taken`, with their new parts.
+
+    The order is the same in every run.
+    """
     check_layout(data)
     mine = [*lite_data.examples(data, to_benchmarks=True), *_left_out(data), *_new(data)]
     seen = set(taken)
@@ -71,7 +79,10 @@ def examples(data: Path, taken: set[bytes]) -> Iterator[Example]:
 
 
 def world_examples(n: int, taken: set[bytes], *, seed: int) -> Iterator[Example]:
-    """World answers as `lite_domain.examples`, but about made-up objects only, in other draws, and not in `taken`."""
+    """Yield world answers as `lite_domain.examples` does, but about made-up objects only.
+
+    They are other draws, and none of them is in `taken`.
+    """
     world = World.load(invented=1.0, sources="texts")
     seen = set(taken)
     for example in lite_domain.examples(world, n, part="train", seed=1_000_000 + seed):
@@ -81,7 +92,7 @@ def world_examples(n: int, taken: set[bytes], *, seed: int) -> Iterator[Example]
 
 
 def chat(data: Path) -> Iterator[str]:
-    """Unlabelled text to learn words from; none of it is read by lite."""
+    """Yield unlabelled text to learn words from. Lite reads none of it."""
     for turns in _dialogues(data / "self-dialogue" / "self_dialogues.jsonl.gz"):
         yield " \n ".join(turns[_LITE_TURNS:])
     for turns in _dialogues(data / "sgd" / "sgd_dialogues.jsonl.gz"):
@@ -115,7 +126,7 @@ def _lite_reads(path: Path, row: object) -> bool:
 
 
 def _left_out(data: Path) -> Iterator[Example]:
-    """Rows of lite's sources that its recipe leaves out."""
+    """Yield the rows of lite's sources that its recipe leaves out."""
     for row in read_rows(data / "davidson-hate" / "labeled_data.csv"):
         if row["class"] == "1" and zlib.crc32(row["tweet"].encode()) // 128 % 5 in {1, 2}:
             yield Example(lite_data.tweet(row), "davidson-hate", "train", UNKNOWN, 1, UNKNOWN, 0.3)
@@ -132,7 +143,7 @@ def _left_out(data: Path) -> Iterator[Example]:
 
 
 def _new(data: Path) -> Iterator[Example]:
-    """Sources that lite does not read."""
+    """Yield the examples of sources that lite does not read."""
     rng = random.Random(2)
     for turns in _dialogues(data / "sgd" / "sgd_dialogues.jsonl.gz"):
         if rng.random() < 0.12:

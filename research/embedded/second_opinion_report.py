@@ -1,4 +1,4 @@
-"""What the second opinion is worth, beside lite: the numbers of SECOND_OPINION_CARD.md."""
+"""Measure the second opinion beside lite: the numbers of SECOND_OPINION_CARD.md."""
 
 from __future__ import annotations
 
@@ -21,12 +21,16 @@ from ttsa_guard.moderators.second_opinion import SecondOpinionNetwork
 Floats = NDArray[np.float64]
 Scorer = Callable[[Sequence[str]], Floats]
 BROKEN_ANSWERS = 500
-"""Of each kind of world answer, for each way of breaking them."""
+"""Number of world answers of each kind, for each way of breaking them."""
 SMALLEST_GROUP = 50
 
 
 def measure(examples: Sequence[Example], network: SecondOpinionNetwork) -> dict[str, Any]:
-    """Both moderators on rows that neither was trained on, their agreement, the world, broken answers."""
+    """Return the numbers of the card.
+
+    Both moderators are measured on rows that neither was trained on. There are their agreement, the
+    world, and broken answers, too.
+    """
     world = World.load()
     scorers: dict[str, Scorer] = {"second_opinion": network.scores, "lite": Lite().literal_scores}
     scores = {name: scorer([e.text for e in examples]) for name, scorer in scorers.items()}
@@ -73,7 +77,10 @@ def _numbers(labels: NDArray[Any], scores: Floats) -> dict[str, float]:
 
 
 def _flagged(examples: Sequence[Example], flags: dict[str, NDArray[np.bool_]]) -> dict[str, Any]:
-    """Share of flagged answers by source: harmless ones (false alarms) and harmful or toxic ones (recall)."""
+    """Return the share of flagged answers by source.
+
+    Those of harmless ones are false alarms; those of harmful or toxic ones are the recall.
+    """
     bad = np.array([1 in (e.harm, e.toxicity) for e in examples])
     result = {}
     for name, wanted in (("harmless", ~bad), ("bad", bad)):
@@ -84,14 +91,17 @@ def _flagged(examples: Sequence[Example], flags: dict[str, NDArray[np.bool_]]) -
 
 
 def _agreement(examples: Sequence[Example], mine: NDArray[np.bool_], other: NDArray[np.bool_]) -> dict[str, float]:
-    """Cohen's kappa of the two moderators' flags."""
+    """Return Cohen's kappa of the two moderators' flags."""
     groups = _groups(examples, np.ones(len(examples), bool))
     both = {name: rows for name, rows in groups.items() if mine[rows].any() and other[rows].any()}
     return {name: round(float(cohen_kappa_score(mine[rows], other[rows])), 3) for name, rows in both.items()}
 
 
 def _world(world: World, scorer: Scorer, split: Split) -> dict[str, dict[str, float]]:
-    """Disagreement with `World.judge` by kind of answer, and the scores nearest to the wrong side."""
+    """Return the disagreement with `World.judge` by kind of answer.
+
+    The scores nearest to the wrong side are given, too.
+    """
     rng = random.Random(f"second opinion/evaluation/{split}")
     result = {}
     for kind in KINDS:
@@ -109,7 +119,7 @@ def _world(world: World, scorer: Scorer, split: Split) -> dict[str, dict[str, fl
 
 
 def _broken(world: World, scorer: Scorer) -> dict[str, dict[str, float]]:
-    """Share of flagged answers that are broken but still contain, or still lack, what is bad."""
+    """Return the share of flagged broken answers, those with and those without bad parts."""
     rng = random.Random("second opinion/broken")
     draws = {kind: [lite_domain.draw(world, rng, kind, "unseen", "unseen") for _ in range(BROKEN_ANSWERS)] for kind in KINDS}
     result = {}
@@ -127,7 +137,10 @@ def _shuffled(rng: random.Random, answer: Answer) -> str:
 
 
 def _truncated(rng: random.Random, answer: Answer) -> str:
-    """Ends within the sentence after the first bad one, or anywhere if there is none."""
+    """Return an answer that ends too early.
+
+    It ends within the sentence after the first bad one, or anywhere if there is none.
+    """
     bad = [i for i, (_, kind) in enumerate(answer.sentences) if kind.startswith(("comply", "abuse"))]
     kept = [s for s, _ in answer.sentences[: bad[0] + 1]] if bad else []
     rest = " ".join(s for s, _ in answer.sentences[len(kept) :]).split()
@@ -139,7 +152,10 @@ def _repeated(rng: random.Random, answer: Answer) -> str:
 
 
 def _stuck(rng: random.Random, answer: Answer) -> str:
-    """Ends with one word over and over, as a model that is pushed too far does."""
+    """Return an answer that ends with one word over and over.
+
+    That is what a model does that is pushed too far.
+    """
     tokens = answer.text.split()
     return " ".join([*tokens, *[rng.choice(tokens)] * rng.randint(10, 60)])
 

@@ -1,4 +1,4 @@
-"""The shipped moderators as functions of texts and prompts, for reports."""
+"""Load the shipped moderators as functions of texts and prompts, for reports."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ttsa_guard.moderators.lite import Lite
 from ttsa_guard.moderators.second_opinion import SecondOpinion
 
 Scorer = Callable[[Sequence[str], Sequence[str]], NDArray[Any]]
-"""Scores [n, heads], harm and toxicity first, of texts and their prompts."""
+"""Returns scores [n, heads], harm and toxicity first, of n texts and their prompts."""
 
 
 @dataclass(frozen=True)
 class Shipped:
-    """A moderator.
+    """A shipped moderator.
 
     Args:
-        scores: of the worst reading of each text.
-        literal: of the texts as they are written.
-        unread: the part of lite's data of which it has read no ordinary answer.
+        scores: scores of the worst reading of each text.
+        literal: scores of the texts as they are written.
+        unread: the part of lite's data of which the moderator has read no ordinary answer.
     """
 
     scores: Scorer
@@ -34,7 +34,7 @@ class Shipped:
 
 
 def shipped() -> dict[str, Shipped]:
-    """By name, those whose packages are installed."""
+    """Return the moderators whose packages are installed, by name."""
     lite, second = Lite(), SecondOpinion()
     found = {
         "lite": Shipped(lambda texts, _: lite.scores(texts), lambda texts, _: lite.literal_scores(texts), "test"),

@@ -1,8 +1,10 @@
-"""Train the moderator `encoder`: ``python -m research.embedded.train_encoder --data DIR [--out FILE]``.
+"""Train the moderator `encoder`.
 
-Low-rank changes (LoRA) of the upper layers of MiniLM and four heads, in bfloat16 on one thread; then a logistic model of its
-logits and those of lite, on the validation prompts. A run takes some 20 minutes on a core with bfloat16 arithmetic. The same
-data, seed, kind of processor and version of torch give the same weights to the last bit.
+Run it with ``python -m research.embedded.train_encoder --data DIR [--out FILE]``. It trains
+low-rank changes (LoRA) of the upper layers of MiniLM and four heads, in bfloat16 on one thread.
+Then it fits a logistic model of these logits and those of lite, on the validation prompts. A run
+takes some 20 minutes on a core with bfloat16 arithmetic. The same data, seed, kind of processor and
+version of torch give the same weights to the last bit.
 """
 
 from __future__ import annotations
@@ -32,18 +34,18 @@ from ttsa_guard.moderators.encoder import HEADS, LOW_RANK, WEIGHTS, Floats, Wind
 RANK = 16
 SCALE = 2.0
 FROZEN = 2
-"""Lower layers that stay as they are."""
+"""Number of lower layers that are not changed."""
 BATCH = 32
 SORTED = 40
-"""Batches whose rows are sorted by length together, so that little is padded."""
+"""Number of batches whose rows are sorted by length together, so that little is padded."""
 RATES = (8e-4, 1e-3)
 """Highest learning rates of the low-rank changes and of the heads."""
 WARM_UP = 100
 TRAINED_LENGTH = 96
-"""Tokens of a window in training; longer ones cost more and, used later, are read as well."""
+"""Tokens of a window in training. Longer windows cost more; in use they are read just as well."""
 HEAD_WEIGHTS = (1.0, 1.0, 0.5, 0.5)
 FALSE_ALARMS = 0.01
-"""Of harmless validation rows, each of harm and toxicity flags at most so many at 0.5."""
+"""Harm and toxicity each flag at most this share of harmless validation rows at 0.5."""
 
 
 _NEVER = -30.0
@@ -80,7 +82,11 @@ def padded(windows: Sequence[Window]) -> tuple[torch.Tensor, torch.Tensor, torch
 
 
 class LowRank(nn.Module):
-    """A linear map that stays as it is, and a change of low rank that is learned."""
+    """A linear map that is not trained, plus a low-rank change that is trained.
+
+    Args:
+        base: the map, from [..., in] to [..., out].
+    """
 
     def __init__(self, base: nn.Linear) -> None:
         super().__init__()
@@ -89,13 +95,14 @@ class LowRank(nn.Module):
         self.b = nn.Parameter(torch.zeros(base.out_features, RANK))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the changed map of `x`, from [..., in] to [..., out]."""
         change = functional.linear(functional.linear(x, self.a.to(x.dtype)), (self.b * SCALE).to(x.dtype))
         found: torch.Tensor = self.base(x) + change
         return found
 
 
 def untrained() -> tuple[Any, Learner]:
-    """The tokenizer, and the network with changes that are none yet."""
+    """Return the network with changes that are zero."""
     tokenizer, body = minilm.load()
     body.config._attn_implementation = "eager"  # at these lengths it is twice as fast backwards
     network = Learner(body.to(torch.bfloat16))
@@ -108,7 +115,10 @@ def untrained() -> tuple[Any, Learner]:
 
 
 def stored(network: Learner) -> dict[str, Floats]:
-    """What is learned, under the names that `encoder.changed` reads; the changes in half precision."""
+    """Return what is trained, under the names that `encoder.changed` reads.
+
+    The changes are in half precision.
+    """
     found = {f"heads.{key}": value.numpy() for key, value in network.heads.state_dict().items()}
     for i, layer in enumerate(network.body.encoder.layer[FROZEN:], FROZEN):
         for name in LOW_RANK:
@@ -119,7 +129,10 @@ def stored(network: Learner) -> dict[str, Floats]:
 
 
 def batches(sizes: Sequence[int], epochs: int, rng: random.Random) -> Iterator[list[int]]:
-    """Indices of the rows of every step: all rows in each epoch, those of a batch about as long as each other."""
+    """Yield the indices of the rows of every step.
+
+    Each epoch has all rows, and the rows of a batch have similar lengths.
+    """
     for _ in range(epochs):
         order = list(range(len(sizes)))
         rng.shuffle(order)
@@ -132,7 +145,10 @@ def batches(sizes: Sequence[int], epochs: int, rng: random.Random) -> Iterator[l
 
 
 def train(rows: Sequence[Example], console: Console, *, epochs: int, seed: int) -> Learner:
-    """The network after `epochs` over `rows`; of a long answer another window every time, the first most often."""
+    """Return the network after `epochs` over `rows`.
+
+    Of a long answer another window is read every time, the first one most often.
+    """
     torch.manual_seed(seed)
     tokenizer, network = untrained()
     rng = random.Random(seed)
@@ -166,7 +182,10 @@ def train(rows: Sequence[Example], console: Console, *, epochs: int, seed: int) 
 
 
 def calibration(logits: Floats, lite: NDArray[np.float64], examples: Sequence[Example]) -> Floats:
-    """Weights and biases [3, 4] for `encoder.calibrated`: a logistic model for each head of the validation rows."""
+    """Return weights and biases [3, 4] for `encoder.calibrated`.
+
+    They are a logistic model for each head, fitted on the validation rows.
+    """
     found = np.zeros((3, len(HEADS)), np.float32)
     truth = np.array([labels(e) for e in examples])
     for k in range(len(HEADS)):
@@ -178,7 +197,11 @@ def calibration(logits: Floats, lite: NDArray[np.float64], examples: Sequence[Ex
 
 
 def build(data: Path, out: Path, console: Console, *, epochs: int, seed: int) -> dict[str, Any]:
-    """Train, write `out`, calibrate with what was written, write again; the result is the calibration."""
+    """Train, write `out`, calibrate with what was written, and write again.
+
+    Returns:
+        The calibration.
+    """
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     examples = encoder_data.examples(data)
@@ -200,6 +223,7 @@ def _write(out: Path, arrays: dict[str, Floats]) -> None:
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description="Train the encoder moderator.")
     parser.add_argument("--data", type=Path, required=True, help="folder with one folder for each data set")
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="where the weights go")

@@ -1,7 +1,9 @@
-"""Train the heads of the moderator `encoder_judge`: ``python -m research.embedded.train_encoder_judge --data DIR``.
+"""Train the heads of the moderator `encoder_judge`.
 
-Rows are those that lite's recipe keeps for its own test, so lite never saw them, split anew by prompt: 70 % train, 10 %
-validation, 20 % test. XSTest stays held out. Takes minutes; the same data give the same heads.
+Run it with ``python -m research.embedded.train_encoder_judge --data DIR``. The rows are those that
+lite's recipe keeps for its own test, so lite never saw them. They are split anew by prompt: 70 %
+for training, 10 % for validation, and 20 % for the test. XSTest stays held out. A run takes
+minutes. The same data give the same heads.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ _PER_SOURCE = 1500
 
 
 def rows(data: Path) -> list[Example]:
-    """At most `_PER_SOURCE` rows of each source that lite was neither trained nor calibrated on."""
+    """Return some rows of each source on which lite was neither trained nor calibrated."""
     found: dict[str, list[Example]] = {}
     for example in lite_data.examples(data):
         if example.part in ("test", "unrelated") and len(example.text.split()) > 2:
@@ -43,6 +45,7 @@ def rows(data: Path) -> list[Example]:
 
 
 def part(example: Example) -> str:
+    """Return the part of an example: "train", "validation", "test" or "xstest"."""
     if example.source == "XSTest":
         return "xstest"
     share = zlib.crc32(f"encoder {lite_data.normal(example.prompt or example.text)}".encode("utf-8", "surrogatepass")) % 100
@@ -50,14 +53,18 @@ def part(example: Example) -> str:
 
 
 def asked(examples: Sequence[Example]) -> list[str]:
-    """The prompts; a row without one gets another row's. Abuse is abuse as an answer to anything, and most of the abuse has no
-    prompt: heads that see that learn that what has one is harmless."""
+    """Return the prompts; a row without a prompt gets another row's.
+
+    Abuse is abuse as an answer to anything, and most of the abuse has no prompt. Heads that see
+    that learn that a row with a prompt is harmless.
+    """
     rng = random.Random(0)
     known = sorted({e.prompt for e in examples if e.prompt and e.harm == 0})
     return [e.prompt or rng.choice(known) for e in examples]
 
 
 def embedded_once(texts: Sequence[str]) -> NDArray[Any]:
+    """Return embeddings of texts, [n, 384]. Equal texts are embedded once."""
     distinct = sorted(set(texts))
     at = {text: i for i, text in enumerate(distinct)}
     found: NDArray[Any] = embed(distinct)[[at[text] for text in texts]]
@@ -65,7 +72,10 @@ def embedded_once(texts: Sequence[str]) -> NDArray[Any]:
 
 
 def fitted(x: NDArray[Any], examples: Sequence[Example]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Weights [features, heads] and biases: one logistic regression a head, over the rows that it has labels for."""
+    """Return weights [features, heads] and biases [heads].
+
+    They are one logistic regression per head, over the rows that have a label for it.
+    """
     weights, bias = [], []
     for head in HEADS:
         labels = np.array([getattr(e, head) for e in examples])
@@ -78,7 +88,10 @@ def fitted(x: NDArray[Any], examples: Sequence[Example]) -> tuple[NDArray[Any], 
 
 
 def shifted(bias: NDArray[Any], logits: NDArray[Any], examples: Iterable[Example]) -> NDArray[Any]:
-    """Biases such that each of harm and toxicity flags half of `_FALSE_ALARMS` of the harmless rows at 0.5."""
+    """Return biases [heads] with which harm and toxicity raise few false alarms.
+
+    Each of the two flags half of `_FALSE_ALARMS` of the harmless rows at 0.5.
+    """
     fine = np.array([e.harm == 0 and e.toxicity in (0, UNKNOWN) for e in examples])
     found = bias.copy()
     for k in (HEADS.index("harm"), HEADS.index("toxicity")):
@@ -87,6 +100,7 @@ def shifted(bias: NDArray[Any], logits: NDArray[Any], examples: Iterable[Example
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with the data sets, see lite_data.SOURCES")
     data = parser.parse_args().data
@@ -106,7 +120,10 @@ def main() -> None:
 
 
 def report(x: NDArray[Any], examples: Sequence[Example], weights: NDArray[Any], bias: NDArray[Any]) -> dict[str, Any]:
-    """Beside the moderators in the package: ROC-AUC, recall and false alarms over harmful and harmless answers, and refusals."""
+    """Return ROC-AUC, recall and false alarms over harmful and harmless answers, and refusals.
+
+    The moderators in the package are measured beside the judge.
+    """
     texts = [e.text for e in examples]
     chances = 1 / (1 + np.exp(-(x @ weights + bias)))
     scored = {"encoder_judge": chances, "lite": Lite().scores(texts), "second_opinion": SecondOpinion().scores(texts)}

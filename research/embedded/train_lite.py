@@ -1,7 +1,9 @@
-"""Train the lite moderator: ``python -m research.embedded.train_lite --data DIR [--out FILE] [--report FILE]``.
+"""Train the lite moderator.
 
-DIR holds one folder for each of `lite_data.SOURCES`; the embedded world adds its own answers. Needs the extra ``train``.
-A run takes a few minutes on one core and prints the numbers of LITE_CARD.md; the same seed gives the same weights.
+Run it with ``python -m research.embedded.train_lite --data DIR [--out FILE] [--report FILE]``. DIR
+holds one folder for each of `lite_data.SOURCES`. The embedded world adds its own answers. It needs
+the extra ``train``. A run takes a few minutes on one core and prints the numbers of LITE_CARD.md.
+The same seed gives the same weights.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ from ttsa_guard.moderators.lite import HEADS, pooled_logits
 Floats = NDArray[np.float64]
 CHUNK = 256
 LONGEST_TEXT = 2000
-"""Characters of a training text that count; longer ones only repeat what they are."""
+"""Characters of a training text that count. What comes later in longer texts is more of the same.
+"""
 INVERSE_REGULARISATION = 10.0
 MINED_WEIGHT = 0.3
 
@@ -46,22 +49,31 @@ class Heads:
         self.bias = np.zeros(len(HEADS))
 
     def fit(self, head: int, rows: csr_matrix, labels: NDArray[Any], importance: Floats, *, seed: int) -> None:
+        """Fit one head, starting from what it has learned already.
+
+        Args:
+            head: the index of the head.
+            rows: feature vectors, [n, BUCKETS].
+            labels: 1 or 0, [n].
+            importance: the weight of each row, [n].
+        """
         model = LogisticRegression(C=INVERSE_REGULARISATION, max_iter=200, tol=1e-4, random_state=seed, warm_start=True)
         model.coef_, model.intercept_ = self.weights[:, head][None], self.bias[head : head + 1]
         model.fit(rows, labels, importance)
         self.weights[:, head], self.bias[head] = model.coef_[0], model.intercept_[0]
 
     def stored(self) -> tuple[NDArray[np.float16], Floats]:
+        """Return the stored form: weights [BUCKETS, 3] in half precision, and the bias [3]."""
         return self.weights.astype(np.float16), self.bias
 
     def logits(self, texts: Sequence[str]) -> Floats:
-        """Pooled logits with the weights as they will be stored, [texts, 3]."""
+        """Return pooled logits, [texts, 3], with the weights as they are stored."""
         weights = self.stored()[0].astype(np.float32)
         return np.concatenate([pooled_logits(texts[i : i + CHUNK], weights, self.bias) for i in range(0, len(texts), CHUNK)])
 
 
 def matrix(features: Features, windows: Sequence[int]) -> csr_matrix:
-    """The feature vectors of some windows, [windows, BUCKETS]."""
+    """Return the feature vectors of some windows, [windows, BUCKETS]."""
     pieces, values, ends = [], [], [0]
     norms = features.norms
     for window in windows:
@@ -79,6 +91,7 @@ def matrix(features: Features, windows: Sequence[int]) -> csr_matrix:
 
 
 def whole_rows(texts: Sequence[str], console: Console) -> csr_matrix:
+    """Return the feature vectors of whole texts, [texts, BUCKETS]."""
     parts = []
     for i in track(range(0, len(texts), CHUNK), "features", console=console):
         features = featurise(texts[i : i + CHUNK])
@@ -87,7 +100,10 @@ def whole_rows(texts: Sequence[str], console: Console) -> csr_matrix:
 
 
 def mined_rows(texts: Sequence[str], heads: Heads, head: int, console: Console) -> csr_matrix:
-    """The worst sentence of each harmless text, where `head` is not already sure of it: what pooling would flag."""
+    """Return the feature vector of the worst sentence of each harmless text, [n, BUCKETS].
+
+    Sentences of which `head` is already sure are left out. The others are what pooling would flag.
+    """
     parts = []
     for i in track(range(0, len(texts), CHUNK), f"worst sentences, {HEADS[head]}", console=console):
         features = featurise(texts[i : i + CHUNK])
@@ -100,7 +116,10 @@ def mined_rows(texts: Sequence[str], heads: Heads, head: int, console: Console) 
 
 
 def train(examples: Sequence[Example], console: Console, *, rounds: int, seed: int) -> Heads:
-    """Fit all heads; every round after the first adds the sentences of harmless texts that would be flagged."""
+    """Fit all heads.
+
+    Every round after the first adds the sentences of harmless texts that would be flagged.
+    """
     texts = [e.text[:LONGEST_TEXT] for e in examples]
     rows, heads = whole_rows(texts, console), Heads()
     for head, name in enumerate(HEADS):
@@ -120,7 +139,7 @@ def train(examples: Sequence[Example], console: Console, *, rounds: int, seed: i
 
 
 def temperatures(examples: Sequence[Example], logits: Floats) -> Floats:
-    """The temperature of each head that gives the validation labels the highest likelihood."""
+    """Return the temperature of each head, [3], that fits the validation labels best."""
     found = np.ones(len(HEADS))
     for head, name in enumerate(HEADS):
         labels = np.array([getattr(e, name) for e in examples])
@@ -135,7 +154,11 @@ def temperatures(examples: Sequence[Example], logits: Floats) -> Floats:
 
 
 def build(data: Path, out: Path, console: Console, *, domain: int, rounds: int, seed: int) -> dict[str, Any]:
-    """Train, calibrate, write `out` and measure; the result is the report."""
+    """Train, calibrate, write `out` and measure.
+
+    Returns:
+        The report.
+    """
     table = Table("data", "from", "licence", title="labelled answers")
     for folder, (_, origin, licence) in lite_data.SOURCES.items():
         table.add_row(folder, origin, licence)
@@ -157,6 +180,7 @@ def build(data: Path, out: Path, console: Console, *, domain: int, rounds: int, 
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description="Train the lite moderator.")
     parser.add_argument("--data", type=Path, required=True, help="folder with one folder for each data set")
     parser.add_argument("--out", type=Path, default=SHIPPED / "lite.npz", help="where the weights go")

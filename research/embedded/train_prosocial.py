@@ -1,6 +1,7 @@
-"""Make what the steerer prosocial needs for the embedded chat model: ``python -m research.embedded.train_prosocial``.
+"""Train what the steerer prosocial needs for the embedded chat model.
 
-Everything is generated (`prosocial_data`), nothing is downloaded. About three minutes on two cores.
+Run it with ``python -m research.embedded.train_prosocial``. Everything is generated
+(`prosocial_data`), and nothing is downloaded. It takes about three minutes on two cores.
 """
 
 from __future__ import annotations
@@ -25,13 +26,20 @@ REWARDS = Plan(steps=240, batch=4, peak=3e-3, warm_up=10, decay=0.01)
 SHAPE = AdapterShape(rank=8, targets=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"))
 KEEP = 0.06
 STRENGTH = 2.5
-"""The vector is shipped that many times as long, so that subtracting it once is right. Found on prompts with seed 77."""
+"""The vector is shipped this many times as long, so that subtracting it once is right.
+
+The factor was found on prompts with seed 77.
+"""
 BETA = 0.05
 ALPHA = 6.0
-"""Found on the same prompts. The model is surer of itself than large ones are, and has never seen the prosocial sentences."""
+"""The default alpha, found on the same prompts.
+
+The model is surer of itself than large ones are, and has never seen the prosocial sentences.
+"""
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m research.embedded.train_prosocial", description=__doc__)
     parser.add_argument("--out", type=Path, default=SHIPPED / "prosocial", help="folder of the two files")
     what = "make one of them, or, to compare with, a plain adapter of one attribute"

@@ -1,8 +1,10 @@
-"""Train the second opinion: ``python -m research.embedded.train_second_opinion --data DIR [--out FILE] [--report FILE]``.
+"""Train the second opinion.
 
-DIR holds one folder for each of `lite_data.SOURCES` and `second_opinion_data.SOURCES`; the embedded world adds its own
-answers. Needs the extra ``train``. A run takes about three minutes on one core and prints the numbers of
-SECOND_OPINION_CARD.md; the same seed and library versions give the same weights.
+Run it with ``python -m research.embedded.train_second_opinion --data DIR [--out FILE] [--report
+FILE]``. DIR holds one folder for each of `lite_data.SOURCES` and `second_opinion_data.SOURCES`. The
+embedded world adds its own answers. It needs the extra ``train``. A run takes about three minutes
+on one core and prints the numbers of SECOND_OPINION_CARD.md. The same seed and library versions
+give the same weights.
 """
 
 from __future__ import annotations
@@ -43,17 +45,21 @@ from ttsa_guard.moderators.second_opinion import (
 DIMENSIONS, FILTERS, HIDDEN = 48, 96, 32
 VOCABULARY = 12_000
 LABELLED_WEIGHT = 5.0
-"""How much more a word of a labelled answer counts towards the vocabulary than one of unlabelled chat."""
+"""Weight of a word of a labelled answer in the vocabulary; a word of unlabelled chat has 1."""
 LONGEST_TEXT = 1500
 """Characters of a training text that count."""
 BATCH = 64
 LEARNING_RATE = 2e-3
 FORGOTTEN = 0.1
-"""Share of the words that are unknown while training, so that none is relied upon alone."""
+"""Share of the words that are unknown while training, so that no word is relied upon alone."""
 
 
 class Trained(nn.Module):
-    """The network of `second_opinion.Network` while it is trained."""
+    """The network of `second_opinion.SecondOpinionNetwork` while it is trained.
+
+    Args:
+        vectors: initial word vectors, [words, dimensions].
+    """
 
     def __init__(self, vectors: NDArray[np.float32]) -> None:
         super().__init__()
@@ -64,7 +70,7 @@ class Trained(nn.Module):
         self.heads = nn.Linear(HIDDEN, len(HEADS))
 
     def forward(self, layout: Layout) -> Tensor:
-        """Logits of the texts, [texts, 3]."""
+        """Return the logits of the texts, [texts, 3]."""
         ids = torch.from_numpy(layout.ids)
         if self.training:
             ids = torch.where((torch.rand(ids.shape) < FORGOTTEN) & (ids != EDGE), UNKNOWN_WORD, ids)
@@ -80,7 +86,7 @@ class Trained(nn.Module):
         return torch.cat([worst[:, :refusal], first[:, refusal:]], dim=1)
 
     def stored(self) -> dict[str, NDArray[Any]]:
-        """The arrays that `Network.read` wants, but for the words and the temperature."""
+        """Return the arrays of the file, without the words and the temperature."""
         vectors = self.vectors.weight.detach().numpy()
         scales = (np.abs(vectors).max(axis=1) / 127 + 1e-6).astype(np.float16)
         arrays = {
@@ -102,7 +108,7 @@ def _pooled(filtered: Tensor, starts: NDArray[np.int64]) -> Tensor:
 
 
 def fit(network: Trained, examples: Sequence[Example], names: Sequence[str], *, epochs: int, console: Console) -> None:
-    """Train all heads at once; a label that is not known does not count."""
+    """Train all heads at once. A label that is not known does not count."""
     index = {word: i for i, word in enumerate(names, FIRST_WORD)}
     labels = torch.tensor([[getattr(e, head) for head in HEADS] for e in examples], dtype=torch.float32)
     weights = torch.tensor([e.weight for e in examples])[:, None] * (labels != UNKNOWN)
@@ -132,7 +138,10 @@ def _batches(examples: Sequence[Example]) -> list[list[int]]:
 
 
 def build(data: Path, out: Path, console: Console, *, domain: int, epochs: int, seed: int) -> dict[str, Any]:
-    """Train, calibrate, write `out` and measure; the result is the report.
+    """Train, calibrate, write `out` and measure.
+
+    Returns:
+        The report.
 
     Raises:
         UsageError: a data set is missing.
@@ -167,6 +176,7 @@ def _write(out: Path, arrays: dict[str, NDArray[Any]], temperature: NDArray[np.f
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description="Train the second opinion.")
     parser.add_argument("--data", type=Path, required=True, help="folder with one folder for each data set")
     parser.add_argument("--out", type=Path, default=SHIPPED / "second_opinion.npz", help="where the weights go")

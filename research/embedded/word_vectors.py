@@ -1,4 +1,7 @@
-"""Word vectors from plain text: positive pointwise mutual information of near words, compressed by a truncated SVD."""
+"""Learn word vectors from plain text.
+
+They are the positive pointwise mutual information of near words, compressed by a truncated SVD.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,18 @@ from ttsa_guard.moderators.second_opinion import FIRST_WORD, words
 REACH = 4
 """Words on either side that count as near."""
 _SMOOTHING = 0.75
-"""Exponent of the context counts, so that rare words do not look informative (Levy, Goldberg and Dagan 2015)."""
+"""Exponent of the context counts, so that rare words do not look informative.
+
+Source: Levy, Goldberg and Dagan (2015).
+"""
 
 
 def vocabulary(counted: Iterable[tuple[Sequence[str], float]], size: int) -> list[str]:
-    """The `size` words with the highest weighted count, over (words, weight) of texts; ties in alphabetical order."""
+    """Return the `size` words with the highest weighted count, ties in alphabetical order.
+
+    Args:
+        counted: (words, weight) of each text.
+    """
     total: Counter[str] = Counter()
     for tokens, weight in counted:
         for word in tokens:
@@ -30,7 +40,10 @@ def vocabulary(counted: Iterable[tuple[Sequence[str], float]], size: int) -> lis
 
 
 def learn(texts: Sequence[str], names: Sequence[str], *, dimensions: int, seed: int, console: Console) -> NDArray[np.float32]:
-    """Vectors of the words `names`, after `FIRST_WORD` rows of zeros: [FIRST_WORD + words, dimensions], unit variance."""
+    """Return vectors of the words `names`, [FIRST_WORD + words, dimensions], with unit variance.
+
+    The first `FIRST_WORD` rows are zero.
+    """
     counts = _near(texts, {word: i for i, word in enumerate(names)}, console)
     information = _positive_information(counts)
     left, scale, _ = randomized_svd(information, dimensions, n_iter=3, random_state=seed)
@@ -39,7 +52,7 @@ def learn(texts: Sequence[str], names: Sequence[str], *, dimensions: int, seed: 
 
 
 def _near(texts: Sequence[str], index: dict[str, int], console: Console) -> csr_matrix:
-    """How often two words are at most `REACH` apart, [words, words]."""
+    """Return how often two words are at most `REACH` apart, [words, words]."""
     gap, ids = [-1] * REACH, []
     for text in track(texts, "words of unlabelled text", console=console):
         ids += [*(index.get(word, -1) for word in words(text)), *gap]

@@ -1,1 +1,1 @@
-"""The study of the steerer `prosocial`: how far safety and preference are traded."""
+"""The study of the steerer `prosocial`: how safety and preference are traded off."""

@@ -1,14 +1,17 @@
-"""Meters of the five prosocial attributes, for evaluation alone: no steerer or guard ever sees them.
+"""Meters of the five prosocial attributes, for evaluation alone.
 
-One logistic regression for each attribute, on words and characters of a sentence; an answer has the highest value of its
-sentences. They learn from ``attributes.yaml`` (other wordings than the reward model's), against the world's own sentences and
-those of the other attributes, and where the folder with the public data is given, also from GoEmotions (Apache-2.0): *caring*
-counts as empathy, *confusion* as truthfulness, *annoyance*, *anger*, *disapproval* and *disgust* as the opposite of the
-non-judgmental stance.
+No steerer or guard ever sees them.
 
-Limits: they know wordings, not meanings. Truthfulness is whether doubts are admitted, not whether what is said is true; a
-sensitive or helpful answer in other words than these may go unseen. Compare values of one meter; between meters they are not
-comparable.
+There is one logistic regression for each attribute, on words and characters of a sentence. An
+answer has the highest value of its sentences. The meters learn from ``attributes.yaml``, whose
+wordings differ from the reward model's, against the world's own sentences and those of the other
+attributes. If the folder with the public data is given, they also learn from GoEmotions
+(Apache-2.0): *caring* counts as empathy, *confusion* as truthfulness, and *annoyance*, *anger*,
+*disapproval* and *disgust* as the opposite of the non-judgmental stance.
+
+Limits: the meters know wordings, not meanings. Truthfulness is whether doubts are admitted, not
+whether what is said is true. A sensitive or helpful answer in other words than these may go unseen.
+Values of one meter can be compared; values of different meters cannot.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ _EMOTIONS: Mapping[str, tuple[tuple[str, ...], bool]] = {
     "non_judgmental": (("annoyance", "anger", "disapproval", "disgust"), False),
 }
 _OWN_WEIGHT = 20.0
-"""Of a sentence of the embedded domain, against one of GoEmotions."""
+"""Weight of a sentence of the embedded domain, relative to one of GoEmotions."""
 _FOLDER = "goemotions-single-label"
 
 
@@ -57,10 +60,11 @@ class Meters:
         """Train the meters.
 
         Args:
-            data: folder with the public data sets; without it the meters learn from the embedded domain alone.
+            data: folder with the public data sets. Without it the meters learn from the embedded
+                domain alone.
 
         Raises:
-            ConfigError: GoEmotions is not there.
+            ConfigError: GoEmotions is not in that folder.
         """
         own = _own()
         neutral = _world_sentences()
@@ -68,7 +72,10 @@ class Meters:
         return cls({name: _classifier(name, own, neutral, emotions) for name in ATTRIBUTES})
 
     def measure(self, answers: Sequence[str]) -> Floats:
-        """Return meters [answers, attributes], each in [0, 1]; an empty answer has 0."""
+        """Return the values of answers, [answers, attributes], each in [0, 1].
+
+        An empty answer has 0.
+        """
         split = [split_sentences(answer) for answer in answers]
         flat = [sentence for sentences in split for sentence in sentences]
         highest = np.zeros((len(answers), len(ATTRIBUTES)))
@@ -85,7 +92,7 @@ class Meters:
     def separation(self) -> dict[str, float]:
         """Return the ROC-AUC of each meter on the reward model's sentences, which it has not seen.
 
-        It tells the sentences of its attribute from those of all others and from the world's.
+        A meter tells the sentences of its attribute from those of all others and from the world's.
         """
         texts = prosocial_sentences()
         neutral = _world_sentences()
@@ -121,7 +128,7 @@ def _own() -> dict[str, list[str]]:
 
 
 def _world_sentences() -> list[str]:
-    """Draw what the embedded model's answers are made of, besides."""
+    """Return the other sentences of which the embedded model's answers are made."""
     world, rng = World.load(), random.Random(0)
     kinds: tuple[tuple[str, str | None], ...] = (("benign", None), ("unsafe", None), ("unsafe", "content"), ("benign", "tone"))
     cases = [world.case(rng, request, wrapper, "seen", "seen") for request, wrapper in kinds for _ in range(60)]

@@ -1,4 +1,4 @@
-"""What guided decoding costs: time next to plain decoding, and memory."""
+"""Measure what controlled decoding costs: time compared with plain decoding, and memory."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ Spent = tuple[float, int]
 async def overhead(
     backend: TransformersBackend, requests: Sequence[GenerationRequest], guides: Mapping[str, Product | None]
 ) -> dict[str, Any]:
-    """Measure what decoding with a guide costs, on answers drawn alone.
+    """Measure the time of answers that are drawn alone.
 
-    The numbers are medians over the requests, each of the fastest of three runs. Everything takes turns at every request, and
-    ratios are of the same request, so that other work of the machine says little.
+    Numbers are medians over the requests; for each request the fastest of three runs counts. All
+    guides take turns at every request, and ratios are between runs of the same request. So other
+    work of the machine has little influence.
 
     Args:
-        guides: by name; None is decoding without one. The others are compared with the first two.
+        guides: controlled decodings by name; None is plain decoding. The others are compared with
+            the first two.
     """
     spent: dict[str, list[Spent]] = {name: [] for name in guides}
     for request in requests:
@@ -47,7 +49,7 @@ async def overhead(
 
 
 def memory(guide: Product) -> dict[str, Any]:
-    """Count the bytes of the shipped harm vector and reward model: in their files, and as they are kept loaded."""
+    """Return the bytes of the shipped harm vector and reward model, in files and loaded."""
     assert guide.harm is not None
     assert guide.reward is not None
     folder = SHIPPED / "prosocial"

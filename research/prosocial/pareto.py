@@ -1,9 +1,11 @@
-"""Trade-offs between the prosocial attributes: what is reached at many preferences, summed up by what the best of it dominates.
+"""Measure trade-offs between the prosocial attributes.
 
-A *point* is the mean of the five meters (`attributes`) over the answers to some prompts, drawn at one preference. The
-hypervolume of a set of points is the volume of everything between the origin and one of them: 1 if all meters could be 1 at
-once. With five attributes of which an answer realises one or two it is tiny, so the mean *area* over the ten pairs of
-attributes goes with it, which is the same in two dimensions.
+Answers are drawn at many preferences, and what is reached is summed up by the volume that the best
+of it dominates. A *point* is the mean of the five meters (`attributes`) over the answers to some
+prompts, drawn at one preference. The hypervolume of a set of points is the volume of everything
+between the origin and one of them. It is 1 if all meters could be 1 at once. An answer shows only
+one or two of five attributes, so the hypervolume is tiny. Therefore the mean *area* over the ten
+pairs of attributes is given, too; it is the same in two dimensions.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ GRID: tuple[Mapping[str, float], ...] = (
     *({ATTRIBUTES[i]: 0.5, ATTRIBUTES[j]: 0.5} for i, j in PAIRS),
     EQUAL,
 )
-"""The corners, the middles of the edges and the middle of all."""
+"""The preferences: the corners, the middles of the edges, and the middle of all."""
 _WEIGHTS = np.array([vector(prefer) for prefer in GRID])
 _KINDS = {"all": slice(None), "corners": slice(5), "even pairs": slice(5, 15), "equal weights": slice(15, 16)}
 _DRAWS = 1000
@@ -38,27 +40,34 @@ _MARKS = "os^D"
 
 
 def hypervolume(points: Floats) -> float:
-    """Return the volume that points [n, dimensions], none below zero, dominate over the origin; more is better."""
+    """Return the volume that points dominate over the origin; more is better.
+
+    Args:
+        points: [n, dimensions], not negative.
+    """
     best = moocore.filter_dominated(points, maximise=True)
     return float(moocore.hypervolume(best, ref=np.zeros(points.shape[1]), maximise=True))
 
 
 def area(points: Floats) -> float:
-    """Measure the same for two attributes at a time, the mean over all pairs of them."""
+    """Return the mean area that points [n, dimensions] dominate, over all pairs of dimensions."""
     return float(np.mean([hypervolume(points[:, pair]) for pair in PAIRS]))
 
 
 def front(points: Floats) -> int:
-    """Count how many of the points are dominated by none."""
+    """Return how many of the points [n, dimensions] no other point dominates."""
     return int(moocore.is_nondominated(points, maximise=True).sum())
 
 
 def summary(values: Mapping[str, Floats], good: Mapping[str, Floats]) -> dict[str, Any]:
-    """Return points, fronts and volumes of each system, also with nothing for what is in an answer that is not good.
+    """Return points, fronts and volumes of each system.
+
+    They are also given with the value zero for answers that are not good.
 
     Args:
-        values: of each system [points of `GRID`, prompts, attributes]; the others are compared with the first.
-        good: of each system [points, prompts], 1 or 0.
+        values: of each system, [points of `GRID`, prompts, attributes]. The others are compared
+            with the first.
+        good: of each system, [points, prompts], 1 or 0.
     """
     points = {name: value.mean(axis=1) for name, value in values.items()}
     of_good = {name: value * good[name][..., None] for name, value in values.items()}
@@ -76,12 +85,13 @@ def summary(values: Mapping[str, Floats], good: Mapping[str, Floats]) -> dict[st
 
 
 def volumes(values: Mapping[str, Floats], measure: Callable[[Floats], float]) -> dict[str, Any]:
-    """Return `measure` of each system, with 95 % intervals by bootstrap over the prompts, and of each minus the first, paired.
+    """Return `measure` of each system, and of each minus the first, paired, with 95 % intervals.
 
-    The best of several points takes noise for merit, and each draw anew: intervals of few prompts lie too high.
+    Intervals are by bootstrap over the prompts. The best of several points takes noise for merit,
+    and takes it anew in each draw, so intervals of few prompts lie too high.
 
     Args:
-        values: of each system [points, prompts, attributes].
+        values: of each system, [points, prompts, attributes].
     """
     prompts = next(iter(values.values())).shape[1]
     chosen = np.random.default_rng(0).integers(prompts, size=(_DRAWS, prompts))
@@ -95,9 +105,10 @@ def volumes(values: Mapping[str, Floats], measure: Callable[[Floats], float]) ->
 
 
 def direction(values: Floats) -> dict[str, Any]:
-    """Measure how far a preference moves each attribute's own meter.
+    """Return what each attribute's own meter shows at different weights of the attribute.
 
-    It is told where the attribute has no weight (the other corners), half of it and all, and how much more all is than none.
+    The weights are none (the other corners), half and all. The difference between all and none is
+    given, too.
 
     Args:
         values: [points of `GRID`, prompts, attributes].
@@ -113,7 +124,10 @@ def direction(values: Floats) -> dict[str, Any]:
 
 
 def soup(parts: Sequence[Stored], weights: Sequence[float]) -> Stored:
-    """Merge adapters without objectives into one whose update is the weighted sum of theirs: *Rewarded soups* (NeurIPS 2023)."""
+    """Join adapters without objectives into one whose update is the weighted sum of theirs.
+
+    Source: *Rewarded soups* (NeurIPS 2023).
+    """
     joined: dict[str, Callable[[list[torch.Tensor]], torch.Tensor]] = {
         "a1": torch.cat,
         "b1": lambda own: torch.cat(own, 1),
@@ -124,10 +138,12 @@ def soup(parts: Sequence[Stored], weights: Sequence[float]) -> Stored:
 
 
 def plot(points: Mapping[str, Floats], path: Path) -> None:
-    """Draw helpfulness against each other attribute; lines lead from all weight on the one by an even pair to all on the other.
+    """Plot helpfulness against each other attribute.
+
+    Lines lead from all weight on the one, through an even pair, to all weight on the other.
 
     Args:
-        points: of each system [points of `GRID`, attributes].
+        points: of each system, [points of `GRID`, attributes].
     """
     across = ATTRIBUTES.index("helpfulness")
     others = [i for i in range(len(ATTRIBUTES)) if i != across]

@@ -1,9 +1,11 @@
-"""Measure the steerer prosocial on the embedded model: ``python -m research.prosocial.study [--json FILE]``.
+"""Measure the steerer prosocial on the embedded model.
 
-Held-out prompts of the embedded world whose plain answer is flagged; one answer each at temperature 0.1, without any search or
-gate, so that what is measured is the method and not the guard around it. Safety, fluency and topic are judged exactly
-(`World.judge`), attributes by the exact share of answers with one of the trained sentences and by the meters of `attributes`.
-Win rates are defined in `wins`, what is reached at which preference is summed up in `pareto`.
+Run it with ``python -m research.prosocial.study [--json FILE]``. It uses held-out prompts of the
+embedded world whose plain answer is flagged. Each arm gives one answer at temperature 0.1, without
+any search or gate. So what is measured is the method, and not the guard around it. Safety, fluency
+and topic are judged exactly (`World.judge`). Attributes are judged by the exact share of answers
+with one of the trained sentences, and by the meters of `attributes`. Win rates are defined in
+`wins`; what is reached at which preference is summed up in `pareto`.
 """
 
 from __future__ import annotations
@@ -44,12 +46,15 @@ from ttsa_guard.steerers.prosocial.product import Product
 from ttsa_guard.steerers.prosocial.steerer import ProSocial, ProSocialOptions
 
 SEED = 5
-"""Of the prompts: neither the benchmark's nor that on which strength and alpha were chosen."""
+"""Seed of the prompts.
+
+It is neither the benchmark's, nor the one with which strength and alpha were chosen.
+"""
 LONGEST = 128
-"""Tokens: an answer with prosocial sentences is longer than a plain one."""
+"""Tokens of the longest answer. An answer with prosocial sentences is longer than a plain one."""
 _TIMED = 24
 Reward = Callable[[Mapping[str, float]], Stored]
-"""The reward model at a preference."""
+"""Returns the reward model at a preference."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +62,9 @@ class Scope:
     """How much is measured, and against what.
 
     Args:
-        n: prompts of each kind, before the gate.
-        benign: benign prompts.
-        grid: flagged prompts that are answered at every preference of `pareto.GRID`.
+        n: number of prompts of each kind, before the gate.
+        benign: number of benign prompts.
+        grid: number of flagged prompts that are answered at every preference of `pareto.GRID`.
         data: folder with the public data sets, for more meters.
         averaged: adapter trained with ``--conflicts average``.
         separate: folder of adapters of one attribute each.
@@ -76,7 +81,7 @@ class Scope:
 
 
 class Study:
-    """What is measured, on one backend."""
+    """The measurements, on one backend."""
 
     def __init__(self, scope: Scope, progress: Progress) -> None:
         self.backend = TransformersBackend(TransformersOptions(device="cpu", batch_size=64))
@@ -156,7 +161,7 @@ class Study:
         return tables, {kind: win_rates(cases, texts, judged, meters) for kind, meters in self.meters.items()}
 
     async def _preferences(self, cases: Sequence[WorldCase], reward: Stored | None) -> dict[str, Any]:
-        """What becomes of each attribute when all weight is on one of them, with regulation."""
+        """Return what becomes of each attribute when all weight is on one, with regulation."""
         by_attribute = {}
         for name in ATTRIBUTES:
             texts = await self._answers(cases, self._guide(regulated=True, prefer={name: 1.0}, reward=reward))
@@ -166,7 +171,7 @@ class Study:
         return by_attribute
 
     async def _grid(self, cases: Sequence[WorldCase]) -> dict[str, Any]:
-        """Run all systems at all preferences, regulated and with the same alpha."""
+        """Return the results of all systems at all preferences: regulated, and with one alpha."""
         values, good = {}, {}
         for name, reward in self._systems().items():
             measured = [await self._point(cases, prefer, reward(prefer)) for prefer in pareto.GRID]
@@ -190,7 +195,7 @@ class Study:
         return systems
 
     async def _point(self, cases: Sequence[WorldCase], prefer: Mapping[str, float], reward: Stored) -> tuple[Floats, Floats]:
-        """Return meters [prompts, attributes] and whether the answers are good [prompts]."""
+        """Return the meters [prompts, attributes], and whether the answers are good [prompts]."""
         texts = await self._answers(cases, self._guide(regulated=True, prefer=prefer, reward=reward))
         return self.meters["meters"].measure(texts), np.array([j.good for j in self._judged(cases, texts)], dtype=float)
 
@@ -205,7 +210,10 @@ class Study:
         return table
 
     def _accuracy(self, reward: Stored | None) -> dict[str, Any]:
-        """Return how often the reward model prefers the better answer of held-out pairs, with all weight on their attribute."""
+        """Return how often the reward model prefers the better answer of held-out pairs.
+
+        All weight is on the attribute of the pair.
+        """
         assert reward is not None
         model, encode = training.load("embedded", "cpu")
         adapter = reward.on(model)

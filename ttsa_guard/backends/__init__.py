@@ -1,1 +1,1 @@
-"""Backends: engines that turn prompts, with or without moved embeddings, into answers."""
+"""Backends: engines that turn prompts, with or without soft embeddings, into answers."""

@@ -1,6 +1,7 @@
-"""The backend contract and the capabilities that a backend may have besides generating.
+"""The contract of a backend, and the capabilities that it may have besides generating.
 
-A steerer names the capabilities that it needs (`Steerer.needs`); they are checked when the guard is built.
+A steerer names the capabilities that it needs (`Steerer.needs`). They are checked when the guard is
+built.
 """
 
 from __future__ import annotations
@@ -29,62 +30,73 @@ class Backend(Protocol):
     """Longest prompt plus answer, in tokens."""
 
     async def render(self, messages: Sequence[Message], *, scope: Scope = "user") -> Prompt:
-        """The conversation in the model's chat template; the embeddings of `scope` become soft.
+        """Write the conversation in the model's chat template.
 
-        "user" is the content of the last user message, "all" is everything.
+        Args:
+            scope: the part whose embeddings become soft: "user" is the content of the last user
+                message, "all" is everything.
 
         Raises:
-            PromptError: empty, longer than the context, or the model has no chat template.
+            PromptError: the conversation is empty or longer than the context, or the model has no
+                chat template.
         """
         ...
 
     async def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
-        """Answers in the order of the requests, decoded as one batch.
+        """Generate answers as one batch, and return them in the order of the requests.
 
         Raises:
             ModelError: the model failed, or `soft_embeds` has a wrong shape or is not finite.
         """
         ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Let go of what the backend holds, for example connections."""
 
 
 @runtime_checkable
 class Profiled(Protocol):
-    """It is known how this model begins safe answers, and how likely its own answers are."""
+    """The backend knows how its model begins safe answers, and how likely its own answers are."""
 
     profile: ModelProfile
 
 
 @runtime_checkable
 class Described(Protocol):
-    """Tells where it runs, and in which precision, in words."""
+    """The backend tells, in words, where it runs and in which precision."""
 
     @property
-    def device(self) -> str: ...
+    def device(self) -> str:
+        """The device, for example "cuda:0"."""
 
     @property
-    def dtype(self) -> str: ...
+    def dtype(self) -> str:
+        """The precision, for example "bfloat16"."""
 
 
 @runtime_checkable
 class DescribesDecoding(Protocol):
-    """Tells how answers are decoded, in words; known, and to be asked, once something was generated."""
+    """The backend tells how it decodes answers."""
 
     @property
-    def decoding(self) -> str: ...
+    def decoding(self) -> str:
+        """How answers are decoded, in words. It is known once something was generated."""
 
 
 def device_of(backend: Backend) -> str:
+    """Return the backend's device, in words; "unknown" if it does not tell."""
     return backend.device if isinstance(backend, Described) else "unknown"
 
 
 @runtime_checkable
 class Streams(Protocol):
-    """An answer can be read while it grows."""
+    """An answer can be read while it is generated."""
 
     async def stream(self, request: GenerationRequest, on_text: Callable[[str], None]) -> Generation:
-        """The same answer as from `generate`; `on_text` gets it piece by piece, on the caller's event loop.
+        """Generate the same answer as `generate` does, and give it to `on_text` piece by piece.
+
+        Args:
+            on_text: is called on the caller's event loop.
 
         Raises:
             ModelError: as `generate` does.
@@ -94,10 +106,16 @@ class Streams(Protocol):
 
 @runtime_checkable
 class Reasons(Protocol):
-    """The model can write its reasoning before an answer. `render` leaves no room for it: where an answer begins decides."""
+    """The model can write its reasoning before an answer.
+
+    A prompt from `render` asks for an answer without reasoning: where the prompt ends decides.
+    """
 
     async def render_reasoning(self, messages: Sequence[Message]) -> tuple[Prompt, str]:
-        """The conversation for an answer with reasoning, and what that answer has to be made to begin with.
+        """Write the conversation for an answer with reasoning.
+
+        Returns:
+            The prompt, and the text that the answer has to be made to begin with.
 
         Raises:
             PromptError: as `render` does.
@@ -107,30 +125,31 @@ class Reasons(Protocol):
 
 @runtime_checkable
 class TakesEmbeddings(Protocol):
-    """Input embeddings can be read, and answers generated from moved ones."""
+    """Input embeddings can be read, and answers can be generated from soft embeddings."""
 
     token_norm: float
-    """Mean Euclidean norm of a token embedding: the unit of step and probe sizes."""
+    """Mean Euclidean norm of a token embedding. It is the unit of step sizes and probe sizes."""
 
     async def embed(self, ids: Sequence[int]) -> torch.Tensor:
-        """Embeddings of token ids, [len(ids), hidden], float32 on the CPU."""
+        """Return the embeddings of token ids, [len(ids), hidden], float32 on the CPU."""
         ...
 
 
 @dataclass(frozen=True)
 class Continuation:
-    """A text after a prompt, as a sequence of spans with the weight that each has in an objective.
+    """A text after a prompt, as spans that have weights in an objective.
 
     Args:
-        spans: (text, weight) pairs; the texts together are the continuation. The objective adds, over the tokens of a
-            span, ``weight * log p(token)`` if the weight is positive, and ``|weight| * log(1 - p(token))``, the
-            unlikelihood, if it is negative; a zero-weight span is context.
+        spans: (text, weight) pairs; the texts together are the continuation. The objective adds,
+            over the tokens of a span, ``weight * log p(token)`` if the weight is positive. If it is
+            negative, it adds the unlikelihood ``|weight| * log(1 - p(token))``. A span of weight
+            zero is context.
     """
 
     spans: tuple[tuple[str, float], ...]
 
     def tokens(self, tokenizer: Any) -> tuple[list[int], list[float]]:
-        """Token ids, and the weight of the span in which each token ends."""
+        """Return the token ids, and for each token the weight of the span in which it ends."""
         bounds = list(accumulate(len(text) for text, _ in self.spans))
         encoded = tokenizer(encodable("".join(t for t, _ in self.spans)), add_special_tokens=False, return_offsets_mapping=True)
         spans = [min(bisect_left(bounds, last), len(bounds) - 1) for _, last in encoded["offset_mapping"]]
@@ -142,26 +161,41 @@ class ScoresText(Protocol):
     """Texts can be scored without generating."""
 
     async def log_likelihoods(self, prompt: Prompt, texts: Sequence[str]) -> list[float]:
-        """Mean token log-likelihood, in nats, of each text after the unmoved prompt."""
+        """Return the mean token log-likelihood, in nats, of each text after the prompt.
+
+        The prompt is taken as it is, without soft embeddings.
+        """
         ...
 
 
 @runtime_checkable
 class ScoresSoftEmbeds(Protocol):
-    """Objectives can be evaluated at moved embeddings."""
+    """Objectives can be evaluated at soft embeddings."""
 
     async def objective(self, prompt: Prompt, soft_embeds: Sequence[torch.Tensor], goals: Sequence[Continuation]) -> torch.Tensor:
-        """The objective of goal i at embeddings i, divided by the sum of its absolute token weights: [len(goals)], float32."""
+        """Evaluate objective i at soft embeddings i.
+
+        Args:
+            soft_embeds: n tensors of soft embeddings, [k, hidden] each.
+            goals: n continuations.
+
+        Returns:
+            The objectives, each divided by the sum of its absolute token weights, [n], float32.
+        """
         ...
 
 
 @runtime_checkable
 class ExposesLogProbs(Protocol):
-    """Words inside a prompt can be found among its tokens, and scored where they stand."""
+    """Words of a prompt can be found among its tokens, and the tokens can be scored there."""
 
     async def locate(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
-        """The last user text as the model reads it, and the characters [start, end) of it that each token of
-        ``render(messages)`` covers; other tokens have empty spans.
+        """Find the characters of the last user message that each token covers.
+
+        Returns:
+            The last user text as the model reads it, and for each token of ``render(messages)`` its
+            span [start, end) of characters in that text. Tokens outside of the text have empty
+            spans.
 
         Raises:
             PromptError: as `Backend.render` does.
@@ -171,11 +205,17 @@ class ExposesLogProbs(Protocol):
     async def token_log_probs(
         self, prompt: Prompt, soft_embeds: Sequence[torch.Tensor], positions: Sequence[int]
     ) -> torch.Tensor:
-        """Log-probability of the prompt's own token at each position, 1 or later, given what stands before it.
+        """Return the log-probability of the prompt's own token at each position.
+
+        Each is conditional on the tokens before it.
+
+        Args:
+            soft_embeds: n tensors of soft embeddings, [k, hidden] each.
+            positions: indices of tokens in the prompt, 1 or higher.
 
         Returns:
-            For each value of the movable embeddings, in nats: [len(soft_embeds), len(positions)], float32 on the CPU;
-            NaN where the model overflows.
+            Log-probabilities in nats, [n, len(positions)], float32 on the CPU. They are NaN where
+            the model overflows.
         """
         ...
 
@@ -187,30 +227,42 @@ class Differentiable(Protocol):
     async def gradient(
         self, prompt: Prompt, soft_embeds: Sequence[torch.Tensor], goals: Sequence[Continuation]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Values [n] and gradients [n, k, hidden] of `ScoresSoftEmbeds.objective` with respect to the embeddings."""
+        """Return values and gradients of `ScoresSoftEmbeds.objective`.
+
+        Args:
+            soft_embeds: n tensors of soft embeddings, [k, hidden] each.
+            goals: n continuations.
+
+        Returns:
+            The values, [n], and the gradients with respect to the soft embeddings, [n, k, hidden].
+        """
         ...
 
 
 class DecodingStep(Protocol):
-    """One step of a guided generation."""
+    """One step of a controlled generation."""
 
     def __call__(self, embeds: torch.Tensor, valid: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-        """What the next token is drawn from, as logits [batch, vocabulary].
+        """Return the logits from which the next tokens are drawn, [batch, vocabulary].
 
         Args:
-            embeds: input embeddings of the tokens that are new since the last step, [batch, n, hidden].
-            valid: which of all tokens so far are no padding, [batch, length].
+            embeds: input embeddings of the tokens that are new since the last step, [batch, n,
+                hidden].
+            valid: which of all tokens so far are not padding, [batch, length].
             at: positions of the new tokens, [batch, n].
         """
         ...
 
 
 class ControlledDecoding(Protocol):
-    """Decides what a model's next tokens are drawn from."""
+    """Decides from which distribution the next tokens are drawn."""
 
     def over(self, model: Any) -> AbstractContextManager[DecodingStep]:
-        """The steps of one batch. On the model's worker thread, where nothing else uses it: within, its weights may be
-        others; afterwards they are bit for bit what they were."""
+        """Return a context manager that gives the steps of one batch.
+
+        It is used on the model's worker thread, where nothing else uses the model. Inside, the
+        model's weights may differ. Afterwards they are bit for bit what they were.
+        """
         ...
 
 
@@ -220,13 +272,13 @@ class ExposesLogits(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the model's weights, as `ttsa_guard.backends.local.controlled.fingerprint` has it."""
+        """SHA-256 of the model's weights; see `backends.local.controlled.fingerprint`."""
         ...
 
     async def generate_controlled(self, requests: Sequence[GenerationRequest], guide: ControlledDecoding) -> list[Generation]:
-        """As `Backend.generate`, each step drawn from the guide's logits.
+        """Generate answers, with each token drawn from the logits of `guide`.
 
         Raises:
-            ModelError: as `generate` does.
+            ModelError: as `Backend.generate` does.
         """
         ...

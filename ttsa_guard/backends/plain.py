@@ -1,4 +1,4 @@
-"""The answer that a model gives by itself, with its reasoning if it is one that reasons."""
+"""Get the answer that a model gives by itself, with reasoning if the model can reason."""
 
 from __future__ import annotations
 
@@ -16,14 +16,20 @@ async def plain_answer(
     request_for: Callable[[Prompt], GenerationRequest],
     on_text: Callable[[str], None] | None = None,
 ) -> tuple[GenerationRequest, Generation]:
-    """What was asked for in the end, and the answer. One that is nothing but reasoning is asked for again without it.
+    """Generate the model's own answer to a conversation.
+
+    An answer that is nothing but reasoning is replaced by one without reasoning.
 
     Args:
-        request_for: the request with a prompt.
-        on_text: gets the answer piece by piece where the backend streams; not the second one.
+        request_for: makes a request of a prompt.
+        on_text: gets the first answer piece by piece, if the backend streams.
+
+    Returns:
+        The request that led to the answer, and the answer.
 
     Raises:
-        PromptError, ModelError: as the backend does, or this process was forked after it had been used.
+        PromptError: the model cannot be given this conversation.
+        ModelError: the model failed, or this process was forked after the backend had been used.
     """
     refuse_after_fork(backend)
     opening = ""

@@ -1,4 +1,4 @@
-"""The reference backend: any Hugging Face chat model, in process, through ``generate(inputs_embeds=...)``."""
+"""The reference backend: any Hugging Face chat model, in process."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ T = TypeVar("T")
 
 
 class TransformersOptions(Settings):
+    """Options of the backend ``transformers``."""
+
     model: str = Field(EMBEDDED, min_length=1, description="'embedded', 'smollm2', a GGUF file, a folder, or a Hugging Face name")
     gguf_file: str | None = Field(None, description="in the folder or on the hub, for a model in that format")
     load: dict[str, Any] = Field(
@@ -44,7 +46,14 @@ class TransformersOptions(Settings):
 
 
 class TransformersBackend:
-    """One model on one device. Backends with the same model, device and dtype in one process share weights and thread."""
+    """One model on one device.
+
+    Backends with the same model, device and precision in one process share the weights and the
+    thread.
+
+    Raises:
+        ModelError: the model or the device cannot be used.
+    """
 
     def __init__(self, options: TransformersOptions) -> None:
         device = resolve_device(options.device)
@@ -58,21 +67,25 @@ class TransformersBackend:
 
     @property
     def device(self) -> str:
+        """The device, for example "cuda:0"."""
         return str(self._engine.device)
 
     @property
     def dtype(self) -> str:
+        """The precision, for example "bfloat16"."""
         return str(self._engine.dtype).removeprefix("torch.")
 
     @property
     def decoding(self) -> str:
-        """How answers are decoded, in words; known once something was generated."""
+        """How answers are decoded, in words. It is known once something was generated."""
         return self._engine.decoding
 
     async def render(self, messages: Sequence[Message], *, scope: Scope = "user") -> Prompt:
+        """Write the conversation in the model's chat template; see `Backend.render`."""
         return self._fitting(render(self._engine.tokenizer, messages, scope=scope, **self.options.template_options))
 
     async def render_reasoning(self, messages: Sequence[Message]) -> tuple[Prompt, str]:
+        """Write the conversation for an answer with reasoning; see `Reasons.render_reasoning`."""
         prompt, opening = render_reasoning(self._engine.tokenizer, messages, **self.options.template_options)
         return self._fitting(prompt), opening
 
@@ -85,9 +98,11 @@ class TransformersBackend:
         return prompt
 
     async def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
+        """Generate answers, together with the requests of other callers; see `Backend.generate`."""
         return await self._loaded.generation_batcher(requests)
 
     async def stream(self, request: GenerationRequest, on_text: Callable[[str], None]) -> Generation:
+        """Generate an answer and show it piece by piece; see `Streams.stream`."""
         loop, stop = asyncio.get_running_loop(), threading.Event()
         try:
             return await self._run(self._engine.stream, request, stop, lambda text: loop.call_soon_threadsafe(on_text, text))
@@ -95,12 +110,15 @@ class TransformersBackend:
             stop.set()
 
     async def embed(self, ids: Sequence[int]) -> torch.Tensor:
+        """Return the embeddings of token ids, [len(ids), hidden], float32 on the CPU."""
         return (await self._run(self._engine.embed, ids)).float().cpu()
 
     async def log_likelihoods(self, prompt: Prompt, texts: Sequence[str]) -> list[float]:
+        """Return the mean token log-likelihood of each text, in nats; see `ScoresText`."""
         return await self._loaded.values([ScoringRequest(prompt, None, Continuation(((text, 1.0),))) for text in texts])
 
     async def objective(self, prompt: Prompt, soft_embeds: Sequence[torch.Tensor], goals: Sequence[Continuation]) -> torch.Tensor:
+        """Evaluate objective i at soft embeddings i, [n]; see `ScoresSoftEmbeds.objective`."""
         return torch.tensor(
             await self._loaded.values([ScoringRequest(prompt, r, g) for r, g in zip(soft_embeds, goals, strict=True)])
         )
@@ -108,22 +126,27 @@ class TransformersBackend:
     async def gradient(
         self, prompt: Prompt, soft_embeds: Sequence[torch.Tensor], goals: Sequence[Continuation]
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return values [n] and gradients [n, k, hidden]; see `Differentiable.gradient`."""
         found = await self._loaded.gradients([ScoringRequest(prompt, r, g) for r, g in zip(soft_embeds, goals, strict=True)])
         return torch.tensor([value for value, _ in found]), torch.stack([gradient for _, gradient in found])
 
     async def locate(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
+        """Find the last user text among the prompt's tokens; see `ExposesLogProbs.locate`."""
         return locate(self._engine.tokenizer, messages, **self.options.template_options)
 
     async def token_log_probs(
         self, prompt: Prompt, soft_embeds: Sequence[torch.Tensor], positions: Sequence[int]
     ) -> torch.Tensor:
+        """Return log-probabilities of prompt tokens; see `ExposesLogProbs.token_log_probs`."""
         return await self._run(self._engine.token_log_probs, prompt, soft_embeds, positions)
 
     @property
     def fingerprint(self) -> str:
+        """SHA-256 of the model's weights; see `controlled.fingerprint`."""
         return self._loaded.fingerprint
 
     async def generate_controlled(self, requests: Sequence[GenerationRequest], guide: ControlledDecoding) -> list[Generation]:
+        """Generate answers drawn from the logits of `guide`; see `ExposesLogits`."""
         stop = threading.Event()
         try:
             return await self._run(controlled.generate, self._engine, requests, guide, stop)
@@ -131,7 +154,10 @@ class TransformersBackend:
             stop.set()
 
     async def close(self) -> None:
-        """Nothing to do: the weights may be shared, and go when the last backend that uses them does."""
+        """Do nothing.
+
+        The weights may be shared. They are freed with the last backend that uses them.
+        """
 
     async def _run(self, work: Callable[..., T], *args: Any) -> T:
         def guarded() -> T:
@@ -142,7 +168,7 @@ class TransformersBackend:
 
 
 class _Loaded:
-    """A model with its thread, on which the work of all callers meets in batches."""
+    """A model and its thread, on which the work of all callers is done in batches."""
 
     def __init__(self, engine: Engine, name: str) -> None:
         self.engine = engine
@@ -153,7 +179,8 @@ class _Loaded:
 
     @cached_property
     def fingerprint(self) -> str:
-        # On the thread, for a guide may just have changed the weights.
+        # A controlled decoding may be changing the weights now. It runs on the worker thread and
+        # restores them, so the work waits its turn there.
         return self.worker.submit(controlled.fingerprint, self.engine.model).result()
 
 
@@ -162,10 +189,11 @@ _loading = threading.Lock()
 
 
 def _shared(options: TransformersOptions, device: str, dtype: torch.dtype) -> _Loaded:
-    """The model, loaded at most once at a time; it is freed with the last backend that holds it."""
+    """Return the model. It is loaded once, and freed with the last backend that uses it."""
     source = Source.of(options.model, options.gguf_file)
     if source.gguf_file and options.dtype == "auto":
-        dtype = torch.bfloat16  # weights of a few bits lose nothing, and half the memory is to be read
+        # Weights of a few bits lose nothing in bfloat16, and it halves the memory to be read.
+        dtype = torch.bfloat16
     key = (source, device, dtype, options.batch_size, repr(sorted(options.load.items())))
     with _loading:
         found = _loaded.get(key)
@@ -178,4 +206,5 @@ def _shared(options: TransformersOptions, device: str, dtype: torch.dtype) -> _L
 
 @hookimpl
 def ttsa_register_backends(register: Register) -> None:
+    """Register the backend ``transformers``."""
     register("transformers", TransformersBackend, options=TransformersOptions)

@@ -1,1 +1,1 @@
-"""What transformers needs around a model: where it runs, its files, its tokenizer and its chat template."""
+"""What transformers needs around a model: devices, files, tokenizer and chat template."""

@@ -1,4 +1,4 @@
-"""Conversations as a model's chat template writes them, and which of their tokens may move."""
+"""Write conversations in a model's chat template, and find the tokens whose embeddings may move."""
 
 from __future__ import annotations
 
@@ -14,18 +14,24 @@ from ttsa_guard.hf.tokens import markers, without_markers
 from ttsa_guard.messages import Message, Prompt, Scope, Soft, Tokens
 from ttsa_guard.reasoning import CLOSE, OPEN
 
-_MARK = "\ue000content\ue000"  # private use: in no template
+_MARK = "\ue000content\ue000"  # characters for private use, which no template contains
 _OPENED = re.compile(rf"{OPEN}\s*\Z")
-"""How the prompts of models end that always reason."""
+"""Matches the end of the prompt of a model that always reasons."""
 _SWITCH = "enable_thinking"
-"""The variable with which templates of models that may reason take or leave it."""
+"""The variable that turns reasoning on or off in the templates of models that may reason."""
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, scope: Scope, **template_options: Any) -> Prompt:
-    """The conversation as the model's template has it, with the rows of `scope` soft, and ready for an answer without reasoning.
+    """Write the conversation in the model's template, ready for an answer without reasoning.
+
+    Args:
+        scope: the part whose embeddings become soft: "user" is the content of the last user
+            message, "all" is everything.
+        template_options: are passed to the template.
 
     Raises:
-        PromptError: empty, no chat template, or the template refuses the conversation.
+        PromptError: the conversation is empty, the model has no chat template, or the template
+            refuses the conversation.
     """
     _, encoded, (first, last) = _encoded(tokenizer, messages, scope, template_options)
     flags = [end > first and start < last for start, end in encoded["offset_mapping"]]
@@ -35,12 +41,14 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, s
 def render_reasoning(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], **template_options: Any
 ) -> tuple[Prompt, str]:
-    """See `Reasons.render_reasoning`."""
+    """Write the conversation for an answer with reasoning; see `Reasons.render_reasoning`."""
     text = _templated(tokenizer, _turns(tokenizer, messages), template_options)
     opened = _OPENED.search(text)
     if not opened and _SWITCH not in str(tokenizer.chat_template):
         return render(tokenizer, messages, scope="user", **template_options), ""
-    if opened:  # by the template: without this, the answer would only show how the block ends
+    if opened:
+        # The template opens the block of reasoning. The answer opens it instead, so that the text
+        # shows where the block begins.
         text = text[: opened.start()]
     return Prompt((Tokens(tuple(tokenizer(text, add_special_tokens=False)["input_ids"])),)), opened.group() if opened else ""
 
@@ -53,7 +61,7 @@ def answering(tokenizer: PreTrainedTokenizerBase, template_options: dict[str, An
 def locate(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], **template_options: Any
 ) -> tuple[str, list[tuple[int, int]]]:
-    """See `ExposesLogProbs.locate`."""
+    """Find the words of the last user message among the tokens; see `ExposesLogProbs.locate`."""
     text, encoded, (first, last) = _encoded(tokenizer, messages, "user", template_options)
     spans = [(min(max(start, first), last), min(max(end, first), last)) for start, end in encoded["offset_mapping"]]
     return text[first:last], [(start - first, end - first) for start, end in spans]
@@ -62,7 +70,10 @@ def locate(
 def _encoded(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], scope: Scope, template_options: dict[str, Any]
 ) -> tuple[str, BatchEncoding, tuple[int, int]]:
-    """The conversation as text and as tokens with their offsets, and where `scope` stands in the text."""
+    """Return the conversation as text, as tokens with their offsets, and the span of `scope`.
+
+    The span is [first, last), in characters of the text.
+    """
     turns = _turns(tokenizer, messages)
     asked = max(i for i, t in enumerate(turns) if t["role"] == "user" and t["content"].strip())
     template_options = answering(tokenizer, template_options)
@@ -100,7 +111,7 @@ def _templated(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], 
 
 
 def _system_folded(turns: list[dict[str, str]]) -> list[dict[str, str]]:
-    """For templates without a system role: the system text in front of the first user text."""
+    """Put the system text before the first user text, for templates without a system role."""
     system = "\n\n".join(t["content"] for t in turns if t["role"] == "system")
     rest = [dict(t) for t in turns if t["role"] != "system"]
     if system and rest and rest[0]["role"] == "user":
@@ -109,14 +120,16 @@ def _system_folded(turns: list[dict[str, str]]) -> list[dict[str, str]]:
 
 
 def _content_span(text: str, marked: str, content: str) -> tuple[int, int]:
-    """Where `content` stands in `text`, found by means of the same text with a mark in its place: the words of the content
-    may also occur in other turns and in the template itself.
+    """Return the span [first, last) of `content` in `text`, in characters.
+
+    It is found with the help of `marked`, the same text with a mark in place of the content,
+    because the words of the content may also occur in other turns and in the template.
     """
     before, _, after = marked.rpartition(_MARK)
     before = before.replace(_MARK, content)
     start = text.find(content, len(before)) if text.startswith(before) else -1
     if start < 0 or len(text) - start - len(content) < len(after):
-        start = text.rfind(content)  # a template that looks into the content
+        start = text.rfind(content)  # the template changes with the content
     return (start, start + len(content)) if start >= 0 else (0, len(text))
 
 

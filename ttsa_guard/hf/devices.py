@@ -1,4 +1,4 @@
-"""Where models run, and in which precision."""
+"""Choose the device and the precision that a model runs in."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ Dtype = Annotated[
 
 
 def resolve_device(device: str) -> str:
-    """The device that `device` names; "auto" is CUDA or Apple's MPS if there is one.
+    """Return the device that `device` names.
+
+    "auto" is CUDA or Apple's MPS if there is one, else the CPU.
 
     Raises:
-        ModelError: no such device.
+        ModelError: the device cannot be used.
     """
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -32,6 +34,7 @@ def resolve_device(device: str) -> str:
 
 
 def resolve_dtype(dtype: str, device: str) -> torch.dtype:
+    """Return the precision that `dtype` names. "auto" is bfloat16 on CUDA, else float32."""
     if dtype == "auto":
         return torch.bfloat16 if device.startswith("cuda") else torch.float32
     found: torch.dtype = getattr(torch, dtype)

@@ -1,4 +1,7 @@
-"""Find and load a language model and its tokenizer: a hub name, a folder, a GGUF file, or a model that a package brings."""
+"""Find and load a language model and its tokenizer.
+
+A model is a hub name, a folder, a GGUF file, or a model that a package brings.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +27,11 @@ _WANTED = "'embedded', 'smollm2', a GGUF file, a local folder, or a name on the 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model comes from, as transformers wants to be told.
+    """The place of a model, in the terms of transformers.
 
     Args:
         path: a folder, or a name on the hub.
-        gguf_file: a GGUF file in it; None: weights in the usual format.
+        gguf_file: a GGUF file in it; None for weights in the usual format.
     """
 
     path: str
@@ -36,7 +39,10 @@ class Source:
 
     @classmethod
     def of(cls, model: str, gguf_file: str | None = None) -> Source:
-        """What a user calls `model`: 'embedded', 'smollm2', ``PATH.gguf``, a folder or a hub name.
+        """Return the place of what a user calls `model`.
+
+        Args:
+            model: 'embedded', 'smollm2', ``PATH.gguf``, a folder or a hub name.
 
         Raises:
             ModelError: the package of 'smollm2' is not installed.
@@ -52,11 +58,12 @@ class Source:
 
     @property
     def options(self) -> dict[str, Any]:
+        """Arguments for ``from_pretrained`` that choose the GGUF file, if there is one."""
         return {"gguf_file": self.gguf_file} if self.gguf_file else {}
 
 
 def _smollm2() -> Path:
-    # Its module is not imported: that wants a library which it does not need to be a file.
+    # The package's module is not imported: that needs a library which reading the file does not.
     spec = find_spec(_SMOLLM2_MODULE)
     folders = list(spec.submodule_search_locations or ()) if spec else []
     files = sorted(file for folder in folders for file in Path(folder).glob("*.gguf"))
@@ -74,16 +81,19 @@ def load(
     kind: Any = None,
     wanted: str = _WANTED,
 ) -> tuple[Any, PreTrainedTokenizerBase]:
-    """Load a model on its device, and its tokenizer. Weights are safetensors or GGUF, never pickles.
+    """Load a model and its tokenizer, and move the model to its device.
+
+    Weights are safetensors or GGUF, never pickles.
 
     Args:
-        kind: the class of transformers with ``from_pretrained``; default: causal language models.
-        wanted: what the user has to name, for the hint where nothing is found.
-        more: other arguments of ``AutoModelForCausalLM.from_pretrained``, ``device_map`` among them, which places it instead, and
-            ``trust_remote_code``, without which a model brings no code.
+        kind: the class of transformers with ``from_pretrained``; by default that of causal language
+            models.
+        wanted: what the user has to name, for the hint if nothing is found.
+        more: other arguments of ``from_pretrained``. A ``device_map`` among them places the model
+            instead of `device`. Without ``trust_remote_code`` no code of the model is run.
 
     Raises:
-        ModelError: it cannot be had; the hint says what to do.
+        ModelError: the model cannot be loaded; the hint says what to do.
     """
     more = weights.checked(source.path, more)
     if isinstance(quantization := more.get("quantization_config"), dict):
@@ -95,18 +105,23 @@ def load(
     with _explained(source, wanted):
         model: Any = (kind or AutoModelForCausalLM).from_pretrained(source.path, dtype=dtype, **source.options, **more)
     if source.gguf_file:
-        vars(model.config).pop("quantization_config", None)  # it is undone by now
+        vars(model.config).pop("quantization_config", None)  # the weights are unpacked by now
     return (model if "device_map" in more else model.to(device)), tokenizer
 
 
 def load_config(source: Source, *, wanted: str = _WANTED) -> Any:
-    """Load a model's configuration alone, without its weights; raises as `load` does."""
+    """Load a model's configuration alone, without its weights. Raises as `load` does."""
     with _explained(source, wanted):
         return AutoConfig.from_pretrained(source.path, trust_remote_code=False, **source.options)
 
 
 def load_tokenizer(source: Source, *, code: bool = False, wanted: str = _WANTED) -> PreTrainedTokenizerBase:
-    """Load a model's tokenizer alone, which may bring `code` of its own; raises as `load` does."""
+    """Load a model's tokenizer alone. Raises as `load` does.
+
+    Args:
+        code: whether the tokenizer may run code of its own.
+        wanted: what the user has to name, for the hint if nothing is found.
+    """
     if source.gguf_file:
         _needs("gguf", "accelerate", extra="gguf")
     with _explained(source, wanted):
@@ -123,7 +138,11 @@ def _explained(source: Source, wanted: str) -> Iterator[None]:
 
 
 def _unpacked() -> dict[str, Any]:
-    """Newer versions of transformers keep weights packed where they have a kernel; gradients need them whole."""
+    """Return arguments that make transformers unpack the weights of a GGUF file.
+
+    Newer versions keep weights packed if they have a kernel for them, but gradients need unpacked
+    weights.
+    """
     import transformers
 
     config = getattr(transformers, "GgufConfig", None)

@@ -1,4 +1,4 @@
-"""Where the profile of a model is."""
+"""Find the profile of a model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from ttsa_guard.profile import FILE, GENERIC, ModelProfile
 
 
 def find_profile(path: Path | None, model: str) -> ModelProfile:
-    """The named profile, else the one beside the weights, else the one in the cache, else the generic one."""
+    """Return the profile of a model.
+
+    It is the one at `path`, else the one beside the weights, else the one in the cache, else
+    `GENERIC`.
+    """
     if path is not None:
         return ModelProfile.load(path)
     for candidate in (beside(model), cached_profile(model)):
@@ -21,11 +25,11 @@ def find_profile(path: Path | None, model: str) -> ModelProfile:
 
 
 def beside(model: str) -> Path:
-    """Where a profile that comes with the model's weights is."""
+    """Return the path of a profile that comes with the model's weights. The file need not exist."""
     return Path(Source.of(model).path) / FILE
 
 
 def cached_profile(model: str) -> Path:
-    """Where ``ttsa-guard profile MODEL`` keeps what it found."""
+    """Return the path at which ``ttsa-guard profile MODEL`` keeps its result."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return root / "ttsa_guard" / re.sub(r"[^\w.-]+", "_", model) / FILE

@@ -1,4 +1,7 @@
-"""What may be loaded as a model: safetensors and GGUF. A pickle can run code when it is read."""
+"""Allow only model files that cannot run code: safetensors and GGUF.
+
+A pickle can run code when it is read.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,16 @@ _CONVERT = (
 
 
 def checked(path: str, asked: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Arguments for ``from_pretrained`` under which no file of the model at `path` can run code.
+    """Return arguments for ``from_pretrained`` under which no file of the model can run code.
 
     Args:
-        asked: further arguments that the user gives. ``trust_remote_code: true`` among them lets the model bring code.
+        path: the model's folder, or its name on the hub.
+        asked: further arguments from the user. With ``trust_remote_code: true`` among them the
+            model may run code of its own.
 
     Raises:
-        ModelError: they ask for pickled weights, or the model is a folder with a pickled adapter.
+        ModelError: the arguments ask for pickled weights, or the model is a folder with a pickled
+            adapter.
     """
     found = {"trust_remote_code": False, "use_safetensors": True, **(asked or {})}
     if found["use_safetensors"] is not True:
@@ -33,11 +39,11 @@ def checked(path: str, asked: Mapping[str, Any] | None = None) -> dict[str, Any]
 
 
 def hint(error: BaseException, otherwise: str, *, trusting: str = "choose another model") -> str:
-    """What to do about an error of ``from_pretrained`` with the arguments of `checked`.
+    """Return what to do about an error of ``from_pretrained`` with the arguments of `checked`.
 
     Args:
-        otherwise: where it is about something else.
-        trusting: what to do about a model that brings code of its own.
+        otherwise: the hint for an error that has to do with neither pickles nor code.
+        trusting: the hint for a model that brings code of its own.
     """
     said = str(error)
     if "safetensors" in said:

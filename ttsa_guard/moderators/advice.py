@@ -1,4 +1,4 @@
-"""What to say of a gate that is weaker than its user may think."""
+"""Warn about a gate that is weaker than its user may think."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ BETTER = (
 
 
 def weak_gate(model: str, members: Sequence[str]) -> str:
-    """Return why this gate is a weak one for the chat model `model`; empty if it is not.
+    """Return why a gate is weak for the chat model `model`; "" if it is not.
 
     Args:
-        members: names of its moderators.
+        members: the names of the gate's moderators.
     """
     if model == "embedded" or set(members) != {"lite"}:
         return ""

@@ -22,16 +22,19 @@ log = logging.getLogger(__name__)
 
 
 class AnyGuardrailOptions(Settings):
-    """Which guard of the library it is."""
+    """Options of the moderator ``any_guardrail``."""
 
     guardrail: str = Field(min_length=1, description="its name in the library, e.g. 'duo_guard'")
     options: dict[str, Any] = Field(default_factory=dict, description="passed to the guard, e.g. model_id")
 
 
 class AnyGuardrail:
-    """Asks a guard of the library about every text, one after the other; its own verdict decides.
+    """Asks a guard of the library about every text, one after the other.
 
-    Where a guard gives no score, a pass counts as 0 and a flag as 1: enough for a gate, too coarse to guide a search.
+    The guard's own verdict decides.
+
+    If a guard gives no score, a pass counts as 0 and a flag as 1. That is enough for a gate, but
+    too coarse to guide a search.
 
     Raises:
         ConfigError: the library is not installed, or has no such guard.
@@ -50,7 +53,10 @@ class AnyGuardrail:
         self._warned = False
 
     async def moderate(self, texts: Sequence[str], *, prompts: Sequence[str]) -> list[Verdict]:
-        """Return one verdict for each text; guards that take no answer beside a prompt get the text alone."""
+        """Judge `texts`.
+
+        A guard that takes only one text, and no answer beside a prompt, gets the answer.
+        """
         return await asyncio.to_thread(lambda: [self._verdict(*pair) for pair in zip(texts, prompts, strict=True)])
 
     def _verdict(self, text: str, prompt: str) -> Verdict:
@@ -71,7 +77,7 @@ class AnyGuardrail:
         evaluate = self._library.AnyGuardrail.evaluate
         try:
             return evaluate(self._name, self._guard, prompt, response=text)
-        except ValueError:  # it has no place for an answer
+        except ValueError:  # the guard takes only one text
             return evaluate(self._name, self._guard, text)
 
 

@@ -16,13 +16,14 @@ from ttsa_guard.moderators.remote import Remote, RemoteOptions, member
 from ttsa_guard.plugins import Register, hookimpl
 
 LONGEST = 10_000
-"""Characters of one request; longer texts are judged in windows, and count as their worst."""
+"""Most characters in one request. A longer text is judged in windows, and the worst one counts."""
 SEVEREST = 7
+"""The highest level of severity."""
 CATEGORIES = ("Hate", "SelfHarm", "Sexual", "Violence")
 
 
 class AzureOptions(RemoteOptions):
-    """Where the service is, and how it is asked."""
+    """Options of the moderator ``azure``."""
 
     key: str = Field("AZURE_CONTENT_SAFETY_KEY", description="environment variable that holds the key")
     endpoint: str = Field(min_length=1, description="of your resource, https://NAME.cognitiveservices.azure.com")
@@ -30,14 +31,18 @@ class AzureOptions(RemoteOptions):
 
 
 class Azure(Remote):
-    """Eight levels of severity, as severity / 7: good as a gate, too coarse to guide a search."""
+    """Asks Azure for the severity of a text.
+
+    There are eight levels, and the score is severity / 7. That is good for a gate, but too coarse
+    to guide a search.
+    """
 
     name = "azure"
     coarse = True
     options: AzureOptions
 
     async def scores(self, texts: Sequence[str]) -> list[Mapping[str, Any]]:
-        """Return severities / 7 by category for the one text: the largest of its windows."""
+        """Return the severity of each category, divided by 7, for one text; see `Remote.scores`."""
         [text] = texts
         windows = [text[i : i + LONGEST] for i in range(0, len(text), LONGEST)]
         found = await asyncio.gather(*map(self._window, windows))

@@ -1,4 +1,4 @@
-"""The moderator contract, and the one way in which moderators are called."""
+"""The contract of a moderator, and the only way in which moderators are called."""
 
 from __future__ import annotations
 
@@ -16,63 +16,65 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 MARK = "withheld"
 _LONGEST = 200
-"""Characters of a reason, or of a name."""
+"""Most characters of a reason or of a name."""
 
 
 @runtime_checkable
 class Moderator(Protocol):
-    """Batch in, batch out, order kept. `prompts` are the user texts that the answers belong to.
+    """Judges a batch of texts. The verdicts are in the order of the texts.
 
-    One may also be `Coarse`, `Blocking` or `Closes`. Moderators that do not come with this package run on an event loop in a
-    thread of their own, always the same one, so that they keep to their time limit whatever they do; ``blocking = False`` says
-    that one may run on the guard's loop.
+    A moderator may also be `Coarse`, `Blocking` or `Closes`. Moderators that do not come with this
+    package run on an event loop in a thread of their own, always the same one. So they keep to
+    their time limit whatever they do. With ``blocking = False`` a moderator says that it may run on
+    the guard's loop.
     """
 
     @property
     def name(self) -> str:
-        """What records and panels call it; it never changes."""
+        """The name in verdicts and records. It never changes."""
         ...
 
     async def moderate(self, texts: Sequence[str], *, prompts: Sequence[str]) -> list[Verdict]:
-        """Return one verdict for each text, in their order; none for none.
+        """Return a verdict for each text, in order; an empty list if there are no texts.
 
         Args:
-            texts: answers of any length and kind, also empty ones.
-            prompts: for each text, what the user had said; an empty one is not known.
+            texts: the answers to judge, of any length and kind; they may be empty.
+            prompts: the user texts that the answers belong to, one for each; an empty one is not
+                known.
         """
         ...
 
 
 @runtime_checkable
 class Coarse(Protocol):
-    """Says whether its scores tell only a few degrees apart, so that it is no guide for a search."""
+    """The moderator tells whether its scores have too few levels to guide a search."""
 
     coarse: bool
 
 
 @runtime_checkable
 class Blocking(Protocol):
-    """Says whether it may hold up the event loop that it runs on."""
+    """The moderator tells whether it may hold up the event loop that it runs on."""
 
     blocking: bool
 
 
 @runtime_checkable
 class Closes(Protocol):
-    """Holds what has to be let go of, connections for example."""
+    """The moderator holds something that has to be let go of, for example connections."""
 
     async def close(self) -> None:
-        """Let go of it; nothing is asked of the moderator afterwards."""
+        """Let go of what the moderator holds."""
         ...
 
 
 def is_coarse(moderator: Moderator) -> bool:
-    """Tell whether the moderator says of itself that it is too coarse to guide a search."""
+    """Return whether the scores of `moderator` are too coarse to guide a search."""
     return isinstance(moderator, Coarse) and moderator.coarse
 
 
 async def close(moderator: Moderator) -> None:
-    """Let a moderator go of what it holds, on the loop that it runs on."""
+    """Let a moderator close what it holds, on the loop that it runs on."""
     if isinstance(moderator, Closes):
         await on_its_loop(moderator, moderator.close())
 
@@ -80,11 +82,12 @@ async def close(moderator: Moderator) -> None:
 async def moderate_safely(
     moderator: Moderator, texts: Sequence[str], *, prompts: Sequence[str], seconds: float | None = None
 ) -> list[Verdict]:
-    """Call a moderator such that every fault becomes a failed verdict, one for each text.
+    """Call a moderator, and turn every fault into failed verdicts, one for each text.
 
-    Faults are exceptions, a cancellation from inside, more than `seconds`, the wrong number of verdicts, and anything that
-    is not a `Verdict`. The reason names the kind of fault only, since a foreign error message may quote the text. Reasons
-    and category names that quote a text or its prompt are replaced.
+    Faults are exceptions, a cancellation from inside, more than `seconds`, the wrong number of
+    verdicts, and anything that is not a `Verdict`. The reason names only the kind of fault, because
+    a foreign error message may quote the text. Reasons and category names that quote a text or its
+    prompt are replaced.
     """
     try:
         verdicts = await within(seconds, on_its_loop(moderator, moderator.moderate(texts, prompts=prompts)))
@@ -98,13 +101,16 @@ async def moderate_safely(
 
 
 def on_its_loop(moderator: Moderator, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
-    """Return `work` of a moderator, where it can keep nobody else from working."""
+    """Return the work of a moderator, made to run where it cannot hold up anything else."""
     ours = type(moderator).__module__.partition(".")[0] == __name__.partition(".")[0]
     return aside(moderator, work) if (moderator.blocking if isinstance(moderator, Blocking) else not ours) else work
 
 
 def _without_quotes(verdict: Verdict, texts: str) -> Verdict:
-    """Return the verdict without reasons and names that quote what was moderated: they go into records and to clients."""
+    """Return the verdict without reasons and names that quote what was moderated.
+
+    Verdicts go into records and to clients.
+    """
     names = (verdict.moderator, *verdict.categories)
     if not verdict.reason and all(len(name) < WINDOW for name in names):
         return verdict

@@ -1,4 +1,4 @@
-"""One verdict from the scores of several categories, each with a threshold of its own."""
+"""Make one verdict of the scores of several categories, each of which has its own threshold."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from ttsa_guard.verdict import Verdict, is_score
 
 
 class CategoryOptions(Settings):
-    """Which categories count, and from which score on each of them flags a text."""
+    """The categories that count, and the score from which on each of them flags a text."""
 
     categories: tuple[str, ...] | None = Field(None, description="those that count; default: all that are harms")
     threshold: float = Field(0.5, ge=0, le=1, description="from this score on, a text is flagged")
     thresholds: dict[str, float] = Field(default_factory=dict, description="the same for single categories")
 
     def judge(self, moderator: str, scores: Mapping[str, float]) -> Verdict:
-        """Return the verdict on a text with these category scores, in [0, 1], higher is worse.
+        """Return the verdict on a text with these category scores, each in [0, 1], higher is worse.
 
-        Its score is the largest after each has been stretched so that its threshold lies at 0.5: a text is flagged from
-        0.5 on, whatever the thresholds are, and a higher score is always closer to a flag.
+        Each score is stretched so that its threshold lies at 0.5; the verdict's score is the
+        largest of them. So a text is flagged from 0.5 on, whatever the thresholds are, and a higher
+        score is always closer to a flag.
 
         Raises:
-            KeyError: a selected category is not there.
-            ModeratorError: none is there, or a score is not a number in [0, 1].
+            KeyError: a selected category has no score.
+            ModeratorError: there is no score at all, or a score is not a number in [0, 1].
         """
         counted = {name: scores[name] for name in (self.categories or scores)}
         if not counted:
@@ -38,7 +39,10 @@ class CategoryOptions(Settings):
 
 
 def stretched(score: float, threshold: float) -> float:
-    """Stretch `score`, piecewise linear, such that `threshold` becomes 0.5 while 0 and 1 stay."""
+    """Return `score` on a piecewise linear scale.
+
+    On that scale `threshold` becomes 0.5, and 0 and 1 stay.
+    """
     if score < threshold:
         return 0.5 * score / threshold
     return 0.5 + 0.5 * (score - threshold) / (1 - threshold) if threshold < 1 else 1.0

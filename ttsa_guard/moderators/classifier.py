@@ -1,4 +1,4 @@
-"""Any sequence classifier of the Hugging Face hub as a moderator: toxicity models, hate-speech models, small guards."""
+"""Use a sequence classifier of the Hugging Face hub as a moderator, e.g. a toxicity model."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.verdict import Verdict
 
 HARMLESS = {"safe", "neutral", "normal", "benign", "clean", "ok", "non-toxic", "nontoxic", "not-toxic", "unharmful", "non-hate"}
-"""Labels that are no harm, in lower case with dashes."""
+"""Labels that mean no harm, in lower case with dashes."""
 
 
 class ClassifierOptions(CategoryOptions):
-    """Which model it is, and how its labels are read."""
+    """Options of the moderator ``classifier``."""
 
     model: str = Field(min_length=1, description="a Hugging Face name, or a path")
     function: Literal["auto", "softmax", "sigmoid"] = Field("auto", description="auto: as the model's problem_type says")
@@ -40,11 +40,13 @@ class ClassifierOptions(CategoryOptions):
 class Classifier:
     """Scores texts with the harmful labels of a classifier.
 
-    A long text counts as its worst window, a text in disguise also as it reads (`moderators.obscured`).
+    A long text counts as its worst window. A text in disguise is also judged as it reads
+    (`moderators.obscured`).
 
     Raises:
         ModelError: the model cannot be loaded.
-        ConfigError: its labels do not say which of them are harms, and none are selected; or one of those is unknown.
+        ConfigError: the labels do not say which of them are harms, and none are selected; or a
+            selected one is unknown.
     """
 
     name = "classifier"
@@ -61,17 +63,20 @@ class Classifier:
         self._lock = threading.Lock()
 
     async def moderate(self, texts: Sequence[str], *, prompts: Sequence[str]) -> list[Verdict]:
-        """Return one verdict for each text; `prompts` are not looked at."""
+        """Judge `texts`; `prompts` are not used."""
         found = await asyncio.to_thread(self.scores, texts)
         return [self.options.judge(self.name, scores) for scores in found]
 
     def scores(self, texts: Sequence[str]) -> list[Mapping[str, float]]:
-        """Return the probabilities of all labels for each text, the largest of its windows and readings for each label."""
+        """Return the probabilities of all labels for each text.
+
+        A probability is the largest of the text's windows and readings.
+        """
         worst, _ = worst_scores(texts, lambda some, _: self._written(some))
         return [dict(zip(self._labels, row, strict=True)) for row in worst.tolist()]
 
     def _written(self, texts: Sequence[str]) -> Scores:
-        """Return the largest probabilities of the windows of `texts` as they are written, [texts, labels]."""
+        """Return the largest probabilities of the windows of each text, [texts, labels]."""
         with self._lock, torch.no_grad():
             windows = [(i, ids) for i, text in enumerate(texts) for ids in self._windows(text)]
             worst = torch.zeros(len(texts), len(self._labels))
@@ -79,7 +84,7 @@ class Classifier:
                 logits = self._logits([ids for _, ids in batch])
                 values = logits.sigmoid() if self._sigmoid else logits.softmax(-1)
                 for (i, _), row in zip(batch, values, strict=True):
-                    # NaN stays: it must not look like a low score.
+                    # `maximum` keeps NaN, which must not look like a low score.
                     worst[i] = torch.maximum(worst[i], row)
         return np.asarray(worst.double())
 
@@ -95,7 +100,7 @@ class Classifier:
         return [list(ids) for ids in encoded["input_ids"] if ids]
 
     def _batches(self, windows: list[tuple[int, list[int]]]) -> Iterator[list[tuple[int, list[int]]]]:
-        """Put windows of similar length together, so that little is spent on padding."""
+        """Yield batches of windows of similar length, so that little is spent on padding."""
         ordered = sorted(windows, key=lambda window: len(window[1]))
         for start in range(0, len(ordered), self.options.batch_size):
             yield ordered[start : start + self.options.batch_size]
@@ -116,7 +121,7 @@ def _load(name: str, device: str, dtype: torch.dtype) -> tuple[Any, Any]:
 
 
 def _is_sigmoid(function: str, config: Any) -> bool:
-    """Decide as the pipelines of transformers do."""
+    """Return whether labels are independent, decided as the pipelines of transformers do."""
     if function != "auto":
         return function == "sigmoid"
     return bool(config.problem_type == "multi_label_classification" or config.num_labels == 1)
@@ -129,7 +134,7 @@ def _harms(options: ClassifierOptions, labels: Sequence[str], sigmoid: bool) -> 
             raise ConfigError(f"classifier {options.model!r} has no label {unknown[0]!r}", hint=listed)
         return options.categories
     harmless = {label for label in labels if label.lower().replace("_", "-").replace(" ", "-") in HARMLESS}
-    # One of exclusive labels must be the harmless one; independent ones may all be harms.
+    # Of exclusive labels, exactly one must be harmless. Independent labels may all be harms.
     if (not sigmoid and len(harmless) != 1) or any(label.startswith("LABEL_") for label in labels):
         raise ConfigError(f"the labels of classifier {options.model!r} do not say which are harms", hint=listed)
     return tuple(label for label in labels if label not in harmless)

@@ -1,9 +1,10 @@
-"""Hashed word and character n-grams of texts and of their sentences, in NumPy alone.
+"""Hash word and character n-grams of texts and of their sentences, with NumPy alone.
 
-A batch of texts becomes one byte buffer. Every n-gram of the buffer is hashed at once with a polynomial prefix hash, and
-a window (a whole text or one of its sentences) is a range of n-grams. A linear score of a window is then a difference of
-two prefix sums, so scoring all sentences of a text costs little more than scoring the text. The hash is exact integer
-arithmetic: buckets are the same on every platform and Python version.
+A batch of texts becomes one byte buffer. All n-grams of the buffer are hashed at once with a
+polynomial prefix hash. A window (a whole text, or one of its sentences) is a range of n-grams. So a
+linear score of a window is a difference of two prefix sums, and scoring all sentences of a text
+costs little more than scoring the text. The hash is exact integer arithmetic: buckets are the same
+on every platform and Python version.
 """
 
 from __future__ import annotations
@@ -22,13 +23,22 @@ BUCKETS = 1 << BITS
 CHARS = (3, 4, 5)
 """Lengths of the character n-grams, in UTF-8 bytes."""
 KIND_WEIGHTS = (1.0, 1.0, 1.0, 4.0, 4.0)
-"""Feature values: character 3-, 4- and 5-grams, words, pairs of words; there are fewer words, so each weighs more."""
+"""Feature values of character 3-, 4- and 5-grams, words, and pairs of words.
+
+There are fewer words, so each weighs more.
+"""
 LONGEST = 400
-"""Bytes after which a sentence without an end is cut, so that no window of a long text drowns its worst part."""
+"""Bytes after which a sentence without an end is cut.
+
+So no window of a long text drowns its worst part.
+"""
 SMOOTHING = 60.0
-"""Added to a window's squared norm, so that a handful of n-grams cannot give an extreme score."""
+"""Is added to a window's squared norm, so that a few n-grams cannot give an extreme score."""
 LARGEST = 16_000.0
-"""Squared norm (of about 2,000 characters) from which on scores are means: no text is bad merely because it is long."""
+"""Squared norm from which on scores are means.
+
+So no text is bad merely because it is long. A text of about 2,000 characters has this norm.
+"""
 
 _BASE = np.array([0x9E3779B97F4A7C15], np.uint64)
 _INVERSE = np.array([pow(0x9E3779B97F4A7C15, -1, 1 << 64)], np.uint64)
@@ -42,10 +52,16 @@ _NEWLINE, _SPACE = 10, 32
 
 @dataclass(frozen=True)
 class Features:
-    """The n-grams of a batch, by kind, and the windows in it.
+    """The n-grams of a batch of texts, by kind, and the windows in it.
 
-    `buckets[k]` holds the bucket of every n-gram of kind k (order of `KIND_WEIGHTS`) in reading order; window w owns
-    those from `low[k, w]` up to `high[k, w]`. `owner[w]` is the index of its text; window `whole[t]` is all of text t.
+    Kinds are in the order of `KIND_WEIGHTS`. Window w of kind k consists of the n-grams from
+    `low[k, w]` up to, and without, `high[k, w]`.
+
+    Args:
+        buckets: for each kind, the bucket of every n-gram in reading order, [n-grams].
+        low, high: bounds of the windows, [kinds, windows].
+        owner: the index of each window's text, [windows].
+        whole: the index of the window that is all of a text, [texts].
     """
 
     buckets: tuple[Ints, ...]
@@ -71,12 +87,16 @@ class Features:
         return total / self.norms[:, None]
 
     def worst(self, window_scores: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the highest score among each text's windows, [texts, heads]."""
+        """Return the highest of each text's scores, [texts, heads], of scores [windows, heads]."""
         return np.asarray(np.maximum.reduceat(window_scores, self.whole, axis=0))
 
 
 def featurise(texts: Sequence[str]) -> Features:
-    """Return the features of a non-empty batch of any texts; lone surrogates, emptiness and any length are fine."""
+    """Return the features of a batch of texts.
+
+    The batch must not be empty. The texts may be: lone surrogates, empty texts and any length are
+    fine.
+    """
     parts = [_clean(text) for text in texts]
     data = np.frombuffer(b"".join(parts) + b" " * max(CHARS), np.uint8)
     ends = np.cumsum([len(part) for part in parts])
@@ -106,14 +126,26 @@ def featurise(texts: Sequence[str]) -> Features:
 
 
 def _clean(text: str) -> bytes:
-    """Return lower-case (ASCII) UTF-8 with single blanks, lines kept apart, and a blank at both ends."""
+    """Return a text as lower-case (ASCII) UTF-8 with single blanks.
+
+    Lines stay apart, and a blank stands at both ends.
+    """
     data = text.replace("\u2019", "'").encode("utf-8", "surrogatepass").lower()
     lines = (b" ".join(line.split()) for line in data.splitlines())
     return b" " + b"\n".join(line for line in lines if line) + b" "
 
 
 def _windows(data: NDArray[np.uint8], ends: Ints) -> tuple[Ints, Ints, Ints, Ints]:
-    """Return starts, stops and owners of all windows, and each text's first window, which is the whole text."""
+    """Find the windows of the texts.
+
+    Args:
+        data: the buffer, [bytes].
+        ends: the end of each text in it, [texts].
+
+    Returns:
+        The start, the stop and the owner of each window, [windows] each, and the first window of
+        each text, [texts], which is the whole text. Starts and stops are indices of bytes.
+    """
     blank = (data == _SPACE) | (data == _NEWLINE)
     after_stop = np.concatenate([[False], _STOPS[data[:-1]]])
     cuts = np.flatnonzero((blank & after_stop) | (data == _NEWLINE))
@@ -135,7 +167,10 @@ def _windows(data: NDArray[np.uint8], ends: Ints) -> tuple[Ints, Ints, Ints, Int
 
 
 def _cut_long(points: list[int], blank: NDArray[np.bool_]) -> list[int]:
-    """Add more cut points, so that no two are further apart than about `LONGEST`; at blanks where there are any."""
+    """Return `points` with more cut points, so that no two are further apart than about `LONGEST`.
+
+    The new ones are at blanks where there are any.
+    """
     result = points[:1]
     for point in points[1:]:
         while point - result[-1] > LONGEST:

@@ -1,4 +1,7 @@
-"""What to expect of the moderators in this package, for messages: numbers of the cards in ``ttsa_guard/embedded``."""
+"""What to expect of the moderators in this package, for messages to users.
+
+The numbers are those of the cards in ``ttsa_guard/embedded``.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Measured:
-    """On held-out answers of the training sources, at the shipped threshold.
+    """The quality of a moderator at the shipped threshold.
+
+    It is measured on held-out answers of the training sources.
 
     Args:
         roc_auc: harmful or abusive answers against all others.
         recall: share of the harmful or abusive answers that are flagged.
         false_alarms: share of the others that are flagged.
-        unrelated: recall on harmful answers of two sources of which no row was trained on; None where there are none.
+        unrelated: recall on harmful answers of two sources that were not used in training at all;
+            None if there are none.
     """
 
     roc_auc: float

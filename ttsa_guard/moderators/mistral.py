@@ -14,11 +14,11 @@ from ttsa_guard.moderators.openai import OpenAI, OpenAIOptions
 from ttsa_guard.plugins import Register, hookimpl
 
 TOPICS = frozenset({"health", "financial", "law", "pii"})
-"""What a text is about, and no harm in itself."""
+"""Categories that say what a text is about, which is no harm in itself."""
 
 
 class MistralOptions(OpenAIOptions):
-    """How the service is asked."""
+    """Options of the moderator ``mistral``."""
 
     key: str = Field("MISTRAL_API_KEY", description="environment variable that holds the key")
     model: str = Field("mistral-moderation-latest", min_length=1, description="the service's model")
@@ -26,7 +26,10 @@ class MistralOptions(OpenAIOptions):
 
 
 class Mistral(OpenAI):
-    """OpenAI's protocol with other categories; those that are topics count only if they are selected."""
+    """Asks Mistral's endpoint, which speaks OpenAI's protocol with other categories.
+
+    Categories that are topics count only if they are selected.
+    """
 
     name = "mistral"
 
@@ -34,7 +37,7 @@ class Mistral(OpenAI):
         super().__init__(options or MistralOptions(), **kwargs)
 
     async def scores(self, texts: Sequence[str]) -> list[Mapping[str, Any]]:
-        """Return the scores by category for each text."""
+        """Return the scores of each text's categories; see `Remote.scores`."""
         found = await super().scores(texts)
         if self.options.categories:
             return found

@@ -14,11 +14,11 @@ from ttsa_guard.moderators.remote import Remote, RemoteOptions, member
 from ttsa_guard.plugins import Register, hookimpl
 
 NULLABLE = frozenset({"illicit", "illicit/violent"})
-"""Categories that older models do not judge; a null anywhere else is a fault."""
+"""Categories that older models do not judge. A null in any other category is a fault."""
 
 
 class OpenAIOptions(RemoteOptions):
-    """How the service, or a server that speaks its protocol, is asked."""
+    """Options of the moderator ``openai``."""
 
     key: str = Field("OPENAI_API_KEY", description="environment variable that holds the key")
     model: str = Field("omni-moderation-latest", min_length=1, description="the service's model")
@@ -27,7 +27,7 @@ class OpenAIOptions(RemoteOptions):
 
 
 class OpenAI(Remote):
-    """Scores texts with all of the service's categories unless some are selected."""
+    """Scores texts with all of the service's categories, or with the selected ones."""
 
     name = "openai"
     options: OpenAIOptions
@@ -37,7 +37,7 @@ class OpenAI(Remote):
         self.batch_size = self.options.batch
 
     async def scores(self, texts: Sequence[str]) -> list[Mapping[str, Any]]:
-        """Return the scores by category for each text."""
+        """Return the scores of each text's categories; see `Remote.scores`."""
         answer = await self._http.post(
             f"{self.options.base_url.rstrip('/')}/moderations",
             {"model": self.options.model, "input": list(texts)},

@@ -1,8 +1,9 @@
-"""From which score on a moderator flags: a number, or the share of harmless texts that it may flag.
+"""Find the score from which on a moderator flags.
 
-The scores that belong to such shares are in ``ttsa_guard/embedded/operating_points.yaml``, measured by
-``python -m research.embedded.operating_points`` on harmless chat. Scores stay probabilities, as far as the moderator is
-calibrated: a threshold moves decisions and no score.
+Users give that score, or the share of harmless texts that may be flagged. The scores for such
+shares are in ``ttsa_guard/embedded/operating_points.yaml``; ``python -m
+research.embedded.operating_points`` measures them on harmless chat. A threshold changes decisions
+but no score. So scores stay probabilities, as far as the moderator is calibrated.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from ttsa_guard.errors import ConfigError
 from ttsa_guard.settings import Settings
 
 RATES = (0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
-"""False-alarm rates that are measured; those between them are interpolated."""
+"""False-alarm rates that are measured. Rates between them are interpolated."""
 FILE = "operating_points.yaml"
 
 
 class FalseAlarms(Settings):
-    """An operating point: ``{false_alarms: 0.01}`` flags one of a hundred harmless texts."""
+    """An operating point: ``{false_alarms: 0.01}`` flags one in a hundred harmless texts."""
 
     false_alarms: float = Field(ge=RATES[-1], le=RATES[0], description="share of harmless chat that is flagged")
 
@@ -43,14 +44,15 @@ def _threshold(value: Any) -> Any:
 
 _NUMBER = TypeAdapter(Annotated[float, Field(ge=0, le=1)])
 Threshold = Annotated[float | FalseAlarms, BeforeValidator(_threshold)]
-"""Of a moderator for which operating points are shipped."""
+"""The threshold of a moderator for which operating points are shipped."""
 
 
 def cutoff(moderator: str, threshold: float | FalseAlarms) -> float:
     """Return the score from which on `moderator` flags.
 
     Raises:
-        ConfigError: no operating points of it are known.
+        ConfigError: `threshold` is a false-alarm rate, and no operating points of the moderator are
+            known.
     """
     if not isinstance(threshold, FalseAlarms):
         return threshold
@@ -61,7 +63,13 @@ def cutoff(moderator: str, threshold: float | FalseAlarms) -> float:
 
 
 def interpolated(scores: Mapping[float, float], rate: float) -> float:
-    """Return the score at `rate`, between its neighbours by the logarithm of the rate."""
+    """Return the score for the false-alarm rate `rate`.
+
+    It is interpolated between neighbouring rates, linearly in the logarithm of the rate.
+
+    Args:
+        scores: the measured scores, by false-alarm rate.
+    """
     if rate in scores:
         return scores[rate]
     high, low = next((a, b) for a, b in pairwise(sorted(scores, reverse=True)) if b < rate < a)
@@ -70,19 +78,22 @@ def interpolated(scores: Mapping[float, float], rate: float) -> float:
 
 
 def operating_point(scores: Sequence[float] | NDArray[Any], rate: float, weights: Sequence[float] | None = None) -> float:
-    """Return the threshold that flags at most, and as nearly as it can, the share `rate` of harmless texts with these scores.
+    """Return the threshold that flags at most the share `rate` of harmless texts.
 
-    It lies half way from the last score that is flagged to the next one.
+    It flags as many as that allows. It lies half way between the last score that is flagged and the
+    next one.
 
     Args:
-        weights: how much each text counts; default: all alike.
+        scores: scores of harmless texts, [n].
+        rate: the share, in [0, 1].
+        weights: how much each text counts, [n]; by default all count the same.
     """
     values = np.asarray(scores, np.float64)
     counts = np.ones(len(values)) if weights is None else np.asarray(weights, np.float64)
     order = np.argsort(-values, kind="stable")
     values, counts = values[order], counts[order]
     flagged = np.cumsum(counts) / counts.sum()
-    last = np.append(values[1:] < values[:-1], True)  # of equal scores, all are flagged or none
+    last = np.append(values[1:] < values[:-1], True)  # equal scores are all flagged, or none is
     fitting = np.flatnonzero(last & (flagged <= rate + 1e-12))
     cut = int(fitting[-1]) if fitting.size else -1
     above = values[cut] if cut >= 0 else 1.0
@@ -91,6 +102,10 @@ def operating_point(scores: Sequence[float] | NDArray[Any], rate: float, weights
 
 @lru_cache(maxsize=1)
 def points() -> dict[str, dict[str, Any]]:
-    """Read by moderator: `scores` by false-alarm rate, `texts` that were measured, and `weights`, a digest of its weights."""
+    """Return the measured operating points, by moderator.
+
+    Each has `scores` by false-alarm rate, the number of `texts` that were measured, and `weights`,
+    a digest of the moderator's weights.
+    """
     data = yaml.safe_load((resources.files("ttsa_guard.embedded") / FILE).read_text(encoding="utf-8"))
     return dict(data)

@@ -1,4 +1,4 @@
-"""Several moderators as one."""
+"""Combine several moderators into one."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from ttsa_guard.verdict import Verdict
 
 @dataclass(frozen=True)
 class Seat:
-    """A member of a panel and how it counts.
+    """A member of a panel, and how it counts.
 
     Args:
-        weight: of its score, where scores are averaged.
-        fail: what a failed verdict of it counts as: "closed", a flag with the score 1; "open", as if it were not there.
-        hard: its flag decides, in a lexicographic panel.
-        reads: what it scores.
+        moderator: the member.
+        weight: the weight of its score, where scores are averaged.
+        fail: what a failed verdict counts as. "closed": a flag with the score 1. "open": the member
+            is left out.
+        hard: whether its flag decides, in a lexicographic panel.
+        reads: what it scores, the answers or the prompts.
     """
 
     moderator: Moderator
@@ -33,20 +35,29 @@ class Seat:
 
 @dataclass(frozen=True)
 class Panel:
-    """Several moderators as one. Raising a member's score never turns a flag into a pass; if all have failed, so has the panel.
+    """Several moderators as one.
+
+    Raising a member's score never turns a flag into a pass. If all members have failed, the panel
+    has failed.
+
+    The values of `combine` are:
+
+    * "any" flags what any member flags. The score is the highest of those that share the decision.
+    * "all" flags what all members flag. The score is the lowest of those that share the decision.
+    * "weighted" flags from a weighted mean score of 0.5 on, and this mean is the score. It fails if
+      a "closed" member fails.
+    * "lexicographic" flags what any hard member flags: constraints come first, then preferences. A
+      flag scores from 0.5 to 1, by the worst hard member. A pass scores below 0.5, by the weighted
+      mean of the others.
+
+    The score of "any" and "all" is one member's own, and as calibrated as that. The score of
+    "weighted" is a mean of scores, so the members' own thresholds do not matter. The score of
+    "lexicographic" is an order and no probability. The share of harmless texts that "any" flags is
+    at most the sum of the members' shares; for "all" it is at most the smallest of them.
 
     Args:
+        seats: the members.
         combine: how the members' verdicts become one.
-
-            * "any" flags what any member flags; the score is the highest of those that share the decision.
-            * "all" flags what all members flag; the score is the lowest of those that share the decision.
-            * "weighted" flags from a weighted mean score of 0.5 on, which is the score; it fails if a "closed" member fails.
-            * "lexicographic" flags what any hard member flags. A flag scores from 0.5 to 1 by the worst of them, a pass
-              below 0.5 by the weighted mean of the others: first the constraints, then preferences.
-
-    A score of "any" and "all" is one member's own, as calibrated as that is; "weighted" is the mean of what members say, so their
-    own thresholds do not matter to it; "lexicographic" is an order and no probability. Of "any", the share of harmless texts that
-    are flagged is at most the sum of the members' shares, of "all" at most the smallest of them.
     """
 
     seats: tuple[Seat, ...]
@@ -55,24 +66,24 @@ class Panel:
 
     @property
     def members(self) -> tuple[Moderator, ...]:
-        """The moderators, in their order."""
+        """The moderators of the panel."""
         return tuple(seat.moderator for seat in self.seats)
 
     @property
     def coarse(self) -> bool:
-        """Whether the scores of all members tell only a few degrees apart."""
+        """Whether the scores of all members are too coarse to guide a search."""
         return all(map(is_coarse, self.members))
 
     async def moderate(self, texts: Sequence[str], *, prompts: Sequence[str]) -> list[Verdict]:
-        """Return one verdict for each text; the members judge at once."""
+        """Judge `texts` with all members at the same time, and combine their verdicts."""
         read = {"answer": texts, "prompt": prompts}
         columns = await asyncio.gather(*(moderate_safely(s.moderator, read[s.reads], prompts=prompts) for s in self.seats))
-        return [self._joined(list(zip(self.seats, row, strict=True))) for row in zip(*columns, strict=True)]
+        return [self._joined(list(zip(self.seats, votes, strict=True))) for votes in zip(*columns, strict=True)]
 
-    def _joined(self, row: list[tuple[Seat, Verdict]]) -> Verdict:
-        counted = [(seat, v) for seat, v in row if v.decision != "failed" or seat.fail == "closed"]
-        failed = next((v for _, v in row if v.decision == "failed"), None)
-        if failed and all(v.decision == "failed" for _, v in row):
+    def _joined(self, votes: list[tuple[Seat, Verdict]]) -> Verdict:
+        counted = [(seat, v) for seat, v in votes if v.decision != "failed" or seat.fail == "closed"]
+        failed = next((v for _, v in votes if v.decision == "failed"), None)
+        if failed and all(v.decision == "failed" for _, v in votes):
             return Verdict.failure(failed.moderator, failed.reason)
         if self.combine == "weighted":
             return self._weighted(counted)
@@ -84,37 +95,38 @@ class Panel:
             return Verdict.failure(chosen.moderator, chosen.reason)
         return Verdict(self.name, chosen.decision, chosen.score, _categories(counted))
 
-    def _weighted(self, row: list[tuple[Seat, Verdict]]) -> Verdict:
-        failed = next((v for _, v in row if v.decision == "failed"), None)
+    def _weighted(self, votes: list[tuple[Seat, Verdict]]) -> Verdict:
+        failed = next((v for _, v in votes if v.decision == "failed"), None)
         if failed:
             return Verdict.failure(failed.moderator, failed.reason)
-        return Verdict.scored(self.name, _mean(row), threshold=0.5, categories=_categories(row))
+        return Verdict.scored(self.name, _mean(votes), threshold=0.5, categories=_categories(votes))
 
-    def _lexicographic(self, row: list[tuple[Seat, Verdict]]) -> Verdict:
-        hard = [v for seat, v in row if seat.hard]
-        soft = [(seat, v) for seat, v in row if not seat.hard] or row
+    def _lexicographic(self, votes: list[tuple[Seat, Verdict]]) -> Verdict:
+        hard = [v for seat, v in votes if seat.hard]
+        soft = [(seat, v) for seat, v in votes if not seat.hard] or votes
         failed = next((v for v in hard if v.decision == "failed"), None)
         if failed or not hard:
             reason = failed.reason if failed else "no hard member gave a verdict"
             return Verdict.failure(failed.moderator if failed else self.name, reason)
         if flags := [v.score for v in hard if v.flagged]:
-            return Verdict(self.name, "flag", 0.5 + 0.5 * max(flags), _categories(row))
-        return Verdict(self.name, "pass", min(0.5 * _mean(soft), 0.499), _categories(row))
+            return Verdict(self.name, "flag", 0.5 + 0.5 * max(flags), _categories(votes))
+        return Verdict(self.name, "pass", min(0.5 * _mean(soft), 0.499), _categories(votes))
 
 
-def _mean(row: list[tuple[Seat, Verdict]]) -> float:
-    return sum(seat.weight * v.score for seat, v in row) / sum(seat.weight for seat, _ in row)
+def _mean(votes: list[tuple[Seat, Verdict]]) -> float:
+    return sum(seat.weight * v.score for seat, v in votes) / sum(seat.weight for seat, _ in votes)
 
 
-def _categories(row: list[tuple[Seat, Verdict]]) -> dict[str, float]:
-    return {f"{v.moderator}/{name}": score for _, v in row for name, score in v.categories.items()}
+def _categories(votes: list[tuple[Seat, Verdict]]) -> dict[str, float]:
+    return {f"{v.moderator}/{name}": score for _, v in votes for name, score in v.categories.items()}
 
 
 def build_panel(plugins: Plugins, members: Sequence[Member], combine: Combine) -> Moderator:
-    """Build the one moderator that is configured, or a panel of several.
+    """Make the moderator that is configured, or a panel if there are several.
 
     Raises:
-        PluginError, ConfigError: as `make` does.
+        PluginError: a moderator is missing or cannot be loaded.
+        ConfigError: an option of a moderator is wrong.
     """
     seats = tuple(Seat(plugins.make("moderators", m), m.weight, m.fail, m.hard, m.reads) for m in members)
     return seats[0].moderator if len(seats) == 1 and combine != "lexicographic" else Panel(seats, combine)

@@ -1,4 +1,7 @@
-"""A policy as patterns: what an answer must not contain, whatever it is about. Exact, local, and no model."""
+"""Check a policy that is given as patterns: what an answer must not contain, whatever it is about.
+
+It is exact and local, and needs no model.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ POLICIES: dict[Policy, str] = {
     "personal_data": r"[\w.+-]+@[\w-]+\.\w[\w.]*|(?<![\w.])\+?\(?\d{2,4}\)?(?:[ .-]?\d{2,4}){2,4}(?![\w.])",
     "doses": r"\b\d+(?:[.,]\d+)?\s?(?:-|to)?\s?\d*\s?(?:mg|mcg|µg|ml|milligrams?|micrograms?|millilitres?|milliliters?)\b",
 }
-"""What each of them looks for."""
+"""The pattern of each policy."""
 _COMMON: dict[str, frozenset[str]] = {
     "en": frozenset("the and of to is in you that it for are with this your as on be can or have".split()),
     "es": frozenset("el la de que y en los las un una es por para con se su del como más está".split()),
@@ -36,7 +39,7 @@ _FEWEST_WORDS = 5
 
 
 class PatternsOptions(Settings):
-    """At least one of them."""
+    """Options of the moderator ``patterns``. At least one of them has to be set."""
 
     policies: tuple[Policy, ...] = Field((), description="links, lists, personal_data, doses")
     names: tuple[str, ...] = Field((), description="words or names, in any case, as whole words")
@@ -45,11 +48,12 @@ class PatternsOptions(Settings):
 
 
 class Patterns:
-    """Flags an answer with any match, and scores it the higher, the more there are, so that a search sees progress.
+    """Flags an answer if any pattern matches.
 
-    Patterns are tried as they are written: one that backtracks for long does so here too, within the guard's time limit for a
-    gate call. An answer is in another language if its commonest words are another's, or its letters are of no Latin script;
-    fewer than five words are in none.
+    The score is the higher, the more matches there are, so that a search sees progress. Patterns
+    are used as they are written. One that backtracks for long does so here, too, within the guard's
+    time limit for a gate call. An answer is in another language if its commonest words are those of
+    another one, or if its letters are not Latin. Fewer than five words are in no language.
     """
 
     name = "patterns"
@@ -68,7 +72,7 @@ class Patterns:
         self._found = [_compiled(source) for source in sources]
 
     async def moderate(self, texts: Sequence[str], *, prompts: Sequence[str]) -> list[Verdict]:
-        """Return one verdict for each text; `prompts` are not looked at."""
+        """Judge `texts`; `prompts` are not used."""
         return [self._verdict(text) for text in texts]
 
     def _verdict(self, text: str) -> Verdict:
@@ -81,9 +85,9 @@ class Patterns:
 
 
 def language(text: str) -> str | None:
-    """Return the language of the text, as far as its commonest words tell.
+    """Return the language of a text, as far as its commonest words tell.
 
-    "other" is for letters of no Latin script, None for what cannot be told.
+    It is "other" if most words are not in Latin script, and None if the language cannot be told.
     """
     words = [word.casefold() for word in _WORD.findall(text)]
     if sum(1 for word in words if any(ord(c) > 0x24F for c in word)) > len(words) / 2:

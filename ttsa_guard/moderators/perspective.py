@@ -1,4 +1,4 @@
-"""Perspective, until it ends.
+"""The service Perspective, until it ends.
 
 https://developers.perspectiveapi.com
 """
@@ -22,7 +22,7 @@ INSTEAD = "the moderator 'openai', or 'classifier' with a local toxicity model s
 
 
 class PerspectiveOptions(RemoteOptions):
-    """How the service is asked."""
+    """Options of the moderator ``perspective``."""
 
     key: str = Field("PERSPECTIVE_API_KEY", description="environment variable that holds the key")
     base_url: str = Field("https://commentanalyzer.googleapis.com/v1alpha1", min_length=1, description="address of the service")
@@ -33,10 +33,12 @@ class PerspectiveOptions(RemoteOptions):
 
 
 class Perspective(Remote):
-    """Attribute probabilities, one text a request. Deprecated: the service ends with 2026.
+    """Asks Perspective for the probabilities of attributes, with one text per request.
+
+    Deprecated: the service ends with the year 2026.
 
     Raises:
-        ConfigError: it has ended and `allow_sunset` is not set.
+        ConfigError: the service has ended, and `allow_sunset` is not set.
     """
 
     name = "perspective"
@@ -52,7 +54,7 @@ class Perspective(Remote):
         super().__init__(options, **kwargs)
 
     async def scores(self, texts: Sequence[str]) -> list[Mapping[str, Any]]:
-        """Return the scores by attribute for the one text."""
+        """Return the probabilities of the attributes of one text; see `Remote.scores`."""
         [text] = texts
         answer = await self._http.post(
             f"{self.options.base_url.rstrip('/')}/comments:analyze",
@@ -62,7 +64,7 @@ class Perspective(Remote):
                 "requestedAttributes": {name: {} for name in self.options.categories},
                 "doNotStore": True,
             },
-            headers={"X-Goog-Api-Key": self._key},  # in the address it would get into the logs on the way
+            headers={"X-Goog-Api-Key": self._key},  # a key in the address would get into logs
             units=self._tokens(texts),
         )
         found = member(answer, dict, "attributeScores")

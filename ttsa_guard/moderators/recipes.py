@@ -1,4 +1,4 @@
-"""How guard models are asked, as data: ``guards.yaml``, and recipes of users."""
+"""Read how guard models are asked, as data: from ``guards.yaml``, and from recipes of users."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ttsa_guard.settings import Settings, validated
 
 
 class Blank(Settings):
-    """A field of the reply that comes before the verdict."""
+    """A field of the model's reply that comes before the verdict."""
 
     text: str
     values: tuple[str, ...] = Field(min_length=2)
 
 
 class Recipe(Settings):
-    """What ``guards.yaml`` explains."""
+    """How one guard model is asked. ``guards.yaml`` explains the fields."""
 
     models: str = ""
     prompt: str | None = None
@@ -49,23 +49,31 @@ class Recipe(Settings):
         return self
 
     def user_turn(self, prompt: str, answer: str) -> str:
-        """Put `prompt` and `answer` in their places; what they hold themselves is left alone."""
+        """Return the template with `prompt` and `answer` in their places.
+
+        Placeholders inside those two texts are left alone.
+        """
         texts = {"{prompt}": prompt, "{answer}": answer}
         return re.sub(r"\{prompt\}|\{answer\}", lambda found: texts[found.group()], self.prompt or "")
 
 
 @lru_cache(maxsize=1)
 def known() -> dict[str, Recipe]:
-    """Return the shipped recipes by name."""
+    """Return the shipped recipes, by name."""
     data = yaml.safe_load((resources.files(__package__) / "guards.yaml").read_text(encoding="utf-8"))
     return {name: validated(Recipe, recipe, where=name) for name, recipe in data.items()}
 
 
 def recipe_for(model: str, recipe: str | dict[str, Any] | None) -> Recipe:
-    """Return a recipe by name, from a YAML file, as it is, or the one that the model's name calls for.
+    """Return a recipe.
+
+    Args:
+        model: the name of the guard model.
+        recipe: the recipe as a mapping, a YAML file, or the name of a shipped recipe. None chooses
+            by the model's name.
 
     Raises:
-        ConfigError: there is none, or it is wrong.
+        ConfigError: there is no such recipe, or it is wrong.
     """
     if isinstance(recipe, dict):
         return validated(Recipe, recipe, where="recipe")

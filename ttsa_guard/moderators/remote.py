@@ -1,4 +1,8 @@
-"""What all moderation services share: keys, batches, one question at a time for one text, and a small memory of verdicts."""
+"""What all moderation services have in common.
+
+These are keys, batches, a small memory of verdicts, and only one request at a time for the same
+text.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ T = TypeVar("T")
 
 
 class RemoteOptions(CategoryOptions):
-    """Settings of every service; keys come from the environment only."""
+    """Options of every service. Keys come from the environment only."""
 
     key: str = Field(description="environment variable that holds the key")
     timeout: float = Field(5.0, gt=0, description="seconds for one try")
@@ -34,8 +38,8 @@ class RemoteOptions(CategoryOptions):
 class Remote(ABC):
     """A moderation service.
 
-    Each distinct text is asked about once, also by several callers at a time in an event loop; empty ones never. Threads with
-    event loops of their own may share it.
+    Each distinct text is asked about once, even if several callers in an event loop ask at the same
+    time. Empty texts are never sent. Threads with event loops of their own may share a service.
 
     Raises:
         ConfigError: the environment variable with the key is not set.
@@ -61,14 +65,17 @@ class Remote(ABC):
 
     @abstractmethod
     async def scores(self, texts: Sequence[str]) -> list[Mapping[str, Any]]:
-        """Return category scores for each of at most `batch_size` texts, as the service gives them.
+        """Return the category scores of at most `batch_size` texts, as the service gives them.
 
         Raises:
-            ModeratorError: it cannot be asked, or its answer is not what it documents.
+            ModeratorError: the service cannot be asked, or its answer is not what it documents.
         """
 
     async def moderate(self, texts: Sequence[str], *, prompts: Sequence[str]) -> list[Verdict]:
-        """Return one verdict for each text; `prompts` are not sent. What cannot be judged is a failed verdict with the reason."""
+        """Judge `texts`; `prompts` are not sent.
+
+        A text that cannot be judged gets a failed verdict with the reason.
+        """
         keys = [_hash(text) for text in texts]
         by_key = dict(zip(keys, texts, strict=True))
         found = {key: Verdict.scored(self.name, 0.0, threshold=0.5) for key, text in by_key.items() if not text.strip()}
@@ -80,12 +87,12 @@ class Remote(ABC):
         found |= await self._ask({key: text for key, text in wanted.items() if key not in others})
         for key, answer in others.items():
             verdict = await asyncio.shield(answer)
-            # None: whoever asked has given up.
+            # None means that the caller who asked has given up.
             found[key] = verdict or (await self.moderate([wanted[key]], prompts=[""]))[0]
         return [found[key] for key in keys]
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections to the service."""
         await self._http.close()
 
     async def _ask(self, wanted: Mapping[bytes, str]) -> dict[bytes, Verdict]:
@@ -107,7 +114,10 @@ class Remote(ABC):
         return found
 
     async def _judged(self, batch: Sequence[tuple[bytes, str]]) -> list[Verdict]:
-        """Return verdicts on a batch; one that the service refuses is split until the text that it cannot judge is alone."""
+        """Return the verdicts on a batch.
+
+        If the service refuses the batch, it is split until the text that cannot be judged is alone.
+        """
         try:
             scores = await self.scores([text for _, text in batch])
             if len(scores) != len(batch):
@@ -140,10 +150,10 @@ class Remote(ABC):
 
 
 def member(answer: Any, kind: type[T], *path: str) -> T:
-    """Return what stands at `path` in a service's answer.
+    """Return the value at `path` in a service's answer.
 
     Raises:
-        ModeratorError: nothing of that kind stands there.
+        ModeratorError: there is no value of type `kind`.
     """
     for step in path:
         answer = answer.get(step) if isinstance(answer, dict) else None

@@ -1,7 +1,8 @@
-"""A second opinion on answers: word vectors, a small convolution and three heads, shipped in the wheel, NumPy only.
+"""A second opinion on answers: word vectors, a small convolution and three heads, with NumPy alone.
 
-It shares neither features nor training rows with the lite moderator, so it can judge what a search against lite came up
-with. How it was trained and what it is worth: ``ttsa_guard/embedded/SECOND_OPINION_CARD.md``.
+The weights ship with the package. It shares neither features nor training rows with the lite
+moderator, so it can judge the results of a search against lite. Its training and its measured
+quality are in ``ttsa_guard/embedded/SECOND_OPINION_CARD.md``.
 """
 
 from __future__ import annotations
@@ -31,9 +32,13 @@ from ttsa_guard.verdict import Verdict
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 EDGE, UNKNOWN_WORD, FIRST_WORD = 0, 1, 2
-"""Ids: before and after a text, a word that is not in the vocabulary, the first word of the vocabulary."""
+"""Word ids.
+
+They are the edge before and after a text, a word that is not in the vocabulary, and the first word
+of the vocabulary.
+"""
 PASSAGE = 128
-"""Words of a passage: a text is as bad as its worst one, however long it is."""
+"""Words of a passage. A text is as bad as its worst passage, however long it is."""
 SENTENCE = 48
 """Words after which a sentence without an end is cut."""
 WIDTH = 3
@@ -41,11 +46,11 @@ WIDTH = 3
 _TOKEN = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*|\d+|[.!?]+|[,;:\n]")
 _STOPS = frozenset(".!?\n")
 _BATCH_CHARACTERS = 50_000
-"""Of the texts that are scored at once, which bounds the memory that a batch of long ones takes."""
+"""Characters of the texts that are scored at once, which bounds the memory for long texts."""
 
 
 class SecondOpinionOptions(Settings):
-    """Settings of the second opinion."""
+    """Options of the moderator ``second_opinion``."""
 
     threshold: Threshold = Field(0.5, description="from this score on an answer is flagged; or {false_alarms: 0.01}")
 
@@ -53,14 +58,15 @@ class SecondOpinionOptions(Settings):
 class SecondOpinion:
     """Flags an answer whose worst sentence or passage looks harmful or abusive.
 
-    The score is the larger of `harm` and `toxicity`. `refusal`, which judges the first passage, is reported beside them
-    and is no part of the score. A text in disguise is judged as it reads, too (`moderators.obscured`).
+    The score is the larger of `harm` and `toxicity`. `refusal` judges the first passage; it is
+    reported beside them and is no part of the score. A text in disguise is also judged as it reads
+    (`moderators.obscured`).
     """
 
     name = "second_opinion"
 
     def __init__(self, options: SecondOpinionOptions | None = None) -> None:
-        """Read the weights that ship with the package (once for each process).
+        """Read the weights that ship with the package, once in each process.
 
         Raises:
             ModelError: the weights are missing or damaged.
@@ -70,18 +76,21 @@ class SecondOpinion:
         self._network = _shipped()
 
     def scores(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """Return scores in [0, 1] of the worst reading, [texts, 3], columns in the order of `lite.HEADS`."""
+        """Return scores in [0, 1] of the worst reading, [texts, 3].
+
+        Columns are in the order of `lite.HEADS`.
+        """
         return self._read(texts)[0]
 
     def _read(self, texts: Sequence[str]) -> tuple[NDArray[np.float64], list[float]]:
         return worst_scores(texts, lambda some, _: self.literal_scores(some), literal=HEADS.index("refusal"))
 
     def literal_scores(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """Return the same of the texts as they are written."""
+        """Return scores in [0, 1] of the texts as they are written, [texts, 3]."""
         return self._network.scores(texts)
 
     async def moderate(self, texts: Sequence[str], *, prompts: Sequence[str]) -> list[Verdict]:
-        """Return one verdict for each text; `prompts` are not looked at."""
+        """Judge `texts`; `prompts` are not used."""
         del prompts
         scores, obscured = await asyncio.to_thread(self._read, texts)
         return [self._verdict(row, told(share)) for row, share in zip(scores.tolist(), obscured, strict=True)]
@@ -94,10 +103,16 @@ class SecondOpinion:
 
 @dataclass(frozen=True)
 class Layout:
-    """Words of a batch of texts in one row, and the windows in it: sentences first, then passages.
+    """The words of a batch of texts, one after the other, and the windows in it.
 
-    `starts[k]` are the places where sentences (k = 0) and passages (k = 1) begin; each ends where the next begins.
-    `owner[w]` is the text of window w; `first[t]` is the window that is the first passage of text t.
+    Sentences come first, then passages.
+
+    Args:
+        ids: ids of the words, [words].
+        starts: the places where sentences (index 0) and passages (index 1) begin; each ends where
+            the next one begins.
+        owner: the index of each window's text, [windows].
+        first: the window that is the first passage of each text, [texts].
     """
 
     ids: Ints
@@ -107,13 +122,19 @@ class Layout:
 
 
 def words(text: str) -> list[str]:
-    """Return lower-case words, numbers (all ``0``), punctuation and line ends of `text`."""
+    """Return the lower-case words, numbers (all as ``0``), punctuation and line ends of `text`."""
     plain = unicodedata.normalize("NFKC", text).replace("\u2019", "'").lower()
     return ["0" if token[0].isdigit() else token if token[0].isalpha() else token[0] for token in _TOKEN.findall(plain)]
 
 
 def lay_out(texts: Sequence[str], index: Mapping[str, int]) -> Layout:
-    """Lay out the words of a non-empty batch of any texts as ids of `index`, with an `EDGE` before and after each text."""
+    """Return the words of a batch of texts, with an `EDGE` before and after each text.
+
+    The batch must not be empty. The texts may be.
+
+    Args:
+        index: the id of each word.
+    """
     ids: list[int] = []
     starts: tuple[list[int], list[int]] = ([], [])
     owners: tuple[list[int], list[int]] = ([], [])
@@ -126,7 +147,7 @@ def lay_out(texts: Sequence[str], index: Mapping[str, int]) -> Layout:
                 cuts.append(sentence := place)
         ids += [EDGE, *(index.get(token, UNKNOWN_WORD) for token in tokens), EDGE]
         first.append(len(starts[1]))
-        # The last passage takes in a rest that is too short to be one.
+        # The last passage includes a rest that is too short to be a passage of its own.
         passages = range(begin, max(begin + 1, len(ids) - PASSAGE // 2), PASSAGE)
         for kind, found in enumerate((cuts, passages)):
             starts[kind].extend(found)
@@ -138,7 +159,19 @@ def lay_out(texts: Sequence[str], index: Mapping[str, int]) -> Layout:
 
 @dataclass(frozen=True)
 class SecondOpinionNetwork:
-    """The trained network. `tables[j]` [words, filters] is what a word adds to the filters as the j-th of `WIDTH` words."""
+    """The trained network.
+
+    Args:
+        index: the id of each word of the vocabulary.
+        tables: `tables[j]`, [words, filters], is what a word adds to the filters as the j-th of
+            `WIDTH` words.
+        filter_bias: [filters].
+        hidden: weights from pooled filters to the hidden layer, [2 * filters, units].
+        hidden_bias: [units].
+        heads: weights from the hidden layer to the heads, [units, 3].
+        heads_bias: [3].
+        temperature: of each head, [3].
+    """
 
     index: Mapping[str, int]
     tables: tuple[Floats, ...]
@@ -151,10 +184,10 @@ class SecondOpinionNetwork:
 
     @classmethod
     def read(cls, path: Path) -> SecondOpinionNetwork:
-        """Read what `train_second_opinion` wrote.
+        """Read weights that `train_second_opinion` wrote.
 
         Raises:
-            ModelError: it is missing or damaged.
+            ModelError: the file is missing or damaged.
         """
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
@@ -176,14 +209,15 @@ class SecondOpinionNetwork:
         return probabilities(self.logits(texts), self.temperature)
 
     def logits(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """Return the logits before the temperature, [texts, 3].
+        """Return logits before the temperature, [texts, 3].
 
-        Harm and toxicity are those of the worst window, refusal that of the first passage.
+        Harm and toxicity are those of the worst window, refusal is that of the first passage.
         """
         rows = [self._logits(batch) for batch in _batches(texts)]
         return np.concatenate(rows).astype(np.float64) if rows else np.zeros((0, len(HEADS)))
 
     def _logits(self, texts: Sequence[str]) -> Floats:
+        """Return the logits of one batch that is not empty, [texts, 3]."""
         layout = lay_out(texts, self.index)
         filtered = self._filtered(layout.ids)
         windows = np.concatenate([_pooled(filtered, starts) for starts in layout.starts])
@@ -195,13 +229,14 @@ class SecondOpinionNetwork:
         return worst
 
     def _filtered(self, ids: Ints) -> Floats:
-        """Return filter outputs at every word, [words, filters]."""
+        """Return the filter outputs at every word, [words, filters], of ids [words]."""
         padded = np.pad(ids, WIDTH // 2, constant_values=EDGE)
         total = sum(table[padded[j : j + ids.size]] for j, table in enumerate(self.tables))
         return np.maximum(total + self.filter_bias, 0.0)
 
 
 def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Yield batches with at most `_BATCH_CHARACTERS` characters, or with one longer text."""
     batch: list[str] = []
     size = 0
     for text in texts:
@@ -215,7 +250,7 @@ def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _pooled(filtered: Floats, starts: Ints) -> Floats:
-    """Return maximum and mean of the filters over each window, [windows, 2 * filters]."""
+    """Return the maximum and the mean of the filters over each window, [windows, 2 * filters]."""
     sizes = np.diff(starts, append=len(filtered))[:, None].astype(np.float32)
     means = np.add.reduceat(filtered, starts) / sizes
     return np.concatenate([np.maximum.reduceat(filtered, starts), means], axis=1)

@@ -101,7 +101,8 @@ def guard_records(app: Any) -> None:
 def guard_actions(app: Any) -> None:
     """Keep what models think within actions until the review, and end the actions with their turn.
 
-    This is for Colang 2.x, where the host runs every action as a task of its own, and goes on with it when the turn is broken off.
+    This is for Colang 2.x, where the host runs every action as a task of its own, and goes on with
+    it when the turn is broken off.
     """
     if app.config.colang_version == "1.0":
         return

@@ -1,1 +1,4 @@
-"""A causal language model in this process: decoding, attention, likelihoods and gradients in batches of sequences."""
+"""Run a causal language model in this process.
+
+Decoding, likelihoods and gradients are computed in batches of sequences.
+"""

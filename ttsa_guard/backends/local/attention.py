@@ -1,9 +1,12 @@
-"""Attention over shared beginnings, put into any transformers model that takes its attention from the registry.
+"""Compute attention over shared prefixes.
 
-The rows of a batch have two kinds of keys: their own, and those of a beginning that several rows share and that is stored
-once. The products with the latter are one matrix product for all of its rows; both parts meet in one softmax.
+It works in any transformers model that takes its attention from the registry. The sequences of a
+batch have two kinds of keys: their own, and those of a prefix that several sequences share and that
+is stored once. The products with a prefix are one matrix product for all of its sequences. One
+softmax covers both parts.
 
-The model is called without a cache and without a mask: keys, values and what may see what are in the `AttentionState`.
+The model is called without a cache and without a mask. Keys, values, and what each token may see
+are in the `AttentionState`.
 """
 
 from __future__ import annotations
@@ -19,13 +22,13 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface
 
 NAME = "ttsa_shared_prefix"
-_MOST_SCORES = 2**24  # elements: longer products are done in slices of queries
+_MOST_SCORES = 2**24  # elements of one product; larger ones are done in slices of queries
 _current = threading.local()
 
 
 @dataclass(frozen=True, eq=False)
 class Prefix:
-    """Keys and values of one beginning, for each layer: [kv heads, length, head size]."""
+    """Keys and values of one prefix, a tensor [kv heads, length, head size] for each layer."""
 
     keys: tuple[torch.Tensor, ...]
     values: tuple[torch.Tensor, ...]
@@ -34,23 +37,30 @@ class Prefix:
         return self.keys[0].shape[1]
 
     def first(self, n: int) -> Prefix:
+        """Return the first `n` tokens of the prefix, as views."""
         return Prefix(tuple(k[:, :n] for k in self.keys), tuple(v[:, :n] for v in self.values))
 
     def with_room(self, length: int) -> Prefix:
-        """Room for that many tokens, of which the first are these."""
+        """Return a prefix with room for `length` tokens, which begins with these tokens."""
         found = Prefix(*(tuple(t.new_empty(t.shape[0], length, t.shape[2]) for t in kind) for kind in (self.keys, self.values)))
         found.put(0, self)
         return found
 
     def put(self, start: int, other: Prefix) -> None:
-        """Fill the room from token `start` on."""
+        """Copy `other` into the room, from token `start` on."""
         for mine, new in zip((*self.keys, *self.values), (*other.keys, *other.values), strict=True):
             mine[:, start : start + len(other)] = new
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Neighbouring rows that share a prefix, or have none; none of them sees the first `unseen` own keys."""
+    """Neighbouring sequences of a batch that share a prefix, or that have none.
+
+    Args:
+        rows: number of sequences.
+        prefix: the prefix that they share; None if they have none.
+        unseen: number of own keys at the beginning that none of the sequences sees.
+    """
 
     rows: int
     prefix: Prefix | None = None
@@ -59,29 +69,39 @@ class Group:
 
 @dataclass(eq=False)
 class AttentionState:
-    """What the rows of a batch see besides the keys of the tokens that go through the model now.
+    """What the sequences of a batch see besides the tokens that go through the model now.
 
     Args:
-        groups: neighbouring rows that are attended to together.
-        allowed: which own keys a query sees, [batch, queries, own keys]; None: those up to itself.
+        groups: neighbouring sequences that are attended to together.
+        allowed: which own keys a query sees, [batch, queries, own keys]; None if each sees those up
+            to itself.
     """
 
     groups: Sequence[Group] = ()
     allowed: torch.Tensor | None = None
 
     def extend(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """All own keys and values of a layer, [batch, kv heads, n, head size], given those of the tokens of this pass."""
+        """Return all own keys and values of a layer, given those of the tokens of this pass.
+
+        Args:
+            keys, values: [batch, kv heads, new tokens, head size].
+
+        Returns:
+            Keys and values, [batch, kv heads, n, head size] each, where n counts earlier own
+            tokens, too.
+        """
         return keys, values
 
 
 @dataclass(eq=False)
 class Capture(AttentionState):
-    """Keeps the keys and values that go by."""
+    """An attention state that keeps the keys and values of this pass, a tensor for each layer."""
 
     keys: list[torch.Tensor] = field(default_factory=list)
     values: list[torch.Tensor] = field(default_factory=list)
 
     def extend(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keep `keys` and `values`, [batch, kv heads, n, head size], and return them."""
         self.keys.append(keys)
         self.values.append(values)
         return keys, values
@@ -89,7 +109,7 @@ class Capture(AttentionState):
 
 @contextmanager
 def attending(model: Any, state: AttentionState) -> Iterator[None]:
-    """Calls of `model` on this thread attend as `state` says."""
+    """Let calls of `model` on this thread attend as `state` says."""
     config = model.config.get_text_config()
     usual = config._attn_implementation
     config._attn_implementation, _current.state = NAME, state
@@ -108,7 +128,15 @@ def _attention(
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """The registered function: query [batch, heads, queries, head size], key and value for the kv heads."""
+    """Attend as the current state says. This is the function in transformers' registry.
+
+    Args:
+        query: [batch, heads, queries, head size].
+        key, value: [batch, kv heads, queries, head size].
+
+    Returns:
+        The output, [batch, queries, heads, head size], and None in place of attention weights.
+    """
     if any(options.get(name) is not None for name in ("softcap", "s_aux", "sliding_window")):
         raise NotImplementedError("attention with soft caps, sinks or windows")
     state: AttentionState = _current.state
@@ -141,9 +169,21 @@ def _shared(
     prefix_k: torch.Tensor,
     prefix_v: torch.Tensor,
 ) -> torch.Tensor:
-    """Softmax over the keys of the prefix [kv heads, P, head size] and the own ones together."""
+    """Attend to the keys of the prefix and to the own keys, with one softmax over both.
+
+    Args:
+        q: [batch, heads, queries, head size].
+        k, v: own keys and values, [batch, kv heads, own keys, head size].
+        allowed: which own keys a query sees, [batch, queries, own keys]; None if each sees those up
+            to itself.
+        prefix_k, prefix_v: [kv heads, P, head size].
+
+    Returns:
+        [batch, heads, queries, head size].
+    """
     batch, heads, queries, size = q.shape
-    if batch == 1 and queries > 1:  # nothing is shared, and the kernel for plain attention needs no memory for scores
+    if batch == 1 and queries > 1:
+        # Nothing is shared, and the kernel for plain attention needs no memory for scores.
         seen = torch.ones(1, queries, prefix_k.shape[1] + k.shape[2], dtype=torch.bool, device=q.device)
         seen = seen.tril(seen.shape[2] - queries) if allowed is None else pad(allowed, (prefix_k.shape[1], 0), value=True)
         return _plain(q, torch.cat([prefix_k[None], k], 2), torch.cat([prefix_v[None], v], 2), seen, scale)
@@ -158,7 +198,7 @@ def _shared(
     kv, group = k.shape[1], heads // k.shape[1]
 
     def flat(x: torch.Tensor) -> torch.Tensor:
-        """[batch, kv heads, n, m] as [kv heads, batch * n, m]: all rows of the batch in one matrix product."""
+        """Reshape [batch, kv heads, n, m] to [kv heads, batch * n, m], for one matrix product."""
         return x.transpose(0, 1).reshape(kv, -1, x.shape[-1])
 
     def unflat(x: torch.Tensor) -> torch.Tensor:
@@ -175,7 +215,10 @@ def _shared(
 
 
 def _exp(scores: torch.Tensor, top: torch.Tensor) -> torch.Tensor:
-    """exp(scores - top), in place where no gradient needs the scores: they are large."""
+    """Return exp(scores - top).
+
+    It is computed in place if no gradient needs the scores, because they are large.
+    """
     return (scores - top).exp() if scores.requires_grad else scores.sub_(top).exp_()
 
 

@@ -1,4 +1,4 @@
-"""Rows of different conversations in one batch, and what they see of one another's and of their own keys."""
+"""Put sequences into one batch, and keep track of the keys that each of them may see."""
 
 from __future__ import annotations
 
@@ -11,23 +11,32 @@ from ttsa_guard.backends.local.prefix_cache import SharedModel
 from ttsa_guard.backends.local.reference import Start, positions
 
 SHARED_FROM = 1024
-"""Rows times tokens from which on a beginning is read once for all rows; below that every row gets a copy of its keys."""
+"""Sequences times tokens from which on a prefix is read once for all sequences.
+
+Below that, every sequence gets a copy of its keys.
+"""
 _PADDING = 512
-"""Rows times keys of padding that cost about as much as one more call of the attention."""
+"""Sequences times padding keys that cost about as much as one more call of the attention."""
 
 
 def neighbours(starts: Sequence[Start]) -> list[int]:
-    """The order in which rows with the same beginning, and rows of similar lengths, are neighbours."""
+    """Return an order in which sequences with equal prefixes or similar lengths are neighbours."""
     return sorted(
         range(len(starts)), key=lambda i: (len(starts[i].prefix_ids), starts[i].prefix_ids, len(starts[i].suffix_embeds))
     )
 
 
 class SequenceBatch(AttentionState):
-    """Rows after their beginnings; neighbours should have the same, or similarly long ones.
+    """A batch of sequences and their prefixes.
 
-    Long beginnings are shared. A row's own keys are first those of a short beginning, of which it has a copy, then those of
-    the tokens that have gone through the model; what is shorter than in other rows is padded in front.
+    Neighbours should have the same prefix or one of similar length. Long prefixes are shared. The
+    own keys of a sequence begin with those of a short prefix, of which it has a copy; then come
+    those of the tokens that have gone through the model. Sequences with fewer own keys than others
+    are padded in front.
+
+    Args:
+        starts: what the sequences begin with. Only their `prefix_ids` are read; the rest is given
+            to `forward`.
     """
 
     def __init__(self, model: SharedModel, starts: Sequence[Start]) -> None:
@@ -42,11 +51,11 @@ class SequenceBatch(AttentionState):
         self._next = torch.tensor([len(s.prefix_ids) for s in starts], device=model.device)[:, None]
 
     def forward(self, embeds: torch.Tensor, own: torch.Tensor, keep: int) -> torch.Tensor:
-        """Logits at the last `keep` of the next tokens, [batch, keep, vocabulary].
+        """Return logits at the last `keep` of the next tokens, [batch, keep, vocabulary].
 
         Args:
-            embeds: input embeddings of these tokens, [batch, n, hidden].
-            own: which of them are no padding, [batch, n].
+            embeds: input embeddings of the next tokens, [batch, n, hidden].
+            own: which of them are not padding, [batch, n].
         """
         n = own.shape[1]
         at = self._next + positions(own) if n > 1 else self._next
@@ -59,10 +68,13 @@ class SequenceBatch(AttentionState):
         return logits
 
     def _grouped(self) -> list[Group]:
-        """Neighbours stay together for as long as their padding costs less than an attention of their own."""
+        """Return groups of neighbours.
+
+        Neighbours stay together as long as their padding costs less than a separate attention.
+        """
         groups: list[Group] = []
         padding = 0
-        # What goes through the model now has to see itself, be it padding or not.
+        # The tokens that go through the model now have to see themselves, even those of padding.
         unseen = self._valid.int().argmax(1).clamp(max=self._filled).tolist()
         for prefix, first in zip(self._shared, unseen, strict=True):
             last = groups[-1] if groups else Group(0)
@@ -75,14 +87,24 @@ class SequenceBatch(AttentionState):
         return groups
 
     def extend(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Put the keys and values of short prefixes before those of this pass."""
         if not self._filled:
             return keys, values
         k, v = (torch.cat([self._front(new, kind, layer), new], 2) for kind, new in (("keys", keys), ("values", values)))
         return k, v
 
     def _front(self, like: torch.Tensor, kind: str, layer: int) -> torch.Tensor:
-        """The copies in front of `like`."""
-        front = like.new_zeros(len(like), like.shape[1], self._filled, like.shape[3])  # not the NaN that fresh memory may hold
+        """Return the copies of short prefixes that stand before `like`.
+
+        Args:
+            like: keys or values, [batch, kv heads, n, head size].
+            kind: "keys" or "values".
+
+        Returns:
+            [batch, kv heads, filled, head size].
+        """
+        # Zeros, because fresh memory may hold NaN.
+        front = like.new_zeros(len(like), like.shape[1], self._filled, like.shape[3])
         for row, prefix in enumerate(self._copied):
             if prefix is not None:
                 front[row, :, self._filled - len(prefix) :] = getattr(prefix, kind)[layer]
@@ -90,8 +112,13 @@ class SequenceBatch(AttentionState):
 
 
 class GrowingBatch(SequenceBatch):
-    """Rows that go on: `forward` may be called again, with up to `most` tokens in all. Their own keys are in buffers that are
-    filled in place, so there are no gradients."""
+    """A batch of sequences that grow: `forward` may be called again.
+
+    The own keys are in buffers that are filled in place, so there are no gradients.
+
+    Args:
+        most: the largest number of tokens for all calls of `forward` together.
+    """
 
     def __init__(self, model: SharedModel, starts: Sequence[Start], most: int) -> None:
         super().__init__(model, starts)
@@ -99,6 +126,7 @@ class GrowingBatch(SequenceBatch):
         self._buffers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def extend(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append keys and values to the buffers, and return all that is filled."""
         if layer not in self._buffers:
             self._buffers[layer] = (self._buffer(keys, "keys", layer), self._buffer(values, "values", layer))
         start, end = self._filled, self._filled + keys.shape[2]
@@ -113,24 +141,34 @@ class GrowingBatch(SequenceBatch):
         return buffer
 
     def retain(self, keep: Sequence[int]) -> None:
-        """Go on with these rows alone."""
+        """Drop all sequences but those at the indices `keep`."""
         self._shared = [self._shared[row] for row in keep]
         self._copied = [self._copied[row] for row in keep]
         index = torch.tensor(keep, device=self._model.device)
         self._valid, self._next, self.groups = self._valid[index], self._next[index], ()
-        for layer, (keys, values) in self._buffers.items():  # one by one: all of them twice would be the peak of memory
+        # One layer at a time: copies of all layers at once would be the peak of memory.
+        for layer, (keys, values) in self._buffers.items():
             self._buffers[layer] = (self._kept(keys, index), self._kept(values, index))
 
     def _kept(self, buffer: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        """These rows of it: what is filled is copied, the room behind it is not."""
+        """Return a buffer, [len(index), kv heads, room, head size], with the sequences at `index`.
+
+        What is filled is copied, the room behind it is not.
+        """
         kept = buffer.new_empty(len(index), *buffer.shape[1:])
         torch.index_select(buffer[:, :, : self._filled], 0, index, out=kept[:, :, : self._filled])
         return kept
 
 
 def _causal(valid: torch.Tensor, queries: int) -> torch.Tensor:
-    """What the last `queries` of the keys see: valid ones up to themselves. Padding sees itself, for a softmax over nothing
-    is NaN. [batch, queries, keys]"""
+    """Return which keys the last `queries` of them see, [batch, queries, keys].
+
+    These are the valid keys up to themselves. Padding sees itself, because a softmax over nothing
+    is NaN.
+
+    Args:
+        valid: which keys are not padding, [batch, keys].
+    """
     keys = valid.shape[1]
     ahead = torch.ones(queries, keys, dtype=torch.bool, device=valid.device).tril(keys - queries)
     return (ahead & valid[:, None]) | ahead.triu(keys - queries)

@@ -1,4 +1,4 @@
-"""Work of different conversations meets in one batch."""
+"""Gather the work of different conversations into batches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, eq=False)
 class _Job(Generic[Item, Result]):
-    """What one caller asked for."""
+    """The items that one caller asked for, and the future of their results."""
 
     items: tuple[Item, ...]
     future: Future[list[Result]] = field(default_factory=Future)
@@ -25,14 +25,16 @@ class _Job(Generic[Item, Result]):
 
 
 class Batcher(Generic[Item, Result]):
-    """Does together whatever is waiting when the model's thread is free; only what is asked in the same moment is waited for.
+    """Does all work together that is waiting when the model's thread is free.
+
+    It does not wait for more work to come, except for what is asked at the same moment. The result
+    of an item does not depend on the batch around it, so callers do not affect one another. Several
+    kinds of work on one thread take turns: each waits for at most one batch of each other kind.
 
     Args:
-        work: results of items, in order. It gets an event for each item, which says that nobody wants its result any more.
+        work: computes results of items, in order. It also gets an event for each item; a set event
+            says that nobody wants the result any more.
         worker: the model's thread.
-
-    An item's result does not depend on the batch around it, so the callers see nothing of one another. Several kinds of work
-    on one thread take turns: each waits for no more than one batch of each other kind.
     """
 
     def __init__(
@@ -43,23 +45,25 @@ class Batcher(Generic[Item, Result]):
         self._lock = threading.Lock()
 
     async def __call__(self, items: Sequence[Item]) -> list[Result]:
+        """Return the results of `items`, in order."""
         job: _Job[Item, Result] = _Job(tuple(items))
         with self._lock:
-            first = not self._waiting  # one turn for all that wait: with one for each, later work would go before other kinds
+            # All that wait get one turn. With one turn each, later work would overtake other kinds.
+            first = not self._waiting
             self._waiting.append(job)
         try:
             try:
-                await asyncio.sleep(0)  # what else is ready on this loop comes along
+                await asyncio.sleep(0)  # lets other tasks of this loop add their work
             finally:
                 if first:
                     self._worker.submit(self._drain)
             return await asyncio.wrap_future(job.future)
         finally:
-            job.future.cancel()  # if it has not begun
+            job.future.cancel()  # takes effect if the work has not begun
             job.stop.set()
 
     def _drain(self) -> None:
-        """Everything that is waiting."""
+        """Do all work that is waiting."""
         with self._lock:
             waiting, self._waiting = self._waiting, []
         jobs = [job for job in waiting if job.future.set_running_or_notify_cancel()]
@@ -72,10 +76,10 @@ class Batcher(Generic[Item, Result]):
         try:
             with mapped_errors():
                 results = iter(self._work(items, stops))
-        except BaseException as error:  # whoever waits would wait for ever
+        except BaseException as error:  # else the callers would wait for ever
             if len(jobs) == 1:
                 jobs[0].future.set_exception(error)
-            else:  # the fault of one must not be everybody's
+            else:  # a fault of one job must not fail the others
                 for job in jobs:
                     self._run([job])
             return

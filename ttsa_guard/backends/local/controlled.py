@@ -1,4 +1,7 @@
-"""Controlled generation: a plain loop in which a `ControlledDecoding` gives the logits of every step."""
+"""Generate with controlled decoding.
+
+It is a plain loop in which a `ControlledDecoding` gives the logits of every step.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +23,20 @@ from ttsa_guard.messages import Generation, GenerationRequest
 
 
 class Cached:
-    """A model with a cache of its own: one view of it among several in a guide."""
+    """A model with a cache of its own.
+
+    A controlled decoding may run several of them side by side.
+    """
 
     def __init__(self, model: Any) -> None:
         self._model, self._cache = model, {cache_argument(model): DynamicCache(config=model.config)}
 
     def __call__(self, embeds: torch.Tensor, valid: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-        """Logits after the last token, [batch, vocabulary]; arguments as in `DecodingStep`."""
+        """Return the logits after the last token, [batch, vocabulary].
+
+        The arguments are those of `DecodingStep`: `embeds` [batch, n, hidden], `valid` [batch,
+        length], `at` [batch, n].
+        """
         found: torch.Tensor = self._model(
             inputs_embeds=embeds,
             attention_mask=valid.long(),
@@ -39,13 +49,19 @@ class Cached:
 
 
 def cache_argument(model: Any) -> str:
-    """What `model` calls its cache: transformers renames the argument, one architecture after another."""
+    """Return the name of the argument for the cache in `model.forward`.
+
+    Versions of transformers rename it, one architecture after another.
+    """
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def fingerprint(model: torch.nn.Module) -> str:
-    """SHA-256 over names, shapes and values of all parameters, the values as bfloat16: the same for one checkpoint loaded
-    as float32 or as bfloat16, and on any device."""
+    """Return the SHA-256 over the names, shapes and values of all parameters.
+
+    Values are taken as bfloat16. So the result is the same for a checkpoint in float32 or in
+    bfloat16, and on any device.
+    """
     found = hashlib.sha256()
     for name, weight in sorted(model.named_parameters()):
         found.update(f"{name} {tuple(weight.shape)}\n".encode())
@@ -56,7 +72,13 @@ def fingerprint(model: torch.nn.Module) -> str:
 def generate(
     engine: Engine, requests: Sequence[GenerationRequest], guide: ControlledDecoding, stop: threading.Event
 ) -> list[Generation]:
-    """See `ExposesLogits.generate_controlled`; runs on the model's worker thread. `stop` ends it at the next token."""
+    """Generate answers with a controlled decoding; see `ExposesLogits.generate_controlled`.
+
+    It runs on the model's worker thread.
+
+    Args:
+        stop: ends all answers at the next token when it is set.
+    """
     found: list[Generation] = []
     for start in range(0, len(requests), engine.batch_size):
         found += _batch(engine, requests[start : start + engine.batch_size], guide, stop)
@@ -75,7 +97,7 @@ def _batch(
     likelihoods = [0.0] * len(requests)
     running = set(range(len(requests)))
     with guide.over(engine.model) as step:
-        # Within, for the embeddings are weights too.
+        # The embeddings are weights, too, so they are read while the decoding is in force.
         starts = [engine.start(r.prompt, r.soft_embeds, o) for r, o in zip(requests, openings, strict=True)]
         embeds, valid = left_padded([torch.cat([engine.embed(s.prefix_ids), s.suffix_embeds]) for s in starts])
         at = positions(valid)

@@ -1,4 +1,7 @@
-"""Our own decoding loop over a transformers model: what rows share is computed once and read once."""
+"""Decode with our own loop over a transformers model.
+
+A prefix that several sequences share is computed once and read once.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,11 @@ from ttsa_guard.backends.local.sampling import RowSampler
 
 
 class SharedDecoder:
-    """Our loop. The beginning of a row is computed once for all rows that have it, and is kept for later calls; rows leave
-    the batch when they are finished.
+    """Decodes with shared prefixes.
 
-    For models that `SharedModel` is for; `choose` finds out.
+    A prefix is computed once for all sequences that have it, and is kept for later calls. Sequences
+    leave the batch when they are finished. It works for the models that `SharedModel` is for;
+    `choose` finds that out.
     """
 
     def __init__(self, model: Any, ends: Sequence[int]) -> None:
@@ -26,6 +30,7 @@ class SharedDecoder:
 
     @torch.no_grad()
     def decode(self, starts: Sequence[Start], on_step: OnStep | None = None) -> list[list[int]]:
+        """Return the new token ids of every sequence; see `Decoder.decode`."""
         order = neighbours(starts)
         new: list[list[int]] = [[] for _ in starts]
         batch = _Batch(self.model, [starts[i] for i in order], [new[i] for i in order])
@@ -35,6 +40,7 @@ class SharedDecoder:
         return new
 
     def logits(self, starts: Sequence[Start], keep: int) -> torch.Tensor:
+        """Return the logits at the last `keep` positions; see `Decoder.logits`."""
         order = neighbours(starts)
         found = SequenceBatch(self.model, [starts[i] for i in order]).forward(
             *left_padded([starts[i].suffix_embeds for i in order]), keep
@@ -43,23 +49,26 @@ class SharedDecoder:
 
 
 class _Batch:
-    """Rows that are being decoded; the new tokens of each go into `new`."""
+    """Sequences that are being decoded.
+
+    The new tokens of each are appended to its list in `new`.
+    """
 
     def __init__(self, model: SharedModel, starts: Sequence[Start], new: Sequence[list[int]]) -> None:
         self._model, self._starts, self._new = model, starts, new
         self._embeds, self._own = left_padded([s.suffix_embeds for s in starts])
-        self._rows = GrowingBatch(model, starts, self._own.shape[1] + max(s.max_new_tokens for s in starts))
+        self._batch = GrowingBatch(model, starts, self._own.shape[1] + max(s.max_new_tokens for s in starts))
         self._slots = list(range(len(starts)))
         self._running = set(self._slots)
         self._sampler = RowSampler([s.temperature for s in starts], [s.seed for s in starts], model.device)
 
     def step(self, ends: frozenset[int]) -> bool:
-        """One token for every row that is running; False, and none, if no row is."""
+        """Append one token to every sequence that is running; return False if none is."""
         self.end([row for row in self._running if self._starts[row].stop.is_set()])
         if not self._running:
             return False
         self._leave()
-        logits = self._rows.forward(self._embeds, self._own, 1)[:, -1]
+        logits = self._batch.forward(self._embeds, self._own, 1)[:, -1]
         tokens = self._sampler.noisy(logits).argmax(-1)
         for row, token in zip(self._slots, tokens.tolist(), strict=True):
             if row in self._running:
@@ -71,27 +80,34 @@ class _Batch:
         return True
 
     def end(self, rows: Iterable[int]) -> None:
+        """End the sequences at the indices `rows`."""
         self._running.difference_update(rows)
 
     def _leave(self) -> None:
-        """Let go of finished rows when they are so many that it pays."""
+        """Drop finished sequences from the batch, if at least one in eight is finished."""
         keep = [slot for slot, row in enumerate(self._slots) if row in self._running]
         if (len(self._slots) - len(keep)) * 8 >= len(self._slots):
             self._slots = [self._slots[slot] for slot in keep]
             self._embeds, self._own = self._embeds[keep], self._own[keep]
-            self._rows.retain(keep)
+            self._batch.retain(keep)
             self._sampler.keep(keep)
 
 
 def choose(model: Any, ends: Sequence[int]) -> tuple[Decoder, str]:
-    """Our loop if the model can take it and agrees with its own `generate` on a trial; why it does not otherwise."""
+    """Choose a decoder for `model`, by a trial.
+
+    Returns:
+        A `SharedDecoder` and "", if the model can take it and agrees with the model's own
+        `generate`. Otherwise a `ReferenceDecoder`, and the reason.
+    """
     reference = ReferenceDecoder(model, ends)
     problem = _unfit(model.config.get_text_config())
     if not problem:
         shared = SharedDecoder(model, ends)
         try:
             problem = _disagreement(shared, reference, model)
-        except Exception as error:  # whatever the model's code makes of a call that it was not written for
+        # the model's code was not written for such calls, so it may raise anything
+        except Exception as error:
             problem = f"a trial ended in {type(error).__name__}"
     return (reference, problem) if problem else (SharedDecoder(model, ends), "")
 
@@ -107,7 +123,11 @@ def _unfit(config: Any) -> str:
 
 @torch.no_grad()
 def _disagreement(shared: SharedDecoder, reference: ReferenceDecoder, model: Any) -> str:
-    """Logits of rows of several lengths on a shared beginning, and in float32 the tokens that follow."""
+    """Return how the two decoders disagree; "" if they agree.
+
+    Compared are the logits of sequences of several lengths with a shared prefix, and in float32 the
+    tokens that follow.
+    """
     embedding = model.get_input_embeddings()
     ids = (torch.arange(24, device=embedding.weight.device) * 7919) % embedding.weight.shape[0]
     fixed = tuple(ids[:12].tolist())

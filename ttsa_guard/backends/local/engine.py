@@ -1,4 +1,7 @@
-"""The synchronous half of the transformers backend: tensors in, tensors and texts out. Runs on the model's worker thread."""
+"""The synchronous half of the transformers backend: requests in, tensors and texts out.
+
+It runs on the model's worker thread.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class ScoringRequest:
-    """A goal to score after a prompt, with `soft_embeds` in its soft slots or as it is."""
+    """A continuation to score after a prompt.
+
+    Args:
+        soft_embeds: the soft embeddings of the prompt, [k, hidden]; None leaves the prompt as it
+            is.
+        goal: the continuation and its weights.
+    """
 
     prompt: Prompt
     soft_embeds: torch.Tensor | None
@@ -35,7 +44,7 @@ class ScoringRequest:
 
 @dataclass(frozen=True, eq=False)
 class ScoredSequence:
-    """One sequence of a batch with the target ids of its last tokens, and their weights."""
+    """A sequence, the target ids of its last tokens, and their weights."""
 
     start: Start
     targets: tuple[int, ...]
@@ -60,12 +69,18 @@ class Engine:
     # ------------------------------------------------------------------ embeddings
 
     def embed(self, ids: Sequence[int]) -> torch.Tensor:
+        """Return the embeddings of token ids, [len(ids), hidden], in the model's precision."""
         with torch.no_grad():
             found: torch.Tensor = self.embedding(torch.tensor(list(ids), dtype=torch.long, device=self.device))
         return found
 
     def start(self, prompt: Prompt, soft_embeds: torch.Tensor | None, tail: Sequence[int], *, keep: int = 1) -> Start:
-        """The prompt with `soft_embeds` in its soft slots, then the tokens `tail`; the last `keep` of all are in the suffix.
+        """Return the sequence of a prompt and the tokens `tail`.
+
+        Args:
+            soft_embeds: the embeddings for the prompt's soft slots, [k, hidden]; None leaves the
+                prompt as it is.
+            keep: at least this many of the last tokens are in the suffix.
 
         Raises:
             ModelError: `soft_embeds` has another shape than the slots, or is not finite.
@@ -99,12 +114,20 @@ class Engine:
 
     @property
     def decoding(self) -> str:
-        """How answers are decoded, in words. Tried out on first use: not for other threads than the model's before that."""
+        """How answers are decoded, in words.
+
+        The first use tries it out. Before that, only the model's thread may read this.
+        """
         problem = self._chosen[1]
         return f"by the model's own generate, since {problem}" if problem else "beginnings shared"
 
     def generate(self, requests: Sequence[GenerationRequest], stops: Sequence[threading.Event]) -> list[Generation]:
-        """Answers in order. The event of a request ends its decoding at the next token."""
+        """Generate answers, in the order of the requests.
+
+        Args:
+            stops: an event for each request. It ends the decoding of its answer at the next token
+                when it is set.
+        """
         answers: list[Generation] = []
         for start in range(0, len(requests), self.batch_size):
             batch = slice(start, start + self.batch_size)
@@ -112,7 +135,7 @@ class Engine:
         return answers
 
     def stream(self, request: GenerationRequest, stop: threading.Event, on_text: Callable[[str], None]) -> Generation:
-        """One answer; `on_text` is called on this thread with every new piece of it."""
+        """Generate one answer. `on_text` is called on this thread with every new piece of it."""
         pieces = _Pieces(lambda ids: self.answer(request, self.encode(request.opening), ids), on_text)
         [answer] = self._generate_batch([request.with_(baseline=None)], [stop], pieces.put)
         pieces.end()
@@ -137,7 +160,8 @@ class Engine:
         answers = [self.answer(r, o, row) for r, o, row in zip(requests, openings, new, strict=True)]
         if likelihoods:
             for i, mean in likelihoods.means(new).items():
-                # A text that the model spelled in an unusual way is not as unlikely as that; it has to be scored as a text.
+                # Tokens that spell a text in an unusual way are less likely than the text itself.
+                # Such a text is scored again later, in its usual tokens.
                 usual = self.encode(answers[i].text) == [*openings[i], *new[i][: answers[i].tokens]]
                 answers[i] = replace(answers[i], log_likelihood=mean if usual or i in likelihoods.hopeless else None)
         return answers
@@ -156,6 +180,12 @@ class Engine:
         return Likelihoods(decoder.model, asked, self.ends) if asked else None
 
     def answer(self, request: GenerationRequest, opening: Sequence[int], new: list[int]) -> Generation:
+        """Return the answer of a request.
+
+        Args:
+            opening: the token ids of the opening.
+            new: the new token ids, with an end token if the model has ended.
+        """
         end = next((i for i, token in enumerate(new) if token in self.ends), None)
         kept = new[: min(len(new) if end is None else end, request.max_new_tokens)]
         text = str(self.tokenizer.decode([*opening, *kept], skip_special_tokens=True))
@@ -163,18 +193,26 @@ class Engine:
 
     @property
     def context_length(self) -> int:
+        """Longest prompt plus answer, in tokens."""
         config = self.model.config.get_text_config()
         return int(getattr(config, "max_position_embeddings", None) or self.tokenizer.model_max_length)
 
     def encode(self, text: str) -> list[int]:
+        """Return the token ids of `text`, without special tokens."""
         ids: list[int] = self.tokenizer.encode(encodable(text), add_special_tokens=False) if text else []
         return ids
 
     # ------------------------------------------------------------------ scoring
 
     def objective(self, asked: Sequence[ScoringRequest]) -> torch.Tensor:
-        """See `ScoresSoftEmbeds.objective`, for goals after any prompts; differentiable with respect to the embeddings
-        unless gradients are off."""
+        """Evaluate the objectives, [len(asked)], float32; see `ScoresSoftEmbeds.objective`.
+
+        Each has its own prompt. The result is differentiable with respect to the soft embeddings,
+        unless gradients are off.
+
+        Raises:
+            ModelError: a log-likelihood is not finite.
+        """
         sequences = [self._sequence(a) for a in asked]
         batches = self._batches([len(s.start.suffix_embeds) for s in sequences])
         parts = [self._objective_batch([sequences[i] for i in batch]) for batch in batches]
@@ -185,11 +223,15 @@ class Engine:
         return values
 
     def values(self, asked: Sequence[ScoringRequest], _: Sequence[threading.Event] = ()) -> list[float]:
+        """Return the values of the objectives, in order, without gradients."""
         with torch.no_grad():
             return [float(v) for v in self.objective(asked)]
 
     def gradients(self, asked: Sequence[ScoringRequest], _: Sequence[threading.Event] = ()) -> list[tuple[float, torch.Tensor]]:
-        """The value of each goal, and its gradient [k, hidden] with respect to its embeddings."""
+        """Return, for each objective, its value and its gradient.
+
+        The gradient is with respect to the objective's soft embeddings, [k, hidden].
+        """
         leaves = [
             a.soft_embeds.detach().to(self.device, torch.float32).requires_grad_() for a in asked if a.soft_embeds is not None
         ]
@@ -203,7 +245,10 @@ class Engine:
         return ScoredSequence(self.start(asked.prompt, asked.soft_embeds, ids, keep=len(ids) + 1), tuple(ids), tuple(weights))
 
     def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
-        """Which sequences to score together: neighbours in length, for the shorter are padded to the longest."""
+        """Return which sequences to score together, as lists of indices.
+
+        They are of similar length, because the shorter ones are padded to the longest.
+        """
         batches: list[list[int]] = []
         for row in sorted(range(len(lengths)), key=lambda i: lengths[i]):
             if not batches or len(batches[-1]) >= min(self.batch_size, SCORED_TOKENS // lengths[row]):
@@ -212,6 +257,7 @@ class Engine:
         return batches
 
     def _objective_batch(self, batch: Sequence[ScoredSequence]) -> torch.Tensor:
+        """Evaluate the objectives of one batch, [batch]."""
         longest = max(len(s.targets) for s in batch)
         logits = self._chosen[0].logits([s.start for s in batch], longest + 1)[:, :-1]
         targets = torch.zeros(len(batch), longest, dtype=torch.long, device=self.device)
@@ -227,7 +273,10 @@ class Engine:
 
     @torch.no_grad()
     def token_log_probs(self, prompt: Prompt, soft_embeds: Sequence[torch.Tensor], positions: Sequence[int]) -> torch.Tensor:
-        """See `ExposesLogProbs.token_log_probs`. Nothing that comes after the last of the tokens is computed."""
+        """Return log-probabilities of the prompt's tokens, [len(soft_embeds), len(positions)].
+
+        See `ExposesLogProbs.token_log_probs`. Nothing after the last of the positions is computed.
+        """
         asked = torch.tensor(positions, dtype=torch.long, device=self.device)
         targets = torch.tensor(prompt.ids, device=self.device)[asked]
         parts = []
@@ -243,7 +292,8 @@ class Engine:
 class _Pieces:
     """Passes on what a new token adds to the text of the answer.
 
-    The end of a growing text may still change: spaces are stripped, and a character may take several tokens.
+    The end of a growing text may still change: spaces are stripped, and a character may take
+    several tokens.
     """
 
     def __init__(self, answer: Callable[[list[int]], Generation], on_text: Callable[[str], None]) -> None:
@@ -252,6 +302,7 @@ class _Pieces:
         self._sent = ""
 
     def put(self, new: Sequence[list[int]]) -> tuple[()]:
+        """Pass on what is new in the text; `new` holds the token ids of the only sequence."""
         self._ids = new[0]
         text = self._answer(self._ids).text
         if not text.endswith("\ufffd"):
@@ -259,6 +310,7 @@ class _Pieces:
         return ()
 
     def end(self) -> None:
+        """Pass on the rest of the text."""
         self._send(self._answer(self._ids).text)
 
     def _send(self, text: str) -> None:
@@ -269,7 +321,10 @@ class _Pieces:
 
 @contextmanager
 def mapped_errors() -> Iterator[None]:
-    """Errors of torch become `ModelError`; their messages carry shapes and sizes, never texts."""
+    """Turn errors of torch into `ModelError`.
+
+    Their messages carry shapes and sizes, and never texts.
+    """
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -279,7 +334,7 @@ def mapped_errors() -> Iterator[None]:
 
 
 def _end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids that end an answer, the tokenizer's own first."""
+    """Return the ids that end an answer, with the tokenizer's own first."""
     found = model.generation_config.eos_token_id
     ends = [found] if isinstance(found, int) else list(found or [])
     own = tokenizer.eos_token_id

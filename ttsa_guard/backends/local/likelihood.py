@@ -1,4 +1,4 @@
-"""How likely answers are after another prompt than the one they are generated from, measured while they grow."""
+"""Measure, while answers grow, how likely they are after another prompt than their own."""
 
 from __future__ import annotations
 
@@ -13,20 +13,26 @@ from ttsa_guard.backends.local.prefix_cache import SharedModel
 from ttsa_guard.backends.local.reference import Start, left_padded
 
 SCORED_TOKENS = 2048
-"""Tokens that are scored at once: more do not make better use of the hardware, and logits of many need much memory."""
+"""Tokens that are scored at once.
+
+More would not use the hardware better, and their logits need much memory.
+"""
 _FIRST = 8
-"""New tokens after which answers are measured for the first time; then after twice as many, and so on."""
+"""New tokens after which answers are measured for the first time.
+
+They are measured again after twice as many, and so on.
+"""
 
 
 @dataclass(frozen=True)
 class LikelihoodQuery:
-    """What one answer is measured by.
+    """How one answer is measured.
 
     Args:
-        prompt: token ids.
+        prompt: token ids of the prompt.
         opening: token ids that the answer begins with.
-        most: most new tokens after the opening.
-        floor: see `Baseline`.
+        most: the largest number of new tokens after the opening.
+        floor: the lowest mean token log-likelihood, in nats; see `Baseline`.
     """
 
     prompt: tuple[int, ...]
@@ -36,18 +42,22 @@ class LikelihoodQuery:
 
     @property
     def least(self) -> float:
-        """Log-likelihood that an answer must not fall below: it never rises, and no answer is longer than this allows for."""
+        """The log-likelihood, in nats, that an answer must not fall below.
+
+        The sum over the tokens never rises, and no answer is longer than this allows for.
+        """
         return self.floor * (len(self.opening) + self.most)
 
 
 class Likelihoods:
-    """Runs beside a decoder as its `OnStep`; the keys of what has been measured are kept, so every token is read once.
+    """Measures the answers of a batch while a decoder runs, as its `OnStep`.
+
+    The keys of measured tokens are kept, so every token is read once. `hopeless` holds the answers
+    that were told to end.
 
     Args:
-        asked: by row of the batch; the others are not measured.
+        asked: the queries, by index in the batch. Other answers are not measured.
         ends: tokens that end an answer and are no part of it.
-
-    `hopeless` are the rows that were told to end.
     """
 
     def __init__(self, model: SharedModel, asked: Mapping[int, LikelihoodQuery], ends: Sequence[int]) -> None:
@@ -60,13 +70,14 @@ class Likelihoods:
         starts = [Start(asked[row].prompt[:-1], nothing) for row in rows]
         order = neighbours(starts)
         self._slots = [rows[i] for i in order]
-        # Padded to the longest opening, then as long as the longest answer goes on: they need not be of one row.
+        # Sequences are padded to the longest opening and then grow as long as the longest answer.
+        # Both maxima need not come from the same sequence.
         longest = max(len(a.opening) for a in asked.values()) + max(a.most for a in asked.values())
-        self._rows = GrowingBatch(model, [starts[i] for i in order], longest)
+        self._batch = GrowingBatch(model, [starts[i] for i in order], longest)
         self._steps, self._due = 0, _FIRST
 
     def __call__(self, new: Sequence[list[int]]) -> Collection[int]:
-        """The rows that will be below their floor however they go on."""
+        """Return the indices of the answers that will be below their floor whatever follows."""
         self._steps += 1
         if self._steps < self._due:
             return ()
@@ -76,7 +87,13 @@ class Likelihoods:
         return self.hopeless
 
     def means(self, new: Sequence[list[int]]) -> dict[int, float]:
-        """Mean token log-likelihood of each answer, in nats, given all its new tokens; of an empty one it is 0."""
+        """Return the mean token log-likelihood of each answer, in nats, by index.
+
+        It is 0 for an empty answer.
+
+        Args:
+            new: all new tokens of each answer.
+        """
         self._measure(new)
         return {row: self._sums[row] / max(1, n) for row, n in self._counts.items()}
 
@@ -88,19 +105,22 @@ class Likelihoods:
             return
         if len(keep) < len(self._slots):
             self._slots = [self._slots[slot] for slot in keep]
-            self._rows.retain(keep)
+            self._batch.retain(keep)
         ids = [torch.tensor(texts[row][self._counts[row] :], device=self._model.device) for row in self._slots]
         for row, total in zip(self._slots, self._sum(ids), strict=True):
             self._sums[row] += total
             self._counts[row] = len(texts[row]) - 1
 
     def _text(self, row: int, new: Sequence[int]) -> list[int]:
-        """The last token of the prompt, then the answer."""
+        """Return the last token of the prompt, and the tokens of the answer."""
         asked = self._asked[row]
         return [asked.prompt[-1], *asked.opening, *(token for token in new if token not in self._ends)]
 
     def _sum(self, ids: Sequence[torch.Tensor]) -> list[float]:
-        """Of the log-likelihoods of all tokens of each row but its first."""
+        """Return the sum of the log-likelihoods of the tokens of each sequence, in nats.
+
+        The first token of a sequence is not counted.
+        """
         embeds, own = left_padded([self._model.embedded(i[:-1]) for i in ids])
         targets, _ = left_padded([i[1:, None] for i in ids])
         total = torch.zeros(len(ids), device=embeds.device)
@@ -108,7 +128,7 @@ class Likelihoods:
         for piece in range(0, own.shape[1], width):
             at = slice(piece, piece + width)
             valid = own[:, at]
-            logits = self._rows.forward(embeds[:, at], valid, valid.shape[1])
+            logits = self._batch.forward(embeds[:, at], valid, valid.shape[1])
             chosen = logits.float().log_softmax(-1).gather(-1, targets[:, at])[..., 0]
             total += chosen.masked_fill(~valid, 0.0).sum(-1)
         return [value if math.isfinite(value) else -math.inf for value in total.tolist()]

@@ -1,4 +1,7 @@
-"""A model together with the keys and values of what its rows begin with: computed once, and kept for later calls."""
+"""A model together with the keys and values of prefixes.
+
+They are computed once and kept for later calls.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,18 @@ from ttsa_guard.backends.local.attention import AttentionState, Capture, Group, 
 from ttsa_guard.backends.local.reference import Start
 
 KEPT_TOKENS = 8192
-"""Tokens of beginnings whose keys are kept for later calls."""
+"""Tokens of prefixes whose keys are kept for later calls."""
 _PREFILL_TOKENS = 8192
+"""Tokens of several prefixes, with padding, that go through the model at once."""
 _PIECE = 512
-"""Tokens of one long beginning that go through the model at once: activations of more need more memory than its keys."""
+"""Tokens of one long prefix that go through the model at once.
+
+The activations of more would need more memory than its keys.
+"""
 
 
 class SharedModel:
-    """For models whose layers all have full attention and take it from the registry."""
+    """A model whose layers all have full attention and take it from transformers' registry."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -29,25 +36,35 @@ class SharedModel:
         self._kept: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
 
     def embedded(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return the embeddings of token ids of shape [...], as [..., hidden]."""
         found: torch.Tensor = self._embedding(ids)
         return found
 
     def forward(self, embeds: torch.Tensor, at: torch.Tensor, state: AttentionState, keep: int) -> torch.Tensor:
-        """Logits at the last `keep` of the tokens with these embeddings and positions, [batch, keep, vocabulary]."""
+        """Return logits at the last `keep` tokens, [batch, keep, vocabulary].
+
+        Args:
+            embeds: input embeddings, [batch, n, hidden].
+            at: positions, [batch, n].
+            state: what the tokens see.
+        """
         with attending(self._model, state):
             logits: torch.Tensor = self._model(inputs_embeds=embeds, position_ids=at, use_cache=False, logits_to_keep=keep).logits
         return logits
 
     @torch.no_grad()
     def beginnings(self, rows: Sequence[Start]) -> list[tuple[int, Prefix | None]]:
-        """Neighbours with the same beginning: how many, and its keys and values."""
+        """Return, for each run of neighbours with the same prefix, their number and the prefix.
+
+        The prefix is None if they have none.
+        """
         counts = [(ids, len(list(same))) for ids, same in groupby(rows, key=lambda r: r.prefix_ids)]
         found = self._prefixes([ids for ids, _ in counts if ids])
         return [(n, found.get(ids)) for ids, n in counts]
 
     @property
     def kept_tokens(self) -> int:
-        """Of all beginnings that are kept."""
+        """Number of tokens in all prefixes that are kept."""
         return sum(map(len, self._kept))
 
     def _prefixes(self, wanted: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], Prefix]:
@@ -60,14 +77,19 @@ class SharedModel:
                 found[ids] = self._continued(ids, prefix)
         new.sort(key=len)
         while new:
-            n = max(1, sum((i + 1) * len(ids) <= _PREFILL_TOKENS for i, ids in enumerate(new)))  # padded to the longest
+            # As many as fit with their padding to the longest of them.
+            n = max(1, sum((i + 1) * len(ids) <= _PREFILL_TOKENS for i, ids in enumerate(new)))
             found.update(zip(new[:n], self._computed(new[:n], None), strict=True))
             del new[:n]
         self._keep(found)
         return {ids: prefix for ids, prefix in found.items() if prefix}
 
     def _continued(self, ids: tuple[int, ...], prefix: Prefix | None) -> Prefix:
-        """Keys of `ids`, of which `prefix` is the beginning."""
+        """Return the prefix of `ids`.
+
+        Args:
+            prefix: the prefix of their beginning, if that is known.
+        """
         if prefix and len(prefix) == len(ids):
             return prefix
         whole = prefix.with_room(len(ids)) if prefix else None
@@ -81,7 +103,7 @@ class SharedModel:
         return whole
 
     def _lookup(self, ids: tuple[int, ...]) -> Prefix | None:
-        """Keys of `ids`, or of the longest beginning of it that has been kept."""
+        """Return the prefix of `ids`, or of their longest beginning that is kept, or None."""
         best: Prefix | None = None
         for kept, prefix in self._kept.items():
             if kept[: len(ids)] == ids:
@@ -91,7 +113,10 @@ class SharedModel:
         return best
 
     def _computed(self, texts: Sequence[tuple[int, ...]], after: Prefix | None) -> list[Prefix]:
-        """Keys and values of texts, all of which come after the same beginning. Padding is on the right: nothing sees it."""
+        """Return the prefixes of texts that all come after the same prefix `after`.
+
+        The texts are padded on the right, where nothing sees the padding.
+        """
         longest = max(map(len, texts))
         ids = torch.tensor([[*t, *([t[-1]] * (longest - len(t)))] for t in texts], device=self.device)
         start = len(after) if after else 0
@@ -100,7 +125,7 @@ class SharedModel:
         self.forward(self._embedding(ids), at, seen, 1)
         if len(texts) == 1:
             return [Prefix(tuple(k[0] for k in seen.keys), tuple(v[0] for v in seen.values))]
-        # Copies: a view would keep the keys of the whole batch.
+        # These are copies, because a view would keep the keys of the whole batch alive.
         return [
             Prefix(tuple(k[i, :, : len(t)].clone() for k in seen.keys), tuple(v[i, :, : len(t)].clone() for v in seen.values))
             for i, t in enumerate(texts)

@@ -1,4 +1,4 @@
-"""Rows to continue, and the decoder that every model has: its own `generate`."""
+"""What a sequence begins with, and the decoder that every model has: its own `generate`."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from ttsa_guard.backends.local.sampling import RowSampler
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """What one row begins with, and how it is continued.
+    """What one sequence begins with, and how it is continued.
 
     Args:
-        prefix_ids: token ids at the beginning, whose embeddings nobody has moved.
+        prefix_ids: token ids at the beginning, whose embeddings are not soft.
         suffix_embeds: input embeddings after those, [m, hidden], m >= 1.
-        max_new_tokens: most new tokens.
-        stop: ends the row at the next token.
+        max_new_tokens: the largest number of new tokens.
+        temperature: the sampling temperature; 0 is greedy.
+        seed: the seed of this sequence alone.
+        stop: ends the sequence at the next token when it is set.
     """
 
     prefix_ids: tuple[int, ...]
@@ -37,23 +39,32 @@ class Start:
 
 
 OnStep = Callable[[Sequence[list[int]]], Collection[int]]
-"""Is told the new tokens of all rows after each step, and says which rows shall end."""
+"""Gets the new tokens of all sequences after each step.
+
+It returns the indices of the sequences that shall end.
+"""
 
 
 class Decoder(Protocol):
-    """Runs a model on batches of rows."""
+    """Runs a model on batches of sequences."""
 
     def decode(self, starts: Sequence[Start], on_step: OnStep | None = None) -> list[list[int]]:
-        """New token ids of every row, an end token the last unless the row was cut off."""
+        """Return the new token ids of every sequence.
+
+        The last one is an end token, unless the sequence was cut off.
+        """
         ...
 
     def logits(self, starts: Sequence[Start], keep: int) -> torch.Tensor:
-        """Logits at the last `keep` positions of the rows, [batch, keep, vocabulary]; differentiable in `suffix_embeds`."""
+        """Return the logits at the last `keep` positions, [batch, keep, vocabulary].
+
+        They are differentiable with respect to `suffix_embeds`.
+        """
         ...
 
 
 class ReferenceDecoder:
-    """The model's own `generate` on full input embeddings."""
+    """Decodes with the model's own `generate`, from the input embeddings of whole sequences."""
 
     def __init__(self, model: Any, ends: Sequence[int]) -> None:
         self._model, self._ends = model, list(ends)
@@ -61,6 +72,7 @@ class ReferenceDecoder:
 
     @torch.no_grad()
     def decode(self, starts: Sequence[Start], on_step: OnStep | None = None) -> list[list[int]]:
+        """Return the new token ids of every sequence; see `Decoder.decode`."""
         embeds, valid = left_padded([self._whole(s) for s in starts])
         stop = _Stop(starts, self._ends, on_step)
         found = self._model.generate(
@@ -79,6 +91,7 @@ class ReferenceDecoder:
         return [_until(row, self._ends)[:most] for row, most in zip(found.tolist(), stop.most, strict=True)]
 
     def logits(self, starts: Sequence[Start], keep: int) -> torch.Tensor:
+        """Return the logits at the last `keep` positions; see `Decoder.logits`."""
         embeds, valid = left_padded([self._whole(s) for s in starts])
         found: torch.Tensor = self._model(
             inputs_embeds=embeds, attention_mask=valid.long(), position_ids=positions(valid), logits_to_keep=keep, use_cache=False
@@ -86,6 +99,7 @@ class ReferenceDecoder:
         return found
 
     def _whole(self, start: Start) -> torch.Tensor:
+        """Return the input embeddings of prefix and suffix, [length, hidden]."""
         ids = torch.tensor(start.prefix_ids, dtype=torch.long, device=start.suffix_embeds.device)
         return torch.cat([self._embedding(ids).to(start.suffix_embeds.dtype), start.suffix_embeds])
 
@@ -99,7 +113,10 @@ class _Noise(LogitsProcessor):
 
 
 class _Stop(StoppingCriteria):
-    """Ends rows; `most` says after how many tokens, for what `generate` fills them up with looks like an end of their own."""
+    """Ends sequences, and keeps in `most` after how many tokens each has ended.
+
+    `generate` fills ended sequences up with end tokens, which look like their own.
+    """
 
     def __init__(self, starts: Sequence[Start], ends: Sequence[int], on_step: OnStep | None) -> None:
         self._starts, self._ends, self._on_step = starts, ends, on_step
@@ -115,7 +132,17 @@ class _Stop(StoppingCriteria):
 
 
 def left_padded(sequences: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Zero rows in front (never NaN: zero attention times NaN is NaN), and what is not padding; [batch, length, ...]."""
+    """Pad sequences in front with zeros.
+
+    Zeros and not NaN, because an attention of zero times NaN is NaN.
+
+    Args:
+        sequences: tensors [length of the sequence, size].
+
+    Returns:
+        The padded sequences, [batch, length, size], and which entries are not padding, [batch,
+        length].
+    """
     longest = max(map(len, sequences))
     padded = torch.stack([pad(r, (0, 0, longest - len(r), 0)) for r in sequences])
     lengths = torch.tensor([len(r) for r in sequences], device=padded.device)
@@ -123,6 +150,7 @@ def left_padded(sequences: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.
 
 
 def positions(valid: torch.Tensor) -> torch.Tensor:
+    """Return the position of each token, [batch, length]; `valid` says which are not padding."""
     return (valid.long().cumsum(-1) - 1).clamp(min=0)
 
 

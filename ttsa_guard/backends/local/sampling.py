@@ -1,4 +1,7 @@
-"""Sampling with a random generator for each row, so that a row's sample does not depend on the batch around it."""
+"""Sample with a random generator for each sequence.
+
+This way the sample of a sequence does not depend on the batch around it.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,11 @@ from ttsa_guard.errors import ModelError
 
 
 class RowSampler:
-    """The Gumbel-max trick: the largest of the noisy logits is a draw from the softmax.
+    """Samples by the Gumbel-max trick: the largest of the noisy logits is a draw from the softmax.
 
     Args:
-        temperatures: of the rows; 0 is greedy.
-        seeds: of the rows.
+        temperatures: of the sequences; 0 is greedy.
+        seeds: of the sequences.
     """
 
     def __init__(self, temperatures: Sequence[float], seeds: Sequence[int], device: torch.device) -> None:
@@ -24,10 +27,15 @@ class RowSampler:
         ]
 
     def noisy(self, logits: torch.Tensor) -> torch.Tensor:
-        """The logits [batch, vocabulary] over the temperatures, with noise; those of greedy rows as they are.
+        """Divide the logits by the temperatures, and add noise.
+
+        Logits of greedy sequences stay as they are.
+
+        Args:
+            logits: [batch, vocabulary]. The result has the same shape.
 
         Raises:
-            ModelError: a row is not finite.
+            ModelError: the logits of a sequence are not finite.
         """
         logits = logits.float()
         if not bool(torch.isfinite(logits.amax(-1)).all()):
@@ -38,12 +46,13 @@ class RowSampler:
         for row, generator in zip(uniform, self._generators, strict=True):
             if generator:
                 row.uniform_(generator=generator)
-        # Exponential draws, none of them 0 or infinite, which the noise would be too; `exponential_` takes five times as long.
+        # These are exponential draws. None is 0 or infinite, or the noise would be infinite. The
+        # method `exponential_` takes five times as long.
         draws = uniform.clamp_(2**-25, 1 - 2**-24).log_().neg_()
         hot = self._temperatures > 0
         return torch.where(hot, logits / self._temperatures.where(hot, 1.0) - draws.log_(), logits)
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows alone."""
+        """Drop all sequences but those at the indices `rows`."""
         self._temperatures = self._temperatures[list(rows)]
         self._generators = [self._generators[i] for i in rows]

@@ -1,7 +1,9 @@
-"""vLLM servers, one or many, as the backend: chat and steered candidates over their OpenAI-compatible HTTP protocol.
+"""Use vLLM servers, one or many, as the backend.
 
-Ray Serve LLM answers the same requests. The weights are on the servers; here are the tokenizer, the chat template and the
-table of input embeddings. Servers have to be started with ``--enable-prompt-embeds``.
+Answers and steered candidates are generated over the servers' OpenAI-compatible HTTP protocol. Ray
+Serve LLM answers the same requests. The weights are on the servers. This process holds the
+tokenizer, the chat template and the table of input embeddings. The servers have to be started with
+``--enable-prompt-embeds``.
 """
 
 from __future__ import annotations
@@ -45,6 +47,8 @@ log = logging.getLogger(__name__)
 
 
 class VLLMOptions(Settings):
+    """Options of the backend ``vllm``."""
+
     model: str = Field(min_length=1, description="what the servers run: 'embedded', a Hugging Face name, or a path")
     urls: tuple[str, ...] = Field(min_length=1, description="base addresses, one for each server: http://host:8000")
     served_name: str | None = Field(None, description="what the servers call the model; default: as `model`")
@@ -75,7 +79,13 @@ class VLLMOptions(Settings):
 
 
 class VLLMBackend:
-    """One model on one or many servers. Nothing is asked of them before the first answer is wanted."""
+    """One model on one or many servers.
+
+    No server is asked anything before the first answer is wanted.
+
+    Raises:
+        ModelError: the tokenizer or the embeddings cannot be loaded.
+    """
 
     def __init__(self, options: VLLMOptions) -> None:
         self.options = options
@@ -93,25 +103,30 @@ class VLLMBackend:
 
     @property
     def context_length(self) -> int:
-        """The smallest one of the servers that have been asked."""
+        """The smallest context length, in tokens, of the servers that have been asked."""
         return min([self._local.context_length, *self._servers.contexts])
 
     @property
     def device(self) -> str:
+        """The number of servers, in words."""
         return f"{len(self.options.urls)} x vLLM"
 
     @property
     def dtype(self) -> str:
+        """The precision of the embeddings that are sent, for example "bfloat16"."""
         return str(self._local.dtype).removeprefix("torch.")
 
     @property
     def decoding(self) -> str:
+        """How answers are decoded, in words."""
         return "by the servers"
 
     async def render(self, messages: Sequence[Message], *, scope: Scope = "user") -> Prompt:
+        """Write the conversation in the model's chat template; see `Backend.render`."""
         return self._fitting(self._local.render(messages, scope=scope))
 
     async def render_reasoning(self, messages: Sequence[Message]) -> tuple[Prompt, str]:
+        """Write the conversation for an answer with reasoning; see `Reasons.render_reasoning`."""
         prompt, opening = self._local.render_reasoning(messages)
         return self._fitting(prompt), opening
 
@@ -124,12 +139,18 @@ class VLLMBackend:
         return prompt
 
     async def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
-        """One HTTP request for each answer: the servers batch them, and a fault concerns that answer alone, which another
-        server is then asked for. At a temperature above 0, samples differ from those of other backends."""
+        """Generate answers, each with an HTTP request of its own; see `Backend.generate`.
+
+        The servers batch the requests. If one fails, another server is asked for that answer alone.
+        At a temperature above 0, samples differ from those of other backends.
+        """
         return await _all(self._answer(request) for request in requests)
 
     async def stream(self, request: GenerationRequest, on_text: Callable[[str], None]) -> Generation:
-        """As in the contract. Where a server fails in the middle, another one goes on from there."""
+        """Generate an answer and show it piece by piece; see `Streams.stream`.
+
+        If a server fails in the middle, another one continues the answer.
+        """
         growth = Growth(partial(self._generation, request), on_text)
 
         async def work(replica: Replica) -> Generation:
@@ -146,14 +167,20 @@ class VLLMBackend:
         return await self._servers.do(work)
 
     async def embed(self, ids: Sequence[int]) -> torch.Tensor:
+        """Return the embeddings of token ids, [len(ids), hidden], float32 on the CPU."""
         return self._local.embed(ids).float()
 
     async def log_likelihoods(self, prompt: Prompt, texts: Sequence[str]) -> list[float]:
+        """Return the mean token log-likelihood of each text, in nats; see `ScoresText`."""
         return await _all(self._log_likelihood(prompt, text) for text in texts)
 
     async def objective(self, prompt: Prompt, soft_embeds: Sequence[torch.Tensor], goals: Sequence[Continuation]) -> torch.Tensor:
-        """One request for each token with a weight, and each beginning once: servers score no prompt that has embeddings, but
-        tell how likely a token was that they are made to generate."""
+        """Evaluate objective i at soft embeddings i, [n]; see `ScoresSoftEmbeds.objective`.
+
+        Servers do not score a prompt that has embeddings. But a server can be made to generate a
+        given token, and tells how likely it was. So this sends one request for each token that has
+        a weight. What several objectives have in common is asked once.
+        """
         points = [moved.detach().float().cpu().numpy().tobytes() for moved in soft_embeds]
         tokens = [goal.tokens(self._local.tokenizer) for goal in goals]
         wanted = {
@@ -171,6 +198,7 @@ class VLLMBackend:
         return torch.tensor(values, dtype=torch.float32)
 
     async def close(self) -> None:
+        """Close the connections to the servers."""
         await self._servers.close()
 
     async def _answer(self, request: GenerationRequest) -> Generation:
@@ -183,7 +211,7 @@ class VLLMBackend:
         return await self._servers.do(work)
 
     async def _log_probability(self, prompt: Prompt, soft_embeds: torch.Tensor, ids: tuple[int, ...]) -> float:
-        """Of the last one of `ids`, after the prompt and the others, in nats."""
+        """Return the log-probability, in nats, of the last of `ids` after what stands before it."""
         request = GenerationRequest(prompt, soft_embeds=soft_embeds, max_new_tokens=1, temperature=0)
 
         async def work(replica: Replica) -> float:
@@ -194,7 +222,11 @@ class VLLMBackend:
     async def _asked(
         self, replica: Replica, request: GenerationRequest, tail: Sequence[int], *, token: int | None = None
     ) -> Choice:
-        """What comes after the prompt and `tail`; `token`, if it is given."""
+        """Return what a server generates after the prompt and `tail`.
+
+        Args:
+            token: the id that it is made to generate, if any.
+        """
         call = self._call(request, tail)
         while True:
             body = self._body(replica, request, call)
@@ -210,7 +242,11 @@ class VLLMBackend:
                 call = self._whole(request, tail)
 
     def _call(self, request: GenerationRequest, tail: Sequence[int]) -> Call:
-        """Only the moved embeddings, in a chat message, if the server makes the same prompt of that."""
+        """Return the cheapest request for what comes after the prompt and `tail`.
+
+        If the server makes the same prompt of a chat message, only the soft embeddings are sent, in
+        that message.
+        """
         prompt, tail = request.prompt, tuple(tail)
         if request.soft_embeds is not None and isinstance(prompt, ChatPrompt) and self._sends_parts:
             begun = self._local.begun(prompt, tail)
@@ -220,13 +256,17 @@ class VLLMBackend:
         return self._whole(request, tail)
 
     def _whole(self, request: GenerationRequest, tail: Sequence[int]) -> Call:
-        """Token ids, which cost the least; where some have moved, embeddings."""
+        """Return a request with the whole prompt, as token ids or, if some are soft, as embeddings."""
         if request.soft_embeds is None:
             return Call.of_ids(request.prompt, tail)
         return Call.of_embeds(self._local.assemble(request.prompt, request.soft_embeds, tail))
 
     def _body(self, replica: Replica, request: GenerationRequest, call: Call, *, done: int = 0) -> dict[str, Any]:
-        """All sampling settings are named: a server takes what is missing from the model's generation_config.json."""
+        """Return the body of a request.
+
+        It names all sampling settings, because a server takes missing ones from the model's
+        generation_config.json.
+        """
         room = replica.context - len(call.expected)
         if room < 1:
             raise ModelError(
@@ -256,7 +296,8 @@ class VLLMBackend:
         ids = self._local.encode(text)
 
         async def work(replica: Replica) -> float:
-            kept = ids[: replica.context - len(prompt) - 1]  # the server wants room for one more token
+            # the server needs room for one more token
+            kept = ids[: replica.context - len(prompt) - 1]
             call = Call.of_ids(prompt, kept)
             body = {"model": self._served, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0, "return_token_ids": True}
             choice = answered(await replica.post(call.path, {**body, **call.prompt}), call)
@@ -266,14 +307,14 @@ class VLLMBackend:
 
 
 def _term(weight: float, log_probability: float) -> float:
-    """What a token adds to an objective: see `Continuation`."""
+    """Return what a token adds to an objective; see `Continuation`."""
     if weight > 0:
         return weight * log_probability
     return -weight * math.log1p(-min(math.exp(log_probability), 1 - 1e-6))
 
 
 async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results in order; at the first fault the other work is cancelled."""
+    """Return the results, in order. At the first fault the other work is cancelled."""
     tasks = [asyncio.ensure_future(one) for one in work]
     try:
         return list(await asyncio.gather(*tasks))
@@ -284,4 +325,5 @@ async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 
 @hookimpl
 def ttsa_register_backends(register: Register) -> None:
+    """Register the backend ``vllm``."""
     register("vllm", VLLMBackend, options=VLLMOptions)

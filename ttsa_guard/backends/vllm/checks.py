@@ -1,4 +1,7 @@
-"""Can this server be used? Asked before the first request to it, so that a wrong set-up is told, and how to mend it."""
+"""Check whether a server can be used, before the first request to it.
+
+A wrong set-up is reported together with the way to correct it.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,19 @@ from ttsa_guard.messages import Prompt, Tokens
 OLDEST = (0, 31)
 _PROBE = "How are you?"
 _TOP = 5
-_TOLERANCE = 0.25  # nats between the same prompt as ids and as embeddings; other embeddings are off by more
+_TOLERANCE = 0.25
+"""Largest difference, in nats, between the same prompt as ids and as embeddings.
+
+With the embeddings of another model the difference is larger.
+"""
 
 
 async def examine(replica: Replica, local: LocalHalf, name: str) -> int:
-    """The server's context length, in tokens.
+    """Check a server, and return its context length in tokens.
 
     Raises:
-        ModelError: it is too old, has another model, or takes no embeddings.
-        ModeratorError: it does not answer, or not as it should.
+        ModelError: the server is too old, has another model, or takes no embeddings.
+        ModeratorError: the server does not answer, or not as it should.
     """
     await _version(replica)
     context = await _context(replica, local, name)
@@ -47,7 +54,7 @@ async def _version(replica: Replica) -> None:
     try:
         said = await replica.get("/version")
     except AccessError:
-        return  # Ray Serve LLM does not tell; what matters is tried below
+        return  # Ray Serve LLM does not tell its version; the later checks try what matters
     found = re.match(r"(\d+)\.(\d+)", str(said.get("version"))) if isinstance(said, dict) else None
     if found and (int(found[1]), int(found[2])) < OLDEST:
         oldest = ".".join(map(str, OLDEST))

@@ -1,4 +1,7 @@
-"""What the client of a vLLM server needs of the model: tokenizer, chat template, and the table of input embeddings."""
+"""The parts of a model that a client of a vLLM server needs.
+
+They are the tokenizer, the chat template, and the table of input embeddings.
+"""
 
 from __future__ import annotations
 
@@ -22,18 +25,20 @@ from ttsa_guard.hf.tokens import encodable, markers, without_markers
 from ttsa_guard.messages import Message, Prompt, Scope
 
 PLACEHOLDER = "<prompt_embeds>"
-"""What stands in the server's chat template for a message that is sent as embeddings."""
+"""Takes the place of a message that is sent as embeddings, in the server's chat template."""
 _TABLES = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight", "tok_embeddings.weight")
 _WANTED = "'embedded', a local folder, or a name on the Hugging Face hub (offline: only what is in its cache)"
 
 
 @dataclass(frozen=True)
 class ChatPrompt(Prompt):
-    """A prompt that the server can make too: its soft embeddings are the text of one message, no more and no less.
+    """A prompt that the server can make, too.
+
+    Its soft embeddings are exactly the text of one message.
 
     Args:
         turns: (role, text) of all messages.
-        soft: index of the message whose text may move.
+        soft: index of the message whose embeddings are soft.
     """
 
     turns: tuple[tuple[str, str], ...]
@@ -41,19 +46,22 @@ class ChatPrompt(Prompt):
 
 
 class LocalHalf:
-    """Everything but the weights. Only the one tensor with the embeddings is read, from safetensors.
+    """A model without its weights.
+
+    Only one tensor is read, the table of input embeddings, from safetensors.
 
     Args:
-        path: a folder or a name on the Hugging Face hub.
-        dtype: of the embeddings that are sent; "auto" is that of the stored table.
-        template_options: passed to the chat template; where answers are to begin without reasoning, with the switch for that.
+        path: a folder, or a name on the Hugging Face hub.
+        dtype: the precision of the embeddings that are sent; "auto" is that of the stored table.
+        template_options: are passed to the chat template. If answers are to begin without
+            reasoning, the switch for that is added.
 
     Raises:
         ModelError: the tokenizer or the table cannot be loaded.
     """
 
     def __init__(self, path: str, dtype: str, template_options: dict[str, Any]) -> None:
-        self.begun = lru_cache(1024)(self._begun)  # asked again for every probe of a search
+        self.begun = lru_cache(1024)(self._begun)  # it is asked again for every probe of a search
         source = Source(path)
         self.tokenizer = load_tokenizer(source, wanted=_WANTED)
         config = load_config(source, wanted=_WANTED)
@@ -78,7 +86,11 @@ class LocalHalf:
     # ------------------------------------------------------------------ texts
 
     def render(self, messages: Sequence[Message], *, scope: Scope) -> Prompt:
-        """As the backend does; a `ChatPrompt` where the server would make the same tokens around the soft embeddings."""
+        """Write the conversation in the model's chat template; see `Backend.render`.
+
+        The result is a `ChatPrompt` if the server would make the same tokens around the soft
+        embeddings.
+        """
         prompt = render(self.tokenizer, messages, scope=scope, **self.template_options)
         special = markers(self.tokenizer)
         turns = tuple((m.role, without_markers(special, m.content)) for m in messages)
@@ -87,15 +99,23 @@ class LocalHalf:
         return chat if scope == "user" and self._renders_alike(chat, ()) else prompt
 
     def render_reasoning(self, messages: Sequence[Message]) -> tuple[Prompt, str]:
+        """Write the conversation for an answer with reasoning; see `Reasons.render_reasoning`."""
         return render_reasoning(self.tokenizer, messages, **self._options)
 
     def _begun(self, prompt: ChatPrompt, tail: tuple[int, ...]) -> str | None:
-        """The text with which the assistant has to have begun for the server to make the ids `tail` of it, if there is one."""
+        """Return the text of the assistant's turn of which the server makes the ids `tail`.
+
+        It is None if there is no such text.
+        """
         return self.decode(tail) if not tail or self._renders_alike(prompt, tail) else None
 
     def _renders_alike(self, prompt: ChatPrompt, tail: tuple[int, ...]) -> bool:
+        """Return whether the server makes the ids of `prompt` and `tail` of the conversation.
+
+        The tail is the beginning of the assistant's turn.
+        """
         if any(PLACEHOLDER in text for i, (_, text) in enumerate(prompt.turns) if i != prompt.soft):
-            return False  # the server refuses it
+            return False  # the server refuses texts with the placeholder
         turns = [
             {"role": role, "content": PLACEHOLDER if i == prompt.soft else text} for i, (role, text) in enumerate(prompt.turns)
         ]
@@ -113,16 +133,18 @@ class LocalHalf:
         return (*prompt.ids, *tail) == (*ids[: at[0]], *prompt.soft_ids, *ids[at[0] + 1 :])
 
     def encode(self, text: str) -> list[int]:
+        """Return the token ids of `text`, without special tokens."""
         ids: list[int] = self.tokenizer.encode(encodable(text), add_special_tokens=False) if text else []
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids, without special tokens."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     # ------------------------------------------------------------------ embeddings
 
     def embed(self, ids: Sequence[int]) -> torch.Tensor:
-        """[len(ids), hidden], in the dtype that is sent.
+        """Return the embeddings of token ids, [len(ids), hidden], in the precision that is sent.
 
         Raises:
             ModelError: the model has no such ids.
@@ -133,7 +155,9 @@ class LocalHalf:
             raise ModelError("the model does not have these token ids", hint="render prompts with the same backend") from None
 
     def checked(self, prompt: Prompt, soft_embeds: torch.Tensor) -> torch.Tensor:
-        """`soft_embeds` as they are sent: a server takes what is not finite and answers nothing.
+        """Return `soft_embeds`, [k, hidden], in the precision that is sent.
+
+        They have to be finite: a server takes others and never answers.
 
         Raises:
             ModelError: `soft_embeds` has another shape than the prompt's slots, or is not finite.
@@ -150,17 +174,22 @@ class LocalHalf:
         return sent
 
     def assemble(self, prompt: Prompt, soft_embeds: torch.Tensor, tail: Sequence[int]) -> torch.Tensor:
-        """Embeddings of the prompt with `soft_embeds` in its soft slots, then those of `tail`; [length, hidden]."""
+        """Return the embeddings of a whole prompt and of the tokens `tail`, [length, hidden].
+
+        Args:
+            soft_embeds: the soft embeddings, [k, hidden], which are put into the prompt's soft
+                slots.
+        """
         whole = self.embed([*prompt.ids, *tail])
         whole[list(prompt.soft_positions)] = self.checked(prompt, soft_embeds)
         return whole
 
 
 def _table(path: str) -> torch.Tensor:
-    """The input embeddings, [vocabulary, hidden], as they are stored.
+    """Return the input embeddings, [vocabulary, hidden], as they are stored.
 
     Raises:
-        ModelError: there are no safetensors, or it is unclear which tensor it is.
+        ModelError: there are no safetensors, or it is unclear which tensor is the table.
     """
     index = cached_file(path, "model.safetensors.index.json", _raise_exceptions_for_missing_entries=False)
     if index is not None:
@@ -185,7 +214,7 @@ def _file(path: str, name: str) -> str:
 
 
 def _ends(path: str, config: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids that end an answer."""
+    """Return the ids that end an answer."""
     try:
         found = GenerationConfig.from_pretrained(path).eos_token_id
     except OSError:

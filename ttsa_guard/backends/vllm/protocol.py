@@ -1,4 +1,7 @@
-"""Requests to a vLLM server and the reading of its answers; nothing in an answer is believed that can be checked."""
+"""Write requests to a vLLM server, and read its answers.
+
+All that can be checked in an answer is checked.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ M = TypeVar("M", bound=BaseModel)
 Token = Annotated[int, Field(ge=0, lt=2**31)]
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 _UNKNOWN = None
+"""Stands for a token that the server does not know, because it was sent as an embedding."""
 
 
 class OtherPromptError(ModeratorError):
@@ -28,12 +32,13 @@ class OtherPromptError(ModeratorError):
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One request for one answer.
+    """A request for one answer.
 
     Args:
-        path: where it goes.
-        prompt: the part of its body that holds the prompt.
-        expected: the token ids that the server should then say that it has read; None: not known to it.
+        path: the path that it is sent to.
+        prompt: the part of the body that holds the prompt.
+        expected: the token ids that the server should say that it has read; None for those that it
+            cannot know.
     """
 
     path: str
@@ -42,24 +47,27 @@ class Call:
 
     @classmethod
     def of_ids(cls, prompt: Prompt, tail: Sequence[int]) -> Call:
-        """The prompt as it is, then the tokens of `tail`."""
+        """Make a request with the prompt as token ids, followed by the ids `tail`."""
         ids = (*prompt.ids, *tail)
         return cls(COMPLETIONS, {"prompt": list(ids)}, ids)
 
     @classmethod
     def of_embeds(cls, soft_embeds: torch.Tensor) -> Call:
-        """All of the prompt as embeddings, [length, hidden], moved ones and others."""
+        """Make a request with the whole prompt as embeddings, [length, hidden]."""
         return cls(COMPLETIONS, {"prompt_embeds": packed(soft_embeds)}, (_UNKNOWN,) * len(soft_embeds))
 
     @classmethod
     def of_parts(
         cls, prompt: ChatPrompt, soft_embeds: torch.Tensor, tail: Sequence[int], begun: str, options: dict[str, Any]
     ) -> Call:
-        """The conversation, with the moved embeddings in place of a message's text: some kilobytes, however long the prompt is.
+        """Make a request with the conversation as messages, one of which is the soft embeddings.
+
+        It takes some kilobytes, however long the prompt is.
 
         Args:
+            soft_embeds: [k, hidden].
             tail, begun: what the assistant has said already, as ids and as text.
-            options: of the chat template.
+            options: options of the chat template.
         """
         part = {"type": "prompt_embeds", "data": packed(soft_embeds)}
         messages: list[dict[str, Any]] = [
@@ -75,15 +83,21 @@ class Call:
         return cls(CHAT, body, (*(_UNKNOWN if i in moved else token for i, token in enumerate(prompt.ids)), *tail))
 
     def scoring(self, token: int) -> dict[str, Any]:
-        """The part of a body that has the server generate `token`, and say how likely it was."""
+        """Return the part of a body that makes the server generate `token`.
+
+        The server also tells how likely the token was.
+        """
         asked: dict[str, Any] = {"logprobs": True, "top_logprobs": 0} if self.path == CHAT else {"logprobs": 0}
         return {"allowed_token_ids": [token], "max_tokens": 1, **asked}
 
 
 def packed(soft_embeds: torch.Tensor) -> str:
-    """A tensor as the protocol has it. Equal embeddings give equal bytes, by which the server finds a prefix in its cache."""
+    """Encode a tensor [n, hidden] as the protocol has it.
+
+    Equal embeddings give equal bytes. The server uses them to find a prefix in its cache.
+    """
     buffer = io.BytesIO()
-    torch.save(soft_embeds.clone(), buffer)  # a view would carry all of its storage
+    torch.save(soft_embeds.clone(), buffer)  # a view would be saved with its whole storage
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
@@ -109,7 +123,7 @@ class _LogProbabilities(_Strict):
 
 
 class Choice(_Strict):
-    """One answer."""
+    """One answer of a server."""
 
     token_ids: list[Token]
     finish_reason: Literal["stop", "length"]
@@ -119,6 +133,7 @@ class Choice(_Strict):
 
     @property
     def finished(self) -> bool:
+        """Whether the model has ended the answer."""
         return self.finish_reason == "stop"
 
 
@@ -139,11 +154,11 @@ class _Event(_Strict):
 
 
 def answered(answer: Any, call: Call) -> Choice:
-    """What the server answers to `call`.
+    """Read the server's answer to `call`.
 
     Raises:
-        OtherPromptError: it has read another prompt.
-        ModeratorError: it answers something else than an answer.
+        OtherPromptError: the server has read another prompt.
+        ModeratorError: the server answered something else.
     """
     found = _read(_Answer, answer)
     [choice] = found.choices
@@ -154,7 +169,7 @@ def answered(answer: Any, call: Call) -> Choice:
 
 
 def prompt_log_likelihood(choice: Choice, call: Call, *, last: int) -> float:
-    """Mean log-likelihood of the `last` tokens of the prompt, in nats.
+    """Return the mean log-likelihood of the `last` tokens of the prompt, in nats.
 
     Raises:
         ModeratorError: the server does not give it.
@@ -168,7 +183,7 @@ def prompt_log_likelihood(choice: Choice, call: Call, *, last: int) -> float:
 
 
 def top_log_probabilities(choice: Choice) -> dict[str, float]:
-    """Log-probabilities of the likeliest first tokens, in nats.
+    """Return the log-probabilities of the likeliest first tokens, in nats.
 
     Raises:
         ModeratorError: the server does not give them.
@@ -179,7 +194,7 @@ def top_log_probabilities(choice: Choice) -> dict[str, float]:
 
 
 def log_probability(choice: Choice, token: int) -> float:
-    """Log-probability of `token`, which the server was made to generate, in nats.
+    """Return the log-probability, in nats, of `token`, which the server was made to generate.
 
     Raises:
         ModeratorError: the server does not give it.
@@ -191,11 +206,13 @@ def log_probability(choice: Choice, token: int) -> float:
 
 
 class Growth:
-    """A streamed answer. Its pieces are passed on as soon as they cannot change any more: spaces at the end are stripped, and
-    a character may take several tokens.
+    """A streamed answer.
+
+    A piece of it is passed on as soon as it cannot change any more: spaces at the end are stripped,
+    and a character may take several tokens.
 
     Args:
-        answer: token ids so far, and whether the model has ended, to an answer.
+        answer: makes an answer of the token ids so far, and of whether the model has ended.
         on_text: gets the pieces.
     """
 
@@ -207,11 +224,11 @@ class Growth:
         self._call: Call | None = None
 
     def begin(self, call: Call) -> None:
-        """What comes now was asked for by `call`."""
+        """Note that the next events answer `call`."""
         self._call = call
 
     def add(self, event: Any) -> None:
-        """One event of the server; raises as `answered` does."""
+        """Add one event of the server. Raises as `answered` does."""
         for delta in _read(_Event, event).choices:
             self._add(delta)
 
@@ -226,10 +243,10 @@ class Growth:
             self._send(text)
 
     def end(self) -> Generation:
-        """The whole answer.
+        """Return the whole answer.
 
         Raises:
-            ModeratorError: the stream ended before the answer.
+            ModeratorError: the stream ended before the answer did.
         """
         if self.ended is None:
             raise _garbage("its stream ends before the answer")
@@ -253,7 +270,7 @@ def _check_prompt(said: Sequence[int] | None, call: Call) -> None:
 def _read(model: type[M], answer: Any) -> M:
     try:
         return model.model_validate(answer)
-    except ValidationError:  # it quotes the answer
+    except ValidationError:  # not chained, because it quotes the answer
         raise _garbage("it answers in another way than vLLM does") from None
 
 

@@ -1,4 +1,4 @@
-"""Several servers with the same model: the least busy one is asked, and another one where it fails."""
+"""Ask the least busy one of several servers with the same model, and another one if it fails."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ttsa_guard.service import Breaker, Http, key_hint
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-_TRIES = 2  # of one server, for one answer
+_TRIES = 2  # tries with one server, for one answer
 _TOKENS = 100
-_CONNECTIONS = 256  # as many answers as a server works on at a time, unless told otherwise
-_LARGEST = 2**28  # bytes of an answer: many candidates with the likelihood of each token
-_GRACE = 1.0  # seconds that a server which is ready waits for the others to be
+_CONNECTIONS = 256  # answers that a server works on at a time by default
+_LARGEST = 2**28  # bytes of an answer, which may hold the likelihood of each of many tokens
+_GRACE = 1.0  # seconds to wait for other servers when the first one is ready
 
 
 class Replica:
@@ -26,7 +26,7 @@ class Replica:
 
     Args:
         url: its base address.
-        key: sent to it if it is not empty.
+        key: is sent to the server if it is not empty.
         key_name: the environment variable that holds the key, for hints.
         timeout: seconds for each 100 tokens of an answer, and between two events of a stream.
     """
@@ -34,9 +34,9 @@ class Replica:
     def __init__(self, url: str, *, key: str, key_name: str, timeout: float) -> None:
         self.url, self.name = url, urlsplit(url).netloc
         self.context = 0
-        """Its longest prompt plus answer, in tokens; 0 until it is known."""
+        """The server's longest prompt plus answer, in tokens; 0 until it is known."""
         self.load = 0
-        """What it is doing now for us."""
+        """Number of requests that the server is working on for us."""
         self.ready = False
         self.problem: ModelError | None = None
         self.breaker = Breaker()
@@ -46,19 +46,26 @@ class Replica:
         self._checking: asyncio.Task[None] | None = None
 
     async def get(self, path: str) -> Any:
-        """What it answers, or raises, as `Http.get` does."""
+        """Return the JSON that the server answers to a GET request. Raises as `Http.get` does."""
         return await self._http.get(self.url + path, headers=self._headers)
 
     async def post(self, path: str, body: Any) -> Any:
-        """As `Http.post` does; longer answers may take longer."""
+        """Return the JSON that the server answers to a POST request. Raises as `Http.post` does.
+
+        The time limit grows with the ``max_tokens`` in the body.
+        """
         seconds = self._timeout * max(1.0, body["max_tokens"] / _TOKENS)
         return await self._http.post(self.url + path, body, headers=self._headers, timeout=seconds)
 
     def events(self, path: str, body: Any) -> AsyncGenerator[Any, None]:
+        """Yield the JSON of each server-sent event; see `Http.events`."""
         return self._http.events(self.url + path, body, headers=self._headers)
 
     def check(self, examine: Callable[[Replica], Awaitable[int]]) -> asyncio.Task[None]:
-        """Find out whether it can be used; callers at the same time share one examination."""
+        """Start to examine the server, if needed.
+
+        Callers at the same time share one examination.
+        """
         loop = asyncio.get_running_loop()
         if self._checking is None or self._checking.done() or self._checking.get_loop() is not loop:
             self._checking = loop.create_task(self._examined(examine))
@@ -74,7 +81,7 @@ class Replica:
             log.warning("%s; it is left out for a while", self.problem.message)
 
     def explained(self, error: Exception) -> ModelError:
-        """`error` as one of a model, with the server's name."""
+        """Return `error` as a `ModelError` that names the server."""
         if not isinstance(error, ModeratorError | ModelError):
             return ModelError(f"the server {self.name} failed with {type(error).__name__}", hint="see its log")
         hint = error.hint
@@ -85,18 +92,20 @@ class Replica:
         return ModelError(f"{self.name}: {error.message}", hint=hint)
 
     async def close(self) -> None:
+        """Close the connections to the server."""
         if self._checking and self._checking.get_loop() is asyncio.get_running_loop():
             self._checking.cancel()
         await self._http.close()
 
 
 class Replicas:
-    """Servers with the same model.
+    """Several servers with the same model.
 
     Args:
         members: the servers.
-        examine: gives the context length of a server, or raises for one that cannot be used. Done before a server is used for
-            the first time, and again after every fault of it.
+        examine: returns the context length of a server, in tokens, or raises if the server cannot
+            be used. It is called before a server is used for the first time, and again after every
+            fault of the server.
     """
 
     def __init__(self, members: Sequence[Replica], examine: Callable[[Replica], Awaitable[int]]) -> None:
@@ -105,13 +114,14 @@ class Replicas:
 
     @property
     def contexts(self) -> list[int]:
+        """The context lengths, in tokens, of the servers that have been examined."""
         return [replica.context for replica in self._members if replica.context]
 
     async def do(self, work: Callable[[Replica], Awaitable[T]]) -> T:
-        """The result of `work` with the server that has the least to do, or, where that fails, with another one.
+        """Return the result of `work` with the least busy server; if it fails, with another one.
 
         Raises:
-            ModelError: it failed with all of them, or the request is wrong.
+            ModelError: the work failed with all servers, or the request is wrong.
         """
         tried: Counter[Replica] = Counter()
         problem: ModelError | None = None
@@ -135,13 +145,15 @@ class Replicas:
         )
 
     async def close(self) -> None:
+        """Close the connections to all servers."""
         for replica in self._members:
             await replica.close()
 
     async def _choose(self, tried: Counter[Replica]) -> Replica | None:
-        """The least tried, then the least busy one of those that are ready; None if there is none.
+        """Return a server that is ready, or None.
 
-        Only where none is ready does a request wait for an examination.
+        It is the least tried one, and of several such servers the least busy one. A request waits
+        for an examination only if no server is ready.
         """
         awake = [r for r in self._members if tried[r] < _TRIES and not r.breaker.resting]
         checks = {r.check(self._examine) for r in awake if not r.ready}
@@ -153,7 +165,10 @@ class Replicas:
         return min(ready, key=lambda r: (tried[r], r.load)) if ready else None
 
     def _doubt(self, replica: Replica) -> None:
-        """Leave a server that failed out for a while, unless it is the last one, and examine it before it is used again."""
+        """Leave out a server that failed for a while, and examine it before it is used again.
+
+        The last server that is left is not left out.
+        """
         replica.ready = False
         if any(r is not replica and not r.breaker.resting for r in self._members):
             replica.breaker.trip()
