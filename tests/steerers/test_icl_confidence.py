@@ -223,7 +223,7 @@ def test_token_log_probs_in_small_batches(tiny, tiny_model):
 
 def test_token_log_probs_refuse_rows_of_another_shape(tiny):
     prompt, _ = labels_of(tiny, FEW_SHOT, label="Label:", end="\n")
-    with pytest.raises(ModelError, match="soft rows have shape"):
+    with pytest.raises(ModelError, match="soft embeddings have shape"):
         run(tiny.token_log_probs(prompt, [torch.zeros(1, 32)], [1]))
 
 

@@ -25,7 +25,10 @@ def summary(
     file: Annotated[Path, typer.Argument(help="Audit records, one JSON object a line.", show_default=False)],
     as_json: common.AsJson = False,
 ) -> None:
-    """Count what happened to the answers, what it cost and why; texts are never printed."""
+    """Count what happened to the answers, what it cost and why; texts are never printed.
+
+    Example: ttsa-guard audit summary audit.jsonl
+    """
     audited = summarise(file)
     if as_json:
         typer.echo(json.dumps(audited.as_dict(), indent=1))

@@ -33,7 +33,10 @@ def tune(
     label_field: Annotated[str, typer.Option(help="Where the label is; texts without any are harmless.")] = "label",
     as_json: common.AsJson = False,
 ) -> None:
-    """Find the threshold at which a moderator flags so many harmless texts, and what it finds of the harmful ones then."""
+    """Find the threshold at which a moderator flags so many harmless texts, and what it finds of the harmful ones then.
+
+    Example: ttsa-guard moderators tune answers.jsonl --moderator lite --false-alarms 0.01
+    """
     texts = list(read_texts(file, text=text_field, prompt=prompt_field))
     bad = [label_field in text.data and is_harmful(file, text, label_field) for text in texts]
     if bad.count(False) < 1 / false_alarms:
