@@ -12,7 +12,7 @@ ROOT = Path(ttsa_guard.__file__).parent
 LAYERS = """
     errors forks aside messages verdict settings text budget quality record audit telemetry config hookspecs plugins
     observers service quotes reasoning profile request hf moderators backends steerers completion selection streaming review
-    guard profiling nemo embedded bench plan plots page conformance testing cli
+    search guard profiling nemo embedded bench plan plots page conformance testing cli
 """.split()
 
 

@@ -6,50 +6,38 @@ guard only if the gate has passed that very text.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import aclosing
 from functools import cache
-from itertools import takewhile
-from typing import Any, Literal
+from typing import Any
 
 from ttsa_guard.audit import AuditSink
-from ttsa_guard.backends.base import Backend, Profiled, ScoresText
+from ttsa_guard.backends.base import Backend, Profiled
 from ttsa_guard.backends.plain import plain_answer
-from ttsa_guard.budget import Clock, Usage, answered, within
-from ttsa_guard.completion import completed, cut_loop, ended
+from ttsa_guard.budget import Clock, Usage, answered
 from ttsa_guard.config import GuardConfig, Use
-from ttsa_guard.errors import BudgetError, ConfigError
+from ttsa_guard.errors import ConfigError
 from ttsa_guard.forks import refuse_after_fork
-from ttsa_guard.messages import Baseline, GenerationRequest, Message, Prompt, own_seed
+from ttsa_guard.messages import GenerationRequest, Message, Prompt, own_seed
 from ttsa_guard.moderators.advice import BETTER, weak_gate
 from ttsa_guard.moderators.base import Moderator, close, is_coarse, moderate_safely
 from ttsa_guard.moderators.panel import Panel, build_panel
 from ttsa_guard.observers import publish
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.profile import GENERIC, ModelProfile
-from ttsa_guard.reasoning import has_reasoning, split_reasoning
+from ttsa_guard.reasoning import split_reasoning
 from ttsa_guard.record import Action, Outcome
-from ttsa_guard.request import questions
-from ttsa_guard.review import Review, last_user
-from ttsa_guard.selection import Judged, best_first, refusal
-from ttsa_guard.steerers.base import Candidate, Fits, Steerer, Task
+from ttsa_guard.review import Review
+from ttsa_guard.search import Search, SearchEnd
+from ttsa_guard.selection import Judged
+from ttsa_guard.steerers.base import Fits, Steerer
 from ttsa_guard.streaming import StreamGate
 from ttsa_guard.telemetry import span
-from ttsa_guard.text import split_sentences
 from ttsa_guard.verdict import Verdict
 
 log = logging.getLogger(__name__)
 _GATE_TRIES = 3
-_COMPLETED_TOGETHER = 3
-_WORDS_OF_AN_OFFER = 15
-"""Words that an answer must have besides those that decline; with fewer it is a mere refusal."""
-
-
-SearchEnd = Literal["steered", "budget used up"]
 
 
 class Guard:
@@ -214,42 +202,28 @@ class Guard:
         judged = reasoning.strip() if self.config.reasoning == "regenerate" else ""
         review = Review(answer, Usage(self.config.budget, self._clock), judged, prefer=prefer)
         with span("ttsa_guard.review"):
-            return await self._reviewed(review, messages, release, mend)
-
-    async def _reviewed(
-        self, review: Review, messages: Sequence[Message | Mapping[str, Any]] | str, release: StreamGate | None, mend: bool
-    ) -> Outcome:
-        answer = review.answer
-        try:
-            refuse_after_fork(self.backend)
-            if release:
-                shown, review.gate_calls = release.close(), release.checks
-                # If the host has rewritten the answer since, it does not begin with what was shown.
-                review.shown = shown if answer.startswith(shown) else ""
-            review.messages = Message.conversation(messages)
-            review.gate_verdict, *thoughts = await self._check(review, [answer, *filter(None, [review.reasoning])], "gate")
-            review.reasoning_verdict = thoughts[0] if thoughts else None
-            if review.flag is None:
-                return self._finish(review, answer, "pass", "passed by the gate", None, review.gate_verdict)
-            if review.flag.decision == "failed":
-                # Without a gate no text may leave, so a search would be of no use.
-                return self._fall_back(review, f"gate failed: {review.flag.reason}")
-            if not mend:
-                return self._fall_back(review, "the gate flagged it")
-            end = await self._search(review)
-            best = [judged for judged in best_first(review.judged) if self._whole(judged)][:_GATE_TRIES]
-            for judged in best:
-                [final] = await self._check(review, [self._whole(judged)], "final")
-                if not final.flagged:
-                    return self._finish(review, self._whole(judged), "swap", end, judged, final)
-            reason: str = "no good candidate" if end == "steered" else end
-            if best:
-                reason = "the gate flagged the candidates"
-        except Exception as error:
-            # The message may quote the moderated text, so only the kind of error is logged.
-            log.error("review failed with %s; the fallback is given", type(error).__name__)
-            reason = f"error: {type(error).__name__}"
-        return self._fall_back(review, reason)
+            try:
+                refuse_after_fork(self.backend)
+                if release:
+                    shown, review.gate_calls = release.close(), release.checks
+                    # If the host has rewritten the answer since, it does not begin with what was shown.
+                    review.shown = shown if answer.startswith(shown) else ""
+                review.messages = Message.conversation(messages)
+                await self._judge(review)
+                if review.flag is None:
+                    return self._finish(review, answer, "pass", "passed by the gate", None, review.gate_verdict)
+                if review.flag.decision == "failed":
+                    # Without a gate no text may leave, so a search would be of no use.
+                    return self._fall_back(review, f"gate failed: {review.flag.reason}")
+                if not mend:
+                    return self._fall_back(review, "the gate flagged it")
+                search = self._search_of(review)
+                end = await search.run()
+                return await self._swapped(review, search.answers()[:_GATE_TRIES], end)
+            except Exception as error:
+                # The message may quote the moderated text, so only the kind of error is logged.
+                log.error("review failed with %s; the fallback is given", type(error).__name__)
+                return self._fall_back(review, f"error: {type(error).__name__}")
 
     def release(self, prompt: str) -> StreamGate:
         """Return a gate for the stream of the answer to the user text `prompt`.
@@ -271,145 +245,40 @@ class Guard:
 
     # ------------------------------------------------------------------ steps
 
+    async def _judge(self, review: Review) -> None:
+        """Ask the gate about the answer, and about the reasoning before it if that counts."""
+        texts = [review.answer, *filter(None, [review.reasoning])]
+        review.gate_verdict, *thoughts = await self._check(review, texts, "gate")
+        review.reasoning_verdict = thoughts[0] if thoughts else None
+
+    async def _swapped(self, review: Review, answers: Sequence[tuple[Judged, str]], end: SearchEnd) -> Outcome:
+        """Swap in the first of the answers that the gate passes, or give the fallback."""
+        for judged, text in answers:
+            [final] = await self._check(review, [text], "final")
+            if not final.flagged:
+                return self._finish(review, text, "swap", end, judged, final)
+        if answers:
+            return self._fall_back(review, "the gate flagged the candidates")
+        return self._fall_back(review, "no good candidate" if end == "steered" else end)
+
+    def _search_of(self, review: Review) -> Search:
+        return Search(
+            review,
+            config=self.config,
+            backend=self.backend,
+            guide=self.guide,
+            quality=self.quality,
+            profile=self.profile,
+            request_for=self.plain_request,
+            steerers=self.steerers,
+            steerers_for_harm=self.steerers_for_harm,
+        )
+
     async def _check(self, review: Review, texts: Sequence[str], phase: str) -> list[Verdict]:
         review.gate_calls += 1
         prompts = [review.prompt] * len(texts)
         with review.phase(phase):
             return await moderate_safely(self.gate, texts, prompts=prompts, seconds=self.config.gate_seconds)
-
-    async def _search(self, review: Review) -> SearchEnd:
-        """Run the cascade until it finds a helpful candidate or the budget is used up.
-
-        Returns:
-            Why the search ended.
-        """
-        try:
-            with review.phase("search"):
-                await within(review.usage.seconds_left, self._cascade(review))
-        except (BudgetError, asyncio.TimeoutError):
-            return "budget used up"
-        return "steered" if review.usage.generations_left else "budget used up"
-
-    async def _cascade(self, review: Review) -> None:
-        plain = await self.plain_request(review.messages)
-        most = min(plain.max_new_tokens, self.config.generation.draft_tokens)
-        base = plain.with_(opening=review.shown, max_new_tokens=most)
-        asked = tuple([await self._asked(messages, review, plain) for messages in questions(review.messages)])
-        # An answer can be broken off as too unlikely only if a single prompt decides that.
-        measured = isinstance(self.backend, ScoresText) and len(asked) == 1
-        task = Task(
-            messages=review.messages,
-            answer=review.answer if review.gate_verdict and review.gate_verdict.flagged else "",
-            backend=self.backend,
-            base=base,
-            profile=self.profile,
-            usage=review.usage,
-            score=lambda texts: self._score(review, texts),
-            flag=review.flag,
-            baseline=Baseline(asked[0], self.quality.lowest) if measured else None,
-            asked=asked,
-            seed=base.seed,
-            prefer=review.prefer,
-        )
-        for steerer in self.steerers_for_harm if task.harmful else self.steerers:
-            try:
-                async with aclosing(steerer.steer(task)) as rounds:
-                    async for candidates in rounds:
-                        review.judged += await self._judge(review, task, steerer.name, candidates)
-                        # If the answer was harmful, declining is right and may end the search.
-                        if await self._completed(task, review, helpful=not task.harmful):
-                            return
-                        # Check the deadline here: a steerer that never waits cannot be timed out.
-                        review.usage.charge()
-            except (BudgetError, asyncio.CancelledError):
-                raise
-            except BaseException as error:
-                if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
-                    raise
-                log.error("steerer %s failed with %s; the next one goes on", steerer.name, type(error).__name__)
-        await self._completed(task, review, helpful=False)
-
-    def _whole(self, judged: Judged) -> str:
-        """Return the text of a candidate that may be shown, or "" if there is none.
-
-        A draft for which there was no time counts with its whole sentences, if they are long
-        enough.
-        """
-        text = ended(judged.candidate).text
-        if has_reasoning(text):
-            return ""  # the model reasons although it was asked not to; nobody may see reasoning
-        return text if judged.candidate.finished or len(text.split()) >= self.config.quality.shortest else ""
-
-    async def _asked(self, messages: list[Message], review: Review, plain: GenerationRequest) -> Prompt:
-        return plain.prompt if messages == list(review.messages) else await self.backend.render(messages)
-
-    async def _completed(self, task: Task, review: Review, *, helpful: bool) -> bool:
-        """Continue the best drafts until the best candidate is a whole answer.
-
-        Args:
-            helpful: consider helpful candidates only.
-
-        Returns:
-            Whether there is such a candidate.
-        """
-        while best := [j for j in best_first(review.judged) if j.helpful or not helpful]:
-            # All sequences of a batch are drawn from one distribution.
-            same = [j for j in best if j.candidate.decoding is best[0].candidate.decoding]
-            drafts = list(takewhile(lambda j: not j.candidate.finished, same))[:_COMPLETED_TOGETHER]
-            if not drafts:
-                return True
-            grown = await completed(task, [j.candidate for j in drafts], most=self.config.generation.max_new_tokens)
-            refusing = await self._refusing(review, [c for c in grown if not c.verdict.flagged])
-            for old, new in zip(drafts, grown, strict=True):
-                whole = self._judged(task, old.steerer, new, old.log_likelihood, new.text in refusing)
-                review.judged[review.judged.index(old)] = whole
-        return False
-
-    async def _score(self, review: Review, texts: Sequence[str]) -> list[Verdict]:
-        review.usage.charge(moderation_calls=1)
-        prompts = [review.prompt] * len(texts)
-        return await moderate_safely(self.guide, texts, prompts=prompts, seconds=review.usage.seconds_left)
-
-    async def _judge(self, review: Review, task: Task, steerer: str, candidates: Sequence[Candidate]) -> list[Judged]:
-        """Judge the quality of the candidates.
-
-        Likelihoods of all texts that the guide passes are measured in one batched forward pass for
-        each prompt.
-        """
-        if self.quality.repeats < 1:
-            candidates = [cut_loop(candidate, len(task.shown)) for candidate in candidates]
-        passing = [c.text for c in candidates if not c.verdict.flagged and c.log_likelihood is None]
-        likelihoods: dict[str, float] = {}
-        if passing and isinstance(self.backend, ScoresText):
-            with task.usage.timed("scoring"):
-                values = [await self.backend.log_likelihoods(prompt, passing) for prompt in task.asked]
-            likelihoods = {text: max(of_text) for text, *of_text in zip(passing, *values, strict=True)}
-        refusing = await self._refusing(review, [c for c in candidates if not c.verdict.flagged])
-        return [self._judged(task, steerer, c, likelihoods.get(c.text, c.log_likelihood), c.text in refusing) for c in candidates]
-
-    async def _refusing(self, review: Review, candidates: Sequence[Candidate]) -> set[str]:
-        """Return the texts that decline and say little besides that."""
-        limit = self.config.quality.refusal_threshold
-        declining = [c.text for c in candidates if refusal(c.verdict) >= limit]
-        longer = [text for text in declining if len(text.split()) > _WORDS_OF_AN_OFFER]
-        parts = [(text, sentence) for text in longer for sentence in split_sentences(text)]
-        verdicts = await self._score(review, [sentence for _, sentence in parts]) if parts else []
-        besides = Counter[str]()
-        for (text, sentence), verdict in zip(parts, verdicts, strict=True):
-            besides[text] += len(sentence.split()) if refusal(verdict) < limit else 0
-        return {text for text in declining if besides[text] < _WORDS_OF_AN_OFFER}
-
-    def _judged(self, task: Task, steerer: str, candidate: Candidate, log_likelihood: float | None, refuses: bool) -> Judged:
-        return Judged.of(
-            candidate,
-            steerer,
-            self.quality,
-            asked=last_user(task.messages),
-            answer=task.answer,
-            shown=task.shown,
-            log_likelihood=log_likelihood,
-            refuses=refuses,
-        )
 
     async def plain_request(self, messages: tuple[Message, ...]) -> GenerationRequest:
         """Return a request for the model's own answer to the conversation, without reasoning.

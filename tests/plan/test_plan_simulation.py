@@ -8,7 +8,7 @@ from statistics import mean
 import pytest
 
 from ttsa_guard.plan.capacity import point
-from ttsa_guard.plan.config import Burst, PlanConfig, Search
+from ttsa_guard.plan.config import Burst, PlanConfig, SearchCosts
 from ttsa_guard.plan.simulation import Arrival, arrivals, enough, pass_lengths, simulate
 
 N = 20_000
@@ -58,7 +58,7 @@ def test_littles_law(plan, batching):
 @BATCHING
 def test_alone_an_answer_takes_its_service_time(plan, batching):
     settings = plan(traffic="chat", batching=batching, prompt=100)
-    search = Search(passes=2, generations=4, tokens=1, calls=2, work=0.5, measuring=0.3, aside=0.1)
+    search = SearchCosts(passes=2, generations=4, tokens=1, calls=2, work=0.5, measuring=0.3, aside=0.1)
     requests = [Arrival(1000.0 * i, 10, search, ((5, 5), (7, 3))) for i in range(3)]
     step = settings.measured.steps
     passes = 2 * 0.001 + 5 * step[2] + 3 * step[2] + 4 * step[1]
@@ -70,14 +70,14 @@ def test_alone_an_answer_takes_its_service_time(plan, batching):
 
 def test_the_longest_row_of_a_pass_is_what_was_measured():
     rng = random.Random(0)
-    search = Search(passes=2, generations=7, tokens=230, steps=120)
+    search = SearchCosts(passes=2, generations=7, tokens=230, steps=120)
     drawn = [pass_lengths(search, 0.5, rng) for _ in range(500)]
     assert {tuple(max(rows) for rows in passes) for passes in drawn} == {(60, 60)}
     assert {tuple(map(len, passes)) for passes in drawn} == {(4, 3)}
     assert mean(sum(map(sum, passes)) for passes in drawn) == pytest.approx(230, rel=0.03)
     assert pass_lengths(search, 0, rng) == ((60, 22, 22, 22), (60, 22, 22))
-    assert pass_lengths(Search(passes=1, generations=1, tokens=50, steps=50), 0.5, rng) == ((50,),)
-    assert pass_lengths(Search(passes=0, generations=0, tokens=0, steps=0), 0.5, rng) == ()
+    assert pass_lengths(SearchCosts(passes=1, generations=1, tokens=50, steps=50), 0.5, rng) == ((50,),)
+    assert pass_lengths(SearchCosts(passes=0, generations=0, tokens=0, steps=0), 0.5, rng) == ()
 
 
 @BATCHING

@@ -12,7 +12,7 @@ from ttsa_guard.plan.costs import Costs, Moderation, ReplicaShape
 from ttsa_guard.settings import Settings, read_yaml, validated
 
 
-class Search(Settings):
+class SearchCosts(Settings):
     """What mending one flagged answer takes."""
 
     passes: int = Field(2, ge=0, description="batches decoded one after another")
@@ -59,7 +59,7 @@ class PlanConfig(Settings):
     tokens: float = Field(64, gt=0, description="of an answer, on average")
     spread: float = Field(0.5, ge=0, description="standard deviation of an answer's tokens over their mean (gamma)")
     prompt: int = Field(128, ge=0, description="prompt tokens of a request")
-    searches: tuple[Search, ...] = Field((Search(),), min_length=1, description="one is drawn for each flagged answer")
+    searches: tuple[SearchCosts, ...] = Field((SearchCosts(),), min_length=1, description="one is drawn for each flagged answer")
     costs: Costs | None = Field(None, description="measured; default: from the shape")
     shape: ReplicaShape = Field(ReplicaShape(), description="the model and the accelerator, where nothing was measured")
     batching: Literal["continuous", "calls"] = Field(

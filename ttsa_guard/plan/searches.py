@@ -9,7 +9,7 @@ from statistics import mean
 from ttsa_guard.bench.files import CaseResult, RunMeta
 from ttsa_guard.bench.measure import Results
 from ttsa_guard.errors import ConfigError
-from ttsa_guard.plan.config import PlanConfig, Search
+from ttsa_guard.plan.config import PlanConfig, SearchCosts
 from ttsa_guard.plan.simulation import pass_lengths
 from ttsa_guard.record import AuditRecord
 
@@ -18,7 +18,7 @@ ReviewEffort = AuditRecord | CaseResult
 """What one review took, as a guard tells it or a benchmark has written it down."""
 
 
-def from_bench(folder: Path, plan: PlanConfig) -> tuple[Search, ...]:
+def from_bench(folder: Path, plan: PlanConfig) -> tuple[SearchCosts, ...]:
     """Read the searches of the reference arm of a benchmark, one for each flagged answer.
 
     Seconds beyond those of decoding and moderating are known only where the costs of `plan` were measured on the benchmark's
@@ -47,10 +47,10 @@ def with_searches(plan: PlanConfig, folder: Path) -> PlanConfig:
     return plan.model_copy(update={"searches": from_bench(folder, plan)})
 
 
-def search_of(effort: ReviewEffort, plan: PlanConfig, *, timed: bool) -> Search:
+def search_of(effort: ReviewEffort, plan: PlanConfig, *, timed: bool) -> SearchCosts:
     """Return the search of one review."""
     swapped = effort.action == "swap"
-    search = Search(
+    search = SearchCosts(
         passes=effort.decode_passes,
         generations=effort.generations,
         tokens=effort.tokens,
@@ -69,7 +69,7 @@ def search_of(effort: ReviewEffort, plan: PlanConfig, *, timed: bool) -> Search:
     return search.model_copy(update={"measuring": measuring, "work": work, "aside": rest - work})
 
 
-def _decoding(search: Search, plan: PlanConfig) -> float:
+def _decoding(search: SearchCosts, plan: PlanConfig) -> float:
     """Return the seconds of its passes where nothing else is going on."""
     rng, costs = random.Random(plan.seed), plan.measured
     draws = [pass_lengths(search, plan.spread, rng) for _ in range(_DRAWS)]

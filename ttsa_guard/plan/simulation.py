@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import simpy
 
-from ttsa_guard.plan.config import PlanConfig, Search
+from ttsa_guard.plan.config import PlanConfig, SearchCosts
 from ttsa_guard.plan.costs import Moderation
 from ttsa_guard.plan.replica import Calls, Continuous, SimulatedReplica
 
@@ -35,7 +35,7 @@ class Arrival:
 
     at: float
     tokens: int
-    search: Search | None = None
+    search: SearchCosts | None = None
     passes: tuple[tuple[int, ...], ...] = ()
 
 
@@ -87,7 +87,7 @@ def length(mean: float, spread: float, rng: random.Random) -> int:
     return max(1, math.ceil(rng.gammavariate(1 / spread**2, mean * spread**2)))
 
 
-def pass_lengths(search: Search, spread: float, rng: random.Random) -> tuple[tuple[int, ...], ...]:
+def pass_lengths(search: SearchCosts, spread: float, rng: random.Random) -> tuple[tuple[int, ...], ...]:
     """Return the tokens of the rows of each pass."""
     if not search.passes or not search.generations:
         return ()

@@ -17,7 +17,7 @@ from ttsa_guard.embedded.world import World
 from ttsa_guard.errors import ConfigError
 from ttsa_guard.guard import Guard
 from ttsa_guard.messages import GenerationRequest, Message, Prompt, own_seed
-from ttsa_guard.plan.config import PlanConfig, Search
+from ttsa_guard.plan.config import PlanConfig, SearchCosts
 from ttsa_guard.plan.costs import Costs
 from ttsa_guard.plan.measure import measure
 from ttsa_guard.plan.searches import search_of
@@ -163,7 +163,7 @@ class Validator:
             if measured[0][q]
         ]
 
-    async def _calibrated(self) -> tuple[PlanConfig, dict[Prompt, Search]]:
+    async def _calibrated(self) -> tuple[PlanConfig, dict[Prompt, SearchCosts]]:
         """Measure what the work takes now, with nothing else going on: costs, and the search of each flagged conversation."""
         costs = await measure(self.guard, rows=self.rows, seed=len(self._costs))
         self._costs.append(costs)
@@ -186,7 +186,7 @@ class Validator:
             seed=self.seed,
         )
 
-    async def _searched(self, conversation: Conversation, plan: PlanConfig) -> Search:
+    async def _searched(self, conversation: Conversation, plan: PlanConfig) -> SearchCosts:
         [plain] = await self.guard.backend.generate([_request(self.guard, conversation.messages, conversation.prompt)])
         outcome = await self.guard.review(conversation.messages, plain.text)
         own = plan.model_copy(update={"prompt": len(conversation.prompt)})
@@ -251,7 +251,7 @@ async def _drive(guard: Guard, schedule: Schedule) -> list[Timed]:
     return await asyncio.gather(*work)
 
 
-def _arrivals(schedule: Schedule, searches: Mapping[Prompt, Search], plan: PlanConfig) -> list[Arrival]:
+def _arrivals(schedule: Schedule, searches: Mapping[Prompt, SearchCosts], plan: PlanConfig) -> list[Arrival]:
     rng, arrivals = random.Random(plan.seed), []
     for at, conversation in schedule:
         search = searches.get(conversation.prompt)

@@ -139,7 +139,8 @@ class Task:
         self, requests: Sequence[GenerationRequest], origins: Sequence[str], decoding: ControlledDecoding | None = None
     ) -> list[Candidate]:
         """Generate one batch, as `generate` does, and let the guide moderator judge the answers."""
-        answers = await self.generate(requests, decoding)
+        self.usage.charge(generations=len(requests))
+        answers = await self._decode(requests, decoding)
         verdicts = await self.score([a.text for a in answers])
         return [
             Candidate(a.text, origin, verdict, a.finished, a.log_likelihood, request, decoding)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ttsa_guard.backends.local.attention import AttentionState, Group
+from ttsa_guard.backends.local.attention import AttentionState, Group, attending
 from ttsa_guard.backends.local.prefix_cache import SharedModel
 from ttsa_guard.backends.local.reference import Start, positions
 
@@ -63,7 +63,10 @@ class SequenceBatch(AttentionState):
         self._valid = torch.cat([self._valid, own], 1)
         self.groups = self.groups or self._grouped()
         self.allowed = _causal(self._valid, n) if n > 1 else self._valid[:, None]
-        logits = self._model.forward(embeds, at, self, keep)
+        with attending(self._model.model, self):
+            logits: torch.Tensor = self._model.model(
+                inputs_embeds=embeds, position_ids=at, use_cache=False, logits_to_keep=keep
+            ).logits
         self._filled = self._valid.shape[1]
         return logits
 

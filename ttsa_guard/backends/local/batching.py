@@ -63,25 +63,22 @@ class Batcher(Generic[Item, Result]):
             job.stop.set()
 
     def _drain(self) -> None:
-        """Do all work that is waiting."""
+        """Do all work that is waiting. If a batch fails, each job of it is done alone."""
         with self._lock:
             waiting, self._waiting = self._waiting, []
-        jobs = [job for job in waiting if job.future.set_running_or_notify_cancel()]
-        if jobs:
-            self._run(jobs)
-
-    def _run(self, jobs: Sequence[_Job[Item, Result]]) -> None:
-        items = [item for job in jobs for item in job.items]
-        stops = [job.stop for job in jobs for _ in job.items]
-        try:
-            with mapped_errors():
-                results = iter(self._work(items, stops))
-        except BaseException as error:  # else the callers would wait for ever
-            if len(jobs) == 1:
-                jobs[0].future.set_exception(error)
-            else:  # a fault of one job must not fail the others
-                for job in jobs:
-                    self._run([job])
-            return
-        for job in jobs:
-            job.future.set_result([next(results) for _ in job.items])
+        batches = [[job for job in waiting if job.future.set_running_or_notify_cancel()]]
+        while batches:
+            jobs = batches.pop(0)
+            items = [item for job in jobs for item in job.items]
+            stops = [job.stop for job in jobs for _ in job.items]
+            try:
+                with mapped_errors():
+                    results = iter(self._work(items, stops) if jobs else ())
+            except BaseException as error:  # else the callers would wait for ever
+                if len(jobs) == 1:
+                    jobs[0].future.set_exception(error)
+                else:  # a fault of one job must not fail the others
+                    batches += [[job] for job in jobs]
+                continue
+            for job in jobs:
+                job.future.set_result([next(results) for _ in job.items])

@@ -121,31 +121,43 @@ class Engine:
         problem = self._chosen[1]
         return f"by the model's own generate, since {problem}" if problem else "beginnings shared"
 
-    def generate(self, requests: Sequence[GenerationRequest], stops: Sequence[threading.Event]) -> list[Generation]:
+    def generate(
+        self,
+        requests: Sequence[GenerationRequest],
+        stops: Sequence[threading.Event],
+        on_step: OnStep | None = None,
+    ) -> list[Generation]:
         """Generate answers, in the order of the requests.
 
         Args:
             stops: an event for each request. It ends the decoding of its answer at the next token
                 when it is set.
+            on_step: is told the new tokens after each step, where no likelihood is measured.
         """
         answers: list[Generation] = []
-        for start in range(0, len(requests), self.batch_size):
-            batch = slice(start, start + self.batch_size)
-            answers += self._generate_batch(requests[batch], stops[batch])
+        for first in range(0, len(requests), self.batch_size):
+            batch = requests[first : first + self.batch_size]
+            openings = [self.encode(r.opening) for r in batch]
+            starts = self._starts(batch, openings, stops[first : first + self.batch_size])
+            likelihoods = self._likelihoods(batch, openings, starts)
+            new = self._chosen[0].decode(starts, likelihoods or on_step)
+            answers += self._answers(batch, openings, new, likelihoods)
         return answers
 
     def stream(self, request: GenerationRequest, stop: threading.Event, on_text: Callable[[str], None]) -> Generation:
         """Generate one answer. `on_text` is called on this thread with every new piece of it."""
         pieces = _Pieces(lambda ids: self.answer(request, self.encode(request.opening), ids), on_text)
-        [answer] = self._generate_batch([request.with_(baseline=None)], [stop], pieces.put)
+        [answer] = self.generate([request.with_(baseline=None)], [stop], pieces.put)
         pieces.end()
         return answer
 
-    def _generate_batch(
-        self, requests: Sequence[GenerationRequest], stops: Sequence[threading.Event], on_step: OnStep | None = None
-    ) -> list[Generation]:
-        openings = [self.encode(r.opening) for r in requests]
-        starts = [
+    def _starts(
+        self,
+        requests: Sequence[GenerationRequest],
+        openings: Sequence[list[int]],
+        stops: Sequence[threading.Event],
+    ) -> list[Start]:
+        return [
             replace(
                 self.start(r.prompt, r.soft_embeds, opening),
                 max_new_tokens=max(1, min(r.max_new_tokens, self.context_length - len(r.prompt) - len(opening))),
@@ -155,15 +167,22 @@ class Engine:
             )
             for r, opening, stop in zip(requests, openings, stops, strict=True)
         ]
-        likelihoods = self._likelihoods(requests, openings, starts)
-        new = self._chosen[0].decode(starts, likelihoods or on_step)
-        answers = [self.answer(r, o, row) for r, o, row in zip(requests, openings, new, strict=True)]
-        if likelihoods:
-            for i, mean in likelihoods.means(new).items():
-                # Tokens that spell a text in an unusual way are less likely than the text itself.
-                # Such a text is scored again later, in its usual tokens.
-                usual = self.encode(answers[i].text) == [*openings[i], *new[i][: answers[i].tokens]]
-                answers[i] = replace(answers[i], log_likelihood=mean if usual or i in likelihoods.hopeless else None)
+
+    def _answers(
+        self,
+        requests: Sequence[GenerationRequest],
+        openings: Sequence[list[int]],
+        new: Sequence[list[int]],
+        likelihoods: Likelihoods | None,
+    ) -> list[Generation]:
+        answers = [self.answer(r, opening, ids) for r, opening, ids in zip(requests, openings, new, strict=True)]
+        if likelihoods is None:
+            return answers
+        for i, mean in likelihoods.means(new).items():
+            # Tokens that spell a text in an unusual way are less likely than the text itself.
+            # Such a text is scored again later, in its usual tokens.
+            usual = self.encode(answers[i].text) == [*openings[i], *new[i][: answers[i].tokens]]
+            answers[i] = replace(answers[i], log_likelihood=mean if usual or i in likelihoods.hopeless else None)
         return answers
 
     def _likelihoods(

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ttsa_guard.backends.local.attention import AttentionState, Capture, Group, Prefix, attending
+from ttsa_guard.backends.local.attention import Capture, Group, Prefix, attending
 from ttsa_guard.backends.local.reference import Start
 
 KEPT_TOKENS = 8192
@@ -30,7 +30,7 @@ class SharedModel:
     """A model whose layers all have full attention and take it from transformers' registry."""
 
     def __init__(self, model: Any) -> None:
-        self._model = model
+        self.model = model
         self._embedding = model.get_input_embeddings()
         self.device = self._embedding.weight.device
         self._kept: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
@@ -39,18 +39,6 @@ class SharedModel:
         """Return the embeddings of token ids of shape [...], as [..., hidden]."""
         found: torch.Tensor = self._embedding(ids)
         return found
-
-    def forward(self, embeds: torch.Tensor, at: torch.Tensor, state: AttentionState, keep: int) -> torch.Tensor:
-        """Return logits at the last `keep` tokens, [batch, keep, vocabulary].
-
-        Args:
-            embeds: input embeddings, [batch, n, hidden].
-            at: positions, [batch, n].
-            state: what the tokens see.
-        """
-        with attending(self._model, state):
-            logits: torch.Tensor = self._model(inputs_embeds=embeds, position_ids=at, use_cache=False, logits_to_keep=keep).logits
-        return logits
 
     @torch.no_grad()
     def beginnings(self, rows: Sequence[Start]) -> list[tuple[int, Prefix | None]]:
@@ -122,7 +110,8 @@ class SharedModel:
         start = len(after) if after else 0
         at = torch.arange(start, start + longest, device=self.device).expand(len(texts), -1)
         seen = Capture([Group(len(texts), after)])
-        self.forward(self._embedding(ids), at, seen, 1)
+        with attending(self.model, seen):
+            self.model(inputs_embeds=self._embedding(ids), position_ids=at, use_cache=False, logits_to_keep=1)
         if len(texts) == 1:
             return [Prefix(tuple(k[0] for k in seen.keys), tuple(v[0] for v in seen.values))]
         # These are copies, because a view would keep the keys of the whole batch alive.
