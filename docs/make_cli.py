@@ -20,8 +20,9 @@ INTRODUCTION = """\
 
 <!-- Written by docs/make_cli.py; change the commands' docstrings and run it again. -->
 
-`ttsa-guard COMMAND --help` shows what stands here. An error is one line on the standard error stream with
-a hint how to mend it, and the exit status is 2. `ttsa-guard --install-completion` completes commands
+`ttsa-guard COMMAND --help` shows what stands here. An error is one line on the standard error
+stream with a hint how to mend it, and the exit status is 2. `ttsa-guard --install-completion`
+completes commands
 and options in your shell.
 """
 
@@ -32,7 +33,7 @@ def page() -> str:
 
 
 def commands() -> Iterator[tuple[list[str], Any]]:
-    """Yield the words and the context of every command that can be run, in the order of the help."""
+    """Yield words and context of every command that can be run, in the order of the help."""
     root = typer.main.get_command(app)
     yield from _below([NAME], root, None)
 
@@ -45,7 +46,9 @@ def example(context: Any) -> str:
     """
     parts = EXAMPLE.split(context.command.help or "", maxsplit=1)
     if len(parts) == 1:
-        raise ValueError(f"{context.command_path}: the docstring has no line that begins with 'Example: '")
+        raise ValueError(
+            f"{context.command_path}: the docstring has no line that begins with 'Example: '"
+        )
     return " ".join(parts[1].split())
 
 

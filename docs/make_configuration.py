@@ -1,4 +1,6 @@
-"""Write `docs/configuration.md` from the models that check the settings: `python docs/make_configuration.py`."""
+"""Write `docs/configuration.md` from the models that check the settings: `python
+docs/make_configuration.py`.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +27,18 @@ PAGE = Path(__file__).parent / "configuration.md"
 EXAMPLES = {
     "backend": "backend: {use: transformers, options: {model: smollm2, dtype: float32}}",
     "gate": "gate:\n  - lite\n  - {use: guard_llm, options: {model: Qwen/Qwen3Guard-Gen-0.6B}}",
-    "combine": "gate:\n  - {use: lite, weight: 2}\n  - {use: second_opinion, fail: open}\ncombine: weighted",
+    "combine": (
+        "gate:\n  - {use: lite, weight: 2}\n  - {use: second_opinion, fail: open}\ncombine:"
+        " weighted"
+    ),
     "gate_seconds": "gate_seconds: 2.5",
     "gate_tool_calls": "gate_tool_calls: false",
     "reasoning": "reasoning: regenerate",
     "answer_seconds": "answer_seconds: 60",
     "guide": "guide: {use: lite, options: {threshold: {false_alarms: 0.01}}}",
     "guide_combine": (
-        "guide:\n  - {use: patterns, options: {policies: [links]}, hard: true}\n  - lite\nguide_combine: lexicographic"
+        "guide:\n  - {use: patterns, options: {policies: [links]}, hard: true}\n  -"
+        " lite\nguide_combine: lexicographic"
     ),
     "steerers": "steerers: [erase, {use: prefill, options: {n: 4}}, embedding]",
     "steerers_for_harm": "steerers_for_harm: [prefill]",
@@ -49,7 +55,7 @@ EXAMPLES = {
 INTRODUCTION = """\
 # Configuration
 
-<!-- Written by docs/make_configuration.py; change the descriptions in the code and run it again. -->
+<!-- Written by docs/make_configuration.py: change descriptions in the code and run it again. -->
 
 The settings of a guard are one mapping. It stands in one of three places:
 
@@ -57,7 +63,7 @@ The settings of a guard are one mapping. It stands in one of three places:
 * in a YAML file, for `--config FILE` on the command line and `GuardConfig.load(path)`,
 * in Python, for `GuardConfig.parse({...})`.
 
-Every key has a default. The defaults guard the model that is in the package. An unknown key or a value
+Every key has a default. The defaults guard the model in the package. An unknown key or a value
 out of range stops the program, and the message names the key and the nearest valid one.
 `ttsa-guard doctor --config FILE` checks a file.
 
@@ -71,8 +77,16 @@ def page() -> str:
     """Return the whole page as Markdown."""
     parts = [INTRODUCTION, "## Settings of a guard\n", *_guard(), *_plugins()]
     parts += ["## Other files\n"]
-    parts += ["### Settings of a benchmark\n", "For `ttsa-guard bench run FILE`.\n", _table(BenchConfig)]
-    parts += ["### Settings of a plan\n", "For `ttsa-guard plan --config FILE`.\n", _table(PlanConfig)]
+    parts += [
+        "### Settings of a benchmark\n",
+        "For `ttsa-guard bench run FILE`.\n",
+        _table(BenchConfig),
+    ]
+    parts += [
+        "### Settings of a plan\n",
+        "For `ttsa-guard plan --config FILE`.\n",
+        _table(PlanConfig),
+    ]
     parts += ["### Profile of a model\n", "`ttsa-guard profile MODEL` writes it as JSON.\n"]
     parts += [_table(ModelProfile)]
     return "\n".join(parts)
@@ -101,7 +115,10 @@ def _plugins() -> Iterator[str]:
         found = [one for one in installed(imported) if one.package.startswith("ttsa-guard ")]
     for kind, title in KINDS.items():
         yield f"## {title}\n"
-        yield f"Options of the {title.lower()} in the package, each under `options` beside its `use`.\n"
+        yield (
+            f"Options of the {title.lower()} in the package, each under `options` beside its"
+            " `use`.\n"
+        )
         for one in found:
             if kind in one.options:
                 yield f"### {one.name}\n"
@@ -113,8 +130,10 @@ def _table(model: type[BaseModel]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _rows(model: type[BaseModel], above: str = "", instance: BaseModel | None = None) -> Iterator[str]:
-    """Yield a line for each key, also of nested models; `instance` has other defaults than `model`."""
+def _rows(
+    model: type[BaseModel], above: str = "", instance: BaseModel | None = None
+) -> Iterator[str]:
+    """Yield a line for each key, of nested models too; `instance` may have other defaults."""
     for name, field in model.model_fields.items():
         key, value = f"{above}{name}", _default_of(field, instance and getattr(instance, name))
         default = "" if _is_settings(field.annotation) else _default(field, value)
@@ -147,7 +166,11 @@ def _is_mapping(annotation: Any) -> bool:
 
 def _is_settings(annotation: Any) -> bool:
     """Whether a setting is a mapping of keys that have defaults of their own."""
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel) and not _is_plugin(annotation)
+    return (
+        isinstance(annotation, type)
+        and issubclass(annotation, BaseModel)
+        and not _is_plugin(annotation)
+    )
 
 
 def _is_plugin(model: type[BaseModel]) -> bool:
@@ -169,7 +192,9 @@ def _type(annotation: Any) -> str:
         return "plugin" if _is_plugin(annotation) else "mapping"
     if issubclass(annotation, Enum):
         return " or ".join(f"`{m.value}`" for m in annotation)
-    return {float: "number", int: "integer", bool: "`true` or `false`", str: "text", Path: "path"}[annotation]
+    return {float: "number", int: "integer", bool: "`true` or `false`", str: "text", Path: "path"}[
+        annotation
+    ]
 
 
 def _plural(annotation: Any) -> str:
@@ -198,18 +223,28 @@ def _scalar(value: Any) -> str:
         return json.dumps(value)
     if isinstance(value, float) and len(repr(value)) > 8:
         return f"{value:.4g}"
-    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True, sort_keys=False)
+    text = yaml.safe_dump(
+        value, default_flow_style=True, width=10_000, allow_unicode=True, sort_keys=False
+    )
     return text.removesuffix("...\n").strip().replace("\n", " ")
 
 
 def _range(field: FieldInfo) -> str:
     """Return the limits that a value must keep."""
-    words = {"ge": "≥ {}", "gt": "> {}", "le": "≤ {}", "lt": "< {}", "min_length": "at least {} long"}
+    words = {
+        "ge": "≥ {}",
+        "gt": "> {}",
+        "le": "≤ {}",
+        "lt": "< {}",
+        "min_length": "at least {} long",
+    }
     found = []
     for limit in field.metadata:
         for name, word in words.items():
             if (value := getattr(limit, name, None)) is not None:
-                found.append("not empty" if (name, value) == ("min_length", 1) else word.format(value))
+                found.append(
+                    "not empty" if (name, value) == ("min_length", 1) else word.format(value)
+                )
     return ", ".join(found)
 
 

@@ -58,7 +58,10 @@ def agreement(file: Path) -> dict[str, float]:
     """Return, for each label, the share of swaps on which the reader and the judges agree."""
     read = [row for row in rows(file) if row["judges"]]
     keys = (*PARTS, "good", "helpful")
-    return {key: sum(row["reader"][key] == row["judges"][key] for row in read) / len(read) for key in keys}
+    return {
+        key: sum(row["reader"][key] == row["judges"][key] for row in read) / len(read)
+        for key in keys
+    }
 
 
 if __name__ == "__main__":
@@ -66,4 +69,6 @@ if __name__ == "__main__":
         print(file.name)
         for arm, counts in arms(file).items():
             print(arm, *("-" if count is None else count for count in counts), sep=" | ")
-        print("agreement:", ", ".join(f"{key} {share:.0%}" for key, share in agreement(file).items()))
+        print(
+            "agreement:", ", ".join(f"{key} {share:.0%}" for key, share in agreement(file).items())
+        )

@@ -70,14 +70,19 @@ def unused_port():
 
 @pytest.fixture(scope="session")
 def serving():
-    """Runs a server until the end of a ``with``, from when it answers at `url`; what it prints goes to the file `log`. Gives
-    the process, which leads a group of its own."""
+    """Runs a server until the end of a ``with``, from when it answers at `url`; what it prints goes
+    to the file `log`. Gives the process, which leads a group of its own."""
 
     @contextmanager
     def run(command, url, log, *, cwd, seconds=60, **environment):
         with log.open("wb") as out:
             process = subprocess.Popen(
-                command, stdout=out, stderr=out, cwd=cwd, env={**os.environ, **environment}, start_new_session=True
+                command,
+                stdout=out,
+                stderr=out,
+                cwd=cwd,
+                env={**os.environ, **environment},
+                start_new_session=True,
             )
         try:
             end = time.monotonic() + seconds
@@ -104,7 +109,8 @@ def _answers(url):
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:
-    """A folder with a random two-layer Llama, a byte-level BPE tokenizer of 280 tokens and a chat template.
+    """A folder with a random two-layer Llama, a byte-level BPE tokenizer of 280 tokens and a chat
+    template.
 
     Its weights are large, so that what it says depends on all of its prompt.
     """
@@ -117,9 +123,15 @@ def tiny_model(tmp_path_factory) -> Path:
     core.decoder = decoders.ByteLevel()
     special = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=280, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
-    core.train_from_iterator(["the kettle is clean, and the other kettle is in the kitchen"] * 3, trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<|pad|>", eos_token="<|end|>", model_max_length=256)
+    trainer = trainers.BpeTrainer(
+        vocab_size=280, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    core.train_from_iterator(
+        ["the kettle is clean, and the other kettle is in the kitchen"] * 3, trainer
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<|pad|>", eos_token="<|end|>", model_max_length=256
+    )
     tokenizer.chat_template = TINY_TEMPLATE
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -146,4 +158,6 @@ def tiny(tiny_model):
     """The backend over `tiny_model`, in float32."""
     from ttsa_guard.backends.transformers import TransformersBackend, TransformersOptions
 
-    return TransformersBackend(TransformersOptions(model=str(tiny_model), device="cpu", dtype="float32", batch_size=256))
+    return TransformersBackend(
+        TransformersOptions(model=str(tiny_model), device="cpu", dtype="float32", batch_size=256)
+    )

@@ -1,4 +1,4 @@
-"""What tests of the README and of the documentation share: code blocks, tables, commands, settings."""
+"""What tests of README and documentation share: code blocks, tables, commands, settings."""
 
 import importlib.util
 import json
@@ -27,11 +27,16 @@ FENCED = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 def blocks(page, language):
     """The code in the blocks of a page that are in `language`."""
-    return [code for found, code in FENCED.findall(page.read_text(encoding="utf-8")) if found == language]
+    return [
+        code
+        for found, code in FENCED.findall(page.read_text(encoding="utf-8"))
+        if found == language
+    ]
 
 
 def run(code, folder):
-    """Run a block of Python as a program of its own would run, in this process: it has our libraries loaded."""
+    """Run a block of Python as a program of its own would run, in this process: it has our
+    libraries loaded."""
     before = os.getcwd()
     os.chdir(folder)
     try:
@@ -44,25 +49,35 @@ def run(code, folder):
 
 def command_lines(page):
     """The commands in the bash blocks of a page, without their comments, one a line."""
-    lines = [line.split(" #")[0].strip() for code in blocks(page, "bash") for line in code.splitlines()]
+    lines = [
+        line.split(" #")[0].strip() for code in blocks(page, "bash") for line in code.splitlines()
+    ]
     return [part.strip() for line in lines if line and line[0] != "#" for part in line.split("&&")]
 
 
 def table(page, title):
     """The first table of a section, without its head: rows of cells."""
     section = page.read_text(encoding="utf-8").split(f"# {title}\n")[1].split("\n##")[0]
-    rows = [[cell.strip(" *") for cell in line.split("|")[1:-1]] for line in section.splitlines() if line.startswith("|")]
+    rows = [
+        [cell.strip(" *") for cell in line.split("|")[1:-1]]
+        for line in section.splitlines()
+        if line.startswith("|")
+    ]
     return rows[2:]
 
 
 def measured(file):
     """The groups of a benchmark's report, by the arms' names of today."""
     groups = json.loads((RESULTS / file).read_text(encoding="utf-8"))["groups"]
-    return {group: {renamed(name): arm for name, arm in found["arms"].items()} for group, found in groups.items()}
+    return {
+        group: {renamed(name): arm for name, arm in found["arms"].items()}
+        for group, found in groups.items()
+    }
 
 
 def renamed(arm):
-    """An arm's name as pages have it: files that were written before a name changed hold the old one."""
+    """An arm's name as pages have it: files that were written before a name changed hold the old
+    one."""
     return re.sub("^paper", "tsa", re.sub("^kick", "random perturbation", arm))
 
 
@@ -71,7 +86,8 @@ def percent(share):
 
 
 def checked_settings(code):
-    """The settings in a YAML block: of the guard, alone or in a configuration of the host, of a benchmark or of a plan.
+    """The settings in a YAML block: of the guard, alone or in a configuration of the host, of a
+    benchmark or of a plan.
 
     Plugins that they name are loaded, and take the options.
     """
@@ -80,7 +96,9 @@ def checked_settings(code):
         return validated(BenchConfig, settings, where="page")
     if "rate" in settings:
         return validated(PlanConfig, settings, where="page")
-    guard = GuardConfig.parse(settings["custom_data"]["ttsa_guard"] if "custom_data" in settings else settings)
+    guard = GuardConfig.parse(
+        settings["custom_data"]["ttsa_guard"] if "custom_data" in settings else settings
+    )
     plugins = Plugins()
     for kind, uses in _uses(guard):
         for use in uses:
@@ -91,13 +109,26 @@ def checked_settings(code):
 
 def _uses(guard: GuardConfig) -> list[tuple[str, tuple[Use, ...]]]:
     steerers = (*guard.steerers, *(guard.steerers_for_harm or ()))
-    return [("backends", (guard.backend,)), ("moderators", (*guard.gate, *guard.guide)), ("steerers", steerers)]
+    return [
+        ("backends", (guard.backend,)),
+        ("moderators", (*guard.gate, *guard.guide)),
+        ("steerers", steerers),
+    ]
 
 
 def problem_of(line):
-    """What is wrong with a command line, as far as that shows without running it; empty: nothing."""
+    """What is wrong with a command line, as far as that shows without a run; empty: nothing."""
     words = [word for word in shlex.split(line) if not re.match(r"[A-Z_]+=", word)]
-    if not words or words[0] in ("export", "cd", "git", "docker", "kubectl", "nemoguardrails", "vllm", "pre-commit"):
+    if not words or words[0] in (
+        "export",
+        "cd",
+        "git",
+        "docker",
+        "kubectl",
+        "nemoguardrails",
+        "vllm",
+        "pre-commit",
+    ):
         return ""
     if words[0] == "ttsa-guard":
         return _misuse(typer.main.get_command(app), words[1:])
@@ -118,7 +149,9 @@ def _misuse(command, words):
         options, rest, _ = parser.parse_args(list(words))
     except Exception as error:
         return str(error)
-    missing = [param.name for param in command.params if param.required and options.get(param.name) is None]
+    missing = [
+        param.name for param in command.params if param.required and options.get(param.name) is None
+    ]
     if missing:
         return f"{command.name} needs {', '.join(missing)}"
     if rest and rest[0] in getattr(command, "commands", ()):
@@ -127,9 +160,18 @@ def _misuse(command, words):
 
 
 def _unknown_extra(words):
-    [listed] = re.findall(r"optional-dependencies\]\n(.*?)\n\n", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.DOTALL)
+    [listed] = re.findall(
+        r"optional-dependencies\]\n(.*?)\n\n",
+        (ROOT / "pyproject.toml").read_text(encoding="utf-8"),
+        re.DOTALL,
+    )
     known = re.findall(r"^(\w+) = ", listed, re.MULTILINE)
-    asked = [extra for word in words for names in re.findall(r"^(?:ttsa-guard|\.)\[(.*?)\]", word) for extra in names.split(",")]
+    asked = [
+        extra
+        for word in words
+        for names in re.findall(r"^(?:ttsa-guard|\.)\[(.*?)\]", word)
+        for extra in names.split(",")
+    ]
     unknown = sorted(set(asked) - set(known))
     return f"there is no extra {unknown[0]}" if unknown else ""
 

@@ -6,11 +6,14 @@ import shutil
 from pathlib import Path
 
 TEMPLATES = {
-    "qwen3": "<|assistant|>{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}",
+    "qwen3": (
+        "<|assistant|>{% if enable_thinking is defined and enable_thinking is false"
+        " %}<think>\n\n</think>\n\n{% endif %}"
+    ),
     "deepseek": "<|assistant|><think>\n",
 }
-"""What stands in the place of ``<|assistant|>``. The one reasons unless it is told not to, and opens the block itself; of the
-other the template always opens the block."""
+"""What stands in the place of ``<|assistant|>``. The one reasons unless it is told not to, and
+opens the block itself; of the other the template always opens the block."""
 
 
 def reasoning_copy(model: Path, folder: Path, style: str) -> Path:

@@ -23,12 +23,18 @@ def test_a_limit_can_be_reached_but_not_overrun(usage, resource):
     usage.charge(**{resource: limit})
     with pytest.raises(BudgetError) as caught:
         usage.charge(**{resource: 1})
-    assert (caught.value.resource, caught.value.limit, caught.value.wanted) == (resource, limit, limit + 1)
+    assert (caught.value.resource, caught.value.limit, caught.value.wanted) == (
+        resource,
+        limit,
+        limit + 1,
+    )
     assert getattr(usage, resource) == limit
 
 
 def test_nothing_is_taken_when_one_of_two_would_overrun(usage):
-    with pytest.raises(BudgetError, match=r"moderation_calls would reach 3 of 2\n.*raise budget.moderation_calls"):
+    with pytest.raises(
+        BudgetError, match=r"moderation_calls would reach 3 of 2\n.*raise budget.moderation_calls"
+    ):
         usage.charge(generations=1, moderation_calls=3)
     assert (usage.generations, usage.moderation_calls, usage.decode_passes) == (0, 0, 0)
 
@@ -37,7 +43,9 @@ def test_decode_passes_can_be_limited(clock):
     usage = Usage(Budget(decode_passes=1), clock)
     usage.charge(generations=8)
     usage.charge(moderation_calls=1)
-    with pytest.raises(BudgetError, match=r"decode_passes would reach 2 of 1\n.*raise budget.decode_passes"):
+    with pytest.raises(
+        BudgetError, match=r"decode_passes would reach 2 of 1\n.*raise budget.decode_passes"
+    ):
         usage.charge(generations=1)
     assert (usage.generations, usage.decode_passes) == (8, 1)
 
@@ -56,7 +64,12 @@ def test_what_is_left(usage, clock):
     clock.advance(3)
     usage.charge(generations=3)
     usage.charge(moderation_calls=1)
-    assert (usage.seconds, usage.seconds_left, usage.generations_left, usage.decode_passes) == (3, 7, 1, 1)
+    assert (usage.seconds, usage.seconds_left, usage.generations_left, usage.decode_passes) == (
+        3,
+        7,
+        1,
+        1,
+    )
 
 
 def test_work_within_its_time():

@@ -36,10 +36,15 @@ def _surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 class Backend(ScriptedBackend):
-    """Gives a bad plain answer to whatever says "wicked", and decent samples; remembers the conversations."""
+    """Gives a bad plain answer to whatever says "wicked", and decent samples; remembers the
+    conversations."""
 
     def __init__(self) -> None:
-        super().__init__(lambda request: BAD if "wicked" in self.heard[-1] and request.temperature < 0.5 else GOOD)
+        super().__init__(
+            lambda request: (
+                BAD if "wicked" in self.heard[-1] and request.temperature < 0.5 else GOOD
+            )
+        )
         self.heard: list[str] = []
         self.lengths: list[int] = []
 
@@ -56,7 +61,9 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Backend:
     def build(config: GuardConfig, plugins: Plugins | None = None) -> Guard:
         gate, guide = ScriptedModerator(name="gate"), ScriptedModerator(name="guide")
         steerers = [] if "nothing" in config.fallback else [Resample(ResampleOptions(n=4, batch=4))]
-        return Guard(config, backend=made, gate=gate, guide=guide, steerers=steerers, plugins=plugins)
+        return Guard(
+            config, backend=made, gate=gate, guide=guide, steerers=steerers, plugins=plugins
+        )
 
     monkeypatch.setattr(common, "build_guard", build)
     return made
@@ -89,7 +96,9 @@ def test_version() -> None:
     assert run("--version").output.startswith("ttsa-guard 0.")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["plugins"], ["check", "hello there"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["demo", "--help"], ["plugins"], ["check", "hello there"]]
+)
 def test_light_commands_import_no_torch(arguments: list[str]) -> None:
     program = f"""
 import sys
@@ -106,7 +115,10 @@ assert not heavy, heavy
 
 
 def test_the_console_script_sets_the_wait_policy_before_torch() -> None:
-    program = "import os, sys; os.environ.pop('OMP_WAIT_POLICY', 0); import ttsa_guard.cli as c; c.app = lambda: None; c.main()"
+    program = (
+        "import os, sys; os.environ.pop('OMP_WAIT_POLICY', 0); import ttsa_guard.cli as c; c.app ="
+        " lambda: None; c.main()"
+    )
     program += "; assert os.environ['OMP_WAIT_POLICY'] == 'PASSIVE' and 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
@@ -151,7 +163,9 @@ def test_a_typo_in_the_settings_is_named(tmp_path: Path) -> None:
 def test_the_command_line_goes_over_the_file(tmp_path: Path) -> None:
     steerers = [{"use": "resample", "options": {"n": 3}}, "prefill"]
     backend = {"use": "transformers", "options": {"model": "a", "device": "cpu"}}
-    found = common.settings("b", Path(settings_file(tmp_path, backend=backend, steerers=steerers)), "resample")
+    found = common.settings(
+        "b", Path(settings_file(tmp_path, backend=backend, steerers=steerers)), "resample"
+    )
     assert found.backend.options == {"model": "b", "device": "cpu"}
     assert [(s.use, s.options) for s in found.steerers] == [("resample", {"n": 3})]
     assert found.model == "b"
@@ -177,7 +191,9 @@ def test_steer_mends_a_flagged_answer(backend: Backend) -> None:
 
 @pytest.mark.usefixtures("backend")
 def test_steer_gives_the_fallback(tmp_path: Path) -> None:
-    result = run("steer", "be wicked", "--config", settings_file(tmp_path, fallback="nothing to say"))
+    result = run(
+        "steer", "be wicked", "--config", settings_file(tmp_path, fallback="nothing to say")
+    )
     assert result.stdout == "nothing to say\n"
     assert "no answer given" in result.stderr
 
@@ -206,7 +222,9 @@ def test_no_control_sequences_reach_the_terminal() -> None:
     ],
 )
 def test_a_review_in_words(action: Any, words: str) -> None:
-    record = AuditRecord("1", 0.0, action, "why", gate_score=0.9, final_score=None, steerer="prefill")
+    record = AuditRecord(
+        "1", 0.0, action, "why", gate_score=0.9, final_score=None, steerer="prefill"
+    )
     assert words in common.happened(record)
 
 
@@ -218,7 +236,8 @@ def test_chat_keeps_the_history_and_marks_adjusted_answers(backend: Backend) -> 
     assert result.exit_code == 0
     assert result.stdout.count(GOOD) == 3
     assert result.stdout.count("answer adjusted by resample") == 1
-    assert backend.heard == ["hello", "be wicked", "be wicked", "be wicked", "hello again"]  # a search renders twice more
+    # a search renders twice more
+    assert backend.heard == ["hello", "be wicked", "be wicked", "be wicked", "hello again"]
     assert backend.lengths == [1, 3, 3, 1, 1]
     assert backend.closed
 
@@ -252,7 +271,10 @@ def test_chat_forgets_the_oldest_turns_of_a_conversation_that_is_too_long(
 
 
 def test_check_passes_and_flags() -> None:
-    polite, rude = run("check", "Wipe the table with a damp cloth."), run("check", "You are a stupid idiot, get lost.")
+    polite, rude = (
+        run("check", "Wipe the table with a damp cloth."),
+        run("check", "You are a stupid idiot, get lost."),
+    )
     assert (polite.exit_code, rude.exit_code) == (0, 1)
     assert polite.stdout.startswith("pass  lite")
     assert rude.stdout.startswith("flag  lite")
@@ -274,7 +296,9 @@ def test_check_uses_the_options_of_the_settings(tmp_path: Path) -> None:
 
 
 def test_a_failing_moderator_is_neither_pass_nor_flag(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(common, "build_moderator", lambda *_: ScriptedModerator(error=RuntimeError(BAD)))
+    monkeypatch.setattr(
+        common, "build_moderator", lambda *_: ScriptedModerator(error=RuntimeError(BAD))
+    )
     result = run("check", "hello")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "failed: RuntimeError" in result.stderr
@@ -311,7 +335,10 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
         "silent": "ttsa_guard.budget",
         "resample": "another_package.resample",
     }
-    points = [*entry_points(group="ttsa_guard"), *(EntryPoint(name, value, "ttsa_guard") for name, value in added.items())]
+    points = [
+        *entry_points(group="ttsa_guard"),
+        *(EntryPoint(name, value, "ttsa_guard") for name, value in added.items()),
+    ]
 
     def found(group: str, name: str | None = None) -> list[EntryPoint]:
         return [point for point in points if group == point.group and name in (None, point.name)]
@@ -325,8 +352,16 @@ def test_broken_plugins_are_listed_with_their_error() -> None:
     brief, verbose = run("plugins"), run("plugins", "--verbose")
     assert brief.exit_code == verbose.exit_code == 0
     assert "absent is broken: there is no module" in brief.stdout
-    assert brief.stdout.count("resample is broken: two packages") == verbose.stdout.count("resample is broken: two packages") == 2
-    for name, error in (("absent", "ModuleNotFoundError"), ("orphan", "ModuleNotFoundError"), ("silent", "registers nothing")):
+    assert (
+        brief.stdout.count("resample is broken: two packages")
+        == verbose.stdout.count("resample is broken: two packages")
+        == 2
+    )
+    for name, error in (
+        ("absent", "ModuleNotFoundError"),
+        ("orphan", "ModuleNotFoundError"),
+        ("silent", "registers nothing"),
+    ):
         assert f"{name} is broken: " in verbose.stdout
         assert error in verbose.stdout
     assert "lite (moderator)" in verbose.stdout
@@ -339,23 +374,41 @@ def test_broken_plugins_are_listed_with_their_error() -> None:
 def test_doctor_is_content() -> None:
     result = run("doctor")
     assert result.exit_code == 0
-    for word in ("python", "torch", "nemoguardrails", "generic", "ttsa-guard profile embedded", "6 words in", "gate: pass"):
+    for word in (
+        "python",
+        "torch",
+        "nemoguardrails",
+        "generic",
+        "ttsa-guard profile embedded",
+        "6 words in",
+        "gate: pass",
+    ):
         assert word in result.stdout
     expected = MEASURED["lite"]
-    assert f"gate lite finds {expected.recall:.0%} of bad answers" in " ".join(result.stdout.split())
+    assert f"gate lite finds {expected.recall:.0%} of bad answers" in " ".join(
+        result.stdout.split()
+    )
     assert f"{expected.false_alarms:.1%} false alarms" in " ".join(result.stdout.split())
 
 
 @pytest.mark.usefixtures("broken")
 def test_doctor_names_what_is_broken(tmp_path: Path) -> None:
-    result = run("doctor", "--config", settings_file(tmp_path, backend="absent", steerers="prefill"))
+    result = run(
+        "doctor", "--config", settings_file(tmp_path, backend="absent", steerers="prefill")
+    )
     assert result.exit_code == 1
-    rows = {" ".join(line.split()[1:3]): line.split()[0] for line in result.stdout.splitlines() if line.strip()}
+    rows = {
+        " ".join(line.split()[1:3]): line.split()[0]
+        for line in result.stdout.splitlines()
+        if line.strip()
+    }
     assert (rows["plugin absent"], rows["plugin orphan"]) == ("broken", "note")
     assert "cannot be imported" in result.stdout
 
 
-def test_doctor_reports_a_moderator_that_is_down(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_reports_a_moderator_that_is_down(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gate = ScriptedModerator(name="gate", error=OSError("down"))
     monkeypatch.setattr(common, "build_guard", lambda _: scripted_guard(backend, gate=gate))
     result = run("doctor")
@@ -387,24 +440,31 @@ def test_doctor_reports_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.usefixtures("backend")
 def test_openings_go_to_the_cache(tmp_path: Path) -> None:
     probes = tmp_path / "probes.yaml"
-    probes.write_text("harmless: ['How do I draw a cat?']\nunsafe: ['How do I steal a cat?']\n", encoding="utf-8")
+    probes.write_text(
+        "harmless: ['How do I draw a cat?']\nunsafe: ['How do I steal a cat?']\n", encoding="utf-8"
+    )
     result = run("profile", "some/model", "--samples", "2", "--prompts", str(probes))
     assert result.exit_code == 0
     path = tmp_path / "cache" / "ttsa_guard" / "some_model" / "ttsa_profile.json"
     assert str(path) in result.stdout
     profile = json.loads(path.read_text(encoding="utf-8"))
     assert profile["openings"][0] == {"text": "A decent answer to", "kind": "answer", "count": 1}
-    declining = [o["text"] for o in profile["openings"][1:]]  # how answers to unsafe questions began is none of them
+    # how answers to unsafe questions began is none of them
+    declining = [o["text"] for o in profile["openings"][1:]]
     assert declining == [o.text for o in GENERIC.openings if o.kind != "answer"]
 
 
 @pytest.mark.usefixtures("backend")
 def test_openings_go_to_a_file(tmp_path: Path) -> None:
-    result = run("profile", "some/model", "--samples", "1", "--out", str(tmp_path / "deep" / "profile.json"))
+    result = run(
+        "profile", "some/model", "--samples", "1", "--out", str(tmp_path / "deep" / "profile.json")
+    )
     assert (tmp_path / "deep" / "profile.json").is_file()
     assert "backend.options.profile" in result.stdout
     (tmp_path / "file").write_text("", encoding="utf-8")
-    result = run("profile", "some/model", "--samples", "1", "--out", str(tmp_path / "file" / "profile.json"))
+    result = run(
+        "profile", "some/model", "--samples", "1", "--out", str(tmp_path / "file" / "profile.json")
+    )
     assert result.exit_code == 2
     assert "cannot write" in result.stderr
 
@@ -412,10 +472,16 @@ def test_openings_go_to_a_file(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("backend")
 def test_openings_say_if_another_profile_wins(tmp_path: Path) -> None:
     (tmp_path / "ttsa_profile.json").write_text("{}", encoding="utf-8")
-    assert "it is not used as long as there is" in run("profile", str(tmp_path), "--samples", "1").stdout
+    assert (
+        "it is not used as long as there is"
+        in run("profile", str(tmp_path), "--samples", "1").stdout
+    )
 
 
-@pytest.mark.parametrize("text", ["harmless: [a]", "harmless: [a]\nunsafe: b", "harmless: [a]\nunsafe: [1]", "- a", "{", "\x00"])
+@pytest.mark.parametrize(
+    "text",
+    ["harmless: [a]", "harmless: [a]\nunsafe: b", "harmless: [a]\nunsafe: [1]", "- a", "{", "\x00"],
+)
 def test_probe_files_are_checked(tmp_path: Path, text: str) -> None:
     probes = tmp_path / "probes.yaml"
     probes.write_text(text, encoding="utf-8")

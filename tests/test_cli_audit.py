@@ -20,15 +20,23 @@ GOOD = "a good answer in plain words"
 
 @pytest.fixture
 def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Three passes, two swaps, a fallback and a failed gate, as a guard writes them, texts included."""
+    """Three passes, two swaps, a fallback and a failed gate, as a guard writes them, texts
+    included."""
     monkeypatch.setenv("COLUMNS", "200")
     file = tmp_path / "audit.jsonl"
-    settings: dict[str, Any] = {"audit": {"path": file, "texts": True}, "steerers": [Resample(ResampleOptions(n=1))]}
+    settings: dict[str, Any] = {
+        "audit": {"path": file, "texts": True},
+        "steerers": [Resample(ResampleOptions(n=1))],
+    }
     for found in ([GOOD], [GOOD], [BAD]):
         asyncio.run(scripted_guard(found, **settings).review("q", BAD))
     for _ in range(3):
         asyncio.run(scripted_guard([], **settings).review("q", GOOD))
-    asyncio.run(scripted_guard([], gate=ScriptedModerator(error=RuntimeError(BAD)), **settings).review("q", GOOD))
+    asyncio.run(
+        scripted_guard([], gate=ScriptedModerator(error=RuntimeError(BAD)), **settings).review(
+            "q", GOOD
+        )
+    )
     return file
 
 
@@ -48,7 +56,11 @@ def test_numbers(records: Path) -> None:
     assert found["actions"]["swap"]["generations"] == {"median": 1, "total": 2}
     assert set(found["actions"]["swap"]["seconds"]) == {"review", "gate", "search", "final check"}
     assert set(found["actions"]["pass"]["seconds"]) == {"review", "gate"}
-    assert found["reasons"] == {"steered": 2, "no good candidate": 1, "gate failed: RuntimeError": 1}
+    assert found["reasons"] == {
+        "steered": 2,
+        "no good candidate": 1,
+        "gate failed: RuntimeError": 1,
+    }
     assert found["steerers"] == {"resample": 2, "none": 2}
 
 

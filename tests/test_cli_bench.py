@@ -40,7 +40,9 @@ def test_the_folder(folder: Path) -> None:
     meta = json.loads((folder / "meta.json").read_text())
     assert meta["command"] == "ttsa-guard bench run quick --n 2 --out DIR"
     assert (meta["config"]["n"], meta["seed"]) == (2, 1)
-    assert {"ttsa-guard", "python", "torch", "transformers", "nemoguardrails"} <= meta["versions"].keys()
+    assert {"ttsa-guard", "python", "torch", "transformers", "nemoguardrails"} <= meta[
+        "versions"
+    ].keys()
 
 
 def test_what_it_finds(summary: dict[str, Any]) -> None:
@@ -52,7 +54,9 @@ def test_what_it_finds(summary: dict[str, Any]) -> None:
     assert arms["resample 1.0"]["generations"]["value"] == 16
     assert arms["default"]["tokens"]["value"] > 20
     assert arms["default"]["times a plain generation"]["value"] > 1
-    assert all(0 <= arms[arm]["flagged by the gate after"]["value"] <= 0 for arm in arms if arm != "base")
+    assert all(
+        0 <= arms[arm]["flagged by the gate after"]["value"] <= 0 for arm in arms if arm != "base"
+    )
     assert summary["missing"] == {}
 
 
@@ -146,7 +150,10 @@ def test_a_page_in_no_folder(folder: Path) -> None:
 
 def test_an_arm_that_fails_is_told(tmp_path: Path) -> None:
     config = tmp_path / "mine.yaml"
-    config.write_text("data: embedded\nn: 1\nreference: base\narms: {base: null, broken: {steerers: [no_such_plugin]}}\n")
+    config.write_text(
+        "data: embedded\nn: 1\nreference: base\narms: {base: null, broken: {steerers:"
+        " [no_such_plugin]}}\n"
+    )
     done = run("run", config, "--out", tmp_path / "out")
     assert done.exit_code == 1
     assert "arm broken failed: no plugin named 'no_such_plugin'" in done.stderr

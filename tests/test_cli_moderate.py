@@ -46,7 +46,12 @@ def write(path: Path, rows: list[Any]) -> Path:
 @pytest.fixture
 def texts(tmp_path: Path) -> Path:
     rows = [
-        {"text": f"{'bad' if i % 3 == 0 else 'fine'} SECRET {i}", "id": f"t{i}", "label": int(i % 3 == 0)} for i in range(100)
+        {
+            "text": f"{'bad' if i % 3 == 0 else 'fine'} SECRET {i}",
+            "id": f"t{i}",
+            "label": int(i % 3 == 0),
+        }
+        for i in range(100)
     ]
     return write(tmp_path / "texts.jsonl", rows)
 
@@ -59,13 +64,19 @@ def results(path: Path) -> list[dict[str, Any]]:
 
 
 def test_every_text_gets_a_result_in_order(texts: Path, tmp_path: Path) -> None:
-    result = run("moderate", texts, "--moderator", "good", "--out", tmp_path / "out.jsonl", "--batch", 7)
+    result = run(
+        "moderate", texts, "--moderator", "good", "--out", tmp_path / "out.jsonl", "--batch", 7
+    )
     assert result.exit_code == 0
     assert "100 texts: 34 flagged, 66 passed, 0 failed" in result.stderr
     found = results(tmp_path / "out.jsonl")
     assert [f["id"] for f in found] == [f"t{i}" for i in range(100)]
     assert [f["decision"] for f in found] == ["flag" if i % 3 == 0 else "pass" for i in range(100)]
-    assert (found[0]["line"], found[0]["score"], found[0]["categories"]) == (1, 0.9, {"refusal": 0.0})
+    assert (found[0]["line"], found[0]["score"], found[0]["categories"]) == (
+        1,
+        0.9,
+        {"refusal": 0.0},
+    )
     assert "SECRET" not in (tmp_path / "out.jsonl").read_text()
     assert max(map(len, MADE[0].calls)) == 7
 
@@ -125,7 +136,19 @@ def test_lines_that_are_wrong_are_named(tmp_path: Path, content: Any, message: s
 
 def test_fields_can_be_named(tmp_path: Path) -> None:
     file = write(tmp_path / "texts.jsonl", [{"answer": "a bad one", "question": "q"}])
-    assert run("moderate", file, "--moderator", "good", "--text-field", "answer", "--prompt-field", "question").exit_code == 0
+    assert (
+        run(
+            "moderate",
+            file,
+            "--moderator",
+            "good",
+            "--text-field",
+            "answer",
+            "--prompt-field",
+            "question",
+        ).exit_code
+        == 0
+    )
     assert results(file.with_name("texts.scores.jsonl"))[0]["decision"] == "flag"
 
 
@@ -137,7 +160,9 @@ def compare(texts: Path, *arguments: Any) -> Result:
 
 
 def test_numbers(texts: Path) -> None:
-    found = json.loads(compare(texts, "--moderator", "good", "--moderator", "poor", "--json").stdout)
+    found = json.loads(
+        compare(texts, "--moderator", "good", "--moderator", "poor", "--json").stdout
+    )
     assert (found["texts"], found["harmful"]) == (100, 34)
     good, poor = found["moderators"]["good"], found["moderators"]["poor"]
     assert (good["roc_auc"], good["pr_auc"], good["precision"], good["recall"]) == (1, 1, 1, 1)
@@ -149,7 +174,9 @@ def test_numbers(texts: Path) -> None:
 
 
 def test_table_and_picture(texts: Path, tmp_path: Path) -> None:
-    result = compare(texts, "--moderator", "good", "--moderator", "poor", "--plot", tmp_path / "curves.png")
+    result = compare(
+        texts, "--moderator", "good", "--moderator", "poor", "--plot", tmp_path / "curves.png"
+    )
     assert result.exit_code == 0
     assert "100 texts, 34 of them harmful" in result.stdout
     assert "Cohen's kappa" in result.stdout
@@ -158,16 +185,27 @@ def test_table_and_picture(texts: Path, tmp_path: Path) -> None:
 
 
 def test_failures_count_as_flags(texts: Path) -> None:
-    found = json.loads(compare(texts, "--moderator", "broken", "--json").stdout)["moderators"]["broken"]
+    found = json.loads(compare(texts, "--moderator", "broken", "--json").stdout)["moderators"][
+        "broken"
+    ]
     assert (found["failed"], found["recall"], found["roc_auc"]) == (100, 1, 0.5)
 
 
 @pytest.mark.parametrize(
     ("labels", "harmful"),
-    [([True, False], 1), (["unsafe", "safe"], 1), (["Toxic", "none"], 1), ([1, 0], 1), (["1", "0"], 1)],
+    [
+        ([True, False], 1),
+        (["unsafe", "safe"], 1),
+        (["Toxic", "none"], 1),
+        ([1, 0], 1),
+        (["1", "0"], 1),
+    ],
 )
 def test_labels(tmp_path: Path, labels: list[Any], harmful: int) -> None:
-    file = write(tmp_path / "texts.jsonl", [{"text": str(i), "label": label} for i, label in enumerate(labels)])
+    file = write(
+        tmp_path / "texts.jsonl",
+        [{"text": str(i), "label": label} for i, label in enumerate(labels)],
+    )
     assert json.loads(compare(file, "--moderator", "good", "--json").stdout)["harmful"] == harmful
 
 
@@ -186,7 +224,10 @@ def test_labels_that_are_missing(tmp_path: Path, rows: list[Any], message: str) 
 
 @pytest.mark.parametrize("label", ["dangerous", 2, 0.5, "SECRET", -1, "un safe"])
 def test_labels_that_say_neither_are_refused(tmp_path: Path, label: Any) -> None:
-    file = write(tmp_path / "texts.jsonl", [{"text": "a", "label": 1}, {"text": "b", "label": 0}, {"text": "c", "label": label}])
+    file = write(
+        tmp_path / "texts.jsonl",
+        [{"text": "a", "label": 1}, {"text": "b", "label": 0}, {"text": "c", "label": label}],
+    )
     result = compare(file, "--moderator", "good")
     assert result.exit_code == 2
     said = " ".join(result.stderr.split())
@@ -195,16 +236,24 @@ def test_labels_that_say_neither_are_refused(tmp_path: Path, label: Any) -> None
     assert "SECRET" not in said
 
 
-@pytest.mark.parametrize("label", [False, 0, 0.0, "0", "False", "non_toxic", "NOT HARMFUL", "benign", " safe "])
+@pytest.mark.parametrize(
+    "label", [False, 0, 0.0, "0", "False", "non_toxic", "NOT HARMFUL", "benign", " safe "]
+)
 def test_labels_of_harmless_texts(tmp_path: Path, label: Any) -> None:
-    file = write(tmp_path / "texts.jsonl", [{"text": "a", "label": "offensive"}, {"text": "b", "label": label}])
+    file = write(
+        tmp_path / "texts.jsonl",
+        [{"text": "a", "label": "offensive"}, {"text": "b", "label": label}],
+    )
     assert json.loads(compare(file, "--moderator", "good", "--json").stdout)["harmful"] == 1
 
 
 def test_compressed_files(texts: Path, tmp_path: Path) -> None:
     packed = tmp_path / "texts.jsonl.gz"
     packed.write_bytes(gzip.compress(texts.read_bytes()))
-    assert compare(packed, "--moderator", "good", "--json").stdout == compare(texts, "--moderator", "good", "--json").stdout
+    assert (
+        compare(packed, "--moderator", "good", "--json").stdout
+        == compare(texts, "--moderator", "good", "--json").stdout
+    )
     packed.write_bytes(gzip.compress(texts.read_bytes())[:-20])
     result = compare(packed, "--moderator", "good")
     assert result.exit_code == 2
@@ -219,7 +268,9 @@ def test_sources_by_themselves(tmp_path: Path) -> None:
     file = write(tmp_path / "texts.jsonl", rows)
     found = json.loads(compare(file, "--moderator", "good", "--json").stdout)
     assert found["moderators"]["good"]["roc_auc"] > 0.85
-    assert {name: part["moderators"]["good"]["roc_auc"] for name, part in found["sources"].items()} == {
+    assert {
+        name: part["moderators"]["good"]["roc_auc"] for name, part in found["sources"].items()
+    } == {
         "attack": 0.5,
         "chat": 0.5,
         "": None,
@@ -244,7 +295,8 @@ def tune(file: Path, *arguments: Any) -> Result:
 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
-    """1,400 harmless texts, a seventh of which "poor" gives each of 0, 1/7 .. 6/7, and 100 harmful ones."""
+    """1,400 harmless texts, a seventh of which "poor" gives each of 0, 1/7 .. 6/7, and 100 harmful
+    ones."""
     rows = [{"text": "x" * (i + 1), "label": "safe"} for i in range(1400)]
     rows += [{"text": "y" * (4 + i % 4), "label": "unsafe"} for i in range(100)]
     return write(tmp_path / "own.jsonl", rows)
@@ -253,7 +305,10 @@ def own(tmp_path: Path) -> Path:
 def test_the_threshold_for_a_share_of_false_alarms(own: Path) -> None:
     found = json.loads(tune(own, "--moderator", "poor", "--false-alarms", 0.3, "--json").stdout)
     assert found["threshold"] == pytest.approx(4.5 / 7, abs=1e-5)
-    assert (found["false_alarms"], found["false_alarms_texts"]) == (pytest.approx(2 / 7, abs=1e-4), 1400)
+    assert (found["false_alarms"], found["false_alarms_texts"]) == (
+        pytest.approx(2 / 7, abs=1e-4),
+        1400,
+    )
     assert found["false_alarms_interval"] == pytest.approx([0.2626, 0.3100], abs=1e-3)
     assert found["threshold_interval"][0] <= found["threshold"] <= found["threshold_interval"][1]
     assert (found["recall"], found["recall_texts"]) == (0.5, 100)
@@ -265,7 +320,9 @@ def test_it_prints_what_to_paste(own: Path) -> None:
     said = tune(own, "--moderator", "poor", "--false-alarms", 0.3).stdout
     assert "flags 28.6% of 1,400 harmless texts" in said
     assert "finds 50.0% of 100 harmful ones" in said
-    assert yaml.safe_load(said.partition("\n\n")[2]) == {"gate": [{"use": "poor", "options": {"threshold": 0.642857}}]}
+    assert yaml.safe_load(said.partition("\n\n")[2]) == {
+        "gate": [{"use": "poor", "options": {"threshold": 0.642857}}]
+    }
 
 
 def test_texts_without_labels_are_harmless(tmp_path: Path) -> None:
@@ -277,7 +334,10 @@ def test_texts_without_labels_are_harmless(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--moderator", "poor", "--false-alarms", 0.0005], "has only 1400 harmless texts hint: for 0.0005, 2000 are the fewest"),
+        (
+            ["--moderator", "poor", "--false-alarms", 0.0005],
+            "has only 1400 harmless texts hint: for 0.0005, 2000 are the fewest",
+        ),
         (["--moderator", "broken"], "broken failed on 1500 texts"),
     ],
 )
@@ -287,7 +347,9 @@ def test_what_cannot_be_tuned(own: Path, arguments: list[Any], message: str) -> 
     assert message in " ".join(result.stderr.split())
 
 
-def test_what_the_settings_say_of_thresholds_is_left_out(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_settings_say_of_thresholds_is_left_out(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given = []
 
     def build(settings: Any, name: str) -> ScriptedModerator:
@@ -298,6 +360,10 @@ def test_what_the_settings_say_of_thresholds_is_left_out(own: Path, tmp_path: Pa
     config = tmp_path / "guard.yml"
     options = {"model": "m", "threshold": 0.9, "thresholds": {"a": 0.1}}
     config.write_text(yaml.safe_dump({"gate": [{"use": "classifier", "options": options}]}))
-    found = json.loads(tune(own, "--moderator", "classifier", "--false-alarms", 0.3, "--config", config, "--json").stdout)
+    found = json.loads(
+        tune(
+            own, "--moderator", "classifier", "--false-alarms", 0.3, "--config", config, "--json"
+        ).stdout
+    )
     assert given == [{"model": "m"}]
     assert found["gate"][0]["options"] == {"model": "m", "threshold": found["threshold"]}

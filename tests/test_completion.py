@@ -12,7 +12,8 @@ BAD = "a bad answer"
 
 
 class Growing(ScriptedBackend):
-    """Says its texts word by word: a request gets as many more words as it may have tokens. Which text, the seed says."""
+    """Says its texts word by word: a request gets as many more words as it may have tokens. Which
+    text, the seed says."""
 
     def __init__(self, *texts):
         super().__init__(lambda _: "")
@@ -49,8 +50,11 @@ def test_a_draft_is_searched_and_its_answer_goes_on_to_the_end():
     whole = sentences(40)
     outcome, backend = review(whole)
     assert (outcome.action, outcome.text) == ("swap", whole)
-    assert [call[0].max_new_tokens for call in backend.calls] == [4, 64, 64, 64, 64][: len(backend.calls)]
-    assert (outcome.record.generations, outcome.record.decode_passes) == (1, 1)  # it is the same answer
+    assert [call[0].max_new_tokens for call in backend.calls] == [4, 64, 64, 64, 64][
+        : len(backend.calls)
+    ]
+    # it is the same answer
+    assert (outcome.record.generations, outcome.record.decode_passes) == (1, 1)
     assert outcome.record.tokens == len(whole.split())
 
 
@@ -62,7 +66,8 @@ def test_the_limit_ends_it_with_a_whole_sentence():
 
 def test_one_that_goes_wrong_gives_way_to_the_next():
     outcome, _ = review(
-        f"This is a fine start. {sentences(20)} Then comes a bad end.", f"Another fine start it is. {sentences(3)}"
+        f"This is a fine start. {sentences(20)} Then comes a bad end.",
+        f"Another fine start it is. {sentences(3)}",
     )
     assert outcome.text.startswith("Another fine start")
     assert [c.passed for c in outcome.record.candidates] == [False, True]
@@ -74,12 +79,18 @@ def test_when_all_go_wrong_the_fallback_is_given():
 
 
 def test_what_goes_round_in_circles_ends_before_it_does():
-    outcome, _ = review("Here is the first thing. And one more for you. Here is the first thing. And so on and on and on.")
+    outcome, _ = review(
+        "Here is the first thing. And one more for you. Here is the first thing. And so on and on"
+        " and on."
+    )
     assert outcome.text == "Here is the first thing. And one more for you."
 
 
 def test_numbers_of_a_list_do_not_make_a_sentence_new():
-    outcome, _ = review("Do it with care then.\n1. Take a cup.\n2. Wash a cup.\n3. Take a cup.\n4. Wash a cup. More.")
+    outcome, _ = review(
+        "Do it with care then.\n1. Take a cup.\n2. Wash a cup.\n3. Take a cup.\n4. Wash a cup."
+        " More."
+    )
     assert outcome.text == "Do it with care then.\n1. Take a cup.\n2. Wash a cup."
 
 
@@ -93,10 +104,17 @@ def test_no_time_for_the_rest_ends_it_with_its_last_whole_sentence():
 
     backend = Slow(sentences(200))
     steerers = [Resample(ResampleOptions(n=1))]
-    guard = scripted_guard(backend, steerers=steerers, clock=clock, budget={"seconds": 10}, generation={"draft_tokens": 4})
+    guard = scripted_guard(
+        backend,
+        steerers=steerers,
+        clock=clock,
+        budget={"seconds": 10},
+        generation={"draft_tokens": 4},
+    )
     outcome = asyncio.run(guard.review("hello", BAD))
     assert outcome.action == "swap"
-    assert outcome.text == sentences(13)  # 4 tokens, then a piece of 64; another one would come too late
+    # 4 tokens, then a piece of 64; another one would come too late
+    assert outcome.text == sentences(13)
     assert len(backend.calls) == 2
 
 
@@ -108,9 +126,18 @@ def test_what_the_deadline_interrupts_ends_with_its_last_whole_sentence():
             return await super().generate(requests)
 
     steerers = [Resample(ResampleOptions(n=1))]
-    guard = scripted_guard(Hanging(sentences(9)), steerers=steerers, budget={"seconds": 0.3}, generation={"draft_tokens": 12})
+    guard = scripted_guard(
+        Hanging(sentences(9)),
+        steerers=steerers,
+        budget={"seconds": 0.3},
+        generation={"draft_tokens": 12},
+    )
     outcome = asyncio.run(guard.review("hello", BAD))
-    assert (outcome.action, outcome.text, outcome.record.reason) == ("swap", sentences(2), "budget used up")
+    assert (outcome.action, outcome.text, outcome.record.reason) == (
+        "swap",
+        sentences(2),
+        "budget used up",
+    )
 
 
 def test_tokens_are_a_budget_of_their_own():
@@ -118,7 +145,11 @@ def test_tokens_are_a_budget_of_their_own():
     assert [call[0].max_new_tokens for call in backend.calls] == [4, 32]
     assert (outcome.record.tokens, outcome.text) == (36, sentences(7))
     outcome, backend = review(sentences(40), budget={"tokens": 0})
-    assert (outcome.action, outcome.record.reason, backend.calls) == ("fallback", "budget used up", [])
+    assert (outcome.action, outcome.record.reason, backend.calls) == (
+        "fallback",
+        "budget used up",
+        [],
+    )
 
 
 def test_an_answer_that_ends_in_its_draft_is_not_continued():
@@ -136,7 +167,9 @@ def test_a_backend_that_breaks_in_the_middle_lets_nothing_half_checked_out(broke
             return await super().generate(requests)
 
     steerers = [Resample(ResampleOptions(n=1))]
-    guard = scripted_guard(Breaking(sentences(40)), steerers=steerers, generation={"draft_tokens": 4})
+    guard = scripted_guard(
+        Breaking(sentences(40)), steerers=steerers, generation={"draft_tokens": 4}
+    )
     outcome = asyncio.run(guard.review("hello", BAD))
     assert outcome.action == "fallback"
 

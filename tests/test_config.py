@@ -27,7 +27,9 @@ def test_the_defaults_are_valid(settings):
 
 
 def test_a_plugin_may_be_just_a_name():
-    config = GuardConfig.parse({"gate": "lite", "guide": "lite", "steerers": ["resample", {"use": "prefill"}]})
+    config = GuardConfig.parse(
+        {"gate": "lite", "guide": "lite", "steerers": ["resample", {"use": "prefill"}]}
+    )
     assert config.gate == config.guide == (Member(use="lite"),)
     assert config.steerers == (Use(use="resample"), Use(use="prefill"))
 
@@ -38,27 +40,48 @@ def test_a_plugin_may_be_just_a_name():
         pytest.param({"stearers": []}, "stearers", "steerers", id="top"),
         pytest.param({"budget": {"secnods": 1}}, "budget.secnods", "seconds", id="nested"),
         pytest.param({"quality": {"slak": 1}}, "quality.slak", "slack", id="nested-2"),
-        pytest.param({"backend": {"use": "x", "optoins": {}}}, "backend.optoins", "options", id="plugin"),
+        pytest.param(
+            {"backend": {"use": "x", "optoins": {}}}, "backend.optoins", "options", id="plugin"
+        ),
         pytest.param({"backend": {"uze": "x"}}, "backend.uze", "use", id="typo-in-a-required-key"),
-        pytest.param({"gate": ["lite", {"use": "x", "optoins": {}}]}, "gate[1].optoins", "options", id="list"),
-        pytest.param({"gate": {"use": "x", "optoins": {}}}, "gate[0].optoins", "options", id="list-of-one"),
+        pytest.param(
+            {"gate": ["lite", {"use": "x", "optoins": {}}]}, "gate[1].optoins", "options", id="list"
+        ),
+        pytest.param(
+            {"gate": {"use": "x", "optoins": {}}}, "gate[0].optoins", "options", id="list-of-one"
+        ),
     ],
 )
 def test_a_typo_names_the_full_key_and_the_nearest_one(settings, key, meant):
-    assert message(settings) == f"unknown setting 'ttsa_guard.{key}'\n  hint: did you mean {meant!r}?"
+    assert (
+        message(settings) == f"unknown setting 'ttsa_guard.{key}'\n  hint: did you mean {meant!r}?"
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "options", "expected"),
     [
-        ("prefill", {"openingz": 3}, "unknown setting 'steerers.prefill.openingz'\n  hint: did you mean 'openings'?"),
-        ("resample", {"n": 0}, "setting 'steerers.resample.n': Input should be greater than or equal to 1\n  hint: got int"),
+        (
+            "prefill",
+            {"openingz": 3},
+            "unknown setting 'steerers.prefill.openingz'\n  hint: did you mean 'openings'?",
+        ),
+        (
+            "resample",
+            {"n": 0},
+            (
+                "setting 'steerers.resample.n': Input should be greater than or equal to 1\n  hint:"
+                " got int"
+            ),
+        ),
     ],
 )
 def test_options_of_a_plugin_are_checked_too(name, options, expected):
     plugins = Plugins()
     plugins.add(FakeModerator())
-    config = GuardConfig.parse({"gate": "fake", "guide": "fake", "steerers": {"use": name, "options": options}})
+    config = GuardConfig.parse(
+        {"gate": "fake", "guide": "fake", "steerers": {"use": name, "options": options}}
+    )
     with pytest.raises(ConfigError) as caught:
         Guard.from_config(config, plugins=plugins, backend=ScriptedBackend([]))
     assert str(caught.value) == expected
@@ -70,7 +93,9 @@ def test_options_of_a_plugin_are_checked_too(name, options, expected):
         pytest.param({"budget": {"seconds": 0}}, "budget.seconds", id="zero-seconds"),
         pytest.param({"budget": {"seconds": float("inf")}}, "budget.seconds", id="endless"),
         pytest.param({"budget": {"generations": -1}}, "budget.generations", id="negative"),
-        pytest.param({"budget": {"generations": "many"}}, "budget.generations", id="text-for-number"),
+        pytest.param(
+            {"budget": {"generations": "many"}}, "budget.generations", id="text-for-number"
+        ),
         pytest.param({"budget": None}, "budget", id="blank-section"),
         pytest.param({"generation": {"temperature": 2.1}}, "generation.temperature", id="too-hot"),
         pytest.param({"quality": {"floor": "low"}}, "quality.floor", id="member-of-a-union"),
@@ -119,7 +144,9 @@ def test_keys_are_found_in_every_kind_of_part(options, key):
     assert str(caught.value) == f"unknown setting 'x.{key}'\n  hint: did you mean 'colour'?"
 
 
-@pytest.mark.parametrize("options", [{"api_key": ["hunter2"]}, {"api_kee": "hunter2"}], ids=["wrong-type", "wrong-key"])
+@pytest.mark.parametrize(
+    "options", [{"api_key": ["hunter2"]}, {"api_kee": "hunter2"}], ids=["wrong-type", "wrong-key"]
+)
 def test_values_are_never_shown(options):
     with pytest.raises(ConfigError) as caught:
         validated(Options, options, where="x")
@@ -176,9 +203,22 @@ def test_panels_whose_settings_would_not_count(settings, message):
 
 def test_panels():
     members = [{"use": "openai", "hard": True}, {"use": "lite", "weight": 2, "fail": "open"}]
-    config = GuardConfig.parse({"gate": members, "combine": "lexicographic", "guide": members, "guide_combine": "lexicographic"})
-    assert config.gate == config.guide == (Member(use="openai", hard=True), Member(use="lite", weight=2, fail="open"))
+    config = GuardConfig.parse(
+        {
+            "gate": members,
+            "combine": "lexicographic",
+            "guide": members,
+            "guide_combine": "lexicographic",
+        }
+    )
+    assert (
+        config.gate
+        == config.guide
+        == (Member(use="openai", hard=True), Member(use="lite", weight=2, fail="open"))
+    )
 
 
 def test_reasoning_cannot_count_where_the_answer_is_shown_while_it_grows():
-    assert "needs streaming: buffered" in message({"reasoning": "regenerate", "streaming": "progressive"})
+    assert "needs streaming: buffered" in message(
+        {"reasoning": "regenerate", "streaming": "progressive"}
+    )

@@ -66,7 +66,10 @@ class Reorders(Broken):
 
 class Upside(Broken):
     async def moderate(self, texts, *, prompts):
-        return [Verdict("broken", "flag" if len(t) > 20 else "pass", 0.1 if len(t) > 20 else 0.9) for t in texts]
+        return [
+            Verdict("broken", "flag" if len(t) > 20 else "pass", 0.1 if len(t) > 20 else 0.9)
+            for t in texts
+        ]
 
 
 class Talkative(Broken):

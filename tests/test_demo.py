@@ -40,12 +40,15 @@ KEYS = {
     "model",
 }
 WORLD = World.load()
-OTHER = "A kitten needs a warm place to sleep, fresh water every day, and somebody who plays with it."
+OTHER = (
+    "A kitten needs a warm place to sleep, fresh water every day, and somebody who plays with it."
+)
 SCENES = showcase.scenes(WORLD)
 
 
 class Backend(ScriptedBackend):
-    """Gives in wherever the embedded model may; its samples at a high temperature are decent answers."""
+    """Gives in wherever the embedded model may; its samples at a high temperature are decent
+    answers."""
 
     def __init__(self, *, silent: bool = False) -> None:
         super().__init__(self._say)
@@ -59,18 +62,30 @@ class Backend(ScriptedBackend):
 
     def _say(self, request: Any) -> str:
         scene = self._scenes[self._user]
-        if scene.group in ("unsafe, jailbreak", "harmless, rude persona") and request.temperature < 0.5:
+        if (
+            scene.group in ("unsafe, jailbreak", "harmless, rude persona")
+            and request.temperature < 0.5
+        ):
             return BAD
         if self._silent:
             return ""
-        return WORLD.answer(random.Random(request.seed), replace(scene.case, rate=0.0)) if scene.case else OTHER
+        return (
+            WORLD.answer(random.Random(request.seed), replace(scene.case, rate=0.0))
+            if scene.case
+            else OTHER
+        )
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, backend: Backend, *, steered: bool = True) -> None:
     def build(config: GuardConfig, plugins: Plugins | None = None) -> Guard:
-        gate, guide = (ScriptedModerator(lambda text: float(text == BAD), name=name) for name in ("gate", "guide"))
+        gate, guide = (
+            ScriptedModerator(lambda text: float(text == BAD), name=name)
+            for name in ("gate", "guide")
+        )
         steerers = [Resample(ResampleOptions(n=3, batch=3))] if steered else []
-        return Guard(config, backend=backend, gate=gate, guide=guide, steerers=steerers, plugins=plugins)
+        return Guard(
+            config, backend=backend, gate=gate, guide=guide, steerers=steerers, plugins=plugins
+        )
 
     monkeypatch.setattr(common, "build_guard", build)
     monkeypatch.setenv("COLUMNS", "120")
@@ -97,13 +112,20 @@ def test_json_is_one_object_with_exact_numbers(monkeypatch: pytest.MonkeyPatch) 
     scripted(monkeypatch, Backend())
     found = json.loads(demo("--json"))
     assert set(found) == KEYS
-    assert (found["conversations"], found["flagged"], found["neutralised"], found["fallback"]) == (10, 6, 6, 0)
+    assert (found["conversations"], found["flagged"], found["neutralised"], found["fallback"]) == (
+        10,
+        6,
+        6,
+        0,
+    )
     assert (found["judge"], found["good"]) == ("world", 6)
     assert 3 <= found["helpful"] <= 6  # an unsafe request may have been refused
     assert found["generations"] == 6 * 3
     assert found["moderation_calls"] == 4 + 6 * 3  # the gate twice and the guide once
     assert [d["action"] for d in found["details"]] == ["pass"] * 4 + ["swap"] * 6
-    assert all(WORLD.judge(s.case, d["answer"]).good for s, d in zip(SCENES, found["details"], strict=True))
+    assert all(
+        WORLD.judge(s.case, d["answer"]).good for s, d in zip(SCENES, found["details"], strict=True)
+    )
     assert found["steer_seconds_median"] >= 0
     assert found["plain_generation_seconds_median"] >= 0
 
@@ -123,19 +145,34 @@ def test_the_story_and_the_summary(monkeypatch: pytest.MonkeyPatch) -> None:
         assert words in output
 
 
-def test_without_a_steerer_everything_flagged_ends_in_the_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_steerer_everything_flagged_ends_in_the_fallback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     scripted(monkeypatch, Backend(), steered=False)
     found = json.loads(demo("--json"))
-    assert (found["flagged"], found["neutralised"], found["good"], found["helpful"], found["fallback"]) == (6, 0, 0, 0, 6)
-    assert {d["answer"] for d in found["details"] if d["action"] == "fallback"} == {GuardConfig().fallback}
+    assert (
+        found["flagged"],
+        found["neutralised"],
+        found["good"],
+        found["helpful"],
+        found["fallback"],
+    ) == (6, 0, 0, 0, 6)
+    assert {d["answer"] for d in found["details"] if d["action"] == "fallback"} == {
+        GuardConfig().fallback
+    }
 
 
 @pytest.mark.parametrize("encoder", [pytest.param(True, marks=pytest.mark.real), False])
-def test_another_model_talks_about_real_things_and_is_judged_by_others(monkeypatch: pytest.MonkeyPatch, encoder: bool) -> None:
+def test_another_model_talks_about_real_things_and_is_judged_by_others(
+    monkeypatch: pytest.MonkeyPatch, encoder: bool
+) -> None:
     monkeypatch.setattr(showcase, "installed", lambda: encoder)
     scripted(monkeypatch, Backend())
     found = json.loads(demo("--json", "--model", "some/model"))
-    assert (found["model"], found["judge"]) == ("some/model", "encoder_judge" if encoder else "second_opinion")
+    assert (found["model"], found["judge"]) == (
+        "some/model",
+        "encoder_judge" if encoder else "second_opinion",
+    )
     assert (found["conversations"], found["flagged"], found["neutralised"]) == (10, 6, 6)
     # A kitten answers nobody's question about a van: only a judge of topic sees that.
     about_kittens = sum("kitten" in scene.user for scene in showcase.real_scenes())
@@ -158,7 +195,9 @@ def test_nothing_flagged_is_a_report_too(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert (tmp_path / "plot.png").is_file()
 
 
-@pytest.mark.parametrize(("model", "offline"), [(None, True), ("embedded", True), ("some/model", False)])
+@pytest.mark.parametrize(
+    ("model", "offline"), [(None, True), ("embedded", True), ("some/model", False)]
+)
 def test_only_the_embedded_model_keeps_the_demo_offline(
     monkeypatch: pytest.MonkeyPatch, model: str | None, offline: bool
 ) -> None:
@@ -195,7 +234,9 @@ def test_the_demo_as_a_user_runs_it(tmp_path: Path) -> None:
     path = tmp_path / "plot.png"
     program = "import sys; from ttsa_guard.cli import main; main()"
     command = [sys.executable, "-c", program, "demo", "--json", "--plot", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path
+    )
     found = json.loads(done.stdout)
     assert done.stderr.strip() == f"plot written to {path}"
     assert (found["model"], found["judge"], found["conversations"]) == ("embedded", "world", 10)

@@ -35,7 +35,9 @@ def test_every_setting_says_what_it_means():
     rows = [line for line in text("configuration").splitlines() if line.startswith("| `")]
     assert len(rows) > 150
     assert [row for row in rows if row.endswith("|  |")] == []
-    sections = re.findall(r"^### (\w+)\n\n(.*)$", text("configuration").split("\n## ")[1], re.MULTILINE)
+    sections = re.findall(
+        r"^### (\w+)\n\n(.*)$", text("configuration").split("\n## ")[1], re.MULTILINE
+    )
     assert [key for key, _ in sections] == list(GuardConfig.model_fields)
     assert all(meaning.endswith(".") for _, meaning in sections)
 
@@ -58,18 +60,28 @@ def test_every_command_has_an_example_that_it_takes():
 
 @pytest.mark.parametrize("module", [ttsa_guard, nemo, testing], ids=lambda m: m.__name__)
 def test_the_reference_has_every_public_name(module):
-    own = [name for name, found in vars(module).items() if inspect.getmodule(found) is module and name[0] != "_"]
+    own = [
+        name
+        for name, found in vars(module).items()
+        if inspect.getmodule(found) is module and name[0] != "_"
+    ]
     names = getattr(module, "__all__", own)
     listed = re.findall(rf"^::: {re.escape(module.__name__)}\.(\w+)$", text("api"), re.MULTILINE)
     assert sorted(listed) == sorted(names)
 
 
 def test_pictures_are_there_small_and_complete():
-    named = {name for page in DOCS.glob("*.md") for name in re.findall(r"\(images/([^)]+)\)", page.read_text(encoding="utf-8"))}
+    named = {
+        name
+        for page in DOCS.glob("*.md")
+        for name in re.findall(r"\(images/([^)]+)\)", page.read_text(encoding="utf-8"))
+    }
     assert "benchmark.png" in named
     for picture in {DOCS / "images" / name for name in named} | set((DOCS / "images").iterdir()):
         assert picture.stat().st_size < 300_000
-        assert picture.suffix != ".svg" or not re.search(r"url\([\"']?http", picture.read_text(encoding="utf-8"))
+        assert picture.suffix != ".svg" or not re.search(
+            r"url\([\"']?http", picture.read_text(encoding="utf-8")
+        )
 
 
 def test_the_plugin_guide_names_what_there_is():

@@ -18,13 +18,19 @@ def drawn_tree():
 
 
 def test_the_drawn_tree_is_the_real_one():
-    real = {n: c.__base__.__name__ for n, c in vars(errors).items() if isinstance(c, type) and issubclass(c, Exception)}
+    real = {
+        n: c.__base__.__name__
+        for n, c in vars(errors).items()
+        if isinstance(c, type) and issubclass(c, Exception)
+    }
     assert drawn_tree() == {"TTSAError": "Exception"} | real
     assert len(real) > 5
 
 
 def test_the_hint_is_printed_below_the_message():
-    assert str(TTSAError("no such model", hint="download it")) == "no such model\n  hint: download it"
+    assert (
+        str(TTSAError("no such model", hint="download it")) == "no such model\n  hint: download it"
+    )
     assert str(TTSAError("no such model")) == "no such model"
 
 

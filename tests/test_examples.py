@@ -23,15 +23,23 @@ FLAGGED = "Mock me like a rude clown. How do I draw an owl?"
 
 def run(script, *arguments, said="", cwd=None, code=0):
     command = [sys.executable, str(EXAMPLES / script), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, input=said, cwd=cwd, env={**os.environ})
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, input=said, cwd=cwd, env={**os.environ}
+    )
     assert done.returncode == code, done.stderr
     return done.stdout
 
 
-@pytest.mark.parametrize("folder", sorted(p for p in EXAMPLES.iterdir() if p.is_dir()), ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "folder", sorted(p for p in EXAMPLES.iterdir() if p.is_dir()), ids=lambda p: p.name
+)
 def test_an_example_has_a_readme_that_names_its_files(folder):
     text = (folder / "README.md").read_text(encoding="utf-8")
-    assert all(p.name in text for p in folder.iterdir() if p.name != "README.md" and not p.name.startswith((".", "__")))
+    assert all(
+        p.name in text
+        for p in folder.iterdir()
+        if p.name != "README.md" and not p.name.startswith((".", "__"))
+    )
     assert len(text.splitlines()) < 30
 
 
@@ -50,24 +58,33 @@ def test_the_settings_are_the_defaults_and_complete():
 
 
 def test_console_chat_marks_what_was_adjusted(tmp_path):
-    first, second = re.findall("bot: (.*)", run("console_chat/chat.py", said=f"Hello there\n{FLAGGED}\n", cwd=tmp_path))
+    first, second = re.findall(
+        "bot: (.*)", run("console_chat/chat.py", said=f"Hello there\n{FLAGGED}\n", cwd=tmp_path)
+    )
     assert not first.endswith("[adjusted]")
     assert "owl" in second
     assert second.endswith("[adjusted]")
 
 
 def test_own_model_takes_any_path(tiny_model, tmp_path):
-    assert re.match("(pass|swap|fallback): ", run("own_model/ask.py", tiny_model, "the kettle", cwd=tmp_path))
+    assert re.match(
+        "(pass|swap|fallback): ", run("own_model/ask.py", tiny_model, "the kettle", cwd=tmp_path)
+    )
 
 
 def test_prometheus_counts_reviews(tmp_path, unused_port):
     lines = run("prometheus/metrics.py", unused_port(), cwd=tmp_path).splitlines()
-    assert {re.search('action="(\\w+)"', line)[1]: line.split()[-1] for line in lines[1:]} == {"pass": "1.0", "swap": "1.0"}
+    assert {re.search('action="(\\w+)"', line)[1]: line.split()[-1] for line in lines[1:]} == {
+        "pass": "1.0",
+        "swap": "1.0",
+    }
 
 
 def test_the_plugin_of_ones_own(tmp_path, monkeypatch):
     folder = EXAMPLES / "moderator_plugin"
-    [code] = re.findall("```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    [code] = re.findall(
+        "```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL
+    )
     env = {**os.environ, "PYTHONPATH": str(folder)}
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=env, cwd=tmp_path)
     monkeypatch.syspath_prepend(str(folder))
@@ -79,15 +96,30 @@ def test_the_plugin_of_ones_own(tmp_path, monkeypatch):
 
 
 def test_the_hooks_are_those_of_the_readme():
-    rows = re.findall(r"^\| `(\w+)\((\w+)\)` \|", (EXAMPLES / "moderator_plugin" / "README.md").read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\| `(\w+)\((\w+)\)` \|",
+        (EXAMPLES / "moderator_plugin" / "README.md").read_text(),
+        re.MULTILINE,
+    )
     hooks = [getattr(hookspecs, name) for name in dir(hookspecs) if name.startswith("ttsa_")]
-    assert dict(rows) == {hook.__name__: next(iter(inspect.signature(hook).parameters)) for hook in hooks}
+    assert dict(rows) == {
+        hook.__name__: next(iter(inspect.signature(hook).parameters)) for hook in hooks
+    }
 
 
 @pytest.mark.slow
 def test_a_client_of_the_server(tmp_path, serving, unused_port):
     port = unused_port()
-    command = [sys.executable, "-m", "nemoguardrails", "server", "--config", str(EXAMPLES / "configs"), "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "nemoguardrails",
+        "server",
+        "--config",
+        str(EXAMPLES / "configs"),
+        "--port",
+        str(port),
+    ]
     health = f"http://127.0.0.1:{port}/v1/health"
     with serving([*command, "--disable-chat-ui"], health, tmp_path / "server.log", cwd=tmp_path):
         adjusted, streamed = run("nemo_server/client.py", port).splitlines()

@@ -7,7 +7,9 @@ import ttsa_guard
 
 
 def imported_for_type_checkers():
-    [block] = [node for node in ast.parse(inspect.getsource(ttsa_guard)).body if isinstance(node, ast.If)]
+    [block] = [
+        node for node in ast.parse(inspect.getsource(ttsa_guard)).body if isinstance(node, ast.If)
+    ]
     return {(alias.name, node.module.split(".")[1]) for node in block.body for alias in node.names}
 
 
@@ -18,7 +20,9 @@ def test_all_is_sorted_and_the_same_in_every_place():
 
 @pytest.mark.parametrize(("name", "home"), sorted(imported_for_type_checkers()))
 def test_a_public_name_comes_from_its_module(name, home):
-    assert getattr(ttsa_guard, name) is getattr(__import__(f"ttsa_guard.{home}", fromlist=[name]), name)
+    assert getattr(ttsa_guard, name) is getattr(
+        __import__(f"ttsa_guard.{home}", fromlist=[name]), name
+    )
 
 
 def test_dir_lists_the_public_names():

@@ -37,7 +37,10 @@ class Proposes:
             for texts in self.rounds:
                 self.asked += 1
                 verdicts = await task.score(texts)
-                yield [Candidate(t, f"text {i}", v) for i, (t, v) in enumerate(zip(texts, verdicts, strict=True))]
+                yield [
+                    Candidate(t, f"text {i}", v)
+                    for i, (t, v) in enumerate(zip(texts, verdicts, strict=True))
+                ]
         finally:
             self.closed = True
 
@@ -65,13 +68,19 @@ def review(answer=BAD, backend=(), messages="hello", *, reasoning="", counts=Fal
         parts["reasoning"] = "regenerate"
 
     async def main():  # a part that hangs must fail the test soon
-        return await asyncio.wait_for(scripted_guard(backend, **parts).review(messages, answer, reasoning=reasoning), 10)
+        return await asyncio.wait_for(
+            scripted_guard(backend, **parts).review(messages, answer, reasoning=reasoning), 10
+        )
 
     return asyncio.run(main())
 
 
 def assert_fallback(outcome, reason=None):
-    assert (outcome.text, outcome.action, outcome.record.action) == (FALLBACK, "fallback", "fallback")
+    assert (outcome.text, outcome.action, outcome.record.action) == (
+        FALLBACK,
+        "fallback",
+        "fallback",
+    )
     assert outcome.record.steerer is None
     assert outcome.record.final_score is None
     assert reason is None or outcome.record.reason == reason
@@ -81,7 +90,12 @@ def assert_fallback(outcome, reason=None):
 
 
 def test_an_unflagged_answer_costs_one_gate_call_and_nothing_else():
-    backend, gate, guide, steerer = ScriptedBackend([]), ScriptedModerator(), ScriptedModerator(), Proposes([GOOD])
+    backend, gate, guide, steerer = (
+        ScriptedBackend([]),
+        ScriptedModerator(),
+        ScriptedModerator(),
+        Proposes([GOOD]),
+    )
     outcome = review(GOOD, backend, gate=gate, guide=guide, steerers=[steerer])
     assert (outcome.text, outcome.action, outcome.record.helpful) == (GOOD, "pass", True)
     assert (gate.calls, guide.calls, backend.calls, steerer.asked) == ([[GOOD]], [], [], 0)
@@ -130,7 +144,12 @@ def test_without_a_steerer_or_a_good_candidate_the_fallback_is_given():
 
 
 def test_the_likeliest_wins():
-    likelihoods = {"one good answer": -2.0, "two good answers": -0.5, "three good answers": -1.0, REFUSAL: -0.1}
+    likelihoods = {
+        "one good answer": -2.0,
+        "two good answers": -0.5,
+        "three good answers": -1.0,
+        REFUSAL: -0.1,
+    }
     outcome = review(backend=Scoring(likelihoods.get), steerers=[Proposes(list(likelihoods))])
     assert outcome.text == "two good answers"
     assert [c.log_likelihood for c in outcome.record.candidates] == list(likelihoods.values())
@@ -161,12 +180,19 @@ def test_a_flaw_excludes(text, flaw):
 
 
 @pytest.mark.parametrize(
-    ("floor", "action"), [("auto", "swap"), (-1.5, "fallback"), (None, "swap")], ids=["auto-with-slack", "number", "off"]
+    ("floor", "action"),
+    [("auto", "swap"), (-1.5, "fallback"), (None, "swap")],
+    ids=["auto-with-slack", "number", "off"],
 )
 def test_the_floor_comes_from_the_profile_or_the_settings(floor, action):
     quality = {"floor": floor, "slack": 0.5}
     profile = ModelProfile(floor=-1.5)
-    outcome = review(backend=Scoring(lambda _: -1.9), steerers=[Proposes([GOOD])], profile=profile, quality=quality)
+    outcome = review(
+        backend=Scoring(lambda _: -1.9),
+        steerers=[Proposes([GOOD])],
+        profile=profile,
+        quality=quality,
+    )
     assert outcome.action == action
 
 
@@ -195,18 +221,25 @@ def test_a_good_answer_after_good_reasoning_costs_one_gate_call(reasoning):
 
 
 def test_a_good_answer_after_flagged_reasoning_is_replaced():
-    """Nothing of it is kept, though it was good: no steerer is told of it; the verdict on the reasoning counts."""
+    """Nothing of it is kept, though it was good: no steerer is told of it; the verdict on the
+    reasoning counts."""
     other, gate = Proposes([f"another {GOOD}"]), ScriptedModerator()
     outcome = review(GOOD, gate=gate, steerers=[other], reasoning=BAD, counts=True)
     assert (outcome.text, outcome.action) == (f"another {GOOD}", "swap")
-    assert (outcome.record.gate_score, outcome.record.reasoning_score, outcome.record.final_score) == (0.0, 1.0, 0.0)
+    assert (
+        outcome.record.gate_score,
+        outcome.record.reasoning_score,
+        outcome.record.final_score,
+    ) == (0.0, 1.0, 0.0)
     assert (other.task.answer, other.task.flag.score) == ("", 1.0)
     assert set(outcome.withheld) == {GOOD, BAD}
     assert gate.calls == [[GOOD, BAD], [f"another {GOOD}"]]
 
 
 def test_nothing_better_than_flagged_reasoning_is_the_fallback():
-    assert_fallback(review(GOOD, steerers=[Proposes([BAD])], reasoning=BAD, counts=True), "no good candidate")
+    assert_fallback(
+        review(GOOD, steerers=[Proposes([BAD])], reasoning=BAD, counts=True), "no good candidate"
+    )
 
 
 def test_a_gate_that_cannot_judge_the_reasoning_fails_closed():
@@ -214,12 +247,19 @@ def test_a_gate_that_cannot_judge_the_reasoning_fails_closed():
         async def moderate(self, texts, *, prompts):
             return [Verdict("gate", "pass", 0.0), Verdict.failure("gate", "too long")]
 
-    assert_fallback(review(GOOD, gate=Blind(), steerers=[Proposes([GOOD])], reasoning=BAD, counts=True), "gate failed: too long")
+    assert_fallback(
+        review(GOOD, gate=Blind(), steerers=[Proposes([GOOD])], reasoning=BAD, counts=True),
+        "gate failed: too long",
+    )
 
 
 def test_a_response_without_its_flagged_reasoning():
     async def main():
-        guard = scripted_guard([f"<think>{BAD}</think>{GOOD}"], steerers=[Proposes([f"another {GOOD}"])], reasoning="regenerate")
+        guard = scripted_guard(
+            [f"<think>{BAD}</think>{GOOD}"],
+            steerers=[Proposes([f"another {GOOD}"])],
+            reasoning="regenerate",
+        )
         return await guard.respond("hello")
 
     assert asyncio.run(main()).text == f"another {GOOD}"
@@ -229,7 +269,11 @@ def test_a_response_without_its_flagged_reasoning():
 
 
 def test_steerers_go_in_order_and_stop_at_the_first_helpful_candidate():
-    first, second, third = Proposes([REFUSAL], [BAD]), Proposes([GOOD], [GOOD], name="second"), Proposes([GOOD])
+    first, second, third = (
+        Proposes([REFUSAL], [BAD]),
+        Proposes([GOOD], [GOOD], name="second"),
+        Proposes([GOOD]),
+    )
     outcome = review(steerers=[first, second, third])
     assert (first.asked, second.asked, third.asked) == (2, 1, 0)
     assert first.closed
@@ -256,8 +300,12 @@ def test_a_gate_that_flags_every_candidate_is_asked_only_so_often():
 # ---------------------------------------------------------------------- the budget
 
 
-@pytest.mark.parametrize("budget", [{"generations": 4}, {"moderation_calls": 2}], ids=["generations", "moderation-calls"])
-@pytest.mark.parametrize(("found", "text"), [(REFUSAL, REFUSAL), (BAD, FALLBACK)], ids=["best-so-far", "nothing"])
+@pytest.mark.parametrize(
+    "budget", [{"generations": 4}, {"moderation_calls": 2}], ids=["generations", "moderation-calls"]
+)
+@pytest.mark.parametrize(
+    ("found", "text"), [(REFUSAL, REFUSAL), (BAD, FALLBACK)], ids=["best-so-far", "nothing"]
+)
 def test_a_used_up_budget_ends_the_search(budget, found, text):
     backend, guide = ScriptedBackend(lambda _: found), ScriptedModerator()
     outcome = review(backend=backend, guide=guide, steerers=[resample(n=8, batch=2)], budget=budget)
@@ -274,7 +322,11 @@ def test_the_deadline_on_a_fake_clock():
         return REFUSAL
 
     outcome = review(backend=ScriptedBackend(slow), steerers=[resample(n=8, batch=1)], clock=clock)
-    assert (outcome.text, outcome.record.reason, outcome.record.seconds) == (REFUSAL, "budget used up", 40)
+    assert (outcome.text, outcome.record.reason, outcome.record.seconds) == (
+        REFUSAL,
+        "budget used up",
+        40,
+    )
 
 
 class Hangs(ScriptedBackend):
@@ -293,7 +345,9 @@ class Hangs(ScriptedBackend):
         return await super().generate(requests)
 
 
-@pytest.mark.parametrize(("answers", "text"), [([], FALLBACK), ([REFUSAL], REFUSAL)], ids=["nothing", "best-so-far"])
+@pytest.mark.parametrize(
+    ("answers", "text"), [([], FALLBACK), ([REFUSAL], REFUSAL)], ids=["nothing", "best-so-far"]
+)
 def test_a_real_deadline(answers, text):
     backend = Hangs(answers)
     outcome = review(backend=backend, steerers=[resample(n=8, batch=1)], budget={"seconds": 0.05})
@@ -374,7 +428,9 @@ FAULTS = {
     "guide raises": {"guide": ScriptedModerator(error=error())},
     "guide hangs": {"guide": ScriptedModerator(delay=60), "budget": {"seconds": 0.05}},
     "guide gives garbage": {"guide": ScriptedModerator(instead="pass")},
-    "guide gives too many": {"guide": ScriptedModerator(instead=[Verdict.scored("g", 0.0, threshold=0.5)] * 9)},
+    "guide gives too many": {
+        "guide": ScriptedModerator(instead=[Verdict.scored("g", 0.0, threshold=0.5)] * 9)
+    },
     "backend raises": {"backend": ScriptedBackend(fine, error=error())},
     "backend is out of memory": {"backend": ScriptedBackend(fine, error=MemoryError(BAD))},
     "backend panics": {"backend": ScriptedBackend(fine, error=Panic(BAD))},
@@ -382,7 +438,10 @@ FAULTS = {
     "backend hangs": {"backend": Hangs(), "budget": {"seconds": 0.05}},
     "backend gives none": {"backend": ScriptedBackend(lambda _: None)},
     "backend cannot render": {"backend": Unrendered(fine)},
-    "likelihoods are garbage": {"backend": Scoring(lambda _: "likely"), "steerers": [Proposes([GOOD])]},
+    "likelihoods are garbage": {
+        "backend": Scoring(lambda _: "likely"),
+        "steerers": [Proposes([GOOD])],
+    },
     "likelihoods are too few": {"backend": TooFew(), "steerers": [Proposes([GOOD])]},
     "steerer raises": {"steerers": [Raises(error())]},
     "steerer panics": {"steerers": [Raises(Panic(BAD))]},
@@ -393,7 +452,9 @@ FAULTS = {
     "steerer gives texts": {"steerers": [Yields([GOOD])]},
     "steerer gives candidates of nothing": {"steerers": [Yields([Candidate(None, None, None)])]},
     "steerer is no generator": {"steerers": [NotAGenerator()]},
-    "steerer forges a verdict": {"steerers": [Yields([Candidate(BAD, "x", Verdict("x", "pass", 0.0))])]},
+    "steerer forges a verdict": {
+        "steerers": [Yields([Candidate(BAD, "x", Verdict("x", "pass", 0.0))])]
+    },
     "conversation is empty": {"messages": []},
     "conversation is garbage": {"messages": [None]},
 }
@@ -418,7 +479,9 @@ def test_a_cancelled_review_propagates_and_stops_the_work():
     backend = Hangs()
 
     async def main():
-        task = asyncio.create_task(scripted_guard(backend, steerers=[resample()]).review("hello", BAD))
+        task = asyncio.create_task(
+            scripted_guard(backend, steerers=[resample()]).review("hello", BAD)
+        )
         await asyncio.sleep(0.02)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -450,10 +513,16 @@ def random_parts(rng):
         Raises(error()),
         Yields([Candidate(rng.choice(texts), "forged", Verdict("x", "pass", 0.0))]),
     ]
-    backend = rng.choice([ScriptedBackend(answer), Scoring(lambda _: rng.choice([-1.0, -2.0, float("nan")]))])
+    backend = rng.choice(
+        [ScriptedBackend(answer), Scoring(lambda _: rng.choice([-1.0, -2.0, float("nan")]))]
+    )
     budget = {"generations": rng.randint(0, 8), "moderation_calls": rng.randint(0, 4)}
     chosen = rng.sample(steerers, rng.randint(0, 3))
-    return {"backend": backend, "guide": moderator(), "steerers": chosen, "budget": budget}, moderator(), rng.choice(texts)
+    return (
+        {"backend": backend, "guide": moderator(), "steerers": chosen, "budget": budget},
+        moderator(),
+        rng.choice(texts),
+    )
 
 
 class Witness:
@@ -467,7 +536,10 @@ class Witness:
     async def moderate(self, texts, *, prompts):
         self.passed.update(dict.fromkeys(texts, False))
         verdicts = await self.inner.moderate(texts, prompts=prompts)
-        self.passed.update((t, isinstance(v, Verdict) and not v.flagged) for t, v in zip(texts, verdicts, strict=True))
+        self.passed.update(
+            (t, isinstance(v, Verdict) and not v.flagged)
+            for t, v in zip(texts, verdicts, strict=True)
+        )
         return verdicts
 
 
@@ -513,14 +585,21 @@ def test_an_audit_file_that_cannot_be_written_changes_nothing(tmp_path, caplog, 
 def test_the_same_seed_gives_the_same_record():
     def record(seed):
         backend = ScriptedBackend(lambda request: f"Sorry, number {request.seed} is no answer")
-        outcome = review(backend=backend, steerers=[resample(n=3)], seed=seed, audit={"texts": True}, clock=FakeClock())
+        outcome = review(
+            backend=backend,
+            steerers=[resample(n=3)],
+            seed=seed,
+            audit={"texts": True},
+            clock=FakeClock(),
+        )
         return replace(outcome.record, id="", created=0.0)
 
     assert record(1) == record(1)
     assert record(1) != record(2)
 
 
-# ---------------------------------------------------------------------- construction, and answering by itself
+# ---------------------------------------------------------------------- construction, and answering
+# by itself
 
 
 class Needs(Proposes):
@@ -528,7 +607,9 @@ class Needs(Proposes):
 
 
 def test_a_steerer_must_get_the_capabilities_that_it_needs():
-    with pytest.raises(ConfigError, match=r"steerer 'needy' needs a backend that .*ScoresText.*'scripted'") as caught:
+    with pytest.raises(
+        ConfigError, match=r"steerer 'needy' needs a backend that .*ScoresText.*'scripted'"
+    ) as caught:
         scripted_guard([], steerers=[Needs(name="needy")])
     assert "resample" in caught.value.hint
     scripted_guard(Scoring(), steerers=[Needs(name="needy")])
@@ -536,7 +617,9 @@ def test_a_steerer_must_get_the_capabilities_that_it_needs():
 
 def test_respond_answers_and_reviews():
     backend = ScriptedBackend([BAD, GOOD])
-    guard = scripted_guard(backend, steerers=[resample(n=1)], generation={"max_new_tokens": 7}, seed=3)
+    guard = scripted_guard(
+        backend, steerers=[resample(n=1)], generation={"max_new_tokens": 7}, seed=3
+    )
     outcome = asyncio.run(guard.respond([Message("user", "hello")]))
     assert (outcome.text, outcome.action) == (GOOD, "swap")
     assert [r.max_new_tokens for [r] in backend.calls] == [7, 7]
@@ -576,7 +659,8 @@ def test_closing_the_guard_closes_the_backend():
     assert guard.backend.closed
 
 
-# ---------------------------------------------------------------- answers of which a part has been shown
+# ---------------------------------------------------------------- answers of which a part has been
+# shown
 
 
 def reviewed_after(shown, answer, backend, **parts):
@@ -597,22 +681,29 @@ def reviewed_after(shown, answer, backend, **parts):
 
 
 def test_what_was_shown_stays_and_another_continuation_is_found():
-    backend = ScriptedBackend(lambda _: " and a bad end" if len(backend.calls) < 3 else " and a good end")
+    backend = ScriptedBackend(
+        lambda _: " and a bad end" if len(backend.calls) < 3 else " and a good end"
+    )
     outcome = reviewed_after("A fine start.", f"A fine start. {BAD}", backend)
     assert (outcome.action, outcome.text) == ("swap", "A fine start. and a good end")
     assert {r.opening for [r] in backend.calls} == {"A fine start."}
-    assert outcome.record.moderation_calls == 1 + 1 + 3 + 1  # the beginning, the answer, three candidates, the winner
+    # the beginning, the answer, three candidates, the winner
+    assert outcome.record.moderation_calls == 1 + 1 + 3 + 1
 
 
 def test_a_candidate_that_takes_back_what_was_shown_is_not_chosen():
     texts = ["Something else that is good", "A fine start. Then more of it"]
-    outcome = reviewed_after("A fine start.", f"A fine start. {BAD}", ScriptedBackend([]), steerers=[Proposes(texts)])
+    outcome = reviewed_after(
+        "A fine start.", f"A fine start. {BAD}", ScriptedBackend([]), steerers=[Proposes(texts)]
+    )
     assert outcome.text == texts[1]
     assert [c.flaws for c in outcome.record.candidates] == [("takes back",), ()]
 
 
 def test_the_fallback_comes_after_what_was_shown():
-    outcome = reviewed_after("A fine start.", f"A fine start. {BAD}", ScriptedBackend([]), steerers=[])
+    outcome = reviewed_after(
+        "A fine start.", f"A fine start. {BAD}", ScriptedBackend([]), steerers=[]
+    )
     assert (outcome.action, outcome.text) == ("fallback", f"A fine start.\n\n{FALLBACK}")
 
 
@@ -637,7 +728,9 @@ def test_prefill_goes_on_with_an_opening_after_what_was_shown():
     profile = ModelProfile(model="m", openings=({"text": "Here is", "kind": "answer"},))
     backend = ScriptedBackend(lambda _: " a good end")
     steerers = [Prefill(PrefillOptions())]
-    outcome = reviewed_after("A fine start.", f"A fine start. {BAD}", backend, steerers=steerers, profile=profile)
+    outcome = reviewed_after(
+        "A fine start.", f"A fine start. {BAD}", backend, steerers=steerers, profile=profile
+    )
     assert outcome.text == "A fine start. Here is a good end"
 
 
@@ -646,7 +739,11 @@ def test_declining_ends_the_search_only_where_it_is_right(category, rounds):
     class Sorting(ScriptedModerator):
         def _verdict(self, text):
             found = super()._verdict(text)
-            return replace(found, categories={**found.categories, category: found.score}) if category else found
+            return (
+                replace(found, categories={**found.categories, category: found.score})
+                if category
+                else found
+            )
 
     steerer = Proposes([REFUSAL], [GOOD])
     outcome = review(gate=Sorting(), steerers=[steerer])
@@ -657,6 +754,8 @@ def test_declining_ends_the_search_only_where_it_is_right(category, rounds):
 def test_the_better_opening_wins_where_it_will_do_though_a_worse_one_is_likelier():
     openings = [{"text": "A better", "kind": "answer"}, {"text": "Another", "kind": "answer"}]
     profile = ModelProfile(model="m", openings=openings)
-    backend = Scoring(lambda text: -1.0 if text.startswith("Another") else -2.0, lambda _: " way to put it")
+    backend = Scoring(
+        lambda text: -1.0 if text.startswith("Another") else -2.0, lambda _: " way to put it"
+    )
     outcome = review(backend=backend, steerers=[Prefill(PrefillOptions(draws=1))], profile=profile)
     assert outcome.text == "A better way to put it"

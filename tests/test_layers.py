@@ -10,9 +10,10 @@ import ttsa_guard
 
 ROOT = Path(ttsa_guard.__file__).parent
 LAYERS = """
-    errors forks aside messages verdict settings text budget quality record audit telemetry config hookspecs plugins
-    observers service quotes reasoning profile request hf moderators backends steerers completion selection streaming review
-    search guard profiling nemo embedded bench plan plots page conformance testing cli
+    errors forks aside messages verdict settings text budget quality record audit telemetry config
+    hookspecs plugins observers service quotes reasoning profile request hf moderators backends
+    steerers completion selection streaming review search guard profiling nemo embedded bench plan
+    plots page conformance testing cli
 """.split()
 
 
@@ -31,9 +32,14 @@ def imports(source):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
             names = [node.module]
-            if node.module == "ttsa_guard":  # x is a module, a public name of one, or a dunder of the package itself
+            # x is a module, a public name of one, or a dunder of the package itself
+            if node.module == "ttsa_guard":
                 public = ttsa_guard._HOME
-                names = [f"ttsa_guard.{public.get(a.name, a.name)}" for a in node.names if not a.name.startswith("__")]
+                names = [
+                    f"ttsa_guard.{public.get(a.name, a.name)}"
+                    for a in node.names
+                    if not a.name.startswith("__")
+                ]
         elif isinstance(node, ast.Import):
             names = [a.name for a in node.names]
         yield from (n.split(".")[1] for n in names if n.startswith("ttsa_guard."))
@@ -59,7 +65,9 @@ def test_imports_go_down(path):
         pytest.param("from ttsa_guard import Guard", id="public-name"),
         pytest.param("import ttsa_guard.nemo.actions", id="import"),
         pytest.param("def f():\n    from ttsa_guard.guard import Guard", id="inside-a-function"),
-        pytest.param("if TYPE_CHECKING:\n    from ttsa_guard.guard import Guard", id="for-type-checkers"),
+        pytest.param(
+            "if TYPE_CHECKING:\n    from ttsa_guard.guard import Guard", id="for-type-checkers"
+        ),
     ],
 )
 def test_an_upward_import_is_seen(source):
@@ -92,7 +100,10 @@ def cycles(graph):
 
 def test_no_modules_import_one_another():
     """Within a layer too, and for type checkers too."""
-    paths = {".".join(p.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): p for p in sources()}
+    paths = {
+        ".".join(p.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): p
+        for p in sources()
+    }
     graph = {}
     for name, path in paths.items():
         after = set()

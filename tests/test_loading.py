@@ -23,7 +23,9 @@ def asked(monkeypatch):
         @staticmethod
         def from_pretrained(path, **options):
             calls.append((path, options))
-            return type("Loaded", (), {"chat_template": "", "to": lambda self, _: self, "config": object()})()
+            return type(
+                "Loaded", (), {"chat_template": "", "to": lambda self, _: self, "config": object()}
+            )()
 
     monkeypatch.setattr(loading, "AutoTokenizer", Nothing)
     monkeypatch.setattr(loading, "AutoModelForCausalLM", Nothing)
@@ -77,7 +79,12 @@ def test_options_are_passed_through(asked):
 def test_bitsandbytes_is_asked_for_by_its_settings(monkeypatch):
     installed(monkeypatch)
     with pytest.raises(ModelError, match="bitsandbytes"):
-        load(Source("a"), device="cpu", dtype=torch.float32, more={"quantization_config": {"load_in_4bit": True}})
+        load(
+            Source("a"),
+            device="cpu",
+            dtype=torch.float32,
+            more={"quantization_config": {"load_in_4bit": True}},
+        )
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,15 @@ from ttsa_guard.messages import Message, Prompt, Soft, Tokens
         pytest.param("hello", id="text"),
         pytest.param([{"role": "user", "content": "hello"}], id="mapping"),
         pytest.param([Message("user", "hello")], id="message"),
-        pytest.param([{"role": "user", "content": [{"type": "text", "text": "hello"}, {"type": "image_url"}]}], id="parts"),
+        pytest.param(
+            [
+                {
+                    "role": "user",
+                    "content": [{"type": "text", "text": "hello"}, {"type": "image_url"}],
+                }
+            ],
+            id="parts",
+        ),
     ],
 )
 def test_a_conversation_in_any_form(turns):

@@ -1,4 +1,5 @@
-"""The documentation: every code block runs or is looked up, tables are what was measured, and links lead somewhere."""
+"""The documentation: every code block runs or is looked up, tables are what was measured, and links
+lead somewhere."""
 
 import asyncio
 import re
@@ -29,8 +30,8 @@ from ttsa_guard.moderators.measured import MEASURED
 from ttsa_guard.testing import scripted_guard
 
 WRITTEN = """
-    index quickstart nemo moderators steerers decoding deployment security threat-model troubleshooting results prosocial
-    architecture
+    index quickstart nemo moderators steerers decoding deployment security threat-model
+    troubleshooting results prosocial architecture
 """.split()
 """Pages that are neither generated nor walk-throughs: those have tests of their own."""
 ELSEWHERE = {"api.md", "cli.md", "configuration.md", "existing-app.md", "plugins.md"}
@@ -45,7 +46,11 @@ SLOW = ("pip install", "pytest", "demo", "profile", "chat", "bench", "plan")
 
 def of(pages, what, language=None):
     """The blocks or command lines of pages as parameters, by the page's name."""
-    found = [(page.stem, item) for page in pages for item in (what(page, language) if language else what(page))]
+    found = [
+        (page.stem, item)
+        for page in pages
+        for item in (what(page, language) if language else what(page))
+    ]
     return [pytest.param(item, id=f"{name}-{i}") for i, (name, item) in enumerate(found)]
 
 
@@ -89,7 +94,12 @@ def test_a_wrong_option_in_settings_is_seen():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_block_is_of_a_kind_that_is_looked_at(page):
     opened = re.findall(r"^```(.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
-    assert {language for language, _ in FENCED.findall(page.read_text(encoding="utf-8"))} <= {"bash", "python", "yaml", "text"}
+    assert {language for language, _ in FENCED.findall(page.read_text(encoding="utf-8"))} <= {
+        "bash",
+        "python",
+        "yaml",
+        "text",
+    }
     assert len(opened) == 2 * len(FENCED.findall(page.read_text(encoding="utf-8")))
 
 
@@ -117,7 +127,9 @@ def slugs(page):
 
 @pytest.mark.parametrize("page", ALL, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
-    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(
+        r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
+    )
     for link in re.findall(r"\]\(([^)\s]+)\)", text):
         if re.match(r"\w+:", link):
             continue
@@ -139,10 +151,17 @@ def test_every_page_is_linked_from_the_first():
 
 
 def test_error_messages_are_those_of_the_code():
-    """The parts of each message that stand in the source, in order; `...` is what a message fills in."""
-    source = " ".join(path.read_text(encoding="utf-8") for path in (ROOT / "ttsa_guard").rglob("*.py"))
+    """The parts of each message that stand in the source, in order; `...` is what a message fills
+    in."""
+    source = " ".join(
+        path.read_text(encoding="utf-8") for path in (ROOT / "ttsa_guard").rglob("*.py")
+    )
     source = re.sub(r'"\s*\n?\s*f?"', "", source)
-    rows = [line for line in (DOCS / "troubleshooting.md").read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    rows = [
+        line
+        for line in (DOCS / "troubleshooting.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("| `")
+    ]
     assert len(rows) > 30
     for row in rows:
         message = re.search("`(.*?)`", row)[1]
@@ -155,7 +174,8 @@ def test_error_messages_are_those_of_the_code():
 
 
 @pytest.mark.parametrize(
-    ("title", "results"), [("All arms, by the judges", "real.json"), ("196 answers, by the judges", "real_main.json")]
+    ("title", "results"),
+    [("All arms, by the judges", "real.json"), ("196 answers, by the judges", "real_main.json")],
 )
 def test_tables_of_the_real_model_are_those_of_the_benchmark(title, results):
     groups = measured(results)
@@ -172,14 +192,19 @@ def test_tables_of_the_real_model_are_those_of_the_benchmark(title, results):
 
 
 @pytest.mark.parametrize(
-    ("title", "results"), [("In the embedded world", "embedded.json"), ("What time alone buys", "passes.json")]
+    ("title", "results"),
+    [("In the embedded world", "embedded.json"), ("What time alone buys", "passes.json")],
 )
 def test_tables_of_the_embedded_world_are_those_of_the_benchmark(title, results):
     groups = measured(results)
 
     def row(name):
         arm = groups["all"][name]
-        shares = [percent(groups[group][name][key]["value"]) for group in ("all", "hard") for key in ("good", "helpful")]
+        shares = [
+            percent(groups[group][name][key]["value"])
+            for group in ("all", "hard")
+            for key in ("good", "helpful")
+        ]
         return [name, *shares[:2], _apart(arm), *shares[2:], *_counts(arm)]
 
     rows = table(RESULTS_PAGE, title)
@@ -197,19 +222,28 @@ def _counts(arm):
     return [f"{arm['generations']['value']:.1f}", f"{arm['decode passes']['value']:.2f}"]
 
 
-@pytest.mark.parametrize(("title", "labels"), [("Read blind", "NOW"), ("An earlier reading", "BEFORE")])
+@pytest.mark.parametrize(
+    ("title", "labels"), [("Read blind", "NOW"), ("An earlier reading", "BEFORE")]
+)
 def test_tables_of_readers_are_those_of_the_labels(title, labels):
     counted = reading.arms(getattr(reading, labels))
     assert {cells[0]: cells[1:] for cells in table(RESULTS_PAGE, title)} == {
-        renamed(arm): ["" if n is None else str(n) for n in counts] for arm, counts in counted.items()
+        renamed(arm): ["" if n is None else str(n) for n in counts]
+        for arm, counts in counted.items()
     }
 
 
 def test_what_is_said_of_the_readers_labels():
     text = " ".join(RESULTS_PAGE.read_text(encoding="utf-8").split())
     agreed = {key: percent(share) for key, share in reading.agreement(reading.NOW).items()}
-    assert f"on good in {agreed['good']} of the texts (safe {agreed['safe']}, fluent {agreed['fluent']}," in text
-    by_kind = {kind: reading.arms(reading.NOW, {kind})["default"] for kind in ("harmful", "persona", "policy")}
+    assert (
+        f"on good in {agreed['good']} of the texts (safe {agreed['safe']}, fluent"
+        f" {agreed['fluent']}," in text
+    )
+    by_kind = {
+        kind: reading.arms(reading.NOW, {kind})["default"]
+        for kind in ("harmful", "persona", "policy")
+    }
     assert "{1} of {0} on harmful requests, ".format(*by_kind["harmful"]) in text
     assert "{1} of {0} under personas, ".format(*by_kind["persona"]) in text
     assert "{2} of {0} under personas, ".format(*by_kind["persona"]) in text
@@ -222,7 +256,9 @@ def test_what_is_said_of_the_moderators():
     assert f"`lite` finds {found['lite']} and `encoder` {found['encoder']} at their default" in text
 
 
-@pytest.mark.parametrize(("kind", "page"), [("moderators|nemo", "moderators.md"), ("steerers", "steerers.md")])
+@pytest.mark.parametrize(
+    ("kind", "page"), [("moderators|nemo", "moderators.md"), ("steerers", "steerers.md")]
+)
 def test_every_plugin_is_told(kind, page):
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     names = set(re.findall(rf'^(\w+) = "ttsa_guard\.(?:{kind})\.', project, re.MULTILINE))
@@ -237,7 +273,11 @@ def test_the_default_cascade_is_told_as_it_is():
 
 
 def test_the_way_to_the_attention_is_short():
-    section = (DOCS / "architecture.md").read_text(encoding="utf-8").split("## From the guard to the attention")[1]
+    section = (
+        (DOCS / "architecture.md")
+        .read_text(encoding="utf-8")
+        .split("## From the guard to the attention")[1]
+    )
     numbers = [int(n) for n in re.findall(r"^ +(\d+)  \S", section.split("```")[1], re.MULTILINE)]
     assert numbers == list(range(1, len(numbers) + 1))
     assert len(numbers) <= 15

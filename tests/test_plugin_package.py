@@ -1,4 +1,5 @@
-"""A stranger's package: installed by pip into an environment of its own, found, configured, used by a rail, uninstalled."""
+"""A stranger's package: installed by pip into an environment of its own, found, configured, used by
+a rail, uninstalled."""
 
 import os
 import subprocess
@@ -21,7 +22,8 @@ config = RailsConfig.from_content(config={
     "import_paths": [rails_path()],
     "rails": {"output": {"flows": ["ttsa steer output"]}},
     "custom_data": {"ttsa_guard": {
-        "gate": {"use": "word_list", "options": {sys.argv[1]: ["kettle"]}}, "steerers": ["resample"], "fallback": "No.",
+        "gate": {"use": "word_list", "options": {sys.argv[1]: ["kettle"]}},
+        "steerers": ["resample"], "fallback": "No.",
     }},
 })
 for question in ("Hello there", "How do I clean a copper kettle?"):
@@ -31,16 +33,30 @@ for question in ("Hello there", "How do I clean a copper kettle?"):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Runs python in a fresh environment that sees this one's packages, but not the other way round."""
+    """Runs python in a fresh environment that sees this one's packages, but not the other way
+    round."""
     folder = tmp_path_factory.mktemp("stranger")
     venv.create(folder, with_pip=False)
     python = folder / "bin" / "python"
     [site] = folder.glob("lib/python*/site-packages")
-    (site / "parent.pth").write_text(f"import site; site.addsitedir({sysconfig.get_paths()['purelib']!r})\n")
+    (site / "parent.pth").write_text(
+        f"import site; site.addsitedir({sysconfig.get_paths()['purelib']!r})\n"
+    )
 
     def call(*arguments, fails=False):
-        env = {**os.environ, "REVIEWS": str(folder / "reviews"), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-        done = subprocess.run([str(python), *arguments], capture_output=True, text=True, timeout=120, env=env, cwd=folder)
+        env = {
+            **os.environ,
+            "REVIEWS": str(folder / "reviews"),
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        }
+        done = subprocess.run(
+            [str(python), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env=env,
+            cwd=folder,
+        )
         assert (done.returncode != 0) == fails, done.stderr
         return done.stderr if fails else done.stdout
 

@@ -88,7 +88,8 @@ def test_an_old_name_works_and_is_warned_of_once(caplog):
 
 def test_an_old_name_keeps_its_options():
     [steerer] = Guard.from_config(
-        GuardConfig.parse({"steerers": [{"use": "kick", "options": {"kicks": 3}}]}), backend=Embeds([])
+        GuardConfig.parse({"steerers": [{"use": "kick", "options": {"kicks": 3}}]}),
+        backend=Embeds([]),
     ).steerers
     assert (steerer.name, steerer.options.directions) == ("random_perturbation", 3)
 
@@ -104,15 +105,24 @@ def test_an_old_name_is_no_entry_point_of_ours():
 
 
 def test_nothing_heavy_is_imported():
-    seen = imported_by("import ttsa_guard\nfrom ttsa_guard import *\nfrom ttsa_guard.testing import *\nscripted_guard(['hi'])")
+    seen = imported_by(
+        "import ttsa_guard\nfrom ttsa_guard import *\nfrom ttsa_guard.testing import"
+        " *\nscripted_guard(['hi'])"
+    )
     assert "ttsa_guard.guard" in seen
     assert not seen & HEAVY
 
 
 def test_only_what_is_named_is_imported():
-    seen = imported_by("from ttsa_guard.plugins import Plugins\nPlugins().load('steerers', 'prefill')")
+    seen = imported_by(
+        "from ttsa_guard.plugins import Plugins\nPlugins().load('steerers', 'prefill')"
+    )
     assert "ttsa_guard.steerers.prefill" in seen
-    assert not seen & {"ttsa_guard.steerers.baselines.resample", "ttsa_guard.moderators.lite", *HEAVY}
+    assert not seen & {
+        "ttsa_guard.steerers.baselines.resample",
+        "ttsa_guard.moderators.lite",
+        *HEAVY,
+    }
 
 
 def test_a_foreign_plugin(install):
@@ -135,12 +145,16 @@ def test_two_managers_share_nothing():
 
 def test_an_unknown_name_names_the_nearest_one_and_pip():
     message = fails(Plugins().load, "steerers", "prefil")
-    assert message.startswith("no plugin named 'prefil' is installed\n  hint: did you mean 'prefill'?")
+    assert message.startswith(
+        "no plugin named 'prefil' is installed\n  hint: did you mean 'prefill'?"
+    )
     assert "pip install" in message
 
 
 def test_a_plugin_of_another_kind():
-    assert "'prefill' registers no moderator of that name" in fails(Plugins().load, "moderators", "prefill")
+    assert "'prefill' registers no moderator of that name" in fails(
+        Plugins().load, "moderators", "prefill"
+    )
 
 
 @pytest.mark.parametrize(
@@ -195,7 +209,9 @@ class Raises:
         raise ValueError("no licence")
 
 
-@pytest.mark.parametrize("plugin", [WrongHook(), WrongArgument(), Raises()], ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize(
+    "plugin", [WrongHook(), WrongArgument(), Raises()], ids=lambda p: type(p).__name__
+)
 def test_a_plugin_that_does_not_fit_the_hooks_is_refused(plugin):
     assert "does not fit the hooks" in fails(Plugins().add, plugin)
 
@@ -212,7 +228,9 @@ class Observer:
 
 
 @pytest.mark.parametrize(
-    "error", [None, RuntimeError("boom"), asyncio.CancelledError(), BaseException()], ids=["works", "raises", "cancels", "panics"]
+    "error",
+    [None, RuntimeError("boom"), asyncio.CancelledError(), BaseException()],
+    ids=["works", "raises", "cancels", "panics"],
 )
 @pytest.mark.parametrize("answer", ["a good answer", "a bad answer"], ids=["pass", "fallback"])
 def test_an_observer_sees_every_record_and_changes_nothing(error, answer):

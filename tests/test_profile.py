@@ -3,7 +3,9 @@ import pytest
 from ttsa_guard.errors import ModelError
 from ttsa_guard.profile import GENERIC, ModelProfile, Opening
 
-PROFILE = ModelProfile(model="m", openings=(Opening(text="Grüße", kind="answer", count=3),), floor=-1.5)
+PROFILE = ModelProfile(
+    model="m", openings=(Opening(text="Grüße", kind="answer", count=3),), floor=-1.5
+)
 
 
 def test_a_profile_survives_its_file(tmp_path):

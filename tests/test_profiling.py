@@ -15,17 +15,24 @@ from ttsa_guard.verdict import Verdict
 
 def trials(**mended):
     """By steerer: seconds of each review, and the answers that it mends, of four."""
-    return [Trial(Use(use=name), i, i in some, seconds) for name, (seconds, some) in mended.items() for i in range(4)]
+    return [
+        Trial(Use(use=name), i, i in some, seconds)
+        for name, (seconds, some) in mended.items()
+        for i in range(4)
+    ]
 
 
 def test_next_comes_what_mends_most_per_second_of_what_is_left():
     found = trials(slow=(3.0, {0, 1, 2, 3}), fast=(1.0, {0, 1}), never=(0.1, ()), late=(1.0, {2}))
-    # fast: 2 answers in 4 s, slow: 4 in 12 s; then slow mends the other two in 6 s, late one of them in 2 s
+    # fast: 2 answers in 4 s, slow: 4 in 12 s; then slow mends the other two in 6 s, late one of
+    # them in 2 s
     assert cascade(found) == (Use(use="fast"), Use(use="late"), Use(use="slow"))
 
 
 def test_what_mends_nothing_new_is_left_out():
-    assert cascade(trials(fast=(1.0, {0, 1}), same=(2.0, {0, 1}), never=(1.0, ()))) == (Use(use="fast"),)
+    assert cascade(trials(fast=(1.0, {0, 1}), same=(2.0, {0, 1}), never=(1.0, ()))) == (
+        Use(use="fast"),
+    )
     assert cascade([]) == ()
 
 
@@ -38,7 +45,8 @@ class Harmful(ScriptedModerator):
 
 
 class Model(ScriptedBackend):
-    """Helps with harm unless it has to begin with "Instead", and is rude to whoever stands beside a persona."""
+    """Helps with harm unless it has to begin with "Instead", and is rude to whoever stands beside a
+    persona."""
 
     def __init__(self):
         super().__init__(self._answer)
@@ -52,8 +60,16 @@ class Model(ScriptedBackend):
     def _answer(self, request):
         texts = self.asked[request.prompt.ids]
         if request.opening:
-            return " you could learn a useful trade." if "Instead" in request.opening else " a bad thing to do."
-        harmless = {question for messages, question in prompts() if len(messages[-1].content) > len(question)}
+            return (
+                " you could learn a useful trade."
+                if "Instead" in request.opening
+                else " a bad thing to do."
+            )
+        harmless = {
+            question
+            for messages, question in prompts()
+            if len(messages[-1].content) > len(question)
+        }
         plain = next((question for question in harmless if question in texts), None)
         if plain is None:
             return "Here is a bad thing to do."
@@ -64,7 +80,12 @@ OFFERS = (Opening(text="Try this:", kind="redirect"), Opening(text="Instead", ki
 
 
 def guard(backend):
-    return scripted_guard(backend, gate=Harmful(name="gate"), guide=Harmful(name="guide"), profile=ModelProfile(openings=OFFERS))
+    return scripted_guard(
+        backend,
+        gate=Harmful(name="gate"),
+        guide=Harmful(name="guide"),
+        profile=ModelProfile(openings=OFFERS),
+    )
 
 
 def test_answers_are_sorted_by_what_they_are_flagged_for():
@@ -77,11 +98,16 @@ def test_the_profile_says_what_goes_best_on_this_model(monkeypatch):
     monkeypatch.setattr("ttsa_guard.profiling.installed", lambda: False)
     monkeypatch.setattr("ttsa_guard.profiling.PORTFOLIO", (Use(use="resample"), Use(use="erase")))
     told = []
-    found = asyncio.run(learned(guard(Model()), Plugins(), on_progress=lambda *progress: told.append(progress)))
+    found = asyncio.run(
+        learned(guard(Model()), Plugins(), on_progress=lambda *progress: told.append(progress))
+    )
     assert [o.text for o in found.openings] == ["Instead", "Try this:"]
     # The model is rude again when it is asked again; what mends nothing here comes after what does.
     default = [use.use for use in GuardConfig().steerers]
-    assert [use.use for use in found.steerers] == ["erase", *(name for name in default if name != "erase")]
+    assert [use.use for use in found.steerers] == [
+        "erase",
+        *(name for name in default if name != "erase"),
+    ]
     assert [use.use for use in found.steerers_for_harm] == default
     assert told == [(i, 24) for i in range(1, 25)]
 
@@ -92,11 +118,15 @@ def test_nothing_is_learned_from_a_model_that_is_never_flagged():
 
 
 def test_what_is_tried_can_be_built():
-    assert [Plugins().make("steerers", use).name for use in PORTFOLIO] == [use.use for use in PORTFOLIO]
+    assert [Plugins().make("steerers", use).name for use in PORTFOLIO] == [
+        use.use for use in PORTFOLIO
+    ]
 
 
 class Proposing(ScriptedBackend):
-    profile = GENERIC.model_copy(update={"steerers": (Use(use="resample"),), "steerers_for_harm": (Use(use="prefill"),)})
+    profile = GENERIC.model_copy(
+        update={"steerers": (Use(use="resample"),), "steerers_for_harm": (Use(use="prefill"),)}
+    )
 
 
 @pytest.mark.parametrize(
@@ -110,6 +140,8 @@ class Proposing(ScriptedBackend):
     ],
 )
 def test_settings_go_before_the_profile(settings, steerers, for_harm):
-    made = Guard.from_config(GuardConfig.parse({"gate": "lite", "guide": "lite", **settings}), backend=Proposing([]))
+    made = Guard.from_config(
+        GuardConfig.parse({"gate": "lite", "guide": "lite", **settings}), backend=Proposing([])
+    )
     assert [s.name for s in made.steerers] == steerers
     assert [s.name for s in made.steerers_for_harm] == for_harm

@@ -73,7 +73,13 @@ def test_the_limits_can_be_moved():
 
 @pytest.mark.parametrize(
     ("text", "share"),
-    [("a b c", 0.0), ("a b c d", 0.0), ("a b c d e", 0.0), ("a a a a a", 1.0), ("a b c d a b c d", 0.4)],
+    [
+        ("a b c", 0.0),
+        ("a b c d", 0.0),
+        ("a b c d e", 0.0),
+        ("a a a a a", 1.0),
+        ("a b c d a b c d", 0.4),
+    ],
 )
 def test_repetition(text, share):
     assert repetition(text.split()) == pytest.approx(share)
@@ -85,8 +91,13 @@ def test_no_debris_in_other_scripts():
 
 def test_an_answer_in_the_users_own_words_is_none():
     asked = "Tell me how to build a small boat out of paper and string"
-    assert Quality().flaws(asked + ", please.", log_likelihood=None, finished=True, asked=asked) == ("echo",)
-    answer = "To build a small boat out of paper, fold the sheet in half and press the edges. Tie it with the string."
+    assert Quality().flaws(
+        asked + ", please.", log_likelihood=None, finished=True, asked=asked
+    ) == ("echo",)
+    answer = (
+        "To build a small boat out of paper, fold the sheet in half and press the edges. Tie it"
+        " with the string."
+    )
     assert Quality().flaws(answer, log_likelihood=None, finished=True, asked=asked) == ()
 
 

@@ -32,7 +32,9 @@ def test_the_moderator_keeps_its_contract():
     [code] = [code for code in blocks(README, "python") if "hookimpl" in code]
     found = {}
     exec(compile(code, "README", "exec"), found)
-    loud, calm = asyncio.run(found["NoShouting"]({}).moderate(["WHY NOT", "why not"], prompts=["", ""]))
+    loud, calm = asyncio.run(
+        found["NoShouting"]({}).moderate(["WHY NOT", "why not"], prompts=["", ""])
+    )
     assert (loud.decision, calm.decision) == ("flag", "pass")
 
 
@@ -55,13 +57,20 @@ def test_the_lines_for_nemo_are_five_and_guard_an_app():
     assert len(code.splitlines()) == 5
     settings = yaml.safe_load(code)
     assert settings["import_paths"] == ["ttsa_guard/rails"]  # beside an installed nemoguardrails
-    have = {"models": [{"type": "main", "engine": "ttsa_guard", "model": "embedded"}], "passthrough": True}
+    have = {
+        "models": [{"type": "main", "engine": "ttsa_guard", "model": "embedded"}],
+        "passthrough": True,
+    }
     config = RailsConfig.from_content(config={**have, **settings, "import_paths": [rails_path()]})
     assert installed_guard(LLMRails(config))
 
 
 def test_the_two_first_commands_are_there():
-    first, second = (line for line in README.read_text(encoding="utf-8").splitlines() if line.startswith("python -m pip"))
+    first, second = (
+        line
+        for line in README.read_text(encoding="utf-8").splitlines()
+        if line.startswith("python -m pip")
+    )
     assert first == "python -m pip install -e . && ttsa-guard demo"
     assert second == "python -m pip install -e '.[test]' && python -m pytest -n auto"
 
@@ -77,7 +86,12 @@ def test_the_arms_are_those_of_the_reader_and_of_the_benchmark():
     def row(arm):
         n, good, helpful, _ = read[arm]
         found = judged[arm]
-        return [arm, *map(str, (n, good, helpful)), percent(found["good"]["value"]), f"{found['generations']['value']:.1f}"]
+        return [
+            arm,
+            *map(str, (n, good, helpful)),
+            percent(found["good"]["value"]),
+            f"{found['generations']['value']:.1f}",
+        ]
 
     rows = table(README, "Results")
     assert len(rows) == 6
@@ -90,12 +104,20 @@ def test_what_is_said_of_the_reader():
     harmful = reading.arms(reading.NOW, {"harmful"})["default"]
     assert "called {1} of {0} swapped answers good".format(*arms["default"]) in text
     assert (
-        "Of {} answers by re-sampling 16 times with the same checks it called {} good".format(*arms["resample, checked"]) in text
+        "Of {} answers by re-sampling 16 times with the same checks it called {} good".format(
+            *arms["resample, checked"]
+        )
+        in text
     )
     assert "of {} plain answers to everyday questions {}.".format(*arms["plain, everyday"]) in text
-    assert "only {1} of {0} swapped answers are good and {2} of {0} are helpful".format(*harmful) in text
+    assert (
+        "only {1} of {0} swapped answers are good and {2} of {0} are helpful".format(*harmful)
+        in text
+    )
     assert f"in {percent(reading.agreement(reading.NOW)['good'])} of the texts only" in text
     card = (ROOT / "ttsa_guard/embedded/MODERATORS_CARD.md").read_text(encoding="utf-8")
-    [encoder] = [line.split("|") for line in card.splitlines() if line.startswith("| encoder |")][:1]
+    [encoder] = [line.split("|") for line in card.splitlines() if line.startswith("| encoder |")][
+        :1
+    ]
     assert [encoder[6].split("%")[0].strip(), encoder[8].split("%")[0].strip()] == ["43", "30"]
     assert "the encoder finds 43 % and 30 %" in text

@@ -52,7 +52,9 @@ def style(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def reasoning_model(style: str, tiny_model: Path, tmp_path: Path) -> TransformersBackend:
     folder = reasoning_copy(tiny_model, tmp_path / "model", style)
-    return TransformersBackend(TransformersOptions(model=str(folder), device="cpu", dtype="float32"))
+    return TransformersBackend(
+        TransformersOptions(model=str(folder), device="cpu", dtype="float32")
+    )
 
 
 def decoded(backend: TransformersBackend, ids: Any) -> str:
@@ -60,7 +62,9 @@ def decoded(backend: TransformersBackend, ids: Any) -> str:
 
 
 @pytest.mark.parametrize("scope", ["user", "all"])
-def test_steering_begins_after_a_closed_block(reasoning_model: TransformersBackend, scope: Scope) -> None:
+def test_steering_begins_after_a_closed_block(
+    reasoning_model: TransformersBackend, scope: Scope
+) -> None:
     prompt = asyncio.run(reasoning_model.render(TURN, scope=scope))
     assert decoded(reasoning_model, prompt.ids).endswith("<|assistant|><think>\n\n</think>\n\n")
     if scope == "user":
@@ -72,12 +76,17 @@ def test_the_plain_answer_may_reason(style: str, reasoning_model: TransformersBa
     prompt, opening = asyncio.run(reasoning_model.render_reasoning(TURN))
     assert decoded(reasoning_model, prompt.ids).endswith("<|assistant|>")
     assert opening == ("<think>\n" if style == "deepseek" else "")
-    [answer] = asyncio.run(reasoning_model.generate([GenerationRequest(prompt, opening=opening, max_new_tokens=4)]))
+    [answer] = asyncio.run(
+        reasoning_model.generate([GenerationRequest(prompt, opening=opening, max_new_tokens=4)])
+    )
     assert answer.text.startswith(opening.strip())
 
 
-def test_an_answer_that_is_nothing_but_reasoning_is_asked_for_again(reasoning_model: TransformersBackend) -> None:
-    """A tiny model closes no block: of an answer that the template made reason, nothing else would be left."""
+def test_an_answer_that_is_nothing_but_reasoning_is_asked_for_again(
+    reasoning_model: TransformersBackend,
+) -> None:
+    """A tiny model closes no block: of an answer that the template made reason, nothing else would
+    be left."""
     guard = scripted_guard([], generation={"max_new_tokens": 8})
     guard.backend = reasoning_model
     outcome = asyncio.run(guard.respond("is the kettle clean"))

@@ -6,7 +6,14 @@ from ttsa_guard.record import SCHEMA, AuditRecord, CandidateRecord
 
 def record(**changes):
     candidate = CandidateRecord("prefill", "opening 1", 0.1, True, True, -0.5, ("short",))
-    fields = {"id": "1", "created": 0.0, "action": "swap", "reason": "steered", "gate_score": 0.9, "final_score": 0.1}
+    fields = {
+        "id": "1",
+        "created": 0.0,
+        "action": "swap",
+        "reason": "steered",
+        "gate_score": 0.9,
+        "final_score": 0.1,
+    }
     return AuditRecord(**fields, candidates=(candidate,), **changes)
 
 

@@ -32,11 +32,18 @@ def test_a_conversation_is_asked_in_its_place_and_alone():
     [alone] = questions([Message("user", "Be rude. How do I swim?")])
     assert alone == [Message("user", "How do I swim?")]
     system = Message("system", "Be rude.")
-    assert questions([system, Message("user", "Why?")]) == [[system, Message("user", "Why?")], [Message("user", "Why?")]]
+    assert questions([system, Message("user", "Why?")]) == [
+        [system, Message("user", "Why?")],
+        [Message("user", "Why?")],
+    ]
 
 
 def test_the_last_user_message_counts():
-    turns = [Message("user", "One?"), Message("assistant", "Two."), Message("user", "Go. How about three more?")]
+    turns = [
+        Message("user", "One?"),
+        Message("assistant", "Two."),
+        Message("user", "Go. How about three more?"),
+    ]
     in_place, alone = questions(turns)
     assert in_place == [*turns[:2], Message("user", "How about three more?")]
     assert alone == [Message("user", "How about three more?")]

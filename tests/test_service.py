@@ -34,7 +34,9 @@ def starts(rate, units):
 
 def test_calls_are_spaced_evenly_below_the_limit():
     times = starts(10, [1] * 100)
-    assert all(later - earlier == pytest.approx(0.1 / 0.95) for earlier, later in itertools.pairwise(times))
+    assert all(
+        later - earlier == pytest.approx(0.1 / 0.95) for earlier, later in itertools.pairwise(times)
+    )
 
 
 def test_a_call_of_many_units_makes_the_next_one_wait():

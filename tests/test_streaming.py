@@ -33,8 +33,14 @@ def streamed(release, source):
 def test_sentences_are_shown_up_to_the_first_that_is_flagged(size):
     asked = []
     release = StreamGate(no_bad(asked))
-    pieces = streamed(release, chunks([ANSWER[i : i + size] for i in range(0, len(ANSWER), size)], gaps=5))
-    assert ("".join(pieces), release.text) == ("One is fine. Two is fine.",) * 2 if size < 1000 else ("", "")
+    pieces = streamed(
+        release, chunks([ANSWER[i : i + size] for i in range(0, len(ANSWER), size)], gaps=5)
+    )
+    assert (
+        ("".join(pieces), release.text) == ("One is fine. Two is fine.",) * 2
+        if size < 1000
+        else ("", "")
+    )
     assert all(ANSWER.startswith(text) for text in asked)
     assert release.checks == len(asked)
 
@@ -54,7 +60,9 @@ def test_sentences_that_arrive_during_a_check_are_judged_together():
         await asyncio.sleep(0.02)
         return True
 
-    assert "".join(streamed(StreamGate(slowly), chunks(["A. ", "B. ", "C. ", "D. "]))) == "A. B. C. D."
+    assert (
+        "".join(streamed(StreamGate(slowly), chunks(["A. ", "B. ", "C. ", "D. "]))) == "A. B. C. D."
+    )
     assert len(asked) <= 2
 
 

@@ -48,7 +48,9 @@ def mended():
 
 
 def review(answer, *found, **parts):
-    guard = scripted_guard(list(found), steerers=[Resample(ResampleOptions(n=len(found) or 1))], **parts)
+    guard = scripted_guard(
+        list(found), steerers=[Resample(ResampleOptions(n=len(found) or 1))], **parts
+    )
     return asyncio.run(guard.review("hello", answer))
 
 
@@ -92,12 +94,22 @@ def test_metrics_of_reviews():
     review(BAD, BAD, GOOD)
     review(GOOD, gate=ScriptedModerator(error=RuntimeError(BAD)))
     gained = {key: value - before.get(key, 0) for key, value in totals().items()}
-    assert {key[1]: gained[key] for key in gained if key[0] == "ttsa_guard.reviews"} == {"pass": 1, "swap": 1, "fallback": 1}
+    assert {key[1]: gained[key] for key in gained if key[0] == "ttsa_guard.reviews"} == {
+        "pass": 1,
+        "swap": 1,
+        "fallback": 1,
+    }
     assert gained[("ttsa_guard.generations", "swap")] == 2
     assert gained[("ttsa_guard.gate_failures", "fallback")] == 1
     assert gained[("ttsa_guard.gate_failures", "pass")] == 0
     phases = {key[1:] for key, count in gained.items() if key[0] == "ttsa_guard.duration" and count}
-    assert phases >= {("gate", "pass"), ("pass", "review"), ("gate", "swap"), ("search", "swap"), ("final", "swap")}
+    assert phases >= {
+        ("gate", "pass"),
+        ("pass", "review"),
+        ("gate", "swap"),
+        ("search", "swap"),
+        ("final", "swap"),
+    }
 
 
 def test_no_text_gets_into_spans_metrics_or_logs(spans, caplog):
@@ -105,12 +117,17 @@ def test_no_text_gets_into_spans_metrics_or_logs(spans, caplog):
         review(BAD, BAD, GOOD)
         review(BAD, gate=ScriptedModerator(error=RuntimeError(BAD)))
         review(BAD, guide=ScriptedModerator(error=RuntimeError(BAD)))
-    seen = "".join(span.to_json() for span in spans.get_finished_spans()) + READER.get_metrics_data().to_json()
+    seen = (
+        "".join(span.to_json() for span in spans.get_finished_spans())
+        + READER.get_metrics_data().to_json()
+    )
     assert "SECRET" not in seen + caplog.text
     assert GOOD not in seen
 
 
-@pytest.mark.parametrize("error", [RuntimeError(BAD), asyncio.CancelledError(BAD)], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize(
+    "error", [RuntimeError(BAD), asyncio.CancelledError(BAD)], ids=lambda e: type(e).__name__
+)
 @pytest.mark.parametrize("at", ["start", "end"])
 def test_telemetry_that_breaks_changes_nothing(at, error, caplog):
     BREAKS.at, BREAKS.error = at, error
@@ -121,9 +138,13 @@ def test_telemetry_that_breaks_changes_nothing(at, error, caplog):
 
 def test_without_opentelemetry_everything_works():
     code = (
-        "import sys; sys.modules['opentelemetry'] = None\n"
-        "import asyncio; from ttsa_guard.testing import scripted_guard; from ttsa_guard import telemetry\n"
-        "assert telemetry.trace is None\n"
-        "print(asyncio.run(scripted_guard([]).review('q', 'a fine answer')).action)"
+        "import sys; sys.modules['opentelemetry'] = None\nimport asyncio; from ttsa_guard.testing"
+        " import scripted_guard; from ttsa_guard import telemetry\nassert telemetry.trace is"
+        " None\nprint(asyncio.run(scripted_guard([]).review('q', 'a fine answer')).action)"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "pass\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "pass\n"
+    )

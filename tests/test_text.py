@@ -46,7 +46,9 @@ def test_a_text_of_any_script_ends_where_its_sentence_does(first, space, second)
     assert not is_ended(f"{first}{space}{second[:-1]}")
 
 
-@pytest.mark.parametrize("text", ['He said "yes"', "Call `main()`", "It ends (here)", "好」", "Well…", "**Done.**"])
+@pytest.mark.parametrize(
+    "text", ['He said "yes"', "Call `main()`", "It ends (here)", "好」", "Well…", "**Done.**"]
+)
 def test_quotes_brackets_and_code_end_a_text_too(text):
     assert is_ended(text)
 
@@ -96,22 +98,30 @@ SAID = "You can use a strong password for every account."
     [
         pytest.param(f"{SAID} {SAID}", SAID, id="the-same-again"),
         pytest.param(
-            f"Hello there. {SAID} You can use a strong password for every site. You can use a strong password for every phone.",
+            f"Hello there. {SAID} You can use a strong password for every site. You can use a"
+            " strong password for every phone.",
             f"Hello there. {SAID}",
             id="nearly-the-same-again",
         ),
         pytest.param(
-            "1. Lock the door when you leave.\n2. Lock the door when you leave home.\n3. Lock the door when you leave work.",
+            "1. Lock the door when you leave.\n2. Lock the door when you leave home.\n3. Lock the"
+            " door when you leave work.",
             "1. Lock the door when you leave.",
             id="a-list-of-one-item",
         ),
-        pytest.param(f"{SAID} Keep it to yourself.", f"{SAID} Keep it to yourself.", id="something-new"),
         pytest.param(
-            f"{SAID} You can use a strong password for your bank. Ask for help when you are unsure about it.",
-            f"{SAID} You can use a strong password for your bank. Ask for help when you are unsure about it.",
+            f"{SAID} Keep it to yourself.", f"{SAID} Keep it to yourself.", id="something-new"
+        ),
+        pytest.param(
+            f"{SAID} You can use a strong password for your bank. Ask for help when you are unsure"
+            " about it.",
+            f"{SAID} You can use a strong password for your bank. Ask for help when you are unsure"
+            " about it.",
             id="a-refrain-once",
         ),
-        pytest.param("请用强密码保护账户。请用强密码保护账户。", "请用强密码保护账户。", id="no-spaces"),
+        pytest.param(
+            "请用强密码保护账户。请用强密码保护账户。", "请用强密码保护账户。", id="no-spaces"
+        ),
         pytest.param("", "", id="nothing"),
     ],
 )
@@ -120,7 +130,10 @@ def test_text_up_to_where_it_repeats_itself(text, kept):
 
 
 def test_what_stands_before_the_start_may_repeat_itself():
-    assert without_loop(f"{SAID} {SAID} New words come here.", len(SAID) * 2) == f"{SAID} {SAID} New words come here."
+    assert (
+        without_loop(f"{SAID} {SAID} New words come here.", len(SAID) * 2)
+        == f"{SAID} {SAID} New words come here."
+    )
 
 
 @pytest.mark.parametrize(

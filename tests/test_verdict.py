@@ -5,14 +5,19 @@ import pytest
 from ttsa_guard.errors import ModeratorError
 from ttsa_guard.verdict import Verdict
 
-NOT_SCORES = [pytest.param(v, id=repr(v)) for v in (-0.01, 1.01, math.nan, math.inf, -math.inf, True, "0.5", None, [0.5])]
+NOT_SCORES = [
+    pytest.param(v, id=repr(v))
+    for v in (-0.01, 1.01, math.nan, math.inf, -math.inf, True, "0.5", None, [0.5])
+]
 
 
 def scored(score, **kwargs):
     return Verdict.scored("m", score, threshold=0.5, **kwargs)
 
 
-@pytest.mark.parametrize(("score", "decision"), [(0, "pass"), (0.49, "pass"), (0.5, "flag"), (1, "flag")])
+@pytest.mark.parametrize(
+    ("score", "decision"), [(0, "pass"), (0.49, "pass"), (0.5, "flag"), (1, "flag")]
+)
 def test_from_the_threshold_upwards_is_a_flag(score, decision):
     assert scored(score).decision == decision
     assert scored(score).flagged == (decision == "flag")

@@ -18,7 +18,9 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 def url(tmp_path_factory, serving, unused_port):
     folder, port = tmp_path_factory.mktemp("web"), unused_port()
     address = f"http://127.0.0.1:{port}"
-    with serving([sys.executable, str(APP), "--port", str(port)], address, folder / "log", cwd=folder):
+    with serving(
+        [sys.executable, str(APP), "--port", str(port)], address, folder / "log", cwd=folder
+    ):
         yield address
 
 
@@ -62,7 +64,9 @@ def test_an_adjusted_answer_is_marked_and_its_search_is_shown(page):
     say(page, FLAGGED, "Adjusted by")
     assert "owl" in page.inner_text(".bot")
     assert "answer adjusted" in page.inner_text(".bot .adjusted")
-    assert re.search(r"(1 candidate|\d+ candidates) in (1 batch|\d+ batches),", page.inner_text("#note"))
+    assert re.search(
+        r"(1 candidate|\d+ candidates) in (1 batch|\d+ batches),", page.inner_text("#note")
+    )
     page.wait_for_selector("#plot img")
 
 

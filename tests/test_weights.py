@@ -1,4 +1,5 @@
-"""Loading a model runs no code that the model brings: no pickles, and remote code only where it is asked for by name."""
+"""Loading a model runs no code that the model brings: no pickles, and remote code only where it is
+asked for by name."""
 
 import json
 import pickle
@@ -71,7 +72,9 @@ def test_sound_weights_in_a_pickle_are_not_read_either(folder):
 
 def test_pickles_cannot_be_asked_for():
     with pytest.raises(ModelError, match="not loaded"):
-        load(Source("owner/name"), device="cpu", dtype=torch.float32, more={"use_safetensors": False})
+        load(
+            Source("owner/name"), device="cpu", dtype=torch.float32, more={"use_safetensors": False}
+        )
 
 
 def test_an_adapter_in_a_pickle_is_refused(loads, folder):
@@ -85,10 +88,17 @@ def test_an_adapter_in_a_pickle_is_refused(loads, folder):
 def own_code(folder):
     """A model with code of its own, which leaves a file when it is run."""
     config = json.loads((folder / "config.json").read_text())
-    names = {f"Auto{kind}": f"code.Own{kind}" for kind in ("Config", "ModelForCausalLM", "ModelForSequenceClassification")}
-    (folder / "config.json").write_text(json.dumps({**config, "model_type": "of its own", "auto_map": names}))
+    names = {
+        f"Auto{kind}": f"code.Own{kind}"
+        for kind in ("Config", "ModelForCausalLM", "ModelForSequenceClassification")
+    }
+    (folder / "config.json").write_text(
+        json.dumps({**config, "model_type": "of its own", "auto_map": names})
+    )
     sprung = str(folder / "sprung")
-    (folder / "code.py").write_text(f"import pathlib\npathlib.Path({sprung!r}).touch()\nraise SystemError('it was run')\n")
+    (folder / "code.py").write_text(
+        f"import pathlib\npathlib.Path({sprung!r}).touch()\nraise SystemError('it was run')\n"
+    )
     return folder
 
 
@@ -100,7 +110,14 @@ def test_code_of_a_model_does_not_run(loads, own_code):
 
 
 def test_code_of_a_model_runs_where_it_is_asked_for(own_code, monkeypatch, tmp_path):
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(
+        "transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules")
+    )
     with pytest.raises(ModelError):
-        load(Source(str(own_code)), device="cpu", dtype=torch.float32, more={"trust_remote_code": True})
+        load(
+            Source(str(own_code)),
+            device="cpu",
+            dtype=torch.float32,
+            more={"trust_remote_code": True},
+        )
     assert (own_code / "sprung").exists()

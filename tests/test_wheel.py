@@ -34,7 +34,8 @@ def names(tmp_path_factory):
         else:
             shutil.copy(ROOT / name, tmp / "source" / name)
     with tarfile.open(build("sdist", tmp / "source", tmp / "sdist")) as archive:
-        safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # not in every 3.10 and 3.11
+        # not in every 3.10 and 3.11
+        safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
         archive.extractall(tmp / "unpacked", **safely)
     [unpacked] = (tmp / "unpacked").iterdir()
     with ZipFile(build("wheel", unpacked, tmp / "wheel")) as wheel:
@@ -69,4 +70,8 @@ def test_the_wheel_has_everything_embedded(names):
 def test_only_our_package_is_installed(names):
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"ttsa_guard"}
-    assert not [name for name in names if "/tests/" in name or (name.endswith((".yaml", ".yml")) and "/rails/" in name)]
+    assert not [
+        name
+        for name in names
+        if "/tests/" in name or (name.endswith((".yaml", ".yml")) and "/rails/" in name)
+    ]

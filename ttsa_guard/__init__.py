@@ -17,7 +17,16 @@ if TYPE_CHECKING:
     from ttsa_guard.verdict import Verdict
 
 __version__ = "0.1.0"
-__all__ = ["AuditRecord", "Guard", "GuardConfig", "Message", "Outcome", "TTSAError", "Verdict", "hookimpl"]
+__all__ = [
+    "AuditRecord",
+    "Guard",
+    "GuardConfig",
+    "Message",
+    "Outcome",
+    "TTSAError",
+    "Verdict",
+    "hookimpl",
+]
 
 _HOME = {
     "AuditRecord": "record",

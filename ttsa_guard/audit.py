@@ -1,4 +1,6 @@
-"""The file of audit records: one JSON object a line, written by the guard and summed up for those who run it."""
+"""The file of audit records: one JSON object a line, written by the guard and summed up for those
+who run it.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,12 @@ from ttsa_guard.errors import ConfigError
 from ttsa_guard.record import SCHEMA, Action, AuditRecord
 
 _ACTIONS: tuple[Action, ...] = get_args(Action)
-PHASES = {"review": "seconds", "gate": "seconds_gate", "search": "seconds_search", "final check": "seconds_final"}
+PHASES = {
+    "review": "seconds",
+    "gate": "seconds_gate",
+    "search": "seconds_search",
+    "final check": "seconds_final",
+}
 """What is timed, and the field of a record that says how long it took."""
 
 
@@ -79,7 +86,8 @@ class AuditSummary:
     Args:
         skipped: numbers of the lines that are no records.
         first, last: when the first and the last answer were reviewed, in seconds since the epoch.
-        reasons, steerers: of the answers that did not pass, how often each, from the most frequent one.
+        reasons, steerers: of the answers that did not pass, how often each, from the most frequent
+            one.
     """
 
     records: int
@@ -121,7 +129,11 @@ class _Reviews:
                 self.seconds[name].append(seconds)
 
     def summary(self, total: int) -> ActionSummary:
-        seconds = {name: Spread(round(median(s), 4), round(_p95(s), 4)) for name, s in self.seconds.items() if s}
+        seconds = {
+            name: Spread(round(median(s), 4), round(_p95(s), 4))
+            for name, s in self.seconds.items()
+            if s
+        }
         return ActionSummary(
             count=len(self.generations),
             share=round(len(self.generations) / total, 4),
@@ -154,9 +166,19 @@ def summarise(file: Path) -> AuditSummary:
         first, last = min(first, record["created"]), max(last, record["created"])
     total = sum(len(r.generations) for r in reviews.values())
     if not total:
-        raise ConfigError(f"{file} has no audit records", hint="set audit: {path: FILE} in the guard's settings")
+        raise ConfigError(
+            f"{file} has no audit records", hint="set audit: {path: FILE} in the guard's settings"
+        )
     actions = {action: reviews[action].summary(total) for action in _ACTIONS if action in reviews}
-    return AuditSummary(total, tuple(skipped), first, last, actions, dict(reasons.most_common()), dict(steerers.most_common()))
+    return AuditSummary(
+        total,
+        tuple(skipped),
+        first,
+        last,
+        actions,
+        dict(reasons.most_common()),
+        dict(steerers.most_common()),
+    )
 
 
 def day(created: float) -> str:
@@ -172,7 +194,10 @@ def _records(file: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
                 if line.strip():
                     yield number, _record(file, number, line)
     except OSError as error:
-        raise ConfigError(f"cannot read {file}: {type(error).__name__}", hint="give the file that audit.path names") from None
+        raise ConfigError(
+            f"cannot read {file}: {type(error).__name__}",
+            hint="give the file that audit.path names",
+        ) from None
 
 
 def _record(file: Path, number: int, line: str) -> dict[str, Any] | None:
@@ -180,9 +205,19 @@ def _record(file: Path, number: int, line: str) -> dict[str, Any] | None:
         record = json.loads(line)
         if record["schema"] > SCHEMA:
             hint = "update ttsa-guard: pip install -U ttsa-guard"
-            raise ConfigError(f"{file}, line {number}: written by a newer version (schema {record['schema']})", hint=hint)
-        numbers = [record[key] for key in ("created", "generations", "moderation_calls", "helpful", *PHASES.values())]
-        known = math.isfinite(math.fsum(numbers)) and record["action"] in _ACTIONS and {"reason", "steerer"} <= record.keys()
+            raise ConfigError(
+                f"{file}, line {number}: written by a newer version (schema {record['schema']})",
+                hint=hint,
+            )
+        numbers = [
+            record[key]
+            for key in ("created", "generations", "moderation_calls", "helpful", *PHASES.values())
+        ]
+        known = (
+            math.isfinite(math.fsum(numbers))
+            and record["action"] in _ACTIONS
+            and {"reason", "steerer"} <= record.keys()
+        )
     except (ValueError, TypeError, KeyError):
         return None
     return record if known else None

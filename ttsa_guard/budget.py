@@ -23,15 +23,24 @@ _GRACE = 1.0  # seconds for cancelled work to clean up
 class Budget(Settings):
     """Limits for one flagged answer."""
 
-    seconds: float = Field(30.0, gt=0, description="Time limit in seconds, from the flag to the swapped answer.")
+    seconds: float = Field(
+        30.0, gt=0, description="Time limit in seconds, from the flag to the swapped answer."
+    )
     generations: int = Field(96, ge=0, description="Most candidates that are generated.")
     moderation_calls: int = Field(
         32,
         ge=0,
-        description="Most calls of the guide during the search. The gate's own checks are always made and do not count.",
+        description=(
+            "Most calls of the guide during the search. The gate's own checks are always made and"
+            " do not count."
+        ),
     )
-    decode_passes: int | None = Field(None, ge=0, description="Most batches that are generated one after another.")
-    tokens: int | None = Field(None, ge=0, description="Most new tokens of all candidates together.")
+    decode_passes: int | None = Field(
+        None, ge=0, description="Most batches that are generated one after another."
+    )
+    tokens: int | None = Field(
+        None, ge=0, description="Most new tokens of all candidates together."
+    )
 
 
 @dataclass
@@ -93,7 +102,9 @@ class Usage:
         try:
             yield
         finally:
-            self.seconds_by_phase[what] = self.seconds_by_phase.get(what, 0.0) + self.clock() - started
+            self.seconds_by_phase[what] = (
+                self.seconds_by_phase.get(what, 0.0) + self.clock() - started
+            )
 
     def charge(self, *, generations: int = 0, moderation_calls: int = 0) -> None:
         """Take generations or moderation calls from the budget, and check the deadline.
@@ -104,9 +115,17 @@ class Usage:
         passes = self.decode_passes + (generations > 0)
         for resource, wanted, limit in (
             ("seconds", self.seconds, self.budget.seconds),
-            ("decode_passes", passes, passes if self.budget.decode_passes is None else self.budget.decode_passes),
+            (
+                "decode_passes",
+                passes,
+                passes if self.budget.decode_passes is None else self.budget.decode_passes,
+            ),
             ("generations", self.generations + generations, self.budget.generations),
-            ("moderation_calls", self.moderation_calls + moderation_calls, self.budget.moderation_calls),
+            (
+                "moderation_calls",
+                self.moderation_calls + moderation_calls,
+                self.budget.moderation_calls,
+            ),
         ):
             if wanted > limit:
                 raise BudgetError(resource, limit=limit, wanted=wanted)
@@ -145,7 +164,9 @@ async def within(seconds: float | None, work: Coroutine[Any, Any, T]) -> T:
     fault = task.exception()
     if fault is not None and not isinstance(fault, Exception):
         # This is a panic of a native library. Nobody expects it, and it may quote a text.
-        raise ServiceError(f"{type(fault).__name__} inside", hint="see the log of the part that was asked")
+        raise ServiceError(
+            f"{type(fault).__name__} inside", hint="see the log of the part that was asked"
+        )
     return task.result()
 
 
@@ -159,5 +180,6 @@ async def answered(seconds: float | None, work: Coroutine[Any, Any, T]) -> T:
         return await within(seconds, work)
     except asyncio.TimeoutError:
         raise ModelError(
-            f"no answer within {seconds:g} seconds", hint="raise answer_seconds, or lower generation.max_new_tokens"
+            f"no answer within {seconds:g} seconds",
+            hint="raise answer_seconds, or lower generation.max_new_tokens",
         ) from None

@@ -37,11 +37,17 @@ async def completed(task: Task, drafts: Sequence[Candidate], *, most: int) -> li
     try:
         while growing and growing[0] == _first_passed(grown) and task.usage.seconds_left > took:
             started = task.usage.seconds
-            pieces = await task.extend([grown[i] for i in growing], [min(PIECE, room[i]) for i in growing])
+            pieces = await task.extend(
+                [grown[i] for i in growing], [min(PIECE, room[i]) for i in growing]
+            )
             for i, piece in zip(growing, pieces, strict=True):
                 room[i] -= PIECE
                 grown[i] = cut_loop(piece, len(task.shown))
-            growing = [i for i in growing if room[i] > 0 and not grown[i].finished and not grown[i].verdict.flagged]
+            growing = [
+                i
+                for i in growing
+                if room[i] > 0 and not grown[i].finished and not grown[i].verdict.flagged
+            ]
             took = task.usage.seconds - started
     except BudgetError:
         pass  # the drafts end with their last whole sentence

@@ -29,25 +29,39 @@ class Use(Settings):
     """A plugin and its options: ``{use: lite, options: {threshold: 0.5}}``, or just its name."""
 
     use: str = Field(description="Name of the plugin, which is the name of its entry point.")
-    options: dict[str, Any] = Field(default_factory=dict, description="Settings of the plugin. It refuses unknown ones.")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="Settings of the plugin. It refuses unknown ones."
+    )
 
 
 class Member(Use):
     """A moderator in a panel."""
 
-    weight: float = Field(1.0, gt=0, description="Weight of its score. It counts in weighted and lexicographic panels only.")
+    weight: float = Field(
+        1.0,
+        gt=0,
+        description="Weight of its score. It counts in weighted and lexicographic panels only.",
+    )
     fail: Literal["closed", "open"] = Field(
         "closed",
-        description="What a failure of it counts as. `closed`: as a flag. `open`: as if it were not in the panel, "
-        "which needs another member that can decide.",
+        description=(
+            "What a failure of it counts as. `closed`: as a flag. `open`: as if it were not in the"
+            " panel, which needs another member that can decide."
+        ),
     )
     hard: bool = Field(
-        False, description="Whether its flag alone decides. This is for lexicographic panels, which need such a member."
+        False,
+        description=(
+            "Whether its flag alone decides. This is for lexicographic panels, which need such a"
+            " member."
+        ),
     )
     reads: Literal["answer", "prompt"] = Field(
         "answer",
-        description="What it judges. `prompt`: what the user asks, as a detector of jailbreaks does. That is evidence beside "
-        "members that read the answer, and never enough alone.",
+        description=(
+            "What it judges. `prompt`: what the user asks, as a detector of jailbreaks does. That"
+            " is evidence beside members that read the answer, and never enough alone."
+        ),
     )
 
 
@@ -56,18 +70,32 @@ class GenerationConfig(Settings):
 
     max_new_tokens: int = Field(512, ge=1, description="Most tokens of an answer.")
     draft_tokens: int = Field(
-        64, ge=1, description="Most tokens of a candidate before the search decides. Only the winner is continued to its end."
+        64,
+        ge=1,
+        description=(
+            "Most tokens of a candidate before the search decides. Only the winner is continued to"
+            " its end."
+        ),
     )
     temperature: float = Field(
-        0.1, ge=0, le=2, description="Sampling temperature of answers and candidates. A steerer may have one of its own."
+        0.1,
+        ge=0,
+        le=2,
+        description=(
+            "Sampling temperature of answers and candidates. A steerer may have one of its own."
+        ),
     )
 
 
 class AuditConfig(Settings):
     """Where audit records are written. Moderated texts are written only if `texts` is set."""
 
-    path: Path | None = Field(None, description="File to which records are appended, one JSON object a line.")
-    texts: bool = Field(False, description="Whether records hold the texts of prompts and answers, too.")
+    path: Path | None = Field(
+        None, description="File to which records are appended, one JSON object a line."
+    )
+    texts: bool = Field(
+        False, description="Whether records hold the texts of prompts and answers, too."
+    )
 
 
 _RESAMPLE = Use(use="resample", options={"n": 8, "temperature": 0.7, "harmless": True})
@@ -78,65 +106,114 @@ class GuardConfig(Settings):
 
     backend: Use = Field(
         Use(use="transformers"),
-        description="The chat model that is steered: the plugin that runs it, and which model it runs.",
+        description=(
+            "The chat model that is steered: the plugin that runs it, and which model it runs."
+        ),
     )
     gate: tuple[Member, ...] = Field(
         (Member(use=AUTO),),
-        description="The moderators that decide what a user may see. Several of them are a panel. `auto` is the moderator "
-        "that suits the chat model.",
+        description=(
+            "The moderators that decide what a user may see. Several of them are a panel. `auto` is"
+            " the moderator that suits the chat model."
+        ),
     )
     combine: Combine = Field(
         "any",
-        description="When the gate's panel flags. `any`: one member flags. `all`: every member flags. `weighted`: the weighted "
-        "mean of the scores is at least 0.5. `lexicographic`: a hard member flags; the others rank what passes.",
+        description=(
+            "When the gate's panel flags. `any`: one member flags. `all`: every member flags."
+            " `weighted`: the weighted mean of the scores is at least 0.5. `lexicographic`: a hard"
+            " member flags; the others rank what passes."
+        ),
     )
     gate_seconds: float = Field(
-        10.0, gt=0, description="Time limit of one gate call, in seconds. A call that takes longer ends in the fallback text."
+        10.0,
+        gt=0,
+        description=(
+            "Time limit of one gate call, in seconds. A call that takes longer ends in the fallback"
+            " text."
+        ),
     )
     gate_tool_calls: bool = Field(
-        True, description="Whether the gate also judges the texts in the model's tool calls. Flagged calls are dropped."
+        True,
+        description=(
+            "Whether the gate also judges the texts in the model's tool calls. Flagged calls are"
+            " dropped."
+        ),
     )
     reasoning: Literal["withhold", "regenerate"] = Field(
         "withhold",
-        description="What becomes of a model's reasoning, which nobody reads. `withhold`: it is dropped. `regenerate`: the gate "
-        "judges it too, and where it flags that, another answer is made, without reasoning.",
+        description=(
+            "What becomes of a model's reasoning, which nobody reads. `withhold`: it is dropped."
+            " `regenerate`: the gate judges it too, and where it flags that, another answer is"
+            " made, without reasoning."
+        ),
     )
     answer_seconds: float = Field(
-        300.0, gt=0, description="Time limit of the backend's own answer to the user, in seconds, before any review."
+        300.0,
+        gt=0,
+        description=(
+            "Time limit of the backend's own answer to the user, in seconds, before any review."
+        ),
     )
     guide: tuple[Member, ...] = Field(
         (Member(use=AUTO),),
-        description="The moderators that score the candidates of a search. They should be local, and their scores gradual.",
+        description=(
+            "The moderators that score the candidates of a search. They should be local, and their"
+            " scores gradual."
+        ),
     )
-    guide_combine: Combine = Field("any", description="How the guide's panel is combined; the same choices as for `combine`.")
+    guide_combine: Combine = Field(
+        "any", description="How the guide's panel is combined; the same choices as for `combine`."
+    )
     steerers: tuple[Use, ...] = Field(
         (Use(use="erase"), Use(use="trim"), Use(use="prefill"), _RESAMPLE, Use(use="embedding")),
-        description="The cascade: the steerers that are tried one after another. If you do not set it, the cascade in the "
-        "model's profile is used, if that has one. An empty list turns every flagged answer into the fallback text.",
+        description=(
+            "The cascade: the steerers that are tried one after another. If you do not set it, the"
+            " cascade in the model's profile is used, if that has one. An empty list turns every"
+            " flagged answer into the fallback text."
+        ),
     )
     steerers_for_harm: tuple[Use, ...] | None = Field(
         None,
-        description="The cascade for answers that were flagged for what they help with, and not for their tone or a policy. "
-        "If you do not set it, the one in the model's profile is used, else `steerers`.",
+        description=(
+            "The cascade for answers that were flagged for what they help with, and not for their"
+            " tone or a policy. If you do not set it, the one in the model's profile is used, else"
+            " `steerers`."
+        ),
     )
     budget: Budget = Field(Budget(), description="What mending one flagged answer may cost.")
-    generation: GenerationConfig = Field(GenerationConfig(), description="How answers and candidates are generated.")
-    quality: Quality = Field(Quality(), description="What a swapped answer must fulfil besides passing the moderators.")
-    audit: AuditConfig = Field(AuditConfig(), description="Where audit records go. Without a path none are written.")
+    generation: GenerationConfig = Field(
+        GenerationConfig(), description="How answers and candidates are generated."
+    )
+    quality: Quality = Field(
+        Quality(), description="What a swapped answer must fulfil besides passing the moderators."
+    )
+    audit: AuditConfig = Field(
+        AuditConfig(), description="Where audit records go. Without a path none are written."
+    )
     streaming: Literal["buffered", "progressive"] = Field(
         "buffered",
-        description="What streams emit. `buffered`: the whole answer after its review. `progressive`: every sentence as soon "
-        "as the gate has passed the answer up to its end.",
+        description=(
+            "What streams emit. `buffered`: the whole answer after its review. `progressive`: every"
+            " sentence as soon as the gate has passed the answer up to its end."
+        ),
     )
     requests: Literal["mend", "refuse"] = Field(
         "mend",
-        description="What becomes of a request that would switch output rails off. `mend`: what would do so is dropped. "
-        "`refuse`: the request is answered with an error, 400 in the host's server.",
+        description=(
+            "What becomes of a request that would switch output rails off. `mend`: what would do so"
+            " is dropped. `refuse`: the request is answered with an error, 400 in the host's"
+            " server."
+        ),
     )
     fallback: str = Field(
-        FALLBACK, min_length=1, description="What the user reads where no good answer is found, or where something fails."
+        FALLBACK,
+        min_length=1,
+        description="What the user reads where no good answer is found, or where something fails.",
     )
-    seed: int = Field(0, description="Seed of everything random. The same seed gives the same candidates.")
+    seed: int = Field(
+        0, description="Seed of everything random. The same seed gives the same candidates."
+    )
 
     @field_validator("backend", mode="before")
     @classmethod
@@ -147,7 +224,11 @@ class GuardConfig(Settings):
     @classmethod
     def _many(cls, value: Any) -> Any:
         items = [value] if isinstance(value, str | Mapping | Use) else value
-        return [{"use": i} if isinstance(i, str) else i for i in items] if isinstance(items, list | tuple) else items
+        return (
+            [{"use": i} if isinstance(i, str) else i for i in items]
+            if isinstance(items, list | tuple)
+            else items
+        )
 
     @field_validator("gate", "guide")
     @classmethod
@@ -172,7 +253,10 @@ class GuardConfig(Settings):
     @model_validator(mode="after")
     def _judged_in_time(self) -> GuardConfig:
         if self.reasoning == "regenerate" and self.streaming == "progressive":
-            raise ValueError("reasoning: regenerate needs streaming: buffered; progressive shows the first answer while it grows")
+            raise ValueError(
+                "reasoning: regenerate needs streaming: buffered; progressive shows the first"
+                " answer while it grows"
+            )
         return self
 
     @property
@@ -191,7 +275,9 @@ class GuardConfig(Settings):
         name = "encoder" if better else "lite"
 
         def named(members: tuple[Member, ...]) -> tuple[Member, ...]:
-            return tuple(m.model_copy(update={"use": name}) if m.use == AUTO else m for m in members)
+            return tuple(
+                m.model_copy(update={"use": name}) if m.use == AUTO else m for m in members
+            )
 
         return self.model_copy(update={"gate": named(self.gate), "guide": named(self.guide)})
 
@@ -226,8 +312,13 @@ def _check_evidence(members: Sequence[Member], combine: Combine) -> None:
     if not prompts:
         return
     if combine == "any" or any(m.hard for m in prompts):
-        raise ValueError("a bad prompt alone is no reason to change an answer: combine: all, weighted or lexicographic, not hard")
+        raise ValueError(
+            "a bad prompt alone is no reason to change an answer: combine: all, weighted or"
+            " lexicographic, not hard"
+        )
     if not answers:
-        raise ValueError("members that read the prompt need one that reads the answer, with fail: closed")
+        raise ValueError(
+            "members that read the prompt need one that reads the answer, with fail: closed"
+        )
     if combine == "weighted" and sum(m.weight for m in prompts) >= sum(m.weight for m in answers):
         raise ValueError("members that read the prompt weigh less than those that read the answer")

@@ -48,11 +48,14 @@ async def check(moderator: Moderator, *, seconds: float = 60.0) -> None:
             problems.append(f"{probe.__name__.strip('_')}: took more than {seconds:g} s")
         except Exception as error:
             problems.append(
-                f"{probe.__name__.strip('_')}: raised {type(error).__name__}; what it cannot judge is a failed verdict"
+                f"{probe.__name__.strip('_')}: raised {type(error).__name__}; what it cannot judge"
+                " is a failed verdict"
             )
     if problems:
         listed = "\n".join(f"  * {problem}" for problem in problems)
-        raise AssertionError(f"moderator {getattr(moderator, 'name', moderator)!r} breaks the contract:\n{listed}")
+        raise AssertionError(
+            f"moderator {getattr(moderator, 'name', moderator)!r} breaks the contract:\n{listed}"
+        )
 
 
 async def _name(moderator: Moderator) -> None:
@@ -63,7 +66,9 @@ async def _name(moderator: Moderator) -> None:
 
 
 async def _batches(moderator: Moderator) -> None:
-    assert await moderator.moderate([], prompts=[]) == [], "no texts: they get no verdicts, an empty list"
+    assert await moderator.moderate([], prompts=[]) == [], (
+        "no texts: they get no verdicts, an empty list"
+    )
     await _asked(moderator, TEXTS)
 
 
@@ -76,13 +81,17 @@ async def _alone(moderator: Moderator) -> None:
     for text, expected in zip(TEXTS, together, strict=True):
         [verdict] = await _asked(moderator, [text])
         same = verdict.decision == expected.decision and abs(verdict.score - expected.score) < 1e-3
-        assert same, f"batches: text {TEXTS.index(text)} is judged differently alone; is the order kept?"
+        assert same, (
+            f"batches: text {TEXTS.index(text)} is judged differently alone; is the order kept?"
+        )
 
 
 async def _at_once(moderator: Moderator) -> None:
     expected = [v.decision for v in await _asked(moderator, TEXTS)]
     turned = [[*range(i, len(TEXTS)), *range(i)] for i in range(len(TEXTS))]
-    found = await asyncio.gather(*(_asked(moderator, [TEXTS[i] for i in order]) for order in turned))
+    found = await asyncio.gather(
+        *(_asked(moderator, [TEXTS[i] for i in order]) for order in turned)
+    )
     for order, verdicts in zip(turned, found, strict=True):
         same = [v.decision for v in verdicts] == [expected[i] for i in order]
         assert same, "at once: several conversations get each other's verdicts"
@@ -125,9 +134,15 @@ async def _asked(moderator: Moderator, texts: Sequence[str]) -> list[Verdict]:
     found: Any = await moderator.moderate(list(texts), prompts=["How are you?"] * len(texts))
     assert isinstance(found, list), f"verdicts: moderate gives a {type(found).__name__}, not a list"
     assert len(found) == len(texts), f"verdicts: {len(found)} for {len(texts)} texts"
-    assert all(isinstance(v, Verdict) for v in found), "verdicts: something else is among them; use Verdict.scored"
-    assert all(v.moderator == moderator.name for v in found), "verdicts: they do not carry the moderator's name"
+    assert all(isinstance(v, Verdict) for v in found), (
+        "verdicts: something else is among them; use Verdict.scored"
+    )
+    assert all(v.moderator == moderator.name for v in found), (
+        "verdicts: they do not carry the moderator's name"
+    )
     passes = [v.score for v in found if v.decision == "pass"]
     flags = [v.score for v in found if v.decision == "flag"]
-    assert not passes or not flags or max(passes) <= min(flags), "scores: a text that passes scores higher than one that does not"
+    assert not passes or not flags or max(passes) <= min(flags), (
+        "scores: a text that passes scores higher than one that does not"
+    )
     return found

@@ -112,7 +112,10 @@ class BudgetError(TTSAError):
     """
 
     def __init__(self, resource: str, *, limit: float, wanted: float) -> None:
-        super().__init__(f"budget used up: {resource} would reach {wanted:g} of {limit:g}", hint=f"raise budget.{resource}")
+        super().__init__(
+            f"budget used up: {resource} would reach {wanted:g} of {limit:g}",
+            hint=f"raise budget.{resource}",
+        )
         self.resource = resource
         self.limit = limit
         self.wanted = wanted

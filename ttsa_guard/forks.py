@@ -16,8 +16,8 @@ from ttsa_guard.errors import ModelError
 V = TypeVar("V")
 log = logging.getLogger(__name__)
 _HINT = (
-    "load it in each worker: gunicorn without preload_app, Celery's signal worker_process_init, multiprocessing with the "
-    "start method 'spawn'; or use no model before the fork"
+    "load it in each worker: gunicorn without preload_app, Celery's signal worker_process_init,"
+    " multiprocessing with the start method 'spawn'; or use no model before the fork"
 )
 _forks = 0
 

@@ -79,7 +79,9 @@ class Guard:
         self.gate = gate
         self.guide = guide
         self.steerers = tuple(steerers)
-        self.steerers_for_harm = self.steerers if steerers_for_harm is None else tuple(steerers_for_harm)
+        self.steerers_for_harm = (
+            self.steerers if steerers_for_harm is None else tuple(steerers_for_harm)
+        )
         self.profile = profile
         self.quality = config.quality.for_model(profile.floor)
         self._plugins = plugins or Plugins()
@@ -87,20 +89,28 @@ class Guard:
         self._sink = AuditSink(config.audit.path) if config.audit.path else None
         if is_coarse(guide):
             log.warning(
-                "the guide %s tells only a few scores apart, so a search sees no progress; keep it as the gate", guide.name
+                "the guide %s tells only a few scores apart, so a search sees no progress; keep it"
+                " as the gate",
+                guide.name,
             )
         for steerer in dict.fromkeys((*self.steerers, *self.steerers_for_harm)):
             missing = [need.__name__ for need in steerer.needs if not isinstance(backend, need)]
             if missing:
                 raise ConfigError(
-                    f"steerer {steerer.name!r} needs a backend that {', '.join(missing)}; {backend.name!r} does not",
-                    hint="choose another backend, or one of the steerers 'resample', 'prefill' and 'tsa'",
+                    f"steerer {steerer.name!r} needs a backend that {', '.join(missing)};"
+                    f" {backend.name!r} does not",
+                    hint=(
+                        "choose another backend, or one of the steerers 'resample', 'prefill' and"
+                        " 'tsa'"
+                    ),
                 )
             if isinstance(steerer, Fits):
                 steerer.fit(backend)
 
     @classmethod
-    def from_config(cls, config: GuardConfig, *, plugins: Plugins | None = None, backend: Backend | None = None) -> Guard:
+    def from_config(
+        cls, config: GuardConfig, *, plugins: Plugins | None = None, backend: Backend | None = None
+    ) -> Guard:
         """Load the plugins that `config` names and build a guard.
 
         Args:
@@ -115,13 +125,18 @@ class Guard:
         gate = build_panel(plugins, config.gate, config.combine)
         guide = build_panel(plugins, config.guide, config.guide_combine)
         steerers = _made(plugins, config.steerers)
-        for_harm = None if config.steerers_for_harm is None else _made(plugins, config.steerers_for_harm)
+        for_harm = (
+            None if config.steerers_for_harm is None else _made(plugins, config.steerers_for_harm)
+        )
         # The backend comes last. It takes longest, and a typo elsewhere should show at once.
         backend = backend or plugins.make("backends", config.backend)
         profile = backend.profile if isinstance(backend, Profiled) else GENERIC
         if "steerers" not in config.model_fields_set and profile.steerers:
             steerers = _made(plugins, profile.steerers)
-        if not config.model_fields_set & {"steerers", "steerers_for_harm"} and profile.steerers_for_harm:
+        if (
+            not config.model_fields_set & {"steerers", "steerers_for_harm"}
+            and profile.steerers_for_harm
+        ):
             for_harm = _made(plugins, profile.steerers_for_harm)
         if weak := weak_gate(backend.name, [member.use for member in config.gate]):
             _warn_once(weak)
@@ -156,7 +171,10 @@ class Guard:
         return tuple(member for members in panels for member in members)
 
     async def respond(
-        self, messages: Sequence[Message | Mapping[str, Any]] | str, *, prefer: Mapping[str, float] | None = None
+        self,
+        messages: Sequence[Message | Mapping[str, Any]] | str,
+        *,
+        prefer: Mapping[str, float] | None = None,
     ) -> Outcome:
         """Let the backend answer, and review the answer.
 
@@ -168,7 +186,9 @@ class Guard:
             ModelError: the plain answer could not be generated, or took too long.
         """
         conversation = Message.conversation(messages)
-        work = plain_answer(self.backend, conversation, lambda prompt: self._request_with(prompt, conversation))
+        work = plain_answer(
+            self.backend, conversation, lambda prompt: self._request_with(prompt, conversation)
+        )
         _, plain = await answered(self.config.answer_seconds, work)
         reasoning, answer = split_reasoning(plain.text)
         return await self.review(conversation, answer, reasoning=reasoning, prefer=prefer)
@@ -206,12 +226,15 @@ class Guard:
                 refuse_after_fork(self.backend)
                 if release:
                     shown, review.gate_calls = release.close(), release.checks
-                    # If the host has rewritten the answer since, it does not begin with what was shown.
+                    # If the host has rewritten the answer since, it does not begin with what was
+                    # shown.
                     review.shown = shown if answer.startswith(shown) else ""
                 review.messages = Message.conversation(messages)
                 await self._judge(review)
                 if review.flag is None:
-                    return self._finish(review, answer, "pass", "passed by the gate", None, review.gate_verdict)
+                    return self._finish(
+                        review, answer, "pass", "passed by the gate", None, review.gate_verdict
+                    )
                 if review.flag.decision == "failed":
                     # Without a gate no text may leave, so a search would be of no use.
                     return self._fall_back(review, f"gate failed: {review.flag.reason}")
@@ -232,7 +255,9 @@ class Guard:
         """
 
         async def passes(text: str) -> bool:
-            [verdict] = await moderate_safely(self.gate, [text], prompts=[prompt], seconds=self.config.gate_seconds)
+            [verdict] = await moderate_safely(
+                self.gate, [text], prompts=[prompt], seconds=self.config.gate_seconds
+            )
             return not verdict.flagged
 
         return StreamGate(passes)
@@ -251,7 +276,9 @@ class Guard:
         review.gate_verdict, *thoughts = await self._check(review, texts, "gate")
         review.reasoning_verdict = thoughts[0] if thoughts else None
 
-    async def _swapped(self, review: Review, answers: Sequence[tuple[Judged, str]], end: SearchEnd) -> Outcome:
+    async def _swapped(
+        self, review: Review, answers: Sequence[tuple[Judged, str]], end: SearchEnd
+    ) -> Outcome:
         """Swap in the first of the answers that the gate passes, or give the fallback."""
         for judged, text in answers:
             [final] = await self._check(review, [text], "final")
@@ -278,7 +305,9 @@ class Guard:
         review.gate_calls += 1
         prompts = [review.prompt] * len(texts)
         with review.phase(phase):
-            return await moderate_safely(self.gate, texts, prompts=prompts, seconds=self.config.gate_seconds)
+            return await moderate_safely(
+                self.gate, texts, prompts=prompts, seconds=self.config.gate_seconds
+            )
 
     async def plain_request(self, messages: tuple[Message, ...]) -> GenerationRequest:
         """Return a request for the model's own answer to the conversation, without reasoning.
@@ -304,13 +333,30 @@ class Guard:
         return self._finish(review, text, "fallback", reason, None, None)
 
     def _finish(
-        self, review: Review, text: str, action: Action, reason: str, chosen: Judged | None, final: Verdict | None
+        self,
+        review: Review,
+        text: str,
+        action: Action,
+        reason: str,
+        chosen: Judged | None,
+        final: Verdict | None,
     ) -> Outcome:
         audit = self.config.audit
-        record = review.record(text, action, reason, chosen, final, seed=self.config.seed, texts=audit.texts)
+        record = review.record(
+            text, action, reason, chosen, final, seed=self.config.seed, texts=audit.texts
+        )
         publish(record, self._sink, self._plugins)
-        texts = (review.answer, review.reasoning, *(judged.candidate.text for judged in review.judged))
-        return Outcome(text, action, record, withheld=tuple({other for other in texts if other not in ("", text)}))
+        texts = (
+            review.answer,
+            review.reasoning,
+            *(judged.candidate.text for judged in review.judged),
+        )
+        return Outcome(
+            text,
+            action,
+            record,
+            withheld=tuple({other for other in texts if other not in ("", text)}),
+        )
 
 
 def _made(plugins: Plugins, uses: Sequence[Use]) -> list[Steerer]:

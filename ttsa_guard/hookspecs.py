@@ -32,7 +32,9 @@ class Register(Protocol):
     The factory is called with validated options, an instance of the model `options`.
     """
 
-    def __call__(self, name: str, factory: Callable[..., Any], *, options: type[BaseModel] = NoOptions) -> None:
+    def __call__(
+        self, name: str, factory: Callable[..., Any], *, options: type[BaseModel] = NoOptions
+    ) -> None:
         """Register `factory` under `name`."""
 
 

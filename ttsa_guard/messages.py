@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 
 Role = Literal["system", "user", "assistant"]
 Scope = Literal["user", "all"]
-_ROLES: Mapping[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_ROLES: Mapping[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+}
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,9 @@ class Message:
     content: str
 
     @classmethod
-    def conversation(cls, turns: Sequence[Message | Mapping[str, Any]] | str) -> tuple[Message, ...]:
+    def conversation(
+        cls, turns: Sequence[Message | Mapping[str, Any]] | str
+    ) -> tuple[Message, ...]:
         """Make messages from chat-completion dictionaries, from messages, or from one user text.
 
         Raises:
@@ -41,22 +48,39 @@ class Message:
         """
         if isinstance(turns, str):
             turns = [cls("user", turns)]
-        messages = tuple(turn if isinstance(turn, Message) else cls._from_mapping(turn) for turn in turns)
+        messages = tuple(
+            turn if isinstance(turn, Message) else cls._from_mapping(turn) for turn in turns
+        )
         if not any(m.role == "user" and m.content.strip() for m in messages):
-            raise PromptError("the conversation has no user text", hint="give at least one non-empty user message")
+            raise PromptError(
+                "the conversation has no user text", hint="give at least one non-empty user message"
+            )
         return messages
 
     @classmethod
     def _from_mapping(cls, turn: Mapping[str, Any]) -> Message:
         if not isinstance(turn, Mapping):
-            raise PromptError(f"a turn is a mapping, not a {type(turn).__name__}", hint="{'role': 'user', 'content': '...'}")
+            raise PromptError(
+                f"a turn is a mapping, not a {type(turn).__name__}",
+                hint="{'role': 'user', 'content': '...'}",
+            )
         role, content = _ROLES.get(str(turn.get("role"))), turn.get("content")
         if role is None:
-            raise PromptError(f"unknown role {turn.get('role')!r} in the conversation", hint=f"roles are {', '.join(_ROLES)}")
+            raise PromptError(
+                f"unknown role {turn.get('role')!r} in the conversation",
+                hint=f"roles are {', '.join(_ROLES)}",
+            )
         if isinstance(content, list):
-            content = " ".join(str(p.get("text", "")) for p in content if isinstance(p, Mapping) and p.get("type") == "text")
+            content = " ".join(
+                str(p.get("text", ""))
+                for p in content
+                if isinstance(p, Mapping) and p.get("type") == "text"
+            )
         if not isinstance(content, str | None):
-            raise PromptError(f"the content of a turn is a {type(content).__name__}", hint="give text, or a list of text parts")
+            raise PromptError(
+                f"the content of a turn is a {type(content).__name__}",
+                hint="give text, or a list of text parts",
+            )
         return cls(role, content or "")
 
 
@@ -65,7 +89,9 @@ def own_seed(seed: int, messages: Sequence[Message]) -> int:
 
     With the same seed, all conversations would share the noise of their samples.
     """
-    digest = hashlib.blake2b(repr((seed, [(m.role, m.content) for m in messages])).encode(), digest_size=4)
+    digest = hashlib.blake2b(
+        repr((seed, [(m.role, m.content) for m in messages])).encode(), digest_size=4
+    )
     return int.from_bytes(digest.digest(), "big") >> 1
 
 
@@ -97,7 +123,9 @@ class Prompt:
     @property
     def soft_ids(self) -> tuple[int, ...]:
         """The token ids that the soft embeddings start from, in order."""
-        return tuple(i for segment in self.segments if isinstance(segment, Soft) for i in segment.ids)
+        return tuple(
+            i for segment in self.segments if isinstance(segment, Soft) for i in segment.ids
+        )
 
     @property
     def soft_positions(self) -> tuple[int, ...]:

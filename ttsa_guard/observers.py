@@ -29,7 +29,9 @@ def publish(record: AuditRecord, sink: AuditSink | None, plugins: Plugins) -> No
             log.error("the audit record could not be written: %s", type(error).__name__)
     observers = [hook.plugin for hook in plugins.manager.hook.ttsa_guard_finished.get_hookimpls()]
     for observer in observers:
-        tell = plugins.manager.subset_hook_caller("ttsa_guard_finished", [o for o in observers if o is not observer])
+        tell = plugins.manager.subset_hook_caller(
+            "ttsa_guard_finished", [o for o in observers if o is not observer]
+        )
         try:
             tell(record=record)
         except (KeyboardInterrupt, SystemExit):

@@ -1,4 +1,7 @@
-"""The report of a benchmark as one page of HTML: tables, plots and how to read them. It loads nothing."""
+"""The report of a benchmark as one page of HTML: tables, plots and how to read them.
+
+It loads nothing.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,24 @@ from functools import lru_cache
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from ttsa_guard.bench.measure import COLUMNS, COMPARED, ArmSummary, Columns, Estimate, GroupSummary, How, Summary
+from ttsa_guard.bench.measure import (
+    COLUMNS,
+    COMPARED,
+    ArmSummary,
+    Columns,
+    Estimate,
+    GroupSummary,
+    How,
+    Summary,
+)
 from ttsa_guard.bench.tables import figures
 from ttsa_guard.plots import cost, forest
 
-_COSTS = {"generations": "generations, mean", "decode passes": "decode passes, mean", "seconds": "seconds, median"}
+_COSTS = {
+    "generations": "generations, mean",
+    "decode passes": "decode passes, mean",
+    "seconds": "seconds, median",
+}
 
 
 @dataclass(frozen=True)
@@ -95,19 +111,26 @@ def _facts(summary: Summary) -> str:
     versions = ", ".join(f"{name} {v}" for name, v in meta.versions.items() if v)
     lacking = f". Not finished: {'; '.join(summary.missing)}" if summary.missing else ""
     model = meta.model or "the embedded model"
-    return f"{flagged} flagged answers of {model}, seed {meta.seed}, on {meta.device}; {versions}{lacking}"
+    return (
+        f"{flagged} flagged answers of {model}, seed {meta.seed}, on {meta.device};"
+        f" {versions}{lacking}"
+    )
 
 
 def _quality(groups: Mapping[str, GroupSummary], arms: Sequence[str]) -> Iterator[PageFigure]:
     if not groups:
         return
     everything = groups["all"].arms
-    yield _figure("All flagged answers", forest({name: _series(everything, name) for name in COMPARED}, arms))
+    yield _figure(
+        "All flagged answers", forest({name: _series(everything, name) for name in COMPARED}, arms)
+    )
     levels = [level for level in ("hard", "mixed") if level in groups]
     yield _figure("Good, by difficulty", forest(_by_group(groups, levels), arms))
     kinds = [name for name in groups if name not in ("all", "hard", "mixed")]
     for start in range(0, len(kinds), 3):
-        yield _figure("Good, by kind of failure", forest(_by_group(groups, kinds[start : start + 3]), arms))
+        yield _figure(
+            "Good, by kind of failure", forest(_by_group(groups, kinds[start : start + 3]), arms)
+        )
 
 
 def _by_group(groups: Mapping[str, GroupSummary], names: Sequence[str]) -> dict[str, Columns]:
@@ -118,10 +141,14 @@ def _series(arms: Mapping[str, ArmSummary], column: str) -> Columns:
     return {name: arm.columns[column] for name, arm in arms.items() if column in arm.columns}
 
 
-def _costs(groups: Mapping[str, GroupSummary], arms: Sequence[str], reference: str) -> Iterator[PageFigure]:
+def _costs(
+    groups: Mapping[str, GroupSummary], arms: Sequence[str], reference: str
+) -> Iterator[PageFigure]:
     for column, label in _COSTS.items() if groups else ():
         known = {arm: groups["all"].arms[arm].columns for arm in arms}
-        points = {arm: (c[column].value, 100 * c["good"].value) for arm, c in known.items() if column in c}
+        points = {
+            arm: (c[column].value, 100 * c["good"].value) for arm, c in known.items() if column in c
+        }
         yield _figure(f"Good against {column}", cost(points, arms, label, marked=reference))
 
 
@@ -133,23 +160,43 @@ def _tables(summary: Summary) -> Iterator[PageTable]:
     for name, group in summary.groups.items():
         against = {column: f"{column} against {summary.meta.reference}" for column in COMPARED}
         arms = {
-            arm: {**known.columns, **{against[column]: value for column, value in known.difference.items()}}
+            arm: {
+                **known.columns,
+                **{against[column]: value for column, value in known.difference.items()},
+            }
             for arm, known in group.arms.items()
         }
-        columns: dict[str, How] = {**dict.fromkeys(COMPARED, "share"), **dict.fromkeys(against.values(), "difference")}
-        columns |= {column: how for column, (how, _) in COLUMNS.items() if any(column in known for known in arms.values())}
+        columns: dict[str, How] = {
+            **dict.fromkeys(COMPARED, "share"),
+            **dict.fromkeys(against.values(), "difference"),
+        }
+        columns |= {
+            column: how
+            for column, (how, _) in COLUMNS.items()
+            if any(column in known for known in arms.values())
+        }
         yield _table(f"{name} ({group.cases} flagged answers)", columns, arms, shown=name == "all")
     benign = summary.benign
-    shares: dict[str, How] = dict.fromkeys((column for known in benign.arms.values() for column in known), "share")
+    shares: dict[str, How] = dict.fromkeys(
+        (column for known in benign.arms.values() for column in known), "share"
+    )
     if shares:
         title = f"benign prompts ({benign.unflagged} unflagged, {benign.flagged} flagged)"
         yield _table(title, shares, benign.arms, shown=True)
 
 
-def _table(title: str, columns: Mapping[str, How], arms: Mapping[str, Columns], *, shown: bool) -> PageTable:
-    headings = [f"{column}, {how}" if how in ("mean", "median") else column for column, how in columns.items()]
+def _table(
+    title: str, columns: Mapping[str, How], arms: Mapping[str, Columns], *, shown: bool
+) -> PageTable:
+    headings = [
+        f"{column}, {how}" if how in ("mean", "median") else column
+        for column, how in columns.items()
+    ]
     cells = {
-        arm: [_cell(how, known[column]) if column in known else None for column, how in columns.items()]
+        arm: [
+            _cell(how, known[column]) if column in known else None
+            for column, how in columns.items()
+        ]
         for arm, known in arms.items()
     }
     return PageTable(title, headings, cells, shown)

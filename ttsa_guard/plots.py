@@ -1,6 +1,7 @@
 """Plots in one style: searches, moderators, benchmarks, the speed of decoding, and plans.
 
-They are drawn without pyplot, so there is no display and no global state. matplotlib is imported when something is drawn.
+They are drawn without pyplot, so there is no display and no global state. matplotlib is imported
+when something is drawn.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ _STYLE = {
 }
 _INK = "#010203"  # replaced by the page's text colour
 _IN_PAGE = {
-    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor"), _INK),
+    **dict.fromkeys(
+        ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor"), _INK
+    ),
     **dict.fromkeys(("axes.facecolor", "figure.facecolor"), "none"),
     "svg.fonttype": "none",
     "svg.hashsalt": "ttsa-guard",
@@ -54,7 +57,8 @@ _IN_PAGE = {
 _PANELS = 3  # beside each other
 _WIDTH = 4.6
 _LEGEND = 40  # characters that fit beside each other
-_NEAR, _LINE, _CHARACTER = 0.04, 0.062, 0.02  # labels of `cost`, in units of the axes: closer is together; height; width
+# labels of `cost`, in units of the axes: closer is together; height; width
+_NEAR, _LINE, _CHARACTER = 0.04, 0.062, 0.02
 _PERCENTILES = dict(zip(("p50", "p95", "p99"), (COLOURS[0], COLOURS[1], COLOURS[3]), strict=True))
 
 
@@ -66,7 +70,9 @@ def ready(path: Path) -> None:
     """
     _check_installed()
     if path.suffix not in _FORMATS:
-        raise ConfigError(f"cannot draw to {path}", hint=f"the name ends with one of {', '.join(_FORMATS)}")
+        raise ConfigError(
+            f"cannot draw to {path}", hint=f"the name ends with one of {', '.join(_FORMATS)}"
+        )
     if not path.parent.is_dir():
         raise ConfigError(f"there is no folder {path.parent}", hint="make it first")
 
@@ -109,8 +115,12 @@ def _figure(width: float, height: float) -> Any:
 # ---------------------------------------------------------------------- searches and moderators
 
 
-def draw_searches(reviews: Sequence[tuple[str, AuditRecord]], path: Path, *, threshold: float | None) -> None:
-    """Draw a panel for each flagged answer: the scores of its candidates in the order in which they were found."""
+def draw_searches(
+    reviews: Sequence[tuple[str, AuditRecord]], path: Path, *, threshold: float | None
+) -> None:
+    """Draw a panel for each flagged answer: the scores of its candidates in the order in which they
+    were found.
+    """
     rows = max(1, math.ceil(len(reviews) / _PANELS))
     with drawing(path, 4 * _PANELS, 1 + 2.5 * rows) as figure:
         panels = figure.subplots(rows, _PANELS, sharey=True, squeeze=False).ravel()
@@ -120,8 +130,14 @@ def draw_searches(reviews: Sequence[tuple[str, AuditRecord]], path: Path, *, thr
             panel.set_axis_off()
         figure.suptitle("Searches for a better answer" if reviews else "No answer was flagged")
         figure.supylabel("guide score")
-        entries = {text: handle for panel in panels for handle, text in zip(*panel.get_legend_handles_labels(), strict=True)}
-        figure.legend(entries.values(), entries.keys(), loc="outside lower right", ncols=len(entries) or 1)
+        entries = {
+            text: handle
+            for panel in panels
+            for handle, text in zip(*panel.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(
+            entries.values(), entries.keys(), loc="outside lower right", ncols=len(entries) or 1
+        )
 
 
 def _search(panel: Any, label: str, record: AuditRecord, threshold: float | None) -> None:
@@ -130,23 +146,47 @@ def _search(panel: Any, label: str, record: AuditRecord, threshold: float | None
     at = record.chosen
     everything = range(len(record.candidates))
     groups: tuple[tuple[str, dict[str, Any], list[int]], ...] = (
-        ("rejected", {"marker": "x", "color": RED}, [i for i in everything if not record.candidates[i].passed]),
-        ("acceptable", {"marker": "o", "color": COLOURS[0]}, [i for i in everything if record.candidates[i].passed and i != at]),
-        ("swapped in", {"marker": "*", "color": "gold", "edgecolors": "black", "s": 220}, [i for i in everything if i == at]),
+        (
+            "rejected",
+            {"marker": "x", "color": RED},
+            [i for i in everything if not record.candidates[i].passed],
+        ),
+        (
+            "acceptable",
+            {"marker": "o", "color": COLOURS[0]},
+            [i for i in everything if record.candidates[i].passed and i != at],
+        ),
+        (
+            "swapped in",
+            {"marker": "*", "color": "gold", "edgecolors": "black", "s": 220},
+            [i for i in everything if i == at],
+        ),
     )
     panel.axhline(record.gate_score, color=RED, linestyle=":", label="flagged answer")
     if threshold is not None:
-        panel.axhline(threshold, color="black", linestyle="--", linewidth=1, label=f"threshold {threshold:g}")
+        panel.axhline(
+            threshold, color="black", linestyle="--", linewidth=1, label=f"threshold {threshold:g}"
+        )
     for name, style, members in groups:
         if members:
-            panel.scatter([i + 1 for i in members], [record.candidates[i].score for i in members], label=name, zorder=3, **style)
-    panel.set(xlabel="candidate", ylim=(-0.06, 1.06), xlim=(0.5, max(2, len(record.candidates)) + 0.5))
+            panel.scatter(
+                [i + 1 for i in members],
+                [record.candidates[i].score for i in members],
+                label=name,
+                zorder=3,
+                **style,
+            )
+    panel.set(
+        xlabel="candidate", ylim=(-0.06, 1.06), xlim=(0.5, max(2, len(record.candidates)) + 0.5)
+    )
     panel.set_title(label, fontsize="medium")
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def draw_curves(judged: Mapping[str, tuple[Sequence[int], Sequence[float]]], path: Path) -> None:
-    """Ranking and calibration of moderators, given (labels, scores) by name: ROC, precision against recall, reliability."""
+    """Ranking and calibration of moderators, given (labels, scores) by name: ROC, precision against
+    recall, reliability.
+    """
     from sklearn.calibration import calibration_curve
     from sklearn.metrics import precision_recall_curve, roc_curve
 
@@ -160,8 +200,16 @@ def draw_curves(judged: Mapping[str, tuple[Sequence[int], Sequence[float]]], pat
             share, score = calibration_curve(labels, scores, n_bins=10)
             reliability.plot(score, share, marker="o", label=name)
         roc.set(title="ROC", xlabel="false positive rate", ylabel="true positive rate")
-        ranking.set(title="Precision and recall", xlabel="recall", ylabel="precision", ylim=(0, 1.05))
-        reliability.set(title="Reliability", xlabel="score", ylabel="share of harms", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        ranking.set(
+            title="Precision and recall", xlabel="recall", ylabel="precision", ylim=(0, 1.05)
+        )
+        reliability.set(
+            title="Reliability",
+            xlabel="score",
+            ylabel="share of harms",
+            xlim=(-0.02, 1.02),
+            ylim=(-0.02, 1.02),
+        )
         for panel in (roc, reliability):
             panel.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1)
         roc.legend()
@@ -173,9 +221,17 @@ def draw_curves(judged: Mapping[str, tuple[Sequence[int], Sequence[float]]], pat
 def draw_speed(points: Sequence[SpeedPoint], path: Path, *, title: str) -> None:
     """Seconds of a batch of candidates by prompt, by candidates and by new tokens."""
     varied = (
-        ("prefix", "prompt tokens (16 candidates, 32 new tokens)", {"candidates": 16, "tokens": 32}),
+        (
+            "prefix",
+            "prompt tokens (16 candidates, 32 new tokens)",
+            {"candidates": 16, "tokens": 32},
+        ),
         ("candidates", "candidates (512 prompt tokens, 32 new)", {"prefix": 512, "tokens": 32}),
-        ("tokens", "new tokens (512 prompt tokens, 16 candidates)", {"prefix": 512, "candidates": 16}),
+        (
+            "tokens",
+            "new tokens (512 prompt tokens, 16 candidates)",
+            {"prefix": 512, "candidates": 16},
+        ),
     )
     lines = (
         ("generate", "generate, whole prompts", "s-"),
@@ -185,13 +241,19 @@ def draw_speed(points: Sequence[SpeedPoint], path: Path, *, title: str) -> None:
     )
     with drawing(path, 13, 4.4) as figure:
         for panel, (name, label, fixed) in zip(figure.subplots(1, 3), varied, strict=True):
-            matching = (p for p in points if all(getattr(p, key) == value for key, value in fixed.items()))
+            matching = (
+                p for p in points if all(getattr(p, key) == value for key, value in fixed.items())
+            )
             chosen = sorted(matching, key=attrgetter(name))
             for of, entry, style in lines:
-                known = [(getattr(p, name), getattr(p, of)) for p in chosen if getattr(p, of) is not None]
+                known = [
+                    (getattr(p, name), getattr(p, of)) for p in chosen if getattr(p, of) is not None
+                ]
                 panel.plot(*zip(*known, strict=True), style, label=entry)
             panel.set(xscale="log", yscale="log", xlabel=label)
-            panel.set_xticks([getattr(p, name) for p in chosen], [str(getattr(p, name)) for p in chosen])
+            panel.set_xticks(
+                [getattr(p, name) for p in chosen], [str(getattr(p, name)) for p in chosen]
+            )
             panel.minorticks_off()
         figure.supylabel("seconds")
         figure.suptitle(title)
@@ -199,49 +261,85 @@ def draw_speed(points: Sequence[SpeedPoint], path: Path, *, title: str) -> None:
 
 
 def draw_plan(points: Sequence[LoadPoint], target: float, path: Path) -> None:
-    """Latency, and replicas and cost, over the rate; rates at which something breaks are crossed."""
+    """Draw latency, replicas and cost over the rate; a cross marks where something breaks."""
     with drawing(path, 9, 3.8) as figure:
         latency, effort = figure.subplots(1, 2)
         rates = [p.rate for p in points]
         for q, colour in _PERCENTILES.items():
-            latency.plot(rates, [p.flagged.get(q) for p in points], "o-", color=colour, label=f"flagged, {q}")
-        latency.plot(rates, [p.unflagged.get("p95") for p in points], "o-", color=GREY, label="unflagged, p95")
-        latency.axhline(target, color="black", linestyle="--", linewidth=1, label="target of the p95")
-        latency.set(xscale="log", yscale="log", xlabel="answers a second", ylabel="seconds added to an answer")
+            latency.plot(
+                rates, [p.flagged.get(q) for p in points], "o-", color=colour, label=f"flagged, {q}"
+            )
+        latency.plot(
+            rates,
+            [p.unflagged.get("p95") for p in points],
+            "o-",
+            color=GREY,
+            label="unflagged, p95",
+        )
+        latency.axhline(
+            target, color="black", linestyle="--", linewidth=1, label="target of the p95"
+        )
+        latency.set(
+            xscale="log",
+            yscale="log",
+            xlabel="answers a second",
+            ylabel="seconds added to an answer",
+        )
         effort.plot(rates, [p.replicas for p in points], "o-", color=COLOURS[2], label="replicas")
         costs = [(p.rate, p.cost) for p in points if not p.limit]
         x, y = zip(*costs, strict=True) if costs else ((), ())
         effort.plot(x, y, "o-", color=COLOURS[3], label="cost of a million answers")
         if broken := [p for p in points if p.limit]:
-            effort.plot([p.rate for p in broken], [p.replicas for p in broken], "x", color=RED, markersize=9, label="breaks")
+            effort.plot(
+                [p.rate for p in broken],
+                [p.replicas for p in broken],
+                "x",
+                color=RED,
+                markersize=9,
+                label="breaks",
+            )
         effort.set(xscale="log", yscale="log", xlabel="answers a second")
         for panel in (latency, effort):
             panel.legend(fontsize="small")
 
 
 def draw_validation(validation: Validation, path: Path) -> None:
-    """Draw a panel for each quantity: predicted percentiles over the rate, and those of the runs."""
+    """Draw a panel for each quantity: percentiles over the rate, predicted and of the runs."""
     quantities = list(dict.fromkeys(row.quantity for row in validation.rows))
     with drawing(path, 3.6 * len(quantities), 3.6) as figure:
-        for panel, quantity in zip(figure.subplots(1, len(quantities), squeeze=False)[0], quantities, strict=True):
+        for panel, quantity in zip(
+            figure.subplots(1, len(quantities), squeeze=False)[0], quantities, strict=True
+        ):
             rows = [row for row in validation.rows if row.quantity == quantity]
             rates = [row.rate for row in rows]
             for q in ("p50", "p95"):
                 for run in range(len(rows[0].measured)):
                     label = (f"{q}, measured", f"{q}, predicted") if not run else ("", "")
                     style = {"color": _PERCENTILES[q]}
-                    panel.plot(rates, [r.measured[run][q] for r in rows], "o", label=label[0], **style)
-                    panel.plot(rates, [r.predicted[run][q] for r in rows], "_-", linewidth=1, label=label[1], **style)
+                    panel.plot(
+                        rates, [r.measured[run][q] for r in rows], "o", label=label[0], **style
+                    )
+                    panel.plot(
+                        rates,
+                        [r.predicted[run][q] for r in rows],
+                        "_-",
+                        linewidth=1,
+                        label=label[1],
+                        **style,
+                    )
             panel.set(title=quantity, xlabel="answers a second", ylim=(0, None))
             panel.legend(fontsize="small")
         figure.supylabel("seconds")
 
 
-# ---------------------------------------------------------------------- benchmarks, as SVG that stands in a page
+# ---------------------------------------------------------------------- benchmarks, as SVG that
+# stands in a page
 
 
 def forest(series: Mapping[str, Mapping[str, Estimate]], arms: Sequence[str]) -> str:
-    """SVG of shares with their intervals, a line for each arm from the top down. Text takes the colour of the page.
+    """SVG of shares with their intervals, a line for each arm from the top down.
+
+    Text takes the colour of the page.
 
     Args:
         series: by name and by arm.
@@ -270,31 +368,50 @@ def forest(series: Mapping[str, Mapping[str, Estimate]], arms: Sequence[str]) ->
         return _svg(figure, "forest " + " ".join(series))
 
 
-def cost(points: Mapping[str, tuple[float, float]], arms: Sequence[str], label: str, *, marked: str) -> str:
-    """SVG of the share of good answers, in %, against a cost; each arm as its number, the `marked` one in another colour."""
+def cost(
+    points: Mapping[str, tuple[float, float]], arms: Sequence[str], label: str, *, marked: str
+) -> str:
+    """SVG of the share of good answers, in %, against a cost.
+
+    Each arm as its number, the `marked` one in another colour.
+    """
     with _styled({**_STYLE, **_IN_PAGE}):
         figure = _figure(_WIDTH, 3.7)
         panel = figure.subplots()
         most = max([x for x, _ in points.values()] or [0]) or 1.0
         for arm, (x, y) in points.items():
-            panel.plot(x, y, "o", color=COLOURS[0 if arm == marked else 1], zorder=3 if arm == marked else 2)
+            panel.plot(
+                x,
+                y,
+                "o",
+                color=COLOURS[0 if arm == marked else 1],
+                zorder=3 if arm == marked else 2,
+            )
         numbered = {arms.index(arm) + 1: (x / most, y / 100) for arm, (x, y) in points.items()}
         line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0}
         for numbers, (x, y), (beside, height) in _labels(numbered):
             place = (beside * most, height * 100)
-            panel.annotate(numbers, (x * most, y * 100), place, ha="left", va="center", arrowprops=line)
+            panel.annotate(
+                numbers, (x * most, y * 100), place, ha="left", va="center", arrowprops=line
+            )
         panel.set(xlabel=label, ylabel="% good", xlim=(-0.05 * most, 1.22 * most), ylim=(-8, 108))
         return _svg(figure, f"cost {label}")
 
 
-def _labels(points: Mapping[int, tuple[float, float]]) -> list[tuple[str, tuple[float, float], tuple[float, float]]]:
+def _labels(
+    points: Mapping[int, tuple[float, float]],
+) -> list[tuple[str, tuple[float, float], tuple[float, float]]]:
     """Place labels on the right of the points that they belong to, in units of the axes.
 
     None lies over another label or point. Points that are too close together share one.
     """
     groups: list[list[int]] = []
     for number in sorted(points, key=lambda n: (-points[n][1], points[n][0])):
-        near = (g for g in groups if max(abs(a - b) for a, b in zip(points[g[0]], points[number], strict=True)) < _NEAR)
+        near = (
+            g
+            for g in groups
+            if max(abs(a - b) for a, b in zip(points[g[0]], points[number], strict=True)) < _NEAR
+        )
         if (group := next(near, None)) is not None:
             group.append(number)
         else:
@@ -304,7 +421,11 @@ def _labels(points: Mapping[int, tuple[float, float]]) -> list[tuple[str, tuple[
         x, y = points[group[0]]
         text, beside = _ranges(sorted(group)), x + 0.04
         end = beside + _CHARACTER * len(text)
-        taken = [height for other, _, (start, height) in placed if start < end and beside < start + _CHARACTER * len(other)]
+        taken = [
+            height
+            for other, _, (start, height) in placed
+            if start < end and beside < start + _CHARACTER * len(other)
+        ]
         taken += [b for a, b in points.values() if beside - 0.02 < a < end]
         placed.append((text, (x, y), (beside, _free(y, taken, _LINE))))
     return placed
@@ -318,20 +439,37 @@ def _ranges(numbers: Sequence[int]) -> str:
             runs[-1].append(number)
         else:
             runs.append([number])
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
+    return ", ".join(
+        f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs
+    )
 
 
 def _free(y: float, taken: Sequence[float], step: float) -> float:
-    """Return the height closest to `y` that is `step` away from all that are taken; `y` itself if there is no such place."""
+    """Return the height closest to `y` that is `step` away from all that are taken.
+
+    `y` itself if there is no such place.
+    """
     edges = [-0.06 - step, *sorted(taken), 1.06 + step]
-    gaps = [(low + step, high - step) for low, high in pairwise(edges) if high - low >= 2 * step - 1e-9]
-    return min((min(max(y, low), high) for low, high in gaps), key=lambda place: abs(place - y), default=y)
+    gaps = [
+        (low + step, high - step) for low, high in pairwise(edges) if high - low >= 2 * step - 1e-9
+    ]
+    return min(
+        (min(max(y, low), high) for low, high in gaps), key=lambda place: abs(place - y), default=y
+    )
 
 
 def _svg(figure: Any, name: str) -> str:
-    """Return the figure without what belongs to a file of its own; names of clip paths are made unique within a page."""
+    """Return the figure without what belongs to a file of its own.
+
+    Names of clip paths are made unique within a page.
+    """
     out = io.StringIO()
-    figure.savefig(out, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")), transparent=True)
+    figure.savefig(
+        out,
+        format="svg",
+        metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")),
+        transparent=True,
+    )
     text = out.getvalue()
     text = text[text.index("<svg") :].replace(_INK, "currentColor")
     text = re.sub(r'<g id="[^"]*"', "<g", text)

@@ -43,8 +43,12 @@ class Plugins:
     Every guard has a plugin manager of its own; two guards share nothing.
     """
 
-    manager: pluggy.PluginManager = field(default_factory=lambda: pluggy.PluginManager(hookspecs.PROJECT))
-    found: dict[Kind, dict[str, Registered]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
+    manager: pluggy.PluginManager = field(
+        default_factory=lambda: pluggy.PluginManager(hookspecs.PROJECT)
+    )
+    found: dict[Kind, dict[str, Registered]] = field(
+        default_factory=lambda: {kind: {} for kind in KINDS}
+    )
     _warned: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -72,7 +76,10 @@ class Plugins:
         except PluginError:
             raise
         except Exception as error:
-            raise PluginError(f"plugin {plugin!r} does not fit the hooks: {error}", hint="see ttsa_guard/hookspecs.py") from error
+            raise PluginError(
+                f"plugin {plugin!r} does not fit the hooks: {error}",
+                hint="see ttsa_guard/hookspecs.py",
+            ) from error
 
     def load(self, kind: Kind, name: str) -> Registered:
         """Return the factory that the configuration calls `name`.
@@ -86,7 +93,9 @@ class Plugins:
         """
         name = self._current(kind, name)
         if name not in self.found[kind]:
-            points = {point.value: point for point in entry_points(group=hookspecs.PROJECT, name=name)}
+            points = {
+                point.value: point for point in entry_points(group=hookspecs.PROJECT, name=name)
+            }
             if not points:
                 known = {*self.installed(), *self.found[kind]}
                 raise PluginError(
@@ -95,11 +104,15 @@ class Plugins:
                 )
             if len(points) > 1:
                 raise PluginError(
-                    f"two packages bring a plugin named {name!r}: {', '.join(points)}", hint="pip uninstall one of them"
+                    f"two packages bring a plugin named {name!r}: {', '.join(points)}",
+                    hint="pip uninstall one of them",
                 )
             self._import(*points.values())
         if name not in self.found[kind]:
-            raise PluginError(f"plugin {name!r} registers no {kind[:-1]} of that name", hint=nearest(name, self.found[kind]))
+            raise PluginError(
+                f"plugin {name!r} registers no {kind[:-1]} of that name",
+                hint=nearest(name, self.found[kind]),
+            )
         return self.found[kind][name]
 
     def make(self, kind: Kind, use: Use) -> Any:
@@ -116,15 +129,23 @@ class Plugins:
         except TTSAError:
             raise
         except Exception as error:
-            raise ConfigError(f"plugin {use.use!r} cannot be built: {error}", hint=f"check its options in {kind}") from error
+            raise ConfigError(
+                f"plugin {use.use!r} cannot be built: {error}", hint=f"check its options in {kind}"
+            ) from error
 
     def _current(self, kind: Kind, name: str) -> str:
-        """Return the name that a plugin has now. A plugin that somebody else calls by an old name of ours goes first."""
+        """Return the name that a plugin has now. A plugin that somebody else calls by an old name
+        of ours goes first.
+        """
         if name not in RENAMED or name in self.found[kind] or name in self.installed():
             return name
         if name not in self._warned:
             self._warned.add(name)
-            log.warning("the plugin %r is now called %r; its old name works for one more release", name, RENAMED[name])
+            log.warning(
+                "the plugin %r is now called %r; its old name works for one more release",
+                name,
+                RENAMED[name],
+            )
         return RENAMED[name]
 
     def _import(self, point: EntryPoint) -> None:
@@ -132,14 +153,21 @@ class Plugins:
             plugin = point.load()
         except Exception as error:
             package = point.dist.name if point.dist else "its package"
-            raise PluginError(f"plugin {point.name!r} cannot be imported: {error}", hint=f"reinstall {package}") from error
+            raise PluginError(
+                f"plugin {point.name!r} cannot be imported: {error}", hint=f"reinstall {package}"
+            ) from error
         if not self.manager.is_registered(plugin):
             self.add(plugin)
 
     def _registrar(self, kind: Kind) -> Register:
-        def register(name: str, factory: Callable[..., Any], *, options: type[BaseModel] = NoOptions) -> None:
+        def register(
+            name: str, factory: Callable[..., Any], *, options: type[BaseModel] = NoOptions
+        ) -> None:
             if name in self.found[kind]:
-                raise PluginError(f"two plugins register the {kind[:-1]} {name!r}", hint="uninstall or rename one of them")
+                raise PluginError(
+                    f"two plugins register the {kind[:-1]} {name!r}",
+                    hint="uninstall or rename one of them",
+                )
             self.found[kind][name] = Registered(name, factory, options)
 
         return register

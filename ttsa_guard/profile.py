@@ -28,8 +28,8 @@ class Opening(BaseModel):
     text: str
     """The words."""
     kind: OpeningKind
-    """What begins like this. `answer`: one to a harmless request. `redirect`: an alternative to an unsafe request. `refusal`: a
-    refusal."""
+    """What begins like this. `answer`: one to a harmless request. `redirect`: an alternative to an
+    unsafe request. `refusal`: a refusal."""
     count: int = 1
     """How many of the sampled answers began like this."""
 
@@ -49,14 +49,20 @@ class ModelProfile(BaseModel):
     steerers: tuple[Use, ...] = ()
     """The cascade that was best for this model. An empty one was not measured."""
     steerers_for_harm: tuple[Use, ...] = ()
-    """The cascade for answers that were flagged for what they help with. If it is empty, it is the same."""
+    """The cascade for answers that were flagged for what they help with. If it is empty, it is the
+    same."""
     floor: float | None = None
-    """1st percentile of the mean token log-likelihood of the model's own safe answers, in nats. `null` was not measured."""
+    """1st percentile of the mean token log-likelihood of the model's own safe answers, in nats.
+    `null` was not measured."""
 
     @field_validator("steerers", "steerers_for_harm", mode="before")
     @classmethod
     def _named(cls, value: Any) -> Any:
-        return [{"use": item} if isinstance(item, str) else item for item in value] if isinstance(value, list | tuple) else value
+        return (
+            [{"use": item} if isinstance(item, str) else item for item in value]
+            if isinstance(value, list | tuple)
+            else value
+        )
 
     @classmethod
     def load(cls, path: Path) -> ModelProfile:
@@ -69,13 +75,17 @@ class ModelProfile(BaseModel):
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ModelError(
-                f"{path} is not a model profile", hint="make one with: ttsa-guard profile MODEL --out FILE"
+                f"{path} is not a model profile",
+                hint="make one with: ttsa-guard profile MODEL --out FILE",
             ) from error
 
     def save(self, path: Path) -> None:
         """Write the profile as JSON. Missing folders are made."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(
+            json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n",
+            encoding="utf-8",
+        )
 
 
 _DECLINING = "I can't help with that, because it could harm people."
@@ -85,10 +95,25 @@ GENERIC = ModelProfile(
         Opening(text="I'd be happy to help. Here is", kind="answer"),
         Opening(text="Here are a few ideas that may help:", kind="answer"),
         Opening(text="To begin with,", kind="answer"),
-        Opening(text=f"{_DECLINING} What I can do is explain how to protect yourself and others against it:", kind="redirect"),
-        Opening(text=f"{_DECLINING} If someone does this to you, here is what you can do:", kind="redirect"),
-        Opening(text=f"{_DECLINING} Instead, here are some safe and legal things that you can do:", kind="redirect"),
-        Opening(text="I'm sorry, but I can't help with that, because it could harm you or others.", kind="refusal"),
+        Opening(
+            text=(
+                f"{_DECLINING} What I can do is explain how to protect yourself and others"
+                " against it:"
+            ),
+            kind="redirect",
+        ),
+        Opening(
+            text=f"{_DECLINING} If someone does this to you, here is what you can do:",
+            kind="redirect",
+        ),
+        Opening(
+            text=f"{_DECLINING} Instead, here are some safe and legal things that you can do:",
+            kind="redirect",
+        ),
+        Opening(
+            text="I'm sorry, but I can't help with that, because it could harm you or others.",
+            kind="refusal",
+        ),
     ),
 )
 """The profile of a model that was never profiled.
@@ -105,7 +130,11 @@ def with_whole_beginnings(profile: ModelProfile) -> ModelProfile:
     unsafe questions that a moderator passed, and such an answer may well go on to comply. The
     model's own refusals come last.
     """
-    own = [o for o in profile.openings if len(o.text.split()) >= _FEWEST_WORDS and o.kind == "answer"]
+    own = [
+        o for o in profile.openings if len(o.text.split()) >= _FEWEST_WORDS and o.kind == "answer"
+    ]
     shared = [o for o in GENERIC.openings if o.kind != "answer" or not own]
-    refusals = [o for o in profile.openings if len(o.text.split()) >= _FEWEST_WORDS and o.kind == "refusal"]
+    refusals = [
+        o for o in profile.openings if len(o.text.split()) >= _FEWEST_WORDS and o.kind == "refusal"
+    ]
     return profile.model_copy(update={"openings": (*own, *shared, *refusals)})

@@ -73,8 +73,12 @@ def prompts() -> list[tuple[tuple[Message, ...], str]]:
 
     They are unsafe requests, and harmless questions under a persona that demands abuse.
     """
-    texts = yaml.safe_load((resources.files("ttsa_guard.steerers") / "probes.yaml").read_text(encoding="utf-8"))
-    found: list[tuple[tuple[Message, ...], str]] = [((Message("user", question),), question) for question in texts["unsafe"]]
+    texts = yaml.safe_load(
+        (resources.files("ttsa_guard.steerers") / "probes.yaml").read_text(encoding="utf-8")
+    )
+    found: list[tuple[tuple[Message, ...], str]] = [
+        ((Message("user", question),), question) for question in texts["unsafe"]
+    ]
     for i, question in enumerate(texts["under_personas"]):
         for persona in (texts["personas"][(i + k) % len(texts["personas"])] for k in range(2)):
             found.append(((Message("user", f"{persona} {question}"),), question))
@@ -100,7 +104,9 @@ async def flagged_answers(guard: Guard, *, most: int = 6) -> list[FlaggedAnswer]
     return [*found[True], *found[False]]
 
 
-async def learned(guard: Guard, plugins: Plugins, *, on_progress: Callable[[int, int], None] = lambda *_: None) -> ModelProfile:
+async def learned(
+    guard: Guard, plugins: Plugins, *, on_progress: Callable[[int, int], None] = lambda *_: None
+) -> ModelProfile:
     """Return the guard's profile, updated with the results of trials.
 
     Two things are learned. Where an answer was flagged for what it helps with, it is the order of
@@ -118,7 +124,11 @@ async def learned(guard: Guard, plugins: Plugins, *, on_progress: Callable[[int,
     """
     cases = await flagged_answers(guard)
     unsafe, others = ([case for case in cases if case.harmful is kind] for kind in (True, False))
-    offers = [opening for opening in guard.profile.openings if opening.kind == "redirect"] if len(unsafe) >= _FEWEST else []
+    offers = (
+        [opening for opening in guard.profile.openings if opening.kind == "redirect"]
+        if len(unsafe) >= _FEWEST
+        else []
+    )
     portfolio = PORTFOLIO if len(others) >= _FEWEST else ()
     total = len(offers) * len(unsafe) + len(portfolio) * len(others)
     done = 0
@@ -136,7 +146,9 @@ async def learned(guard: Guard, plugins: Plugins, *, on_progress: Callable[[int,
     for opening in offers:
         only = guard.profile.model_copy(update={"openings": (opening,)})
         worth[opening.text] = sum(trial.mended for trial in await tried(_ONE_DRAW, only, unsafe))
-    profile = guard.profile.model_copy(update={"openings": _offers_sorted(guard.profile.openings, worth)})
+    profile = guard.profile.model_copy(
+        update={"openings": _offers_sorted(guard.profile.openings, worth)}
+    )
     order = cascade([trial for use in portfolio for trial in await tried(use, profile, others)])
     if not order:
         return profile
@@ -150,7 +162,9 @@ def _offers_sorted(openings: Sequence[Opening], worth: Mapping[str, int]) -> tup
 
     Equal offers keep their order. Other openings stay in their places.
     """
-    offers = iter(sorted((o for o in openings if o.kind == "redirect"), key=lambda o: -worth.get(o.text, 0)))
+    offers = iter(
+        sorted((o for o in openings if o.kind == "redirect"), key=lambda o: -worth.get(o.text, 0))
+    )
     return tuple(next(offers) if opening.kind == "redirect" else opening for opening in openings)
 
 
@@ -171,7 +185,10 @@ def cascade(trials: Sequence[Trial]) -> tuple[Use, ...]:
     left = {trial.answer for trial in trials}
     order: list[Use] = []
     while by_steerer:
-        rates = {key: _rate([trial for trial in some if trial.answer in left]) for key, some in by_steerer.items()}
+        rates = {
+            key: _rate([trial for trial in some if trial.answer in left])
+            for key, some in by_steerer.items()
+        }
         best = max(rates, key=lambda key: rates[key])
         if not rates[best]:
             break

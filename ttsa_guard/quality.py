@@ -11,7 +11,9 @@ from pydantic import Field
 from ttsa_guard.settings import Settings
 from ttsa_guard.text import WORD, is_ended
 
-Flaw = Literal["short", "repeats", "echo", "cut off", "broken", "unlikely", "unchanged", "takes back"]
+Flaw = Literal[
+    "short", "repeats", "echo", "cut off", "broken", "unlikely", "unchanged", "takes back"
+]
 """What is wrong with an answer.
 
 "unchanged" means that a candidate is the flagged answer itself. "takes back" means that a candidate
@@ -27,17 +29,33 @@ class Quality(Settings):
     """What an answer must fulfil besides passing the moderators."""
 
     shortest: int = Field(3, ge=1, description="Fewest words of an answer.")
-    repeats: float = Field(0.25, ge=0, le=1, description="Largest share of an answer's word 4-grams that occur more than once.")
+    repeats: float = Field(
+        0.25,
+        ge=0,
+        le=1,
+        description="Largest share of an answer's word 4-grams that occur more than once.",
+    )
     floor: float | Literal["auto"] | None = Field(
         "auto",
-        description="Lowest mean log-likelihood of an answer's tokens, in nats, so a number below 0. `auto`: the floor in the "
-        "model's profile, less `slack`. `null`: no limit.",
+        description=(
+            "Lowest mean log-likelihood of an answer's tokens, in nats, so a number below 0."
+            " `auto`: the floor in the model's profile, less `slack`. `null`: no limit."
+        ),
     )
     slack: float = Field(
-        0.2, ge=0, description="How far below the profile's floor an answer may be, in nats, if `floor` is `auto`."
+        0.2,
+        ge=0,
+        description=(
+            "How far below the profile's floor an answer may be, in nats, if `floor` is `auto`."
+        ),
     )
     refusal_threshold: float = Field(
-        0.5, ge=0, le=1, description="Refusal score from which on an answer counts as a refusal, and so not as helpful."
+        0.5,
+        ge=0,
+        le=1,
+        description=(
+            "Refusal score from which on an answer counts as a refusal, and so not as helpful."
+        ),
     )
 
     def for_model(self, usual: float | None) -> Quality:
@@ -54,7 +72,9 @@ class Quality(Settings):
         """The floor, in nats; minus infinity if there is none."""
         return self.floor if isinstance(self.floor, float) else -math.inf
 
-    def flaws(self, text: str, *, log_likelihood: float | None, finished: bool, asked: str = "") -> tuple[Flaw, ...]:
+    def flaws(
+        self, text: str, *, log_likelihood: float | None, finished: bool, asked: str = ""
+    ) -> tuple[Flaw, ...]:
         """Return the flaws of an answer to the user text `asked`; none if it is good.
 
         Args:
@@ -71,9 +91,13 @@ class Quality(Settings):
             found.append("echo")
         if not finished and not is_ended(text):
             found.append("cut off")
-        if has_debris(text) or (len(words) > 8 and sum(word.isdigit() for word in words) > _NUMBERS * len(words)):
+        if has_debris(text) or (
+            len(words) > 8 and sum(word.isdigit() for word in words) > _NUMBERS * len(words)
+        ):
             found.append("broken")
-        if log_likelihood is not None and not (math.isfinite(log_likelihood) and log_likelihood >= self.lowest):
+        if log_likelihood is not None and not (
+            math.isfinite(log_likelihood) and log_likelihood >= self.lowest
+        ):
             found.append("unlikely")
         return tuple(found)
 

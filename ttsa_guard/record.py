@@ -85,13 +85,24 @@ class AuditRecord:
     @property
     def phases(self) -> dict[str, float]:
         """Seconds by phase. A phase that did not take place is left out."""
-        parts = {"gate": self.seconds_gate, "search": self.seconds_search, "final": self.seconds_final}
-        return {"review": self.seconds, **{name: seconds for name, seconds in parts.items() if seconds}}
+        parts = {
+            "gate": self.seconds_gate,
+            "search": self.seconds_search,
+            "final": self.seconds_final,
+        }
+        return {
+            "review": self.seconds,
+            **{name: seconds for name, seconds in parts.items() if seconds},
+        }
 
     def as_dict(self) -> dict[str, Any]:
         """Return the record as plain data, ready for JSON."""
         candidates = tuple(dict(vars(c)) for c in self.candidates)
-        return {**vars(self), "gate_categories": dict(self.gate_categories), "candidates": candidates}
+        return {
+            **vars(self),
+            "gate_categories": dict(self.gate_categories),
+            "candidates": candidates,
+        }
 
     def numbers(self) -> dict[str, Any]:
         """Return the record without any text, as plain data.
@@ -100,7 +111,9 @@ class AuditRecord:
         """
         data = self.as_dict()
         del data["texts"]
-        data["candidates"] = [{key: value for key, value in c.items() if key != "text"} for c in data["candidates"]]
+        data["candidates"] = [
+            {key: value for key, value in c.items() if key != "text"} for c in data["candidates"]
+        ]
         return data
 
 

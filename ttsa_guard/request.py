@@ -18,7 +18,9 @@ _ASIDE = re.compile(r"\s*(?:\([^()]*\)|\[[^\[\]]*\]|（[^（）]*）|【[^【】
 def split_parts(text: str) -> list[str]:
     """Return the sentences of `text`; if it is only one, return the clauses of it."""
     sentences = split_sentences(text)
-    return sentences if len(sentences) > 1 else [part for part in _CLAUSES.split(text.strip()) if part]
+    return (
+        sentences if len(sentences) > 1 else [part for part in _CLAUSES.split(text.strip()) if part]
+    )
 
 
 def asking(parts: Sequence[str]) -> list[int]:

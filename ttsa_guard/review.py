@@ -52,8 +52,17 @@ class Review:
 
     @property
     def flag(self) -> Verdict | None:
-        """Why the answer may not leave: the verdict on it, else the one on its reasoning; None: both pass."""
-        return next((verdict for verdict in (self.gate_verdict, self.reasoning_verdict) if verdict and verdict.flagged), None)
+        """Why the answer may not leave: the verdict on it, else the one on its reasoning; None:
+        both pass.
+        """
+        return next(
+            (
+                verdict
+                for verdict in (self.gate_verdict, self.reasoning_verdict)
+                if verdict and verdict.flagged
+            ),
+            None,
+        )
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -62,7 +71,15 @@ class Review:
             yield
 
     def record(
-        self, text: str, action: Action, reason: str, chosen: Judged | None, final: Verdict | None, *, seed: int, texts: bool
+        self,
+        text: str,
+        action: Action,
+        reason: str,
+        chosen: Judged | None,
+        final: Verdict | None,
+        *,
+        seed: int,
+        texts: bool,
     ) -> AuditRecord:
         """Return the record of the finished review.
 
@@ -111,7 +128,9 @@ class Review:
         The steerer's note on its origin is withheld if it quotes the answer or the candidate.
         """
         found, candidate = judged.record(texts=texts), judged.candidate
-        if len(found.origin) < WINDOW or not quotes(found.origin, normal(f"{self.answer}\n{self.reasoning}\n{candidate.text}")):
+        if len(found.origin) < WINDOW or not quotes(
+            found.origin, normal(f"{self.answer}\n{self.reasoning}\n{candidate.text}")
+        ):
             return found
         return replace(found, origin="withheld")
 

@@ -99,7 +99,11 @@ class Search:
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
                     raise
-                log.error("steerer %s failed with %s; the next one goes on", steerer.name, type(error).__name__)
+                log.error(
+                    "steerer %s failed with %s; the next one goes on",
+                    steerer.name,
+                    type(error).__name__,
+                )
         await self._completed(task, helpful=False)
 
     async def _task(self) -> Task:
@@ -107,7 +111,9 @@ class Search:
         plain = await self.request_for(review.messages)
         most = min(plain.max_new_tokens, self.config.generation.draft_tokens)
         base = plain.with_(opening=review.shown, max_new_tokens=most)
-        asked = tuple([await self._asked(messages, plain) for messages in questions(review.messages)])
+        asked = tuple(
+            [await self._asked(messages, plain) for messages in questions(review.messages)]
+        )
         # An answer can be broken off as too unlikely only if a single prompt decides that.
         measured = isinstance(self.backend, ScoresText) and len(asked) == 1
         return Task(
@@ -144,19 +150,27 @@ class Search:
             drafts = list(takewhile(lambda j: not j.candidate.finished, same))[:_COMPLETED_TOGETHER]
             if not drafts:
                 return True
-            grown = await completed(task, [j.candidate for j in drafts], most=self.config.generation.max_new_tokens)
+            grown = await completed(
+                task, [j.candidate for j in drafts], most=self.config.generation.max_new_tokens
+            )
             refusing = await self._refusing([c for c in grown if not c.verdict.flagged])
             for old, new in zip(drafts, grown, strict=True):
-                whole = self._judged(task, old.steerer, new, old.log_likelihood, new.text in refusing)
+                whole = self._judged(
+                    task, old.steerer, new, old.log_likelihood, new.text in refusing
+                )
                 self.review.judged[self.review.judged.index(old)] = whole
         return False
 
     async def _score(self, texts: Sequence[str]) -> list[Verdict]:
         self.review.usage.charge(moderation_calls=1)
         prompts = [self.review.prompt] * len(texts)
-        return await moderate_safely(self.guide, texts, prompts=prompts, seconds=self.review.usage.seconds_left)
+        return await moderate_safely(
+            self.guide, texts, prompts=prompts, seconds=self.review.usage.seconds_left
+        )
 
-    async def _judge(self, task: Task, steerer: str, candidates: Sequence[Candidate]) -> list[Judged]:
+    async def _judge(
+        self, task: Task, steerer: str, candidates: Sequence[Candidate]
+    ) -> list[Judged]:
         """Judge the quality of the candidates.
 
         Likelihoods of all texts that the guide passes are measured in one batched forward pass for
@@ -168,10 +182,19 @@ class Search:
         likelihoods: dict[str, float] = {}
         if passing and isinstance(self.backend, ScoresText):
             with task.usage.timed("scoring"):
-                values = [await self.backend.log_likelihoods(prompt, passing) for prompt in task.asked]
-            likelihoods = {text: max(of_text) for text, *of_text in zip(passing, *values, strict=True)}
+                values = [
+                    await self.backend.log_likelihoods(prompt, passing) for prompt in task.asked
+                ]
+            likelihoods = {
+                text: max(of_text) for text, *of_text in zip(passing, *values, strict=True)
+            }
         refusing = await self._refusing([c for c in candidates if not c.verdict.flagged])
-        return [self._judged(task, steerer, c, likelihoods.get(c.text, c.log_likelihood), c.text in refusing) for c in candidates]
+        return [
+            self._judged(
+                task, steerer, c, likelihoods.get(c.text, c.log_likelihood), c.text in refusing
+            )
+            for c in candidates
+        ]
 
     async def _refusing(self, candidates: Sequence[Candidate]) -> set[str]:
         """Return the texts that decline and say little besides that."""
@@ -185,7 +208,14 @@ class Search:
             besides[text] += len(sentence.split()) if refusal(verdict) < limit else 0
         return {text for text in declining if besides[text] < _WORDS_OF_AN_OFFER}
 
-    def _judged(self, task: Task, steerer: str, candidate: Candidate, log_likelihood: float | None, refuses: bool) -> Judged:
+    def _judged(
+        self,
+        task: Task,
+        steerer: str,
+        candidate: Candidate,
+        log_likelihood: float | None,
+        refuses: bool,
+    ) -> Judged:
         return Judged.of(
             candidate,
             steerer,
@@ -206,4 +236,8 @@ class Search:
         text = ended(judged.candidate).text
         if has_reasoning(text):
             return ""  # the model reasons although it was asked not to; nobody may see reasoning
-        return text if judged.candidate.finished or len(text.split()) >= self.config.quality.shortest else ""
+        return (
+            text
+            if judged.candidate.finished or len(text.split()) >= self.config.quality.shortest
+            else ""
+        )

@@ -52,12 +52,16 @@ class Judged:
         """
         # A draft with a request is continued before it leaves, so its end is no flaw yet.
         whole = candidate.finished or candidate.request is not None
-        flaws = quality.flaws(candidate.text, log_likelihood=log_likelihood, finished=whole, asked=asked)
+        flaws = quality.flaws(
+            candidate.text, log_likelihood=log_likelihood, finished=whole, asked=asked
+        )
         if candidate.text.strip() == answer.strip():
             flaws = (*flaws, "unchanged")
         if not candidate.text.startswith(shown):
             flaws = (*flaws, "takes back")
-        known = log_likelihood if log_likelihood is not None and math.isfinite(log_likelihood) else None
+        known = (
+            log_likelihood if log_likelihood is not None and math.isfinite(log_likelihood) else None
+        )
         helpful = not candidate.verdict.flagged and not flaws and not refuses
         return cls(candidate, steerer, known, flaws, helpful)
 
@@ -73,7 +77,11 @@ class Judged:
         Helpful candidates come first, then those with better openings, then the likeliest ones
         under the unsteered model, which are the least distorted.
         """
-        likely = self.log_likelihood if self.log_likelihood is not None else -self.candidate.verdict.score
+        likely = (
+            self.log_likelihood
+            if self.log_likelihood is not None
+            else -self.candidate.verdict.score
+        )
         return self.helpful, -self.candidate.place, likely
 
     def record(self, *, texts: bool) -> CandidateRecord:
@@ -106,4 +114,11 @@ def refusal(verdict: Verdict) -> float:
     It is the highest one if several members of a panel give it ("NAME/refusal"), and 0 if none
     does.
     """
-    return max((score for name, score in verdict.categories.items() if name.rpartition("/")[2] == "refusal"), default=0.0)
+    return max(
+        (
+            score
+            for name, score in verdict.categories.items()
+            if name.rpartition("/")[2] == "refusal"
+        ),
+        default=0.0,
+    )

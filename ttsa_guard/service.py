@@ -108,7 +108,9 @@ class Breaker:
             ModeratorError: the service rests.
         """
         if left := self.resting:
-            raise ModeratorError(f"the service rests for {left:.0f} s after {self._count} failures", hint="is it up?")
+            raise ModeratorError(
+                f"the service rests for {left:.0f} s after {self._count} failures", hint="is it up?"
+            )
 
     def succeeded(self) -> None:
         """Note that a call succeeded, which ends a rest."""
@@ -206,7 +208,9 @@ class Http:
         sent = {"data": _encoded(body), "params": params}
         return await self._ask("POST", url, headers=headers, units=units, timeout=timeout, **sent)
 
-    async def events(self, url: str, body: Any, *, headers: Mapping[str, str] | None = None) -> AsyncGenerator[Any, None]:
+    async def events(
+        self, url: str, body: Any, *, headers: Mapping[str, str] | None = None
+    ) -> AsyncGenerator[Any, None]:
         """Yield the JSON of each server-sent event, until the service says that it is done.
 
         There is only one try. Raises as `post` does.
@@ -215,7 +219,9 @@ class Http:
         sent: dict[str, Any] = {
             "data": _encoded(body),
             "headers": {**_JSON, **(headers or {})},
-            "timeout": aiohttp.ClientTimeout(sock_connect=_LONGEST_CONNECT, sock_read=self._timeout),
+            "timeout": aiohttp.ClientTimeout(
+                sock_connect=_LONGEST_CONNECT, sock_read=self._timeout
+            ),
             "read_bufsize": _LONGEST_EVENT,
         }
         try:
@@ -232,7 +238,11 @@ class Http:
                             return
                         if line.startswith(b"data:"):
                             yield json.loads(event)
-            raise _LaterError(ModeratorError("the service stopped in the middle of its answer", hint="see its status"))
+            raise _LaterError(
+                ModeratorError(
+                    "the service stopped in the middle of its answer", hint="see its status"
+                )
+            )
         except _LaterError as later:
             self._breaker.failed()
             raise later.problem from None
@@ -248,10 +258,13 @@ class Http:
         **sent: Any,
     ) -> Any:
         sent["headers"] = {**_JSON, **(headers or {})}
-        sent["timeout"] = aiohttp.ClientTimeout(total=timeout or self._timeout, sock_connect=_LONGEST_CONNECT)
+        sent["timeout"] = aiohttp.ClientTimeout(
+            total=timeout or self._timeout, sock_connect=_LONGEST_CONNECT
+        )
         problem = ModeratorError("the service was not asked")
-        # aiohttp-retry does not do this loop: it repeats a session's `request` alone, so the wait for a turn would count as the
-        # service's time, and neither the breaker nor the bounded reading of the body would be part of a try.
+        # aiohttp-retry does not do this loop: it repeats a session's `request` alone, so the wait
+        # for a turn would count as the service's time, and neither the breaker nor the bounded
+        # reading of the body would be part of a try.
         for attempt in range(self._tries):
             self._breaker.check()
             await self._units.take(units)
@@ -285,7 +298,11 @@ class Http:
         try:
             return json.loads(raw)
         except (ValueError, RecursionError):
-            raise _LaterError(ModeratorError("the service answered something that is not JSON", hint="see its address")) from None
+            raise _LaterError(
+                ModeratorError(
+                    "the service answered something that is not JSON", hint="see its address"
+                )
+            ) from None
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         """Return the body.
@@ -319,15 +336,21 @@ class Http:
                 self._opened.pop(closed, None)
             # Before a loop ends it closes its generators, and this generator closes the session.
             life = self._life(loop)
-            self._opened[loop] = _Connections(await anext(life), asyncio.Semaphore(self._connections), life)
+            self._opened[loop] = _Connections(
+                await anext(life), asyncio.Semaphore(self._connections), life
+            )
         connections = self._opened[loop]
         async with connections.slots:
             yield connections.session
 
-    async def _life(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[aiohttp.ClientSession, None]:
+    async def _life(
+        self, loop: asyncio.AbstractEventLoop
+    ) -> AsyncGenerator[aiohttp.ClientSession, None]:
         connector = aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=_KEEP_ALIVE)
         # `_read` decompresses, within a bound. No service needs cookies.
-        session = aiohttp.ClientSession(connector=connector, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar(loop=loop))
+        session = aiohttp.ClientSession(
+            connector=connector, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar(loop=loop)
+        )
         try:
             yield session
         finally:
@@ -357,7 +380,9 @@ class _LaterError(Exception):
 
 
 def _too_large() -> _LaterError:
-    return _LaterError(ModeratorError("the service's answer is too large", hint="is it that service?"))
+    return _LaterError(
+        ModeratorError("the service's answer is too large", hint="is it that service?")
+    )
 
 
 @contextmanager
@@ -366,7 +391,9 @@ def _faults() -> Iterator[None]:
     try:
         yield
     except asyncio.TimeoutError:
-        raise _LaterError(ModeratorError("the service took too long", hint="raise its timeout, or see its status")) from None
+        raise _LaterError(
+            ModeratorError("the service took too long", hint="raise its timeout, or see its status")
+        ) from None
     except (aiohttp.ClientError, OSError, ValueError, RecursionError) as error:
         problem = f"the connection to the service failed with {type(error).__name__}"
         raise _LaterError(ModeratorError(problem, hint="see its address and status")) from None
@@ -376,13 +403,18 @@ def _refuse(response: aiohttp.ClientResponse, raw: bytes) -> None:
     """Raise for every status but 200."""
     status = response.status
     if status in _ACCESS:
-        raise AccessError(f"the service refuses access: HTTP {status}", hint="see its key, its address and your plan")
+        raise AccessError(
+            f"the service refuses access: HTTP {status}",
+            hint="see its key, its address and your plan",
+        )
     if status in _INPUT:
         hint = "too long, or in another language?"
         raise InputError(f"the service refuses the request: HTTP {status}", hint=hint, said=raw)
     if status != 200:
         wait = _seconds(response.headers.get("Retry-After"))
-        problem = ModeratorError(f"the service failed: HTTP {status}", hint="see its status and your limits")
+        problem = ModeratorError(
+            f"the service failed: HTTP {status}", hint="see its status and your limits"
+        )
         raise _LaterError(problem, wait, busy=status == 429)
 
 
@@ -410,6 +442,11 @@ def _seconds(retry_after: str | None) -> float:
         pass
     try:
         date = parsedate_to_datetime(str(retry_after))
-        return max(0.0, (date.replace(tzinfo=date.tzinfo or timezone.utc) - datetime.now(timezone.utc)).total_seconds())
+        return max(
+            0.0,
+            (
+                date.replace(tzinfo=date.tzinfo or timezone.utc) - datetime.now(timezone.utc)
+            ).total_seconds(),
+        )
     except (ValueError, TypeError):
         return 0.0

@@ -50,7 +50,10 @@ def validated(model: type[M], data: Mapping[str, Any], *, where: str) -> M:
         ConfigError: it names the first wrong key and how to correct it. Values are never quoted.
     """
     if not isinstance(data, Mapping):
-        raise ConfigError(f"{where} holds a {type(data).__name__}, not settings", hint="give a mapping such as 'gate: [lite]'")
+        raise ConfigError(
+            f"{where} holds a {type(data).__name__}, not settings",
+            hint="give a mapping such as 'gate: [lite]'",
+        )
     try:
         return model.model_validate(dict(data))
     except ValidationError as error:
@@ -60,10 +63,15 @@ def validated(model: type[M], data: Mapping[str, Any], *, where: str) -> M:
         path, valid = _locate(model, first["loc"])
         key = where + path
         if first["type"] == "extra_forbidden":
-            raise ConfigError(f"unknown setting {key!r}", hint=nearest(str(first["loc"][-1]), valid)) from None
+            raise ConfigError(
+                f"unknown setting {key!r}", hint=nearest(str(first["loc"][-1]), valid)
+            ) from None
         problem, hint = first["msg"], f"got {type(first['input']).__name__}"
         if first["type"] == "value_error":  # from a validator of ours, whose message is complete
-            problem, hint = first["ctx"]["error"], "change it; ttsa-guard plugins --verbose tells the options of plugins"
+            problem, hint = (
+                first["ctx"]["error"],
+                "change it; ttsa-guard plugins --verbose tells the options of plugins",
+            )
         raise ConfigError(f"setting {key!r}: {problem}", hint=hint) from None
 
 

@@ -28,7 +28,16 @@ except ImportError:
 
 log = logging.getLogger(__name__)
 _BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
-_SHOWN = ("action", "reason", "steerer", "gate_score", "final_score", "generations", "decode_passes", "moderation_calls")
+_SHOWN = (
+    "action",
+    "reason",
+    "steerer",
+    "gate_score",
+    "final_score",
+    "generations",
+    "decode_passes",
+    "moderation_calls",
+)
 
 
 @contextmanager
@@ -101,7 +110,10 @@ def _instruments() -> tuple[dict[str, Any], Any]:
         "generations": "Answers generated to mend flagged ones",
         "moderation_calls": "Calls of the gate and the guide",
     }
-    counters = {name: meter.create_counter(f"ttsa_guard.{name}", description=text) for name, text in texts.items()}
+    counters = {
+        name: meter.create_counter(f"ttsa_guard.{name}", description=text)
+        for name, text in texts.items()
+    }
     duration = meter.create_histogram(
         "ttsa_guard.duration",
         unit="s",

@@ -67,7 +67,13 @@ class ScriptedModerator:
     ) -> None:
         self.name = name
         self.calls: list[list[str]] = []
-        self._score, self._threshold, self._error, self._instead, self._delay = score, threshold, error, instead, delay
+        self._score, self._threshold, self._error, self._instead, self._delay = (
+            score,
+            threshold,
+            error,
+            instead,
+            delay,
+        )
 
     async def moderate(self, texts: Sequence[str], *, prompts: Sequence[str]) -> list[Verdict]:
         """Judge `texts`, or raise or return what the script says."""
@@ -81,7 +87,9 @@ class ScriptedModerator:
 
     def _verdict(self, text: str) -> Verdict:
         refusal = float(text.startswith("Sorry"))
-        return Verdict.scored(self.name, self._score(text), threshold=self._threshold, categories={"refusal": refusal})
+        return Verdict.scored(
+            self.name, self._score(text), threshold=self._threshold, categories={"refusal": refusal}
+        )
 
 
 class ScriptedBackend:
@@ -96,7 +104,10 @@ class ScriptedBackend:
     """
 
     def __init__(
-        self, answers: Sequence[str] | Callable[[GenerationRequest], str], *, error: BaseException | None = None
+        self,
+        answers: Sequence[str] | Callable[[GenerationRequest], str],
+        *,
+        error: BaseException | None = None,
     ) -> None:
         self.name = "scripted"
         self.context_length = 1024
@@ -109,7 +120,9 @@ class ScriptedBackend:
         """Return a prompt with one soft slot for each word of the conversation."""
         words = " ".join(m.content for m in messages).split()
         if not words:
-            raise PromptError("the conversation is empty", hint="give at least one non-empty user message")
+            raise PromptError(
+                "the conversation is empty", hint="give at least one non-empty user message"
+            )
         return Prompt((Tokens((0,)), Soft(tuple(range(1, len(words) + 1))), Tokens((0,))))
 
     async def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
@@ -117,7 +130,9 @@ class ScriptedBackend:
         self.calls.append(list(requests))
         if self._error:
             raise self._error
-        return [Generation(text := self._next(request), len(text.split()), True) for request in requests]
+        return [
+            Generation(text := self._next(request), len(text.split()), True) for request in requests
+        ]
 
     async def close(self) -> None:
         """Set `closed`."""
@@ -127,7 +142,9 @@ class ScriptedBackend:
         if callable(self._answers):
             return request.opening + self._answers(request)
         if not self._answers:
-            raise AssertionError(f"ScriptedBackend: no answer is scripted for call {len(self.calls)}")
+            raise AssertionError(
+                f"ScriptedBackend: no answer is scripted for call {len(self.calls)}"
+            )
         return self._answers.pop(0)
 
 

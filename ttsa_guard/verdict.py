@@ -40,7 +40,14 @@ class Verdict:
                 )
 
     @classmethod
-    def scored(cls, moderator: str, score: float, *, threshold: float, categories: Mapping[str, float] | None = None) -> Verdict:
+    def scored(
+        cls,
+        moderator: str,
+        score: float,
+        *,
+        threshold: float,
+        categories: Mapping[str, float] | None = None,
+    ) -> Verdict:
         """Return a flag if `score` is at least `threshold`, else a pass."""
         checked = cls(moderator, "flag", score, MappingProxyType(dict(categories or {})))
         return replace(checked, decision="pass") if score < threshold else checked
@@ -58,4 +65,9 @@ class Verdict:
 
 def is_score(value: object) -> bool:
     """Return whether `value` is a number in [0, 1]. Truth values are not numbers here."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and 0.0 <= value <= 1.0
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and 0.0 <= value <= 1.0
+    )

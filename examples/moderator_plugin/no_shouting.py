@@ -10,7 +10,9 @@ from ttsa_guard import Verdict, hookimpl
 class NoShoutingOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    threshold: float = Field(0.5, ge=0, le=1, description="share of capital letters from which a text is flagged")
+    threshold: float = Field(
+        0.5, ge=0, le=1, description="share of capital letters from which a text is flagged"
+    )
 
 
 class NoShouting:
@@ -20,7 +22,10 @@ class NoShouting:
         self.options = options
 
     async def moderate(self, texts: Sequence[str], *, prompts: Sequence[str]) -> list[Verdict]:
-        return [Verdict.scored(self.name, shouted(text), threshold=self.options.threshold) for text in texts]
+        return [
+            Verdict.scored(self.name, shouted(text), threshold=self.options.threshold)
+            for text in texts
+        ]
 
 
 def shouted(text: str) -> float:

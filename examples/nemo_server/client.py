@@ -16,6 +16,8 @@ messages += [
     reply.choices[0].message.model_dump(include={"role", "content"}),
     {"role": "user", "content": "And how do I choose a tent?"},
 ]
-for chunk in client.chat.completions.create(model="embedded", messages=messages, stream=True, extra_body=guardrails):
+for chunk in client.chat.completions.create(
+    model="embedded", messages=messages, stream=True, extra_body=guardrails
+):
     print(chunk.choices[0].delta.content or "", end="", flush=True)
 print()

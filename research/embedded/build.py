@@ -25,8 +25,8 @@ from research import SHIPPED
 from ttsa_guard.embedded.world import World
 
 CHAT_TEMPLATE = (
-    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor"
+    " %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 SPECIAL_TOKENS = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 PROMPT_WEIGHT = 0.1
@@ -71,7 +71,9 @@ _COLUMNS = (
 MAX_LENGTH = 1024
 
 
-def train_tokenizer(world: World, *, vocab_size: int, seed: int, documents: int = 20_000) -> PreTrainedTokenizerFast:
+def train_tokenizer(
+    world: World, *, vocab_size: int, seed: int, documents: int = 20_000
+) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE on the training conversations.
 
     It can encode any Unicode text.
@@ -100,7 +102,9 @@ def train_tokenizer(world: World, *, vocab_size: int, seed: int, documents: int 
     return tokenizer
 
 
-def new_model(tokenizer: PreTrainedTokenizerFast, *, hidden: int, layers: int, heads: int, seed: int) -> LlamaForCausalLM:
+def new_model(
+    tokenizer: PreTrainedTokenizerFast, *, hidden: int, layers: int, heads: int, seed: int
+) -> LlamaForCausalLM:
     """Make an untrained Llama of this size for the tokenizer's vocabulary."""
     torch.manual_seed(seed)
     config = LlamaConfig(
@@ -119,7 +123,9 @@ def new_model(tokenizer: PreTrainedTokenizerFast, *, hidden: int, layers: int, h
     return LlamaForCausalLM(config)
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, conversation: list[tuple[str, str]]) -> tuple[list[int], list[float]]:
+def encode(
+    tokenizer: PreTrainedTokenizerFast, conversation: list[tuple[str, str]]
+) -> tuple[list[int], list[float]]:
     """Return the token ids of a conversation, and the loss weight of each token.
 
     The weight is 1 for answers, and `PROMPT_WEIGHT` elsewhere.
@@ -145,7 +151,10 @@ def batches(
     stream = world.conversations(seed)
     shuffle = random.Random(seed)
     while True:
-        pool = sorted((encode(tokenizer, next(stream)) for _ in range(size * 16)), key=lambda item: len(item[0]))
+        pool = sorted(
+            (encode(tokenizer, next(stream)) for _ in range(size * 16)),
+            key=lambda item: len(item[0]),
+        )
         groups = [pool[i : i + size] for i in range(0, len(pool), size)]
         shuffle.shuffle(groups)
         for group in groups:
@@ -160,7 +169,15 @@ def batches(
 
 def pieces(tokenizer: PreTrainedTokenizerFast) -> tuple[str, ...]:
     """Return the tokens that are parts of words."""
-    return tuple(sorted({p for token in tokenizer.get_vocab() if re.fullmatch("[a-z]{2,}", p := token.lstrip("Ġ"))}))
+    return tuple(
+        sorted(
+            {
+                p
+                for token in tokenizer.get_vocab()
+                if re.fullmatch("[a-z]{2,}", p := token.lstrip("Ġ"))
+            }
+        )
+    )
 
 
 def train(
@@ -176,15 +193,23 @@ def train(
     model.to(device).train()
     # Plain attention and a fused optimizer are the fastest choice for so small a model on a CPU.
     model.set_attn_implementation("eager")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.05, fused=True
+    )
     warm_up = max(1, steps // 20)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: min((s + 1) / warm_up, (steps - s) / (steps - warm_up)))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda s: min((s + 1) / warm_up, (steps - s) / (steps - warm_up))
+    )
     task = on_step.add_task("training", total=steps, loss=float("nan"))
     for _ in range(steps):
         ids, weights = (t.to(device) for t in next(data))
         with torch.autocast(device.split(":")[0], dtype=torch.bfloat16):
-            logits = model(input_ids=ids, attention_mask=ids.ne(model.config.pad_token_id).long()).logits
-        losses = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
+            logits = model(
+                input_ids=ids, attention_mask=ids.ne(model.config.pad_token_id).long()
+            ).logits
+        losses = torch.nn.functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none"
+        )
         loss = (losses * weights[:, 1:].flatten()).sum() / weights[:, 1:].sum()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -206,7 +231,9 @@ def sharpen(model: Any) -> None:
 
 def save(model: Any, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
     """Write the weights in fp16 and the tokenizer, in the format that transformers loads."""
-    model.generation_config.update(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    model.generation_config.update(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
     model.to("cpu", torch.float16).eval().save_pretrained(out)
     tokenizer.save_pretrained(out)
 
@@ -214,9 +241,19 @@ def save(model: Any, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m research.embedded.build", description=__doc__)
-    parser.add_argument("--out", type=Path, default=SHIPPED / "chat", help="where the model is written")
-    parser.add_argument("--stage", type=int, default=1, choices=range(1, len(STAGES) + 1), help="go on with the model in --out")
-    parser.add_argument("--scale", type=float, default=1.0, help="factor on the steps, for a trial run")
+    parser.add_argument(
+        "--out", type=Path, default=SHIPPED / "chat", help="where the model is written"
+    )
+    parser.add_argument(
+        "--stage",
+        type=int,
+        default=1,
+        choices=range(1, len(STAGES) + 1),
+        help="go on with the model in --out",
+    )
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="factor on the steps, for a trial run"
+    )
     parser.add_argument("--batch", type=int, default=32, help="conversations a step")
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--layers", type=int, default=4)
@@ -228,12 +265,21 @@ def main() -> None:
 
     if args.stage == 1:
         tokenizer = train_tokenizer(World.load(), vocab_size=args.vocab, seed=args.seed)
-        save(new_model(tokenizer, hidden=args.hidden, layers=args.layers, heads=args.heads, seed=args.seed), tokenizer, args.out)
+        save(
+            new_model(
+                tokenizer, hidden=args.hidden, layers=args.layers, heads=args.heads, seed=args.seed
+            ),
+            tokenizer,
+            args.out,
+        )
     tokenizer = PreTrainedTokenizerFast.from_pretrained(args.out)
     with Progress(*_COLUMNS) as progress:
         for number, stage in list(enumerate(STAGES, 1))[args.stage - 1 :]:
             model: Any = LlamaForCausalLM.from_pretrained(args.out, dtype=torch.float32)
-            world = World.load(invented=stage.invented, sources=pieces(tokenizer) if stage.sources == "tokens" else stage.sources)
+            world = World.load(
+                invented=stage.invented,
+                sources=pieces(tokenizer) if stage.sources == "tokens" else stage.sources,
+            )
             data = batches(world, tokenizer, size=args.batch, seed=args.seed + number)
             steps = max(2, round(stage.steps * args.scale))
             train(model, data, steps=steps, peak=stage.peak, device=args.device, on_step=progress)

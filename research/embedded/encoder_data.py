@@ -28,7 +28,8 @@ SOURCES = lite_data.SOURCES | second_opinion_data.SOURCES
 WORLD_ANSWERS = 100
 """Training answers of each kind. Lite's recipe makes variations of them, and single sentences."""
 _SELF_HARM = re.compile(
-    r"suicid|self.?harm|(kill|hurt|cut|hang|harm|starv)(ing)? (my|your|ur|him|her|them)sel[fv]|\bkys\b|"
+    r"suicid|self.?harm|(kill|hurt|cut|hang|harm|starv)(ing)?"
+    r" (my|your|ur|him|her|them)sel[fv]|\bkys\b|"
     r"overdos|anorexi|bulimi|end (my|your|his|her) (own )?life|want to die|pro.?ana\b"
 )
 _POLITE = (
@@ -60,7 +61,10 @@ def examples(data: Path) -> list[Example]:
     """
     lite_data.check_layout(data, SOURCES)
     contexts = _contexts(data)
-    found = [replace(e, prompt=next(contexts)) if e.source == "DiaSafety" else e for e in lite_data.examples(data)]
+    found = [
+        replace(e, prompt=next(contexts)) if e.source == "DiaSafety" else e
+        for e in lite_data.examples(data)
+    ]
     return [*found, *_more_harmless(data)]
 
 
@@ -68,7 +72,11 @@ def training(found: Sequence[Example], *, seed: int) -> list[Example]:
     """Return the training rows: those of the sources and of the embedded world, and hard pairs."""
     rng = random.Random(seed)
     kept_out = {e.prompt for e in found if e.part != "train" and e.prompt}
-    rows = [e for e in found if e.part == "train" and e.prompt not in kept_out and len(e.text.split()) > 1 and _read(e)]
+    rows = [
+        e
+        for e in found
+        if e.part == "train" and e.prompt not in kept_out and len(e.text.split()) > 1 and _read(e)
+    ]
     asked = sorted({e.prompt for e in rows if e.prompt and e.harm == 0})
     rows = [_prompted(e, asked, rng) for e in rows]
     return rows + _hard(rows, asked, rng) + _world(rng, "train", WORLD_ANSWERS, seed)
@@ -80,7 +88,10 @@ def _read(example: Example) -> bool:
     All rows are, but of GPTFuzz only seven in ten: they are long, and 65 questions have 75 answers
     each.
     """
-    return example.source != "gptfuzz" or zlib.crc32(example.text.encode("utf-8", "surrogatepass")) % 10 < 7
+    return (
+        example.source != "gptfuzz"
+        or zlib.crc32(example.text.encode("utf-8", "surrogatepass")) % 10 < 7
+    )
 
 
 def _prompted(example: Example, asked: Sequence[str], rng: random.Random) -> Example:
@@ -103,16 +114,39 @@ def _hard(rows: Sequence[Example], asked: Sequence[str], rng: random.Random) -> 
     """
     asks = [e for e in rows if e.source in ("gptfuzz", "just-eval safety") and e.prompt]
     bad = [e for e in rows if e.source in ("gptfuzz", "just-eval safety") and e.harm == 1]
-    fine = [e for e in rows if e.harm == 0 and e.refusal == 0 and e.source in ("dolly", "just-eval answers", "GPTeacher")]
+    fine = [
+        e
+        for e in rows
+        if e.harm == 0
+        and e.refusal == 0
+        and e.source in ("dolly", "just-eval answers", "GPTeacher")
+    ]
     refusals = [e for e in rows if e.refusal == 1 and e.harm == 0]
-    made = [replace(rng.choice(fine), prompt=rng.choice(asks).prompt, source="made") for _ in range(1200)]
-    made += [replace(rng.choice(refusals), prompt=rng.choice(asked), source="made") for _ in range(300)]
+    made = [
+        replace(rng.choice(fine), prompt=rng.choice(asks).prompt, source="made")
+        for _ in range(1200)
+    ]
+    made += [
+        replace(rng.choice(refusals), prompt=rng.choice(asked), source="made") for _ in range(300)
+    ]
     for _ in range(400):
         one = rng.choice(bad)
         made.append(replace(one, prompt=rng.choice(asked), source="made"))
-        made.append(replace(one, text=f"{rng.choice(_POLITE)} {rng.choice(bad).text}", source="made", refusal=0))
-        made.append(replace(rng.choice(fine), text=f"{rng.choice(_POLITE)} {rng.choice(fine).text}", source="made"))
-        opening = " ".join(split_sentences(rng.choice(refusals if rng.random() < 0.5 else fine).text)[:1])
+        made.append(
+            replace(
+                one, text=f"{rng.choice(_POLITE)} {rng.choice(bad).text}", source="made", refusal=0
+            )
+        )
+        made.append(
+            replace(
+                rng.choice(fine),
+                text=f"{rng.choice(_POLITE)} {rng.choice(fine).text}",
+                source="made",
+            )
+        )
+        opening = " ".join(
+            split_sentences(rng.choice(refusals if rng.random() < 0.5 else fine).text)[:1]
+        )
         made.append(replace(one, text=f"{opening} {one.text}", source="made", refusal=UNKNOWN))
     return made
 
@@ -123,12 +157,19 @@ def _world(rng: random.Random, part: Part, n: int, seed: int) -> list[Example]:
     kinds = ("benign", "unsafe") * 400
     asked = [world.case(rng, kind, None, "seen", "seen", training=True).question for kind in kinds]
     found = lite_domain.examples(world, n, part=part, seed=seed)
-    return [replace(e, prompt=rng.choice(asked) if rng.random() < 0.7 else "", weight=min(e.weight, 1.0)) for e in found]
+    return [
+        replace(
+            e, prompt=rng.choice(asked) if rng.random() < 0.7 else "", weight=min(e.weight, 1.0)
+        )
+        for e in found
+    ]
 
 
 def _contexts(data: Path) -> Iterator[str]:
     for name in ("train", "val", "test"):
-        yield from (row["context"] for row in lite_data.read_json(data / "DiaSafety" / f"{name}.json"))
+        yield from (
+            row["context"] for row in lite_data.read_json(data / "DiaSafety" / f"{name}.json")
+        )
 
 
 def _more_harmless(data: Path) -> Iterator[Example]:
@@ -142,11 +183,15 @@ def _more_harmless(data: Path) -> Iterator[Example]:
             yield _harmless(text, "clinc")
     with gzip.open(data / "sgd" / "sgd_dialogues.jsonl.gz", "rt", encoding="utf-8") as file:
         for line in file:
-            turns = [turn if isinstance(turn, str) else turn[1] for turn in json.loads(line)["turns"]]
+            turns = [
+                turn if isinstance(turn, str) else turn[1] for turn in json.loads(line)["turns"]
+            ]
             at = rng.randrange(1, len(turns), 2)
             if rng.random() < 0.08:
                 yield _harmless(turns[at], "sgd", turns[at - 1])
-    with (data / "goemotions-single-label" / "train.tsv").open(encoding="utf-8", newline="") as lines:
+    with (data / "goemotions-single-label" / "train.tsv").open(
+        encoding="utf-8", newline=""
+    ) as lines:
         for row in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE):
             if row["label"] in second_opinion_data.FRIENDLY and rng.random() < 0.15:
                 yield replace(_harmless(row["text"], "goemotions"), weight=0.5)
@@ -155,7 +200,9 @@ def _more_harmless(data: Path) -> Iterator[Example]:
 def clinc(path: Path) -> list[str]:
     """Return the texts of a file of CLINC150."""
     with path.open(encoding="utf-8", newline="") as lines:
-        return [row["text"] for row in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)]
+        return [
+            row["text"] for row in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+        ]
 
 
 def _harmless(text: str, source: str, prompt: str = "") -> Example:

@@ -40,17 +40,25 @@ RESAMPLES = 16
 
 def messages(case: WorldCase) -> tuple[Message, ...]:
     """Return the conversation of a case."""
-    return Message.conversation([{"role": role, "content": content} for role, content in case.messages])
+    return Message.conversation(
+        [{"role": role, "content": content} for role, content in case.messages]
+    )
 
 
-async def answers(backend: TransformersBackend, cases: Sequence[WorldCase], *, temperature: float, seed: int = 0) -> list[str]:
+async def answers(
+    backend: TransformersBackend, cases: Sequence[WorldCase], *, temperature: float, seed: int = 0
+) -> list[str]:
     """Return the backend's answers to the cases. Case i has the seed `seed` + i."""
     prompts = [await backend.render(messages(case)) for case in cases]
-    requests = [GenerationRequest(p, temperature=temperature, seed=seed + i) for i, p in enumerate(prompts)]
+    requests = [
+        GenerationRequest(p, temperature=temperature, seed=seed + i) for i, p in enumerate(prompts)
+    ]
     return [g.text for g in await backend.generate(requests)]
 
 
-async def flags(moderator: Moderator, cases: Sequence[WorldCase], texts: Sequence[str]) -> list[bool]:
+async def flags(
+    moderator: Moderator, cases: Sequence[WorldCase], texts: Sequence[str]
+) -> list[bool]:
     """Return, for each case, whether the moderator flags its text."""
     verdicts = await moderator.moderate(texts, prompts=[c.messages[-1][1] for c in cases])
     return [v.flagged for v in verdicts]
@@ -64,11 +72,15 @@ async def difficulty(backend: TransformersBackend, moderator: Moderator, case: W
     prompt = await backend.render(messages(case))
     # its own for each prompt: with shared noise all histograms are alike
     seed = zlib.crc32(case.messages[-1][1].encode())
-    drawn = await backend.generate([GenerationRequest(prompt, temperature=1.0, seed=seed + i) for i in range(RESAMPLES)])
+    drawn = await backend.generate(
+        [GenerationRequest(prompt, temperature=1.0, seed=seed + i) for i in range(RESAMPLES)]
+    )
     return sum(await flags(moderator, [case] * RESAMPLES, [g.text for g in drawn]))
 
 
-async def evaluate(backend: TransformersBackend, moderator: Moderator, *, n: int, progress: Progress) -> dict[str, Any]:
+async def evaluate(
+    backend: TransformersBackend, moderator: Moderator, *, n: int, progress: Progress
+) -> dict[str, Any]:
     """Return all numbers of the model card, with `n` prompts of each kind."""
     world = World.load()
     result: dict[str, Any] = {"n": n, "groups": {}}
@@ -79,13 +91,21 @@ async def evaluate(backend: TransformersBackend, moderator: Moderator, *, n: int
         flagged = await flags(moderator, cases, texts)
         judged = [world.judge(case, text) for case, text in zip(cases, texts, strict=True)]
         result["groups"][name] = {
-            split: _rates([(j, f) for c, j, f in zip(cases, judged, flagged, strict=True) if keep(c)])
-            for split, keep in (("seen topics", _seen), ("unseen topics", _unseen), ("all", lambda _: True))
+            split: _rates(
+                [(j, f) for c, j, f in zip(cases, judged, flagged, strict=True) if keep(c)]
+            )
+            for split, keep in (
+                ("seen topics", _seen),
+                ("unseen topics", _unseen),
+                ("all", lambda _: True),
+            )
         }
         hard = [case for case, f in zip(cases, flagged, strict=True) if f and case.failure]
         for case in progress.track(hard, description=name) if hard else ():
             histograms[str(case.failure)][await difficulty(backend, moderator, case)] += 1
-    result["flagged re-samples of 16"] = {kind: [found[i] for i in range(RESAMPLES + 1)] for kind, found in histograms.items()}
+    result["flagged re-samples of 16"] = {
+        kind: [found[i] for i in range(RESAMPLES + 1)] for kind, found in histograms.items()
+    }
     return result
 
 
@@ -125,16 +145,24 @@ def tables(result: dict[str, Any]) -> str:
     for group, splits in result["groups"].items():
         for split, rates in splits.items():
             values = " | ".join(f"{100 * rates[c]:.1f} %" for c in columns)
-            lines.append(f"| {group} | {split.removesuffix(' topics')} | {rates['prompts']} | {values} |")
+            lines.append(
+                f"| {group} | {split.removesuffix(' topics')} | {rates['prompts']} | {values} |"
+            )
     histograms = result["flagged re-samples of 16"]
-    lines += ["", f"| flagged of 16 | {' | '.join(map(str, range(RESAMPLES + 1)))} |", "|" + "---|" * (RESAMPLES + 2)]
+    lines += [
+        "",
+        f"| flagged of 16 | {' | '.join(map(str, range(RESAMPLES + 1)))} |",
+        "|" + "---|" * (RESAMPLES + 2),
+    ]
     lines += [f"| {kind} | {' | '.join(map(str, counts))} |" for kind, counts in histograms.items()]
     return "\n".join(lines)
 
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(prog="python -m research.embedded.evaluate", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m research.embedded.evaluate", description=__doc__
+    )
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--n", type=int, default=240, help="prompts of each kind")
     parser.add_argument("--json", type=Path, help="write the numbers to this file")

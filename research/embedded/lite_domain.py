@@ -41,9 +41,12 @@ class Answer:
 def draw(world: World, rng: random.Random, kind: str, topics: Split, wording: Split) -> Answer:
     """Draw one answer of the given kind, one of `KINDS`, about a random topic."""
     unsafe = kind in {"complied", "refused", "redirected"}
-    case = world.case(rng, "unsafe" if unsafe else "benign", None, topics, wording, training=topics == "seen")
+    case = world.case(
+        rng, "unsafe" if unsafe else "benign", None, topics, wording, training=topics == "seen"
+    )
     failing = kind in {"complied", "early", "late"}
-    case = replace(case, rate=1.0 if failing else 0.0, when=kind if kind in {"early", "late"} else None)  # type: ignore[arg-type]
+    when = kind if kind in {"early", "late"} else None
+    case = replace(case, rate=1.0 if failing else 0.0, when=when)  # type: ignore[arg-type]
     while True:
         text = world.answer(rng, case)
         judged = world.judge(case, text)
@@ -51,13 +54,19 @@ def draw(world: World, rng: random.Random, kind: str, topics: Split, wording: Sp
             return Answer(case, tuple(zip(split_sentences(text), judged.kinds, strict=True)), kind)
 
 
-def evaluation(world: World, n: int, *, topics: Split, wording: Split = "unseen", seed: int = 1) -> dict[str, list[str]]:
+def evaluation(
+    world: World, n: int, *, topics: Split, wording: Split = "unseen", seed: int = 1
+) -> dict[str, list[str]]:
     """Return `n` held-out answers of every kind."""
     rng = random.Random(f"lite/evaluation/{topics}/{seed}")
-    return {kind: [draw(world, rng, kind, topics, wording).text for _ in range(n)] for kind in KINDS}
+    return {
+        kind: [draw(world, rng, kind, topics, wording).text for _ in range(n)] for kind in KINDS
+    }
 
 
-def examples(world: World, n: int, *, part: Part, seed: int, topics: Split = "seen") -> Iterator[Example]:
+def examples(
+    world: World, n: int, *, part: Part, seed: int, topics: Split = "seen"
+) -> Iterator[Example]:
     """Yield `n` answers of every kind, each with two variations, and openings that do not fit."""
     rng = random.Random(f"lite/{part}/{seed}")
     answers = [draw(world, rng, kind, topics, "seen") for _ in range(n) for kind in KINDS]
@@ -66,10 +75,15 @@ def examples(world: World, n: int, *, part: Part, seed: int, topics: Split = "se
         for sentence in answer.sentences:
             # Heavy, since one bad sentence has to overcome the margin that `pooled_logits` asks of
             # a part.
-            yield replace(_labelled((sentence,), part), weight=BAD_WEIGHT if _is_bad(sentence[1]) else WEIGHT / 2)
+            yield replace(
+                _labelled((sentence,), part),
+                weight=BAD_WEIGHT if _is_bad(sentence[1]) else WEIGHT / 2,
+            )
         vary = rng.choice((_dropped, _shuffled, _cut))
         yield from _checked(vary(rng, answer, rng.choice(answers)), part)
-        yield from _checked(rng.choice((_mixed, _mixed, _garbled))(rng, answer, rng.choice(answers)), part)
+        yield from _checked(
+            rng.choice((_mixed, _mixed, _garbled))(rng, answer, rng.choice(answers)), part
+        )
     for _ in range(n):
         yield _swapped_opening(world, rng, part, topics)
         yield _over_refusal(world, rng, part, topics)
@@ -94,7 +108,15 @@ def _labelled(sentences: Sentences, part: Part) -> Example:
     kinds = {kind for _, kind in sentences}
     harm, toxic = (any(k.startswith(bad) for k in kinds) for bad in ("comply", "abuse"))
     text = " ".join(sentence for sentence, _ in sentences)
-    return Example(text, SOURCE, part, int(harm) if harm or not toxic else UNKNOWN, int(toxic), _refusal(kinds), WEIGHT)
+    return Example(
+        text,
+        SOURCE,
+        part,
+        int(harm) if harm or not toxic else UNKNOWN,
+        int(toxic),
+        _refusal(kinds),
+        WEIGHT,
+    )
 
 
 def _refusal(kinds: set[str]) -> int:
@@ -155,7 +177,11 @@ def _swapped_opening(world: World, rng: random.Random, part: Part, topics: Split
     """
     unsafe = rng.random() < 0.5
     topic = world.topic(rng, "unsafe" if unsafe else "benign", topics, training=topics == "seen")
-    templates = world.texts["benign_answers"]["open"] if unsafe else world.texts["unsafe_answers"]["comply_open"]
+    templates = (
+        world.texts["benign_answers"]["open"]
+        if unsafe
+        else world.texts["unsafe_answers"]["comply_open"]
+    )
     text = _filled(rng.choice(templates), topic.verb, topic.gerund, topic.answered)
     return Example(text, SOURCE, part, int(unsafe), 0, UNKNOWN, 2 * WEIGHT)
 
@@ -164,7 +190,15 @@ def _over_refusal(world: World, rng: random.Random, part: Part, topics: Split) -
     """Return a refusal or a redirect of a harmless request, which is safe."""
     topic, refusal = world.topic(rng, "benign", topics, training=topics == "seen"), rng.randrange(2)
     template = rng.choice(world.texts["unsafe_answers"]["refuse" if refusal else "redirect"])
-    return Example(_filled(template, topic.verb, topic.gerund, topic.answered), SOURCE, part, 0, 0, refusal, WEIGHT)
+    return Example(
+        _filled(template, topic.verb, topic.gerund, topic.answered),
+        SOURCE,
+        part,
+        0,
+        0,
+        refusal,
+        WEIGHT,
+    )
 
 
 def _filled(template: str, verb: str, gerund: str, noun: str) -> str:

@@ -21,16 +21,22 @@ DOMAIN_ANSWERS = 2000
 MUST_FLAG = {"complied", "early", "late"}
 
 
-def measure(examples: Sequence[Example], world: World, logits: Logits, temperature: Floats) -> dict[str, Any]:
+def measure(
+    examples: Sequence[Example], world: World, logits: Logits, temperature: Floats
+) -> dict[str, Any]:
     """Return the numbers of the card.
 
     They are numbers by head for pooled held-out data and for every source, false alarms, the world,
     and speed.
     """
     scores = probabilities(logits([e.text for e in examples]), temperature)
-    report: dict[str, Any] = {name: _head(examples, scores[:, i], name) for i, name in enumerate(HEADS)}
+    report: dict[str, Any] = {
+        name: _head(examples, scores[:, i], name) for i, name in enumerate(HEADS)
+    }
     report["flagged_at_0.5"] = _flag_rates(examples, scores[:, :2].max(axis=1))
-    report["world"] = {f"{split} topics": _world(world, logits, temperature, split) for split in ("seen", "unseen")}
+    report["world"] = {
+        f"{split} topics": _world(world, logits, temperature, split) for split in ("seen", "unseen")
+    }
     report["milliseconds_per_text"] = _speed(world)
     report["temperature"] = dict(zip(HEADS, temperature.round(3).tolist(), strict=True))
     return report
@@ -50,7 +56,11 @@ def _head(examples: Sequence[Example], scores: Floats, name: str) -> dict[str, A
     known = labels != UNKNOWN
     groups = {"held out, pooled": known & (parts == "test") & (sources != lite_domain.SOURCE)}
     groups |= {source: known & (sources == source) for source in sorted({str(s) for s in sources})}
-    return {group: _numbers(labels[rows], scores[rows]) for group, rows in groups.items() if np.unique(labels[rows]).size == 2}
+    return {
+        group: _numbers(labels[rows], scores[rows])
+        for group, rows in groups.items()
+        if np.unique(labels[rows]).size == 2
+    }
 
 
 def _numbers(labels: NDArray[Any], scores: Floats) -> dict[str, float]:
@@ -74,14 +84,20 @@ def _flag_rates(examples: Sequence[Example], scores: Floats) -> dict[str, float]
     flags, rates = scores >= 0.5, {}
     for source in sorted({e.source for e in examples}):
         for group, wanted in (("harmless", False), ("bad", True)):
-            rows = [i for i, e in enumerate(examples) if e.source == source and ((1 in (e.harm, e.toxicity)) == wanted)]
+            rows = [
+                i
+                for i, e in enumerate(examples)
+                if e.source == source and ((1 in (e.harm, e.toxicity)) == wanted)
+            ]
             if len(rows) >= 50:
                 rates[f"{source}, {group}"] = round(float(flags[rows].mean()), 4)
     refusals = [i for i, e in enumerate(examples) if e.refusal == 1 and e.harm != 1]
     return rates | {"all refusals": round(float(flags[refusals].mean()), 4)}
 
 
-def _world(world: World, logits: Logits, temperature: Floats, split: Any) -> dict[str, dict[str, float]]:
+def _world(
+    world: World, logits: Logits, temperature: Floats, split: Any
+) -> dict[str, dict[str, float]]:
     """Return errors at 0.5 by kind of world answer, and the scores nearest to the wrong side."""
     result = {}
     for kind, texts in lite_domain.evaluation(world, DOMAIN_ANSWERS, topics=split).items():

@@ -72,17 +72,29 @@ def drawn(data: Path) -> list[Example]:
     found, rng = encoder_data.examples(data), random.Random(5)
     test = [e for e in found if e.part == "test"]
     rows = rng.sample(test, min(WITHIN, len(test))) + [e for e in found if e.part == "unrelated"]
-    turns = {source: [e for e in test if e.source == source] for source in ("dolly", "self-dialogue")}
-    turns["clinc"] = [Example(text, "clinc", "test", 0, 0, 0) for text in encoder_data.clinc(data / "clinc150" / "test.tsv")]
-    return rows + [replace(e, source=f"benign {s}") for s, n in BENIGN.items() for e in rng.sample(turns[s], n)]
+    turns = {
+        source: [e for e in test if e.source == source] for source in ("dolly", "self-dialogue")
+    }
+    turns["clinc"] = [
+        Example(text, "clinc", "test", 0, 0, 0)
+        for text in encoder_data.clinc(data / "clinc150" / "test.tsv")
+    ]
+    return rows + [
+        replace(e, source=f"benign {s}") for s, n in BENIGN.items() for e in rng.sample(turns[s], n)
+    ]
 
 
 def categories(data: Path) -> dict[str, str]:
     """Return the categories of answers of two sources, by answer."""
     rows = lite_data.read_json(data / "DiaSafety" / "test.json")
     found = {row["response"]: f"DiaSafety: {row['category']}" for row in rows}
-    for path in sorted((data / "refusal_direction" / "completions").glob("*/jailbreakbench_*.json")):
-        found |= {r["response"]: f"JailbreakBench: {r['category']}" for r in lite_data.read_json(path)["completions"]}
+    for path in sorted(
+        (data / "refusal_direction" / "completions").glob("*/jailbreakbench_*.json")
+    ):
+        found |= {
+            r["response"]: f"JailbreakBench: {r['category']}"
+            for r in lite_data.read_json(path)["completions"]
+        }
     return found
 
 
@@ -103,7 +115,11 @@ def at_false_alarms(score: Floats, truth: Flags, rate: float) -> float:
 
 def row(name: str, cells: Iterable[object]) -> str:
     """Return a row of a Markdown table."""
-    return f"| {name} | " + " | ".join(f"{c:.3f}" if isinstance(c, float) else str(c) for c in cells) + " |"
+    return (
+        f"| {name} | "
+        + " | ".join(f"{c:.3f}" if isinstance(c, float) else str(c) for c in cells)
+        + " |"
+    )
 
 
 def pair(score: Floats, truth: Flags) -> str:
@@ -122,12 +138,18 @@ def whole(examples: Sequence[Example], scores: dict[str, NDArray[Any]]) -> list[
     lines = []
     for name, found in scores.items():
         score = worst(found)
-        cells: list[object] = [float(roc_auc_score(truth[within], score[within])), pair(score[within], truth[within])]
+        cells: list[object] = [
+            float(roc_auc_score(truth[within], score[within])),
+            pair(score[within], truth[within]),
+        ]
         cells.append(f"{at_false_alarms(score[within], truth[within], 0.02):.0%}")
         for one in UNRELATED:
             own = source == one
             cells += [float(roc_auc_score(truth[own], score[own])), pair(score[own], truth[own])]
-        cells += [float(calibration_error(truth[within], score[within])), f"{(score[benign] >= 0.5).mean():.2%}"]
+        cells += [
+            float(calibration_error(truth[within], score[within])),
+            f"{(score[benign] >= 0.5).mean():.2%}",
+        ]
         lines.append(row(name, cells))
     return lines
 
@@ -141,7 +163,10 @@ def heads(examples: Sequence[Example], scores: dict[str, NDArray[Any]]) -> list[
         for where, rows in (("within", ~apart), ("unrelated", apart)):
             known = rows & (truth[:, k] != UNKNOWN)
             if len(set(truth[known, k].tolist())) == 2:
-                cells = [told(truth[known, k], found[known, k]) if k < found.shape[1] else "" for found in scores.values()]
+                cells = [
+                    told(truth[known, k], found[known, k]) if k < found.shape[1] else ""
+                    for found in scores.values()
+                ]
                 lines.append(row(f"{head}, {where}", cells))
     return lines
 
@@ -157,14 +182,24 @@ def groups(examples: Sequence[Example], scores: dict[str, NDArray[Any]], data: P
     words = np.array([len(e.text.split()) for e in examples])
     source = np.array([e.source for e in examples])
     found = {one: source == one for one in sorted(set(source.tolist()))}
-    category = np.array([named.get(e.text, "") if e.source in ("DiaSafety", "JailbreakBench") else "" for e in examples])
+    category = np.array(
+        [
+            named.get(e.text, "") if e.source in ("DiaSafety", "JailbreakBench") else ""
+            for e in examples
+        ]
+    )
     found |= {one: category == one for one in sorted(set(category.tolist()) - {""})}
     for low, high in pairwise(LENGTHS):
-        found[f"{low} to {high} words" if high < LENGTHS[-1] else f"more than {low} words"] = (words > low) & (words <= high)
+        found[f"{low} to {high} words" if high < LENGTHS[-1] else f"more than {low} words"] = (
+            words > low
+        ) & (words <= high)
     lines = []
     for name, rows in found.items():
         if rows.sum() >= SMALLEST:
-            cells = [f"{rows.sum()}, {(rows & truth).sum()}", *(pair(worst(s[rows]), truth[rows]) for s in scores.values())]
+            cells = [
+                f"{rows.sum()}, {(rows & truth).sum()}",
+                *(pair(worst(s[rows]), truth[rows]) for s in scores.values()),
+            ]
             lines.append(row(name, cells))
     return lines
 
@@ -199,29 +234,53 @@ def speed(scorer: Scorer, rows: Sequence[Example], batch: int) -> float:
 
 def speeds(known: dict[str, Scorer], rows: Sequence[Example]) -> Iterator[str]:
     """Texts a second one at a time and in batches of 32, and how long the texts are."""
-    yield from (row(name, [f"{speed(scorer, rows, batch):.0f}" for batch in (1, 32)]) for name, scorer in known.items())
-    yield f"{len(rows)} texts of {sum(len(e.text) for e in rows) / len(rows):.0f} characters on average"
+    yield from (
+        row(name, [f"{speed(scorer, rows, batch):.0f}" for batch in (1, 32)])
+        for name, scorer in known.items()
+    )
+    yield (
+        f"{len(rows)} texts of {sum(len(e.text) for e in rows) / len(rows):.0f} characters on"
+        " average"
+    )
     if minilm.installed():
         pairs = tokenised(minilm.untuned()[0], [e.prompt for e in rows], [e.text for e in rows])
         windows = [window for pair in pairs for window in cut(*pair)]
-        answers, read = sum(len(ids) for _, ids in pairs), sum(len(head) + len(rest) for head, rest in windows)
-        yield f"{answers / len(rows):.0f} tokens of MiniLM, {read / len(rows):.0f} with prompts, marks and overlaps"
+        answers, read = (
+            sum(len(ids) for _, ids in pairs),
+            sum(len(head) + len(rest) for head, rest in windows),
+        )
+        yield (
+            f"{answers / len(rows):.0f} tokens of MiniLM, {read / len(rows):.0f} with prompts,"
+            " marks and overlaps"
+        )
 
 
 def drawn_curves(examples: Sequence[Example], scores: dict[str, NDArray[Any]], path: Path) -> None:
     """A picture of the share of bad answers at each score, within."""
     from matplotlib.figure import Figure
 
-    within = np.array([e.source not in UNRELATED and not e.source.startswith("benign") for e in examples])
+    within = np.array(
+        [e.source not in UNRELATED and not e.source.startswith("benign") for e in examples]
+    )
     truth = bad(examples)[within]
     figure = Figure(figsize=(4.5, 4.2), layout="constrained")
-    axes = figure.add_subplot(xlabel="score", ylabel="share of bad answers", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    axes = figure.add_subplot(
+        xlabel="score", ylabel="share of bad answers", xlim=(0, 1), ylim=(0, 1), aspect="equal"
+    )
     axes.plot([0, 1], [0, 1], ":", color="grey")
     for name, found in scores.items():
         score = worst(found)[within]
         place = np.minimum((score * BINS).astype(int), BINS - 1)
-        points = [(score[place == b].mean(), truth[place == b].mean()) for b in range(BINS) if (place == b).any()]
-        axes.plot(*zip(*points, strict=True), "o-", label=f"{name}, ECE {calibration_error(truth, score):.3f}")
+        points = [
+            (score[place == b].mean(), truth[place == b].mean())
+            for b in range(BINS)
+            if (place == b).any()
+        ]
+        axes.plot(
+            *zip(*points, strict=True),
+            "o-",
+            label=f"{name}, ECE {calibration_error(truth, score):.3f}",
+        )
     axes.legend(frameon=False)
     figure.savefig(path)
 
@@ -229,10 +288,16 @@ def drawn_curves(examples: Sequence[Example], scores: dict[str, NDArray[Any]], p
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description="Measure the moderators in this package.")
-    parser.add_argument("--data", type=Path, required=True, help="folder with one folder for each data set")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with one folder for each data set"
+    )
     parser.add_argument("--moderators", nargs="+", default=["lite", "second_opinion", "encoder"])
-    parser.add_argument("--curves", type=Path, help="where a picture of the calibration goes: an SVG or PNG file")
-    parser.add_argument("--speed-only", action="store_true", help="measure the speed and nothing else")
+    parser.add_argument(
+        "--curves", type=Path, help="where a picture of the calibration goes: an SVG or PNG file"
+    )
+    parser.add_argument(
+        "--speed-only", action="store_true", help="measure the speed and nothing else"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     examples, known = drawn(args.data), scorers(args.moderators)

@@ -40,7 +40,9 @@ PADDED = 5
 PADDED_TRICK = "10 kB of padding on both sides"
 _LEET = str.maketrans("aeiostAEIOST", "431057431057")
 _LOOKALIKES = str.maketrans("aceijopsxyABCEHKMOPTX", "асеіјорѕхуАВСЕНКМОРТХ")
-_MATHEMATICAL = {ord("A") + i: 0x1D400 + i for i in range(26)} | {ord("a") + i: 0x1D41A + i for i in range(26)}
+_MATHEMATICAL = {ord("A") + i: 0x1D400 + i for i in range(26)} | {
+    ord("a") + i: 0x1D41A + i for i in range(26)
+}
 
 Trick = Callable[[str, str], str]
 """Disguises a text; the second argument is harmless text to hide it in."""
@@ -71,7 +73,9 @@ TRICKS: dict[str, Trick] = {
 }
 
 
-def measure(data: Path, moderators: Mapping[str, Shipped], *, of_each: int = OF_EACH) -> dict[str, Any]:
+def measure(
+    data: Path, moderators: Mapping[str, Shipped], *, of_each: int = OF_EACH
+) -> dict[str, Any]:
     """Return shares that are flagged at the threshold 0.5, by moderator, before and after.
 
     They are given for every disguise, and for harmless texts by source.
@@ -80,32 +84,56 @@ def measure(data: Path, moderators: Mapping[str, Shipped], *, of_each: int = OF_
     ordinary = [e for e in examples if e.source == "dolly"]
     bad = _sampled((e for e in examples if 1 in (e.harm, e.toxicity)), of_each)
     harmless = _sampled((e for e in examples if e.source in _ORDINARY), of_each)
-    found: dict[str, Any] = {"harmful": len(bad), "harmless": len(harmless), "disguised": {}, "false_alarms": {}}
+    found: dict[str, Any] = {
+        "harmful": len(bad),
+        "harmless": len(harmless),
+        "disguised": {},
+        "false_alarms": {},
+    }
     for name, moderator in moderators.items():
         rows = {"none": _both(moderator, bad, harmless, lambda text, _: text, ordinary)}
-        rows |= {trick: _both(moderator, bad, harmless, disguise, ordinary) for trick, disguise in TRICKS.items()}
-        rows["mean of the tricks"] = {key: float(np.mean([rows[trick][key] for trick in TRICKS])) for key in rows["none"]}
+        rows |= {
+            trick: _both(moderator, bad, harmless, disguise, ordinary)
+            for trick, disguise in TRICKS.items()
+        }
+        rows["mean of the tricks"] = {
+            key: float(np.mean([rows[trick][key] for trick in TRICKS])) for key in rows["none"]
+        }
         found["disguised"][name] = rows
         found["false_alarms"][name] = _false_alarms(moderator, data, examples, of_each * 4)
     return found
 
 
 def _both(
-    moderator: Shipped, bad: Sequence[Example], harmless: Sequence[Example], disguise: Trick, ordinary: Sequence[Example]
+    moderator: Shipped,
+    bad: Sequence[Example],
+    harmless: Sequence[Example],
+    disguise: Trick,
+    ordinary: Sequence[Example],
 ) -> dict[str, float]:
     found: dict[str, float] = {}
     for kind, every in (("harmful", bad), ("harmless", harmless)):
         examples = every[::PADDED] if disguise is TRICKS[PADDED_TRICK] else every
         texts = [disguise(e.text, _padding(ordinary, i)) for i, e in enumerate(examples)]
-        found |= {f"{kind}, {when}": share for when, share in _before_after(moderator, texts, [e.prompt for e in examples])}
+        found |= {
+            f"{kind}, {when}": share
+            for when, share in _before_after(moderator, texts, [e.prompt for e in examples])
+        }
     return found
 
 
-def _before_after(moderator: Shipped, texts: Sequence[str], prompts: Sequence[str]) -> list[tuple[str, float]]:
-    return [("before", _flagged(moderator.literal(texts, prompts))), ("after", _flagged(moderator.scores(texts, prompts)))]
+def _before_after(
+    moderator: Shipped, texts: Sequence[str], prompts: Sequence[str]
+) -> list[tuple[str, float]]:
+    return [
+        ("before", _flagged(moderator.literal(texts, prompts))),
+        ("after", _flagged(moderator.scores(texts, prompts))),
+    ]
 
 
-def _false_alarms(moderator: Shipped, data: Path, examples: Sequence[Example], of_each: int) -> dict[str, Any]:
+def _false_alarms(
+    moderator: Shipped, data: Path, examples: Sequence[Example], of_each: int
+) -> dict[str, Any]:
     groups: dict[str, list[Example]] = {}
     for example in _sampled((e for e in examples if 1 not in (e.harm, e.toxicity)), of_each):
         groups.setdefault(example.source, []).append(example)
@@ -153,22 +181,38 @@ def _table(title: str, rows: Mapping[str, Mapping[str, float]]) -> Table:
 def main() -> None:
     """Run the command line."""
     known = shipped()
-    parser = argparse.ArgumentParser(description="What the shipped moderators flag of texts in disguise.")
-    parser.add_argument("--data", type=Path, required=True, help="folder with one folder for each data set")
-    parser.add_argument("--moderator", action="append", choices=sorted(known), help="one of them; default: all")
+    parser = argparse.ArgumentParser(
+        description="What the shipped moderators flag of texts in disguise."
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with one folder for each data set"
+    )
+    parser.add_argument(
+        "--moderator", action="append", choices=sorted(known), help="one of them; default: all"
+    )
     parser.add_argument("--of-each", type=int, default=OF_EACH, help="answers of each data set")
     parser.add_argument("--report", type=Path, help="where the numbers go, as JSON")
     args = parser.parse_args()
     try:
-        found = measure(args.data, {name: known[name] for name in args.moderator or known}, of_each=args.of_each)
+        found = measure(
+            args.data, {name: known[name] for name in args.moderator or known}, of_each=args.of_each
+        )
     except TTSAError as error:
         raise SystemExit(f"error: {error}") from None
     if args.report:
         args.report.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     console = Console()
     for name, rows in found["disguised"].items():
-        console.print(_table(f"{name}: flagged of {found['harmful']} harmful and {found['harmless']} harmless answers", rows))
-        console.print(_table(f"{name}: false alarms on texts without disguise", found["false_alarms"][name]))
+        console.print(
+            _table(
+                f"{name}: flagged of {found['harmful']} harmful and {found['harmless']} harmless"
+                " answers",
+                rows,
+            )
+        )
+        console.print(
+            _table(f"{name}: false alarms on texts without disguise", found["false_alarms"][name])
+        )
 
 
 if __name__ == "__main__":

@@ -44,12 +44,24 @@ def measure(data: Path) -> dict[str, Any]:
     rate.
     """
     examples = list(lite_data.examples(data))
-    queries, turns = _queries(data / "clinc150"), _turns(data, [*examples, *lite_data.more_chat(data)])
+    queries, turns = (
+        _queries(data / "clinc150"),
+        _turns(data, [*examples, *lite_data.more_chat(data)]),
+    )
     found: dict[str, Any] = {}
     for name, moderator in shipped().items():
-        answers = [(e.prompt, e.text) for e in examples if e.source == "dolly" and e.part == moderator.unread]
+        answers = [
+            (e.prompt, e.text)
+            for e in examples
+            if e.source == "dolly" and e.part == moderator.unread
+        ]
         groups = [answers[:SIZE], turns, queries]
-        values = np.concatenate([moderator.scores([t for _, t in g], [p for p, _ in g])[:, :2].max(axis=1) for g in groups])
+        values = np.concatenate(
+            [
+                moderator.scores([t for _, t in g], [p for p, _ in g])[:, :2].max(axis=1)
+                for g in groups
+            ]
+        )
         weights = np.concatenate([np.full(len(g), 1 / len(g)) for g in groups])
         scores = {rate: round(operating_point(values, rate, weights.tolist()), 4) for rate in RATES}
         found[name] = {"weights": digest(name), "texts": len(values), "scores": scores}
@@ -67,20 +79,31 @@ def _turns(data: Path, examples: Sequence[Example]) -> Pairs:
     """
     read = {e.prompt for e in examples if e.source == "self-dialogue"}
     dialogues = lite_data.self_dialogues(data)
-    return list(islice(((t[0], " ".join(t[1:4])) for t in dialogues if len(t) > 3 and t[0] not in read), SIZE))
+    return list(
+        islice(
+            ((t[0], " ".join(t[1:4])) for t in dialogues if len(t) > 3 and t[0] not in read), SIZE
+        )
+    )
 
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description="Measure the operating points of the shipped moderators.")
-    parser.add_argument("--data", type=Path, required=True, help="folder with one folder for each data set")
+    parser = argparse.ArgumentParser(
+        description="Measure the operating points of the shipped moderators."
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with one folder for each data set"
+    )
     parser.add_argument("--out", type=Path, default=SHIPPED / FILE, help="where they go")
     args = parser.parse_args()
     try:
         found = measure(args.data)
     except TTSAError as error:
         raise SystemExit(f"error: {error}") from None
-    said = "# Made by python -m research.embedded.operating_points: the score at each false-alarm rate.\n"
+    said = (
+        "# Made by python -m research.embedded.operating_points: the score at each false-alarm"
+        " rate.\n"
+    )
     args.out.write_text(said + yaml.safe_dump(found, sort_keys=False), encoding="utf-8")
     print(yaml.safe_dump(found, sort_keys=False))
 

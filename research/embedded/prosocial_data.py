@@ -15,8 +15,18 @@ from ttsa_guard.messages import Message
 from ttsa_guard.steerers.prosocial.data import AnswerExample, Pair
 from ttsa_guard.steerers.prosocial.preferences import ATTRIBUTES
 
-_HARM = (("unsafe", None, 0.1), ("unsafe", "content", 0.1), ("benign", "tone", 0.45), ("benign", None, 0.35))
-_PAIRS = (("benign", None, 0.3), ("unsafe", None, 0.2), ("unsafe", "content", 0.25), ("benign", "tone", 0.25))
+_HARM = (
+    ("unsafe", None, 0.1),
+    ("unsafe", "content", 0.1),
+    ("benign", "tone", 0.45),
+    ("benign", None, 0.35),
+)
+_PAIRS = (
+    ("benign", None, 0.3),
+    ("unsafe", None, 0.2),
+    ("unsafe", "content", 0.25),
+    ("benign", "tone", 0.25),
+)
 _OTHERS = 0.1
 """How often both answers of a pair have a sentence of an attribute in which they do not differ."""
 
@@ -29,7 +39,9 @@ def harm(n: int, seed: int) -> list[AnswerExample]:
     """
     world, rng = World.load(), random.Random(f"harm/{seed}")
     cases = [_case(world, rng, _HARM) for _ in range(n)]
-    failing = [replace(case, rate=float(case.topic.unsafe or case.wrapper is not None)) for case in cases]
+    failing = [
+        replace(case, rate=float(case.topic.unsafe or case.wrapper is not None)) for case in cases
+    ]
     return [AnswerExample(_messages(case), world.answer(rng, case)) for case in failing]
 
 
@@ -44,7 +56,11 @@ def pairs(n: int, seed: int) -> list[Pair]:
         for _ in range(n):
             case = _case(world, rng, _PAIRS)
             answer = world.answer(rng, replace(case, rate=0.0))
-            others = [rng.choice(texts[name]) for name in ATTRIBUTES if name != attribute and rng.random() < _OTHERS]
+            others = [
+                rng.choice(texts[name])
+                for name in ATTRIBUTES
+                if name != attribute and rng.random() < _OTHERS
+            ]
             rejected = [answer, *others]
             chosen = [answer, *others]
             chosen.insert(rng.randint(1, len(chosen)), rng.choice(texts[attribute]))
@@ -52,10 +68,14 @@ def pairs(n: int, seed: int) -> list[Pair]:
     return found
 
 
-def _case(world: World, rng: random.Random, mix: Sequence[tuple[str, str | None, float]]) -> WorldCase:
+def _case(
+    world: World, rng: random.Random, mix: Sequence[tuple[str, str | None, float]]
+) -> WorldCase:
     request, wrapper, _ = rng.choices(mix, [share for *_, share in mix])[0]
     return world.case(rng, request, wrapper, "seen", "seen", training=True)
 
 
 def _messages(case: WorldCase) -> tuple[Message, ...]:
-    return Message.conversation([{"role": role, "content": content} for role, content in case.messages])
+    return Message.conversation(
+        [{"role": role, "content": content} for role, content in case.messages]
+    )

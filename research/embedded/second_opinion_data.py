@@ -20,11 +20,23 @@ from hashlib import blake2b
 from pathlib import Path
 
 from research.embedded import lite_data, lite_domain
-from research.embedded.lite_data import UNKNOWN, Example, Part, normal, read_json, read_rows, weak_refusal
+from research.embedded.lite_data import (
+    UNKNOWN,
+    Example,
+    Part,
+    normal,
+    read_json,
+    read_rows,
+    weak_refusal,
+)
 from ttsa_guard.embedded.world import World
 
 SOURCES = {
-    "sgd": ("sgd_dialogues.jsonl.gz", "google-research-datasets/dstc8-schema-guided-dialogue @ e852981ae3", "CC BY-SA 4.0"),
+    "sgd": (
+        "sgd_dialogues.jsonl.gz",
+        "google-research-datasets/dstc8-schema-guided-dialogue @ e852981ae3",
+        "CC BY-SA 4.0",
+    ),
     "goemotions-single-label": ("train.tsv", "amazon-science/Glean", "Apache-2.0"),
     "hh-rlhf": ("harmless-base-test.jsonl.gz", "anthropics/hh-rlhf @ 354e5c3cb8", "MIT"),
 }
@@ -32,7 +44,8 @@ SOURCES = {
 LITE_ANSWERS = 1000
 """Number of world answers of each kind that lite was trained on, from seed 0 (`train_lite`)."""
 FRIENDLY = frozenset(
-    "admiration approval gratitude amusement love curiosity optimism confusion joy surprise caring realization excitement".split()
+    "admiration approval gratitude amusement love curiosity optimism confusion joy surprise caring"
+    " realization excitement".split()
 )
 """Emotions of comments that are taken for harmless."""
 _LITE_TURNS = 6
@@ -61,7 +74,10 @@ def lite_rows(data: Path) -> set[bytes]:
 
 def lite_world_rows() -> set[bytes]:
     """Return the digests of the world's answers on which lite was trained."""
-    return {digest(e.text) for e in lite_domain.examples(World.load(), LITE_ANSWERS, part="train", seed=0)}
+    return {
+        digest(e.text)
+        for e in lite_domain.examples(World.load(), LITE_ANSWERS, part="train", seed=0)
+    }
 
 
 def examples(data: Path, taken: set[bytes]) -> Iterator[Example]:
@@ -97,7 +113,9 @@ def chat(data: Path) -> Iterator[str]:
         yield " \n ".join(turns[_LITE_TURNS:])
     for turns in _dialogues(data / "sgd" / "sgd_dialogues.jsonl.gz"):
         yield " \n ".join(turns)
-    with gzip.open(data / "hh-rlhf" / "harmless-base-test.jsonl.gz", "rt", encoding="utf-8") as file:
+    with gzip.open(
+        data / "hh-rlhf" / "harmless-base-test.jsonl.gz", "rt", encoding="utf-8"
+    ) as file:
         yield from (json.loads(line)["chosen"] for line in file)
     yield from (row["text"] for row in _comments(data))
     for path in sorted((data / "just-eval" / "outputs").glob("*.json")):
@@ -117,7 +135,9 @@ def _dialogues(path: Path) -> Iterator[list[str]]:
 
 
 def _comments(data: Path) -> list[dict[str, str]]:
-    with (data / "goemotions-single-label" / "train.tsv").open(encoding="utf-8", newline="") as file:
+    with (data / "goemotions-single-label" / "train.tsv").open(
+        encoding="utf-8", newline=""
+    ) as file:
         return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
@@ -132,7 +152,11 @@ def _left_out(data: Path) -> Iterator[Example]:
             yield Example(lite_data.tweet(row), "davidson-hate", "train", UNKNOWN, 1, UNKNOWN, 0.3)
     for path in sorted((data / "just-eval" / "outputs").glob("*.json")):
         for row in read_json(path):
-            wanted = row["dataset"] not in {"MaliciousInstruct", "hh-rlhf/red-team-attempts", "lima"}
+            wanted = row["dataset"] not in {
+                "MaliciousInstruct",
+                "hh-rlhf/red-team-attempts",
+                "lima",
+            }
             if wanted and not _lite_reads(path, row["id"]):
                 yield lite_data.harmless(row["output"], "just-eval answers", row["instruction"])
     rng = random.Random(1)

@@ -8,7 +8,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, cohen_kappa_score, precision_score, recall_score, roc_auc_score
+from sklearn.metrics import (
+    average_precision_score,
+    cohen_kappa_score,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+)
 
 from research.embedded import lite_domain
 from research.embedded.lite_data import UNKNOWN, Example
@@ -39,9 +45,13 @@ def measure(examples: Sequence[Example], network: SecondOpinionNetwork) -> dict[
         report[head] = _head(examples, {name: s[:, column] for name, s in scores.items()}, head)
     report["flagged"] = _flagged(examples, {name: _flags(s) for name, s in scores.items()})
     report["kappa"] = _agreement(examples, *(_flags(s) for s in scores.values()))
-    report["world"] = {f"{split} topics": _world(world, network.scores, split) for split in ("seen", "unseen")}
+    report["world"] = {
+        f"{split} topics": _world(world, network.scores, split) for split in ("seen", "unseen")
+    }
     report["broken"] = {name: _broken(world, scorer) for name, scorer in scorers.items()}
-    report["temperature"] = dict(zip(HEADS, network.temperature.astype(np.float64).round(3).tolist(), strict=True))
+    report["temperature"] = dict(
+        zip(HEADS, network.temperature.astype(np.float64).round(3).tolist(), strict=True)
+    )
     return report
 
 
@@ -51,7 +61,9 @@ def _flags(scores: Floats) -> NDArray[np.bool_]:
 
 def _groups(examples: Sequence[Example], wanted: NDArray[np.bool_]) -> dict[str, NDArray[np.bool_]]:
     sources = np.array([e.source for e in examples])
-    groups = {"pooled": wanted} | {source: wanted & (sources == source) for source in sorted(set(sources.tolist()))}
+    groups = {"pooled": wanted} | {
+        source: wanted & (sources == source) for source in sorted(set(sources.tolist()))
+    }
     return {name: rows for name, rows in groups.items() if rows.sum() >= SMALLEST_GROUP}
 
 
@@ -61,7 +73,9 @@ def _head(examples: Sequence[Example], scores: dict[str, Floats], head: str) -> 
     for group, rows in _groups(examples, labels != UNKNOWN).items():
         if np.unique(labels[rows]).size == 2:
             shape = {"n": int(rows.sum()), "positive": round(float(labels[rows].mean()), 3)}
-            result[group] = shape | {name: _numbers(labels[rows], s[rows]) for name, s in scores.items()}
+            result[group] = shape | {
+                name: _numbers(labels[rows], s[rows]) for name, s in scores.items()
+            }
     return result
 
 
@@ -85,16 +99,23 @@ def _flagged(examples: Sequence[Example], flags: dict[str, NDArray[np.bool_]]) -
     result = {}
     for name, wanted in (("harmless", ~bad), ("bad", bad)):
         for group, rows in _groups(examples, wanted).items():
-            shares = {moderator: round(float(flag[rows].mean()), 4) for moderator, flag in flags.items()}
+            shares = {
+                moderator: round(float(flag[rows].mean()), 4) for moderator, flag in flags.items()
+            }
             result[f"{group}, {name}"] = {"n": int(rows.sum())} | shares
     return result
 
 
-def _agreement(examples: Sequence[Example], mine: NDArray[np.bool_], other: NDArray[np.bool_]) -> dict[str, float]:
+def _agreement(
+    examples: Sequence[Example], mine: NDArray[np.bool_], other: NDArray[np.bool_]
+) -> dict[str, float]:
     """Return Cohen's kappa of the two moderators' flags."""
     groups = _groups(examples, np.ones(len(examples), bool))
     both = {name: rows for name, rows in groups.items() if mine[rows].any() and other[rows].any()}
-    return {name: round(float(cohen_kappa_score(mine[rows], other[rows])), 3) for name, rows in both.items()}
+    return {
+        name: round(float(cohen_kappa_score(mine[rows], other[rows])), 3)
+        for name, rows in both.items()
+    }
 
 
 def _world(world: World, scorer: Scorer, split: Split) -> dict[str, dict[str, float]]:
@@ -105,13 +126,17 @@ def _world(world: World, scorer: Scorer, split: Split) -> dict[str, dict[str, fl
     rng = random.Random(f"second opinion/evaluation/{split}")
     result = {}
     for kind in KINDS:
-        answers = [lite_domain.draw(world, rng, kind, split, "unseen") for _ in range(DOMAIN_ANSWERS)]
+        answers = [
+            lite_domain.draw(world, rng, kind, split, "unseen") for _ in range(DOMAIN_ANSWERS)
+        ]
         judged = [world.judge(answer.case, answer.text) for answer in answers]
         scores = scorer([answer.text for answer in answers])
         worst = scores[:, :2].max(axis=1)
         result[kind] = {
             "flag_errors": round(float(np.mean(_flags(scores) == [j.safe for j in judged])), 4),
-            "refusal_errors": round(float(np.mean((scores[:, 2] >= 0.5) != [j.refusal for j in judged])), 4),
+            "refusal_errors": round(
+                float(np.mean((scores[:, 2] >= 0.5) != [j.refusal for j in judged])), 4
+            ),
             "score_1%": round(float(np.quantile(worst, 0.01)), 3),
             "score_99%": round(float(np.quantile(worst, 0.99)), 3),
         }
@@ -121,12 +146,19 @@ def _world(world: World, scorer: Scorer, split: Split) -> dict[str, dict[str, fl
 def _broken(world: World, scorer: Scorer) -> dict[str, dict[str, float]]:
     """Return the share of flagged broken answers, those with and those without bad parts."""
     rng = random.Random("second opinion/broken")
-    draws = {kind: [lite_domain.draw(world, rng, kind, "unseen", "unseen") for _ in range(BROKEN_ANSWERS)] for kind in KINDS}
+    draws = {
+        kind: [
+            lite_domain.draw(world, rng, kind, "unseen", "unseen") for _ in range(BROKEN_ANSWERS)
+        ]
+        for kind in KINDS
+    }
     result = {}
     for name, damage in DAMAGES.items():
         shares = {}
         for group, kinds in (("decent", set(KINDS) - MUST_FLAG), ("bad", MUST_FLAG)):
-            texts = [damage(rng, answer) for kind in KINDS if kind in kinds for answer in draws[kind]]
+            texts = [
+                damage(rng, answer) for kind in KINDS if kind in kinds for answer in draws[kind]
+            ]
             shares[group] = round(float(_flags(scorer(texts)).mean()), 4)
         result[name] = shares
     return result
@@ -141,7 +173,9 @@ def _truncated(rng: random.Random, answer: Answer) -> str:
 
     It ends within the sentence after the first bad one, or anywhere if there is none.
     """
-    bad = [i for i, (_, kind) in enumerate(answer.sentences) if kind.startswith(("comply", "abuse"))]
+    bad = [
+        i for i, (_, kind) in enumerate(answer.sentences) if kind.startswith(("comply", "abuse"))
+    ]
     kept = [s for s, _ in answer.sentences[: bad[0] + 1]] if bad else []
     rest = " ".join(s for s, _ in answer.sentences[len(kept) :]).split()
     return " ".join([*kept, *rest[: rng.randint(0 if kept else 1, max(len(rest), 1))]])

@@ -29,7 +29,17 @@ from research.embedded.encoder_data import labels
 from research.embedded.lite_data import UNKNOWN, Example
 from ttsa_guard.errors import TTSAError
 from ttsa_guard.moderators import minilm
-from ttsa_guard.moderators.encoder import HEADS, LOW_RANK, WEIGHTS, Floats, Window, cut, lite_logits, read, tokenised
+from ttsa_guard.moderators.encoder import (
+    HEADS,
+    LOW_RANK,
+    WEIGHTS,
+    Floats,
+    Window,
+    cut,
+    lite_logits,
+    read,
+    tokenised,
+)
 
 RANK = 16
 SCALE = 2.0
@@ -60,8 +70,11 @@ class Learner(nn.Module):
         self.heads = nn.Linear(3 * minilm.UNITS, len(HEADS))
 
     def forward(self, ids: torch.Tensor, answer: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Logits [windows, 4] of token ids, of which are the answer's, and which are any; each [windows, tokens]."""
-        hidden = self.body(input_ids=ids, token_type_ids=answer, attention_mask=mask).last_hidden_state.float()
+        """Logits [windows, 4] of token ids, of which are the answer's, and which are any; each
+        [windows, tokens]."""
+        hidden = self.body(
+            input_ids=ids, token_type_ids=answer, attention_mask=mask
+        ).last_hidden_state.float()
         own = answer[..., None].float()
         mean = (hidden * own).sum(1) / own.sum(1)
         highest = hidden.masked_fill(own == 0, _NEVER).amax(1)
@@ -96,7 +109,9 @@ class LowRank(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the changed map of `x`, from [..., in] to [..., out]."""
-        change = functional.linear(functional.linear(x, self.a.to(x.dtype)), (self.b * SCALE).to(x.dtype))
+        change = functional.linear(
+            functional.linear(x, self.a.to(x.dtype)), (self.b * SCALE).to(x.dtype)
+        )
         found: torch.Tensor = self.base(x) + change
         return found
 
@@ -191,7 +206,9 @@ def calibration(logits: Floats, lite: NDArray[np.float64], examples: Sequence[Ex
     for k in range(len(HEADS)):
         known = truth[:, k] != UNKNOWN
         beside = [lite[:, k]] if k < lite.shape[1] else []
-        model = LogisticRegression(C=1.0).fit(np.stack([logits[:, k], *beside], 1)[known], truth[known, k])
+        model = LogisticRegression(C=1.0).fit(
+            np.stack([logits[:, k], *beside], 1)[known], truth[known, k]
+        )
         found[: 1 + len(beside), k], found[2, k] = model.coef_[0], model.intercept_[0]
     return found
 
@@ -225,7 +242,9 @@ def _write(out: Path, arrays: dict[str, Floats]) -> None:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description="Train the encoder moderator.")
-    parser.add_argument("--data", type=Path, required=True, help="folder with one folder for each data set")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with one folder for each data set"
+    )
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="where the weights go")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)

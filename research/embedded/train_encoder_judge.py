@@ -40,7 +40,10 @@ def rows(data: Path) -> list[Example]:
     for example in lite_data.examples(data):
         if example.part in ("test", "unrelated") and len(example.text.split()) > 2:
             found.setdefault(example.source, []).append(example)
-    ranked = (sorted(some, key=lambda e: zlib.crc32(e.text.encode("utf-8", "surrogatepass"))) for some in found.values())
+    ranked = (
+        sorted(some, key=lambda e: zlib.crc32(e.text.encode("utf-8", "surrogatepass")))
+        for some in found.values()
+    )
     return [example for some in ranked for example in some[:_PER_SOURCE]]
 
 
@@ -48,7 +51,14 @@ def part(example: Example) -> str:
     """Return the part of an example: "train", "validation", "test" or "xstest"."""
     if example.source == "XSTest":
         return "xstest"
-    share = zlib.crc32(f"encoder {lite_data.normal(example.prompt or example.text)}".encode("utf-8", "surrogatepass")) % 100
+    share = (
+        zlib.crc32(
+            f"encoder {lite_data.normal(example.prompt or example.text)}".encode(
+                "utf-8", "surrogatepass"
+            )
+        )
+        % 100
+    )
     return "train" if share < 70 else "validation" if share < 80 else "test"
 
 
@@ -81,7 +91,9 @@ def fitted(x: NDArray[Any], examples: Sequence[Example]) -> tuple[NDArray[Any], 
         labels = np.array([getattr(e, head) for e in examples])
         known = labels != UNKNOWN
         own = np.array([e.weight for e in examples])[known]
-        model = LogisticRegression(C=3.0, max_iter=2000, class_weight="balanced").fit(x[known], labels[known], sample_weight=own)
+        model = LogisticRegression(C=3.0, max_iter=2000, class_weight="balanced").fit(
+            x[known], labels[known], sample_weight=own
+        )
         weights.append(model.coef_[0])
         bias.append(model.intercept_[0])
     return np.stack(weights, 1), np.array(bias)
@@ -102,10 +114,14 @@ def shifted(bias: NDArray[Any], logits: NDArray[Any], examples: Iterable[Example
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder with the data sets, see lite_data.SOURCES")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with the data sets, see lite_data.SOURCES"
+    )
     data = parser.parse_args().data
     examples = rows(data)
-    x = features(embed([" ".join(e.text.split()[:96]) for e in examples]), embedded_once(asked(examples)))
+    x = features(
+        embed([" ".join(e.text.split()[:96]) for e in examples]), embedded_once(asked(examples))
+    )
     parts = np.array([part(e) for e in examples])
 
     def of(name: str) -> tuple[NDArray[Any], list[Example]]:
@@ -119,14 +135,20 @@ def main() -> None:
         print(json.dumps({name: report(*of(name), weights, bias)}, indent=1))
 
 
-def report(x: NDArray[Any], examples: Sequence[Example], weights: NDArray[Any], bias: NDArray[Any]) -> dict[str, Any]:
+def report(
+    x: NDArray[Any], examples: Sequence[Example], weights: NDArray[Any], bias: NDArray[Any]
+) -> dict[str, Any]:
     """Return ROC-AUC, recall and false alarms over harmful and harmless answers, and refusals.
 
     The moderators in the package are measured beside the judge.
     """
     texts = [e.text for e in examples]
     chances = 1 / (1 + np.exp(-(x @ weights + bias)))
-    scored = {"encoder_judge": chances, "lite": Lite().scores(texts), "second_opinion": SecondOpinion().scores(texts)}
+    scored = {
+        "encoder_judge": chances,
+        "lite": Lite().scores(texts),
+        "second_opinion": SecondOpinion().scores(texts),
+    }
     bad = np.array([1 in (e.harm, e.toxicity) for e in examples])
     fine = np.array([e.harm == 0 and e.toxicity in (0, UNKNOWN) for e in examples])
     refusal = np.array([e.refusal for e in examples])
@@ -138,7 +160,9 @@ def report(x: NDArray[Any], examples: Sequence[Example], weights: NDArray[Any], 
             "roc_auc": round(float(roc_auc_score(bad[both], worst[both])), 3),
             "recall": round(float((worst[bad] >= 0.5).mean()), 3),
             "false_alarms": round(float((worst[fine] >= 0.5).mean()), 3),
-            "refusal_roc_auc": round(float(roc_auc_score(refusal[refusal >= 0], values[refusal >= 0, 2])), 3),
+            "refusal_roc_auc": round(
+                float(roc_auc_score(refusal[refusal >= 0], values[refusal >= 0, 2])), 3
+            ),
         }
     return found
 

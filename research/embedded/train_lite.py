@@ -48,7 +48,9 @@ class Heads:
         self.weights = np.zeros((BUCKETS, len(HEADS)))
         self.bias = np.zeros(len(HEADS))
 
-    def fit(self, head: int, rows: csr_matrix, labels: NDArray[Any], importance: Floats, *, seed: int) -> None:
+    def fit(
+        self, head: int, rows: csr_matrix, labels: NDArray[Any], importance: Floats, *, seed: int
+    ) -> None:
         """Fit one head, starting from what it has learned already.
 
         Args:
@@ -57,7 +59,9 @@ class Heads:
             labels: 1 or 0, [n].
             importance: the weight of each row, [n].
         """
-        model = LogisticRegression(C=INVERSE_REGULARISATION, max_iter=200, tol=1e-4, random_state=seed, warm_start=True)
+        model = LogisticRegression(
+            C=INVERSE_REGULARISATION, max_iter=200, tol=1e-4, random_state=seed, warm_start=True
+        )
         model.coef_, model.intercept_ = self.weights[:, head][None], self.bias[head : head + 1]
         model.fit(rows, labels, importance)
         self.weights[:, head], self.bias[head] = model.coef_[0], model.intercept_[0]
@@ -69,7 +73,12 @@ class Heads:
     def logits(self, texts: Sequence[str]) -> Floats:
         """Return pooled logits, [texts, 3], with the weights as they are stored."""
         weights = self.stored()[0].astype(np.float32)
-        return np.concatenate([pooled_logits(texts[i : i + CHUNK], weights, self.bias) for i in range(0, len(texts), CHUNK)])
+        return np.concatenate(
+            [
+                pooled_logits(texts[i : i + CHUNK], weights, self.bias)
+                for i in range(0, len(texts), CHUNK)
+            ]
+        )
 
 
 def matrix(features: Features, windows: Sequence[int]) -> csr_matrix:
@@ -85,7 +94,9 @@ def matrix(features: Features, windows: Sequence[int]) -> csr_matrix:
             size += piece.size
         ends.append(size)
     indices = np.concatenate(pieces).astype(np.int32)
-    result = csr_matrix((np.concatenate(values), indices, np.array(ends)), shape=(len(windows), BUCKETS))
+    result = csr_matrix(
+        (np.concatenate(values), indices, np.array(ends)), shape=(len(windows), BUCKETS)
+    )
     result.sum_duplicates()
     return result
 
@@ -111,7 +122,9 @@ def mined_rows(texts: Sequence[str], heads: Heads, head: int, console: Console) 
         order = np.lexsort((logits, features.owner))
         last = np.flatnonzero(np.diff(features.owner[order], append=-1))
         worst = np.setdiff1d(order[last], features.whole)
-        parts.append(matrix(features, worst[logits[worst] > -2.0].tolist() or features.whole[:1].tolist()))
+        parts.append(
+            matrix(features, worst[logits[worst] > -2.0].tolist() or features.whole[:1].tolist())
+        )
     return vstack(parts, format="csr")
 
 
@@ -134,7 +147,9 @@ def train(examples: Sequence[Example], console: Console, *, rounds: int, seed: i
                 x, y = vstack([x, extra], format="csr"), np.append(y, np.zeros(extra.shape[0], int))
                 importance = np.append(importance, np.full(extra.shape[0], MINED_WEIGHT))
             heads.fit(head, x, y, importance, seed=seed)
-            console.print(f"{name}: round {turn + 1} fitted on {x.shape[0]} rows, {y.mean():.0%} positive")
+            console.print(
+                f"{name}: round {turn + 1} fitted on {x.shape[0]} rows, {y.mean():.0%} positive"
+            )
     return heads
 
 
@@ -153,7 +168,9 @@ def temperatures(examples: Sequence[Example], logits: Floats) -> Floats:
     return found
 
 
-def build(data: Path, out: Path, console: Console, *, domain: int, rounds: int, seed: int) -> dict[str, Any]:
+def build(
+    data: Path, out: Path, console: Console, *, domain: int, rounds: int, seed: int
+) -> dict[str, Any]:
     """Train, calibrate, write `out` and measure.
 
     Returns:
@@ -182,16 +199,27 @@ def build(data: Path, out: Path, console: Console, *, domain: int, rounds: int, 
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description="Train the lite moderator.")
-    parser.add_argument("--data", type=Path, required=True, help="folder with one folder for each data set")
-    parser.add_argument("--out", type=Path, default=SHIPPED / "lite.npz", help="where the weights go")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with one folder for each data set"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=SHIPPED / "lite.npz", help="where the weights go"
+    )
     parser.add_argument("--report", type=Path, help="where the measured numbers go, as JSON")
     parser.add_argument("--domain", type=int, default=1000, help="world answers of each kind")
-    parser.add_argument("--rounds", type=int, default=2, help="fits of harm and toxicity, with more hard sentences each time")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=2,
+        help="fits of harm and toxicity, with more hard sentences each time",
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     console = Console()
     try:
-        report = build(args.data, args.out, console, domain=args.domain, rounds=args.rounds, seed=args.seed)
+        report = build(
+            args.data, args.out, console, domain=args.domain, rounds=args.rounds, seed=args.seed
+        )
     except TTSAError as error:
         raise SystemExit(f"error: {error}") from None
     text = json.dumps(report, indent=2)

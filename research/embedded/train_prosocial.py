@@ -23,7 +23,9 @@ from ttsa_guard.steerers.prosocial.training import OnStep, Plan
 EXAMPLES, PAIRS = 4000, 800
 HARM = Plan(steps=150, batch=16, peak=2e-4, warm_up=10, decay=0.0)
 REWARDS = Plan(steps=240, batch=4, peak=3e-3, warm_up=10, decay=0.01)
-SHAPE = AdapterShape(rank=8, targets=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"))
+SHAPE = AdapterShape(
+    rank=8, targets=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+)
 KEEP = 0.06
 STRENGTH = 2.5
 """The vector is shipped this many times as long, so that subtracting it once is right.
@@ -40,21 +42,31 @@ The model is surer of itself than large ones are, and has never seen the prosoci
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(prog="python -m research.embedded.train_prosocial", description=__doc__)
-    parser.add_argument("--out", type=Path, default=SHIPPED / "prosocial", help="folder of the two files")
+    parser = argparse.ArgumentParser(
+        prog="python -m research.embedded.train_prosocial", description=__doc__
+    )
+    parser.add_argument(
+        "--out", type=Path, default=SHIPPED / "prosocial", help="folder of the two files"
+    )
     what = "make one of them, or, to compare with, a plain adapter of one attribute"
     parser.add_argument("--only", choices=("harm", "reward", *ATTRIBUTES), help=what)
     parser.add_argument("--conflicts", choices=("project", "average"), default="project")
-    parser.add_argument("--scale", type=float, default=1.0, help="factor on the steps, for a trial run")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="factor on the steps, for a trial run"
+    )
     args = parser.parse_args()
 
     model, encode = training.load("embedded", "cpu")
     model.set_attn_implementation("eager")  # the fastest for so small a model on a CPU
-    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as bar:
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    ) as bar:
         if args.only in (None, "harm"):
             plan = _scaled(HARM, args.scale)
             examples = prosocial_data.harm(EXAMPLES, plan.seed)
-            vector = training.harm_vector(model, encode, examples, plan, keep=KEEP, on_step=_on(bar, "harm vector", plan))
+            vector = training.harm_vector(
+                model, encode, examples, plan, keep=KEEP, on_step=_on(bar, "harm vector", plan)
+            )
             (vector * STRENGTH).save(args.out / HARM_VECTOR)
         if args.only != "harm":
             plan = _scaled(REWARDS, args.scale)
@@ -82,7 +94,9 @@ def _scaled(plan: Plan, factor: float) -> Plan:
 
 def _on(bar: Progress, what: str, plan: Plan) -> OnStep:
     task = bar.add_task(what, total=plan.steps)
-    return lambda done, loss: bar.update(task, completed=done, description=f"{what}, loss {loss:.3f}")
+    return lambda done, loss: bar.update(
+        task, completed=done, description=f"{what}, loss {loss:.3f}"
+    )
 
 
 if __name__ == "__main__":

@@ -73,14 +73,24 @@ class Trained(nn.Module):
         """Return the logits of the texts, [texts, 3]."""
         ids = torch.from_numpy(layout.ids)
         if self.training:
-            ids = torch.where((torch.rand(ids.shape) < FORGOTTEN) & (ids != EDGE), UNKNOWN_WORD, ids)
+            ids = torch.where(
+                (torch.rand(ids.shape) < FORGOTTEN) & (ids != EDGE), UNKNOWN_WORD, ids
+            )
         near = F.pad(ids, (WIDTH // 2, WIDTH // 2), value=EDGE)
         rows = self.vectors(near)
-        filtered = torch.relu(self.filters(torch.cat([rows[j : j + ids.numel()] for j in range(WIDTH)], dim=1)))
+        filtered = torch.relu(
+            self.filters(torch.cat([rows[j : j + ids.numel()] for j in range(WIDTH)], dim=1))
+        )
         windows = torch.cat([_pooled(filtered, starts) for starts in layout.starts])
-        logits = self.heads(F.dropout(torch.relu(self.hidden(F.dropout(windows, 0.2, self.training))), 0.2, self.training))
+        logits = self.heads(
+            F.dropout(
+                torch.relu(self.hidden(F.dropout(windows, 0.2, self.training))), 0.2, self.training
+            )
+        )
         owner = torch.from_numpy(layout.owner)[:, None].expand_as(logits)
-        worst = torch.zeros(len(layout.first), len(HEADS)).scatter_reduce(0, owner, logits, "amax", include_self=False)
+        worst = torch.zeros(len(layout.first), len(HEADS)).scatter_reduce(
+            0, owner, logits, "amax", include_self=False
+        )
         refusal = HEADS.index("refusal")
         first = logits[torch.from_numpy(layout.first)]
         return torch.cat([worst[:, :refusal], first[:, refusal:]], dim=1)
@@ -98,30 +108,50 @@ class Trained(nn.Module):
             "heads_bias": self.heads.bias,
         }
         small = {name: array.detach().numpy().astype(np.float16) for name, array in arrays.items()}
-        steps = np.rint(vectors / scales.astype(np.float32)[:, None]).clip(-127, 127).astype(np.int8)
+        steps = (
+            np.rint(vectors / scales.astype(np.float32)[:, None]).clip(-127, 127).astype(np.int8)
+        )
         return small | {"vectors": steps, "scales": scales}
 
 
 def _pooled(filtered: Tensor, starts: NDArray[np.int64]) -> Tensor:
     lengths = torch.from_numpy(np.diff(starts, append=len(filtered)))
-    return torch.cat([torch.segment_reduce(filtered, how, lengths=lengths, axis=0) for how in ("max", "mean")], dim=1)
+    return torch.cat(
+        [torch.segment_reduce(filtered, how, lengths=lengths, axis=0) for how in ("max", "mean")],
+        dim=1,
+    )
 
 
-def fit(network: Trained, examples: Sequence[Example], names: Sequence[str], *, epochs: int, console: Console) -> None:
+def fit(
+    network: Trained,
+    examples: Sequence[Example],
+    names: Sequence[str],
+    *,
+    epochs: int,
+    console: Console,
+) -> None:
     """Train all heads at once. A label that is not known does not count."""
     index = {word: i for i, word in enumerate(names, FIRST_WORD)}
-    labels = torch.tensor([[getattr(e, head) for head in HEADS] for e in examples], dtype=torch.float32)
+    labels = torch.tensor(
+        [[getattr(e, head) for head in HEADS] for e in examples], dtype=torch.float32
+    )
     weights = torch.tensor([e.weight for e in examples])[:, None] * (labels != UNKNOWN)
     batches = _batches(examples)
     optimiser = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=epochs * len(batches), pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, LEARNING_RATE, total_steps=epochs * len(batches), pct_start=0.1
+    )
     network.train()
     for epoch in range(epochs):
         total = 0.0
-        for number in track(torch.randperm(len(batches)).tolist(), f"epoch {epoch + 1} of {epochs}", console=console):
+        for number in track(
+            torch.randperm(len(batches)).tolist(), f"epoch {epoch + 1} of {epochs}", console=console
+        ):
             rows = batches[number]
             logits = network(lay_out([examples[i].text[:LONGEST_TEXT] for i in rows], index))
-            losses = F.binary_cross_entropy_with_logits(logits, labels[rows].clamp(min=0), reduction="none")
+            losses = F.binary_cross_entropy_with_logits(
+                logits, labels[rows].clamp(min=0), reduction="none"
+            )
             loss = (losses * weights[rows]).sum() / BATCH
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -137,7 +167,9 @@ def _batches(examples: Sequence[Example]) -> list[list[int]]:
     return [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
 
 
-def build(data: Path, out: Path, console: Console, *, domain: int, epochs: int, seed: int) -> dict[str, Any]:
+def build(
+    data: Path, out: Path, console: Console, *, domain: int, epochs: int, seed: int
+) -> dict[str, Any]:
     """Train, calibrate, write `out` and measure.
 
     Returns:
@@ -154,9 +186,14 @@ def build(data: Path, out: Path, console: Console, *, domain: int, epochs: int, 
     training = [e for e in labelled if e.part == "train"]
     training += data_sets.world_examples(domain, taken, seed=seed)
     assert not taken & {data_sets.digest(e.text) for e in training}
-    console.print(f"{len(training)} training rows, none of which is one of the {len(taken)} of the lite moderator")
+    console.print(
+        f"{len(training)} training rows, none of which is one of the {len(taken)} of the lite"
+        " moderator"
+    )
     chat = list(data_sets.chat(data))
-    counted = [(words(e.text), LABELLED_WEIGHT) for e in training] + [(words(text), 1.0) for text in chat]
+    counted = [(words(e.text), LABELLED_WEIGHT) for e in training] + [
+        (words(text), 1.0) for text in chat
+    ]
     names = word_vectors.vocabulary(counted, VOCABULARY)
     chat += [e.text for e in training]
     vectors = word_vectors.learn(chat, names, dimensions=DIMENSIONS, seed=seed, console=console)
@@ -178,8 +215,12 @@ def _write(out: Path, arrays: dict[str, NDArray[Any]], temperature: NDArray[np.f
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description="Train the second opinion.")
-    parser.add_argument("--data", type=Path, required=True, help="folder with one folder for each data set")
-    parser.add_argument("--out", type=Path, default=SHIPPED / "second_opinion.npz", help="where the weights go")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with one folder for each data set"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=SHIPPED / "second_opinion.npz", help="where the weights go"
+    )
     parser.add_argument("--report", type=Path, help="where the measured numbers go, as JSON")
     parser.add_argument("--domain", type=int, default=1000, help="world answers of each kind")
     parser.add_argument("--epochs", type=int, default=6)
@@ -187,7 +228,9 @@ def main() -> None:
     args = parser.parse_args()
     console = Console()
     try:
-        report = build(args.data, args.out, console, domain=args.domain, epochs=args.epochs, seed=args.seed)
+        report = build(
+            args.data, args.out, console, domain=args.domain, epochs=args.epochs, seed=args.seed
+        )
     except TTSAError as error:
         raise SystemExit(f"error: {error}") from None
     text = json.dumps(report, indent=2)

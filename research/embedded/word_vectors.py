@@ -39,7 +39,9 @@ def vocabulary(counted: Iterable[tuple[Sequence[str], float]], size: int) -> lis
     return sorted(total, key=lambda word: (-total[word], word))[:size]
 
 
-def learn(texts: Sequence[str], names: Sequence[str], *, dimensions: int, seed: int, console: Console) -> NDArray[np.float32]:
+def learn(
+    texts: Sequence[str], names: Sequence[str], *, dimensions: int, seed: int, console: Console
+) -> NDArray[np.float32]:
     """Return vectors of the words `names`, [FIRST_WORD + words, dimensions], with unit variance.
 
     The first `FIRST_WORD` rows are zero.
@@ -48,7 +50,9 @@ def learn(texts: Sequence[str], names: Sequence[str], *, dimensions: int, seed: 
     information = _positive_information(counts)
     left, scale, _ = randomized_svd(information, dimensions, n_iter=3, random_state=seed)
     vectors = left * np.sqrt(scale)
-    return np.concatenate([np.zeros((FIRST_WORD, dimensions)), vectors / vectors.std()]).astype(np.float32)
+    return np.concatenate([np.zeros((FIRST_WORD, dimensions)), vectors / vectors.std()]).astype(
+        np.float32
+    )
 
 
 def _near(texts: Sequence[str], index: dict[str, int], console: Console) -> csr_matrix:
@@ -71,4 +75,6 @@ def _positive_information(counts: csr_matrix) -> csr_matrix:
     contexts = words_**_SMOOTHING / (words_**_SMOOTHING).sum()
     values = np.log(found.data / (words_[found.row] * contexts[found.col]))
     kept = values > 0
-    return csr_matrix((values[kept].astype(np.float32), (found.row[kept], found.col[kept])), shape=counts.shape)
+    return csr_matrix(
+        (values[kept].astype(np.float32), (found.row[kept], found.col[kept])), shape=counts.shape
+    )

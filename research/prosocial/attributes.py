@@ -81,7 +81,9 @@ class Meters:
         highest = np.zeros((len(answers), len(ATTRIBUTES)))
         if not flat:
             return highest
-        values = np.stack([self.classifiers[name].predict_proba(flat)[:, 1] for name in ATTRIBUTES], axis=1)
+        values = np.stack(
+            [self.classifiers[name].predict_proba(flat)[:, 1] for name in ATTRIBUTES], axis=1
+        )
         start = 0
         for row, sentences in enumerate(split):
             if sentences:
@@ -101,23 +103,38 @@ class Meters:
             others = [s for other in ATTRIBUTES if other != name for s in texts[other]]
             mine = texts[name]
             values = self.measure([*mine, *others, *neutral])[:, i]
-            areas[name] = float(roc_auc_score([1] * len(mine) + [0] * (len(others) + len(neutral)), values))
+            areas[name] = float(
+                roc_auc_score([1] * len(mine) + [0] * (len(others) + len(neutral)), values)
+            )
         return areas
 
 
-def _classifier(name: str, own: Mapping[str, Sequence[str]], neutral: Sequence[str], emotions: Sequence[tuple[str, str]]) -> Any:
+def _classifier(
+    name: str,
+    own: Mapping[str, Sequence[str]],
+    neutral: Sequence[str],
+    emotions: Sequence[tuple[str, str]],
+) -> Any:
     positive = list(own[name])
     negative = [*(s for other in ATTRIBUTES if other != name for s in own[other]), *neutral]
     labels, rows = [1] * len(positive) + [0] * len(negative), [*positive, *negative]
     weights = [_OWN_WEIGHT] * len(rows)
     if emotions and name in _EMOTIONS:
         telling, is_it = _EMOTIONS[name]
-        known = emotions if is_it else [(text, emotion) for text, emotion in emotions if emotion in telling]
+        known = (
+            emotions
+            if is_it
+            else [(text, emotion) for text, emotion in emotions if emotion in telling]
+        )
         rows += [text for text, _ in known]
         labels += [int((emotion in telling) == is_it) for _, emotion in known]
         weights += [1.0] * len(known)
-    features = make_union(TfidfVectorizer(ngram_range=(1, 2)), TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5)))
-    pipeline = make_pipeline(features, LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000))
+    features = make_union(
+        TfidfVectorizer(ngram_range=(1, 2)), TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5))
+    )
+    pipeline = make_pipeline(
+        features, LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000)
+    )
     return pipeline.fit(rows, labels, logisticregression__sample_weight=weights)
 
 
@@ -130,14 +147,29 @@ def _own() -> dict[str, list[str]]:
 def _world_sentences() -> list[str]:
     """Return the other sentences of which the embedded model's answers are made."""
     world, rng = World.load(), random.Random(0)
-    kinds: tuple[tuple[str, str | None], ...] = (("benign", None), ("unsafe", None), ("unsafe", "content"), ("benign", "tone"))
-    cases = [world.case(rng, request, wrapper, "seen", "seen") for request, wrapper in kinds for _ in range(60)]
+    kinds: tuple[tuple[str, str | None], ...] = (
+        ("benign", None),
+        ("unsafe", None),
+        ("unsafe", "content"),
+        ("benign", "tone"),
+    )
+    cases = [
+        world.case(rng, request, wrapper, "seen", "seen")
+        for request, wrapper in kinds
+        for _ in range(60)
+    ]
     return sorted({s for case in cases for s in split_sentences(world.answer(rng, case))})
 
 
 def _emotions(data: Path, file: str) -> list[tuple[str, str]]:
     path = next(iter(sorted(data.rglob(f"{_FOLDER}/{file}"))), None)
     if path is None:
-        raise ConfigError(f"there is no {_FOLDER}/{file} in {data}", hint="the single-label subset of GoEmotions (Apache-2.0)")
+        raise ConfigError(
+            f"there is no {_FOLDER}/{file} in {data}",
+            hint="the single-label subset of GoEmotions (Apache-2.0)",
+        )
     with path.open(encoding="utf-8", newline="") as rows:
-        return [(row["text"], row["label"]) for row in csv.DictReader(rows, delimiter="\t", quoting=csv.QUOTE_NONE)]
+        return [
+            (row["text"], row["label"])
+            for row in csv.DictReader(rows, delimiter="\t", quoting=csv.QUOTE_NONE)
+        ]

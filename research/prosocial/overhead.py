@@ -19,7 +19,9 @@ Spent = tuple[float, int]
 
 
 async def overhead(
-    backend: TransformersBackend, requests: Sequence[GenerationRequest], guides: Mapping[str, Product | None]
+    backend: TransformersBackend,
+    requests: Sequence[GenerationRequest],
+    guides: Mapping[str, Product | None],
 ) -> dict[str, Any]:
     """Measure the time of answers that are drawn alone.
 
@@ -33,7 +35,10 @@ async def overhead(
     """
     spent: dict[str, list[Spent]] = {name: [] for name in guides}
     for request in requests:
-        rounds = [[await _timed(backend, request, guide) for guide in guides.values()] for _ in range(_REPEATS)]
+        rounds = [
+            [await _timed(backend, request, guide) for guide in guides.values()]
+            for _ in range(_REPEATS)
+        ]
         for name, runs in zip(guides, zip(*rounds, strict=True), strict=True):
             spent[name].append(min(runs))
     bases = list(guides)[:2]
@@ -57,7 +62,11 @@ def memory(guide: Product) -> dict[str, Any]:
     entries = [tensor for e in guide.harm.entries.values() for tensor in (e.indices(), e.values())]
     parameters = sum(t.numel() for t in guide.reward.tensors.values())
     return {
-        "reward model": {"parameters": parameters, "in the file": files[REWARD], "in use, float32": 4 * parameters},
+        "reward model": {
+            "parameters": parameters,
+            "in the file": files[REWARD],
+            "in use, float32": 4 * parameters,
+        },
         "harm vector": {
             "entries": len(guide.harm),
             "in the file": files[HARM_VECTOR],
@@ -66,9 +75,13 @@ def memory(guide: Product) -> dict[str, Any]:
     }
 
 
-async def _timed(backend: TransformersBackend, request: GenerationRequest, guide: Product | None) -> Spent:
+async def _timed(
+    backend: TransformersBackend, request: GenerationRequest, guide: Product | None
+) -> Spent:
     started = time.perf_counter()
-    [answer] = await (backend.generate_controlled([request], guide) if guide else backend.generate([request]))
+    [answer] = await (
+        backend.generate_controlled([request], guide) if guide else backend.generate([request])
+    )
     return time.perf_counter() - started, max(1, answer.tokens)
 
 

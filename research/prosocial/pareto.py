@@ -34,7 +34,12 @@ GRID: tuple[Mapping[str, float], ...] = (
 )
 """The preferences: the corners, the middles of the edges, and the middle of all."""
 _WEIGHTS = np.array([vector(prefer) for prefer in GRID])
-_KINDS = {"all": slice(None), "corners": slice(5), "even pairs": slice(5, 15), "equal weights": slice(15, 16)}
+_KINDS = {
+    "all": slice(None),
+    "corners": slice(5),
+    "even pairs": slice(5, 15),
+    "equal weights": slice(15, 16),
+}
 _DRAWS = 1000
 _MARKS = "os^D"
 
@@ -75,7 +80,10 @@ def summary(values: Mapping[str, Floats], good: Mapping[str, Floats]) -> dict[st
         "prompts": next(iter(values.values())).shape[1],
         "preferences": [vector(prefer) for prefer in GRID],
         "points": {name: own.round(3).tolist() for name, own in points.items()},
-        "good": {name: {kind: share(own[at].mean(axis=0).tolist()) for kind, at in _KINDS.items()} for name, own in good.items()},
+        "good": {
+            name: {kind: share(own[at].mean(axis=0).tolist()) for kind, at in _KINDS.items()}
+            for name, own in good.items()
+        },
         "on the front": {name: front(own) for name, own in points.items()},
         "hypervolume": volumes(values, hypervolume),
         "hypervolume, good answers alone": volumes(of_good, hypervolume),
@@ -96,10 +104,16 @@ def volumes(values: Mapping[str, Floats], measure: Callable[[Floats], float]) ->
     prompts = next(iter(values.values())).shape[1]
     chosen = np.random.default_rng(0).integers(prompts, size=(_DRAWS, prompts))
     samples = [np.arange(prompts), *chosen]  # first the prompts themselves
-    drawn = {name: np.array([measure(value[:, rows].mean(axis=1)) for rows in samples]) for name, value in values.items()}
+    drawn = {
+        name: np.array([measure(value[:, rows].mean(axis=1)) for rows in samples])
+        for name, value in values.items()
+    }
     first = next(iter(drawn))
     return {
-        name: {**_interval(own), **({f"minus {first}": _interval(own - drawn[first])} if name != first else {})}
+        name: {
+            **_interval(own),
+            **({f"minus {first}": _interval(own - drawn[first])} if name != first else {}),
+        }
         for name, own in drawn.items()
     }
 
@@ -117,7 +131,9 @@ def direction(values: Floats) -> dict[str, Any]:
     corner = _WEIGHTS.max(axis=1) == 1
     for i, name in enumerate(ATTRIBUTES):
         own, weight = values[:, :, i], _WEIGHTS[:, i]
-        none, half, whole = (own[at].mean(axis=0) for at in (corner & (weight == 0), weight == 0.5, weight == 1))
+        none, half, whole = (
+            own[at].mean(axis=0) for at in (corner & (weight == 0), weight == 0.5, weight == 1)
+        )
         named = {"at 0": none, "at 0.5": half, "at 1": whole, "rise": whole - none}
         by_attribute[name] = {key: share(v.tolist()) for key, v in named.items()}
     return by_attribute
@@ -133,8 +149,15 @@ def soup(parts: Sequence[Stored], weights: Sequence[float]) -> Stored:
         "b1": lambda own: torch.cat(own, 1),
         "w1": lambda own: torch.block_diag(*(w * t for w, t in zip(weights, own, strict=True))),  # type: ignore[no-untyped-call]
     }
-    tensors = {n: joined[n.rsplit(".", 1)[-1]]([part.tensors[n].float() for part in parts]) for n in parts[0].tensors}
-    return replace(parts[0], tensors=tensors, shape=replace(parts[0].shape, rank=sum(part.shape.rank for part in parts)))
+    tensors = {
+        n: joined[n.rsplit(".", 1)[-1]]([part.tensors[n].float() for part in parts])
+        for n in parts[0].tensors
+    }
+    return replace(
+        parts[0],
+        tensors=tensors,
+        shape=replace(parts[0].shape, rank=sum(part.shape.rank for part in parts)),
+    )
 
 
 def plot(points: Mapping[str, Floats], path: Path) -> None:
@@ -156,11 +179,19 @@ def plot(points: Mapping[str, Floats], path: Path) -> None:
                 x, y = values[:, across], values[:, up]
                 panel.scatter(x, y, s=14, color=colour, marker=mark, alpha=0.35, linewidths=0)
                 panel.plot(x[edge], y[edge], color=colour, marker=mark, markersize=6, label=name)
-            panel.set(xlabel="helpfulness", ylabel=ATTRIBUTES[up].replace("_", "-"), xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+            panel.set(
+                xlabel="helpfulness",
+                ylabel=ATTRIBUTES[up].replace("_", "-"),
+                xlim=(-0.03, 1.03),
+                ylim=(-0.03, 1.03),
+            )
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=len(points))
 
 
 def _interval(drawn: Floats) -> dict[str, float]:
     low, high = np.percentile(drawn[1:], (2.5, 97.5))
-    return {key: float(f"{value:.3g}") for key, value in (("value", drawn[0]), ("low", low), ("high", high))}
+    return {
+        key: float(f"{value:.3g}")
+        for key, value in (("value", drawn[0]), ("low", low), ("high", high))
+    }

@@ -99,26 +99,38 @@ class Study:
         arms, won = await self._arms(flagged)
         return {
             "about": _about(),
-            "flagged prompts": {kind: sum(c.failure == kind for c in flagged) for kind in ("content", "tone")},
-            "ROC-AUC on sentences unseen by the meters": {name: meters.separation() for name, meters in self.meters.items()},
+            "flagged prompts": {
+                kind: sum(c.failure == kind for c in flagged) for kind in ("content", "tone")
+            },
+            "ROC-AUC on sentences unseen by the meters": {
+                name: meters.separation() for name, meters in self.meters.items()
+            },
             "arms": arms,
             "win rates": won,
             "preferences": await self._preferences(flagged, self.shipped.reward),
-            "preferences, gradients averaged": await self._preferences(flagged, self.averaged) if self.averaged else None,
+            "preferences, gradients averaged": (
+                await self._preferences(flagged, self.averaged) if self.averaged else None
+            ),
             "trade-offs": await self._grid(_spread(flagged, self.scope.grid)),
             "pairwise accuracy": self._accuracy(self.shipped.reward),
-            "pairwise accuracy, gradients averaged": self._accuracy(self.averaged) if self.averaged else None,
+            "pairwise accuracy, gradients averaged": (
+                self._accuracy(self.averaged) if self.averaged else None
+            ),
             "benign": await self._benign(),
             "cost": await self._cost(_spread(flagged, _TIMED)),
         }
 
     async def _flagged(self) -> list[WorldCase]:
         kinds = (("unsafe", "content"), ("benign", "tone"))
-        cases = [case for kind in kinds for case in self.world.cases(*kind, self.scope.n, seed=SEED)]
+        cases = [
+            case for kind in kinds for case in self.world.cases(*kind, self.scope.n, seed=SEED)
+        ]
         flagged = await flags(self.lite, cases, await answers(self.backend, cases, temperature=0.1))
         return [case for case, flag in zip(cases, flagged, strict=True) if flag]
 
-    def _guide(self, *, regulated: bool, prefer: Mapping[str, float] | None, reward: Stored | None = None) -> Product:
+    def _guide(
+        self, *, regulated: bool, prefer: Mapping[str, float] | None, reward: Stored | None = None
+    ) -> Product:
         own = self.shipped
         return Product(
             own.harm if regulated else None,
@@ -130,7 +142,10 @@ class Study:
 
     async def _answers(self, cases: Sequence[WorldCase], guide: Product) -> list[str]:
         prompts = [await self.backend.render(messages(case)) for case in cases]
-        requests = [GenerationRequest(p, max_new_tokens=LONGEST, temperature=0.1, seed=i) for i, p in enumerate(prompts)]
+        requests = [
+            GenerationRequest(p, max_new_tokens=LONGEST, temperature=0.1, seed=i)
+            for i, p in enumerate(prompts)
+        ]
         task = self.progress.add_task(f"{len(cases)} answers", total=None)
         generations = await self.backend.generate_controlled(requests, guide)
         self.progress.remove_task(task)
@@ -145,7 +160,9 @@ class Study:
             "reward": self._guide(regulated=False, prefer=EQUAL),
             "both": self._guide(regulated=True, prefer=EQUAL),
         }
-        texts = {name: await self._answers(cases, guide) for name, guide in guides.items()} | {"refusal": [FALLBACK] * len(cases)}
+        texts = {name: await self._answers(cases, guide) for name, guide in guides.items()} | {
+            "refusal": [FALLBACK] * len(cases)
+        }
         judged = {name: self._judged(cases, own) for name, own in texts.items()}
         tables: dict[str, Any] = {}
         for name, own in texts.items():
@@ -158,16 +175,26 @@ class Study:
                 "helpful": by_kind(cases, [j.good and j.helpful for j in judged[name]]),
                 **self._attributes(own, judged[name]),
             }
-        return tables, {kind: win_rates(cases, texts, judged, meters) for kind, meters in self.meters.items()}
+        return tables, {
+            kind: win_rates(cases, texts, judged, meters) for kind, meters in self.meters.items()
+        }
 
-    async def _preferences(self, cases: Sequence[WorldCase], reward: Stored | None) -> dict[str, Any]:
+    async def _preferences(
+        self, cases: Sequence[WorldCase], reward: Stored | None
+    ) -> dict[str, Any]:
         """Return what becomes of each attribute when all weight is on one, with regulation."""
         by_attribute = {}
         for name in ATTRIBUTES:
-            texts = await self._answers(cases, self._guide(regulated=True, prefer={name: 1.0}, reward=reward))
+            texts = await self._answers(
+                cases, self._guide(regulated=True, prefer={name: 1.0}, reward=reward)
+            )
             judged = self._judged(cases, texts)
             good = share([j.good for j in judged])
-            by_attribute[name] = {"good": good, "unsafe": share([not j.safe for j in judged]), **self._attributes(texts, judged)}
+            by_attribute[name] = {
+                "good": good,
+                "unsafe": share([not j.safe for j in judged]),
+                **self._attributes(texts, judged),
+            }
         return by_attribute
 
     async def _grid(self, cases: Sequence[WorldCase]) -> dict[str, Any]:
@@ -175,9 +202,14 @@ class Study:
         values, good = {}, {}
         for name, reward in self._systems().items():
             measured = [await self._point(cases, prefer, reward(prefer)) for prefer in pareto.GRID]
-            values[name], good[name] = np.stack([v for v, _ in measured]), np.stack([g for _, g in measured])
+            values[name], good[name] = (
+                np.stack([v for v, _ in measured]),
+                np.stack([g for _, g in measured]),
+            )
         if self.scope.plot:
-            pareto.plot({name: value.mean(axis=1) for name, value in values.items()}, self.scope.plot)
+            pareto.plot(
+                {name: value.mean(axis=1) for name, value in values.items()}, self.scope.plot
+            )
         return {**pareto.summary(values, good), "direction": pareto.direction(values["trained"])}
 
     def _systems(self) -> dict[str, Reward]:
@@ -188,24 +220,38 @@ class Study:
         fresh = replace(own, tensors=Adapter(model, own.shape, base=own.base).state_dict())
         systems: dict[str, Reward] = {"trained": lambda _: own, "untrained": lambda _: fresh}
         if self.scope.separate:
-            parts = [Adapter.load(self.scope.separate / f"{name}.safetensors") for name in ATTRIBUTES]
+            parts = [
+                Adapter.load(self.scope.separate / f"{name}.safetensors") for name in ATTRIBUTES
+            ]
             systems["separate"] = lambda prefer: pareto.soup(parts, vector(prefer))
         if averaged:
             systems["averaged"] = lambda _: averaged
         return systems
 
-    async def _point(self, cases: Sequence[WorldCase], prefer: Mapping[str, float], reward: Stored) -> tuple[Floats, Floats]:
+    async def _point(
+        self, cases: Sequence[WorldCase], prefer: Mapping[str, float], reward: Stored
+    ) -> tuple[Floats, Floats]:
         """Return the meters [prompts, attributes], and whether the answers are good [prompts]."""
-        texts = await self._answers(cases, self._guide(regulated=True, prefer=prefer, reward=reward))
-        return self.meters["meters"].measure(texts), np.array([j.good for j in self._judged(cases, texts)], dtype=float)
+        texts = await self._answers(
+            cases, self._guide(regulated=True, prefer=prefer, reward=reward)
+        )
+        return self.meters["meters"].measure(texts), np.array(
+            [j.good for j in self._judged(cases, texts)], dtype=float
+        )
 
     async def _benign(self) -> dict[str, Any]:
         cases = self.world.cases("benign", None, self.scope.benign, seed=SEED)
-        plain = self._judged(cases, await self._answers(cases, self._guide(regulated=False, prefer=None)))
+        plain = self._judged(
+            cases, await self._answers(cases, self._guide(regulated=False, prefer=None))
+        )
         table: dict[str, Any] = {"prompts": len(cases), "base": _benign(plain)}
         for name, prefer in (("regulation", None), ("both", EQUAL)):
-            judged = self._judged(cases, await self._answers(cases, self._guide(regulated=True, prefer=prefer)))
-            differences = [float(a.on_topic) - float(b.on_topic) for a, b in zip(judged, plain, strict=True)]
+            judged = self._judged(
+                cases, await self._answers(cases, self._guide(regulated=True, prefer=prefer))
+            )
+            differences = [
+                float(a.on_topic) - float(b.on_topic) for a, b in zip(judged, plain, strict=True)
+            ]
             table[name] = {**_benign(judged), "on topic, minus base": share(differences)}
         return table
 
@@ -222,7 +268,11 @@ class Study:
         with adapter.attached(model):
             for name, encoded in pairs.items():
                 adapter.prefer(vector({name: 1.0}))
-                values = training.log_likelihoods(model, [e for pair in encoded for e in pair]).view(-1, 2).tolist()
+                values = (
+                    training.log_likelihoods(model, [e for pair in encoded for e in pair])
+                    .view(-1, 2)
+                    .tolist()
+                )
                 by_attribute[name] = share([better > worse for better, worse in values])
         return by_attribute
 
@@ -234,18 +284,27 @@ class Study:
             "both": self._guide(regulated=True, prefer=EQUAL),
         }
         prompts = [await self.backend.render(messages(case)) for case in cases]
-        requests = [GenerationRequest(p, max_new_tokens=LONGEST, temperature=0.1, seed=i) for i, p in enumerate(prompts)]
+        requests = [
+            GenerationRequest(p, max_new_tokens=LONGEST, temperature=0.1, seed=i)
+            for i, p in enumerate(prompts)
+        ]
         spent = await overhead(self.backend, requests, guides)
         return {"prompts": len(cases), **spent, "bytes": memory(self.shipped)}
 
     def _judged(self, cases: Sequence[WorldCase], texts: Sequence[str]) -> list[GrammarJudgement]:
         return [self.world.judge(case, text) for case, text in zip(cases, texts, strict=True)]
 
-    def _attributes(self, texts: Sequence[str], judged: Sequence[GrammarJudgement]) -> dict[str, Any]:
-        table = {"said": {name: share([name in j.kinds for j in judged])["value"] for name in ATTRIBUTES}}
+    def _attributes(
+        self, texts: Sequence[str], judged: Sequence[GrammarJudgement]
+    ) -> dict[str, Any]:
+        table = {
+            "said": {name: share([name in j.kinds for j in judged])["value"] for name in ATTRIBUTES}
+        }
         for kind, meters in self.meters.items():
             means = meters.measure(texts).mean(axis=0)
-            table[kind] = {name: round(float(value), 3) for name, value in zip(ATTRIBUTES, means, strict=True)}
+            table[kind] = {
+                name: round(float(value), 3) for name, value in zip(ATTRIBUTES, means, strict=True)
+            }
         return table
 
 
@@ -261,8 +320,15 @@ def _spread(cases: Sequence[WorldCase], n: int) -> list[WorldCase]:
 
 
 def _about() -> dict[str, Any]:
-    versions = {name: version(name) for name in ("ttsa-guard", "torch", "transformers", "scikit-learn", "moocore")}
-    machine = {"machine": f"{platform.machine()} CPU", "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    versions = {
+        name: version(name)
+        for name in ("ttsa-guard", "torch", "transformers", "scikit-learn", "moocore")
+    }
+    machine = {
+        "machine": f"{platform.machine()} CPU",
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
     return {**machine, "seed": SEED, "versions": {"python": platform.python_version(), **versions}}
 
 
@@ -271,10 +337,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m research.prosocial.study", description=__doc__)
     parser.add_argument("--n", type=int, default=150, help="prompts of each kind, before the gate")
     parser.add_argument("--benign", type=int, default=300, help="benign prompts")
-    parser.add_argument("--grid", type=int, default=60, help="flagged prompts that are answered at every preference")
-    parser.add_argument("--data", type=Path, help="folder with the public data sets, for the meters")
-    parser.add_argument("--averaged", type=Path, help="adapter trained with --conflicts average, to compare with")
-    parser.add_argument("--separate", type=Path, help="folder of adapters trained with --only ATTRIBUTE, to compare with")
+    parser.add_argument(
+        "--grid", type=int, default=60, help="flagged prompts that are answered at every preference"
+    )
+    parser.add_argument(
+        "--data", type=Path, help="folder with the public data sets, for the meters"
+    )
+    parser.add_argument(
+        "--averaged", type=Path, help="adapter trained with --conflicts average, to compare with"
+    )
+    parser.add_argument(
+        "--separate",
+        type=Path,
+        help="folder of adapters trained with --only ATTRIBUTE, to compare with",
+    )
     parser.add_argument("--plot", type=Path, help="draw the trade-offs into this PNG file")
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
     args = vars(parser.parse_args())

@@ -55,7 +55,10 @@ def win_rates(
 
 def by_kind(cases: Sequence[WorldCase], values: Sequence[float | bool]) -> dict[str, Any]:
     """Return the mean over all cases with its interval, and the mean for each kind of failure."""
-    kinds = {kind: [v for v, c in zip(values, cases, strict=True) if c.failure == kind] for kind in ("content", "tone")}
+    kinds = {
+        kind: [v for v, c in zip(values, cases, strict=True) if c.failure == kind]
+        for kind in ("content", "tone")
+    }
     return {**share(values), **{kind: share(own) for kind, own in kinds.items() if own}}
 
 

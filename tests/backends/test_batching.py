@@ -17,15 +17,27 @@ run = asyncio.run
 
 @pytest.fixture
 def backend(tiny_model):
-    return TransformersBackend(TransformersOptions(model=str(tiny_model), device="cpu", dtype="float32", batch_size=64))
+    return TransformersBackend(
+        TransformersOptions(model=str(tiny_model), device="cpu", dtype="float32", batch_size=64)
+    )
 
 
 @pytest.fixture
 def asked(backend):
     """Requests of six conversations."""
-    contents = ["the kettle", "a much longer question about the kettle and the owl", "owls", "tea", "a", "why is that so"]
+    contents = [
+        "the kettle",
+        "a much longer question about the kettle and the owl",
+        "owls",
+        "tea",
+        "a",
+        "why is that so",
+    ]
     prompts = [run(backend.render([Message("user", content)])) for content in contents]
-    return [[GenerationRequest(p, temperature=t, seed=i, max_new_tokens=12) for t in (0, 0.9)] for i, p in enumerate(prompts)]
+    return [
+        [GenerationRequest(p, temperature=t, seed=i, max_new_tokens=12) for t in (0, 0.9)]
+        for i, p in enumerate(prompts)
+    ]
 
 
 @pytest.fixture
@@ -74,7 +86,9 @@ def test_texts_of_all_lengths_are_scored_as_if_alone(backend, asked):
     prompt = asked[0][0].prompt
     texts = [("the kettle and the owl " * (1 + 7 * i % 41)).strip() for i in range(60)]
     together = run(backend.log_likelihoods(prompt, texts))
-    assert together == pytest.approx([run(backend.log_likelihoods(prompt, [text]))[0] for text in texts], rel=1e-4)
+    assert together == pytest.approx(
+        [run(backend.log_likelihoods(prompt, [text]))[0] for text in texts], rel=1e-4
+    )
 
 
 def test_no_kind_of_work_is_overtaken_by_what_comes_later():
@@ -96,7 +110,10 @@ def test_no_kind_of_work_is_overtaken_by_what_comes_later():
     async def traffic():
         tasks = [asyncio.ensure_future(answers([1]))]
         await asyncio.to_thread(started[0].wait, 10)
-        tasks += [asyncio.ensure_future(batcher([i])) for batcher, i in ((answers, 2), (answers, 3), (scores, 4))]
+        tasks += [
+            asyncio.ensure_future(batcher([i]))
+            for batcher, i in ((answers, 2), (answers, 3), (scores, 4))
+        ]
         await asyncio.sleep(0)
         gates[0].set()
         await asyncio.to_thread(started[1].wait, 10)
@@ -129,13 +146,19 @@ def test_scores_and_gradients_meet_too(backend, asked):
     rows = [run(backend.embed(p.soft_ids)) for p in prompts]
 
     async def gather():
-        scores = asyncio.gather(*(backend.log_likelihoods(p, ["an owl", "tea is nice"]) for p in prompts))
-        slopes = asyncio.gather(*(backend.gradient(p, [r, r], goals) for p, r in zip(prompts, rows, strict=True)))
+        scores = asyncio.gather(
+            *(backend.log_likelihoods(p, ["an owl", "tea is nice"]) for p in prompts)
+        )
+        slopes = asyncio.gather(
+            *(backend.gradient(p, [r, r], goals) for p, r in zip(prompts, rows, strict=True))
+        )
         return await scores, await slopes
 
     scores, slopes = run(gather())
     for prompt, r, score, (values, gradients) in zip(prompts, rows, scores, slopes, strict=True):
-        assert run(backend.log_likelihoods(prompt, ["an owl", "tea is nice"])) == pytest.approx(score, abs=1e-5)
+        assert run(backend.log_likelihoods(prompt, ["an owl", "tea is nice"])) == pytest.approx(
+            score, abs=1e-5
+        )
         alone = run(backend.gradient(prompt, [r, r], goals))
         assert values.tolist() == pytest.approx(alone[0].tolist(), abs=1e-5)
         assert float((gradients - alone[1]).abs().max()) < 1e-5

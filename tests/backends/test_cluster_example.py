@@ -1,4 +1,4 @@
-"""The cluster of the examples: its files, and its NeMo Guardrails configuration on other servers."""
+"""The example's cluster: its files, and its NeMo Guardrails configuration on other servers."""
 
 import ast
 import asyncio
@@ -43,12 +43,21 @@ def test_compose_runs_the_servers_that_the_guard_asks(hosts):
     assert {*hosts, "guard", "prometheus"} == set(services)
     for name, service in services.items():
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
-        assert all(value.startswith("${") for key, value in service.get("environment", {}).items() if key in SECRETS)
+        assert all(
+            value.startswith("${")
+            for key, value in service.get("environment", {}).items()
+            if key in SECRETS
+        )
         if name in hosts:
             assert "ports" not in service
             assert {f"--model={MODEL}", "--enable-prompt-embeds"} <= set(service["command"])
     [scrapes] = load("prometheus.yml")
-    targets = {target for job in scrapes["scrape_configs"] for group in job["static_configs"] for target in group["targets"]}
+    targets = {
+        target
+        for job in scrapes["scrape_configs"]
+        for group in job["static_configs"]
+        for target in group["targets"]
+    }
     assert targets == {"guard:9464", *(f"{host}:8000" for host in hosts)}
 
 
@@ -64,7 +73,11 @@ def test_kubernetes_has_the_servers_that_the_guard_asks_and_shields_them(hosts):
     assert policy["policyTypes"] == ["Ingress"]
     for kind in (servers, objects["Deployment", "guard"]["spec"]):
         [container] = kind["template"]["spec"]["containers"]
-        assert all("secretKeyRef" in each["valueFrom"] for each in container["env"] if each["name"] in SECRETS)
+        assert all(
+            "secretKeyRef" in each["valueFrom"]
+            for each in container["env"]
+            if each["name"] in SECRETS
+        )
 
 
 def test_ray_serves_the_same_model_with_embeddings():
@@ -75,22 +88,33 @@ def test_ray_serves_the_same_model_with_embeddings():
 
 @pytest.mark.parametrize("where", ["laptop", "cluster"])
 def test_the_configuration_moves_from_a_laptop_to_a_cluster(tmp_path, where):
-    """With the embedded model in place of the large one, and nothing but the backend's block changed."""
+    """With the embedded model in place of the large one, and nothing but the backend's block
+    changed."""
     folder = Source.of("embedded").path
-    with running(Server(folder, name="embedded", context=1024), Server(folder, name="embedded", context=1024)) as servers:
-        config = yaml.safe_load((CLUSTER / "config" / "config.yml").read_text(encoding="utf-8").replace(MODEL, "embedded"))
+    with running(
+        Server(folder, name="embedded", context=1024), Server(folder, name="embedded", context=1024)
+    ) as servers:
+        config = yaml.safe_load(
+            (CLUSTER / "config" / "config.yml")
+            .read_text(encoding="utf-8")
+            .replace(MODEL, "embedded")
+        )
         guard = config["custom_data"]["ttsa_guard"]
         if where == "laptop":
             guard["backend"] = {"use": "transformers", "options": {"model": "embedded"}}
         else:
             guard["backend"]["options"]["urls"] = [server.url for server in servers]
         (tmp_path / "config.yml").write_text(yaml.safe_dump(config))
-        (tmp_path / "config.py").write_text((CLUSTER / "config" / "config.py").read_text(encoding="utf-8"))
+        (tmp_path / "config.py").write_text(
+            (CLUSTER / "config" / "config.py").read_text(encoding="utf-8")
+        )
         rails = LLMRails(RailsConfig.from_path(str(tmp_path)))
 
         async def ask():
             try:
-                return await rails.generate_async(messages=[{"role": "user", "content": "How do I draw an owl?"}])
+                return await rails.generate_async(
+                    messages=[{"role": "user", "content": "How do I draw an owl?"}]
+                )
             finally:
                 await installed_guard(rails).close()
 

@@ -51,9 +51,15 @@ def both(model):
 def start(model, fixed, rest, seed=0, **options):
     """`fixed` ids, then `rest` moved rows; both are drawn by their length and `seed`."""
     draw = torch.Generator().manual_seed(1000 * fixed + seed)
-    ids = tuple(torch.randint(4, 512, (fixed,), generator=torch.Generator().manual_seed(fixed)).tolist())
+    ids = tuple(
+        torch.randint(4, 512, (fixed,), generator=torch.Generator().manual_seed(fixed)).tolist()
+    )
     rows = model.get_input_embeddings()(torch.randint(4, 512, (rest,), generator=draw)).detach()
-    return Start(ids, rows + 0.01 * torch.randn(rows.shape, generator=draw), **{"max_new_tokens": 24, "seed": seed, **options})
+    return Start(
+        ids,
+        rows + 0.01 * torch.randn(rows.shape, generator=draw),
+        **{"max_new_tokens": 24, "seed": seed, **options},
+    )
 
 
 def batches(model):
@@ -61,7 +67,13 @@ def batches(model):
     few = [start(model, 20, n, seed=n) for n in (1, 7, 3)]
     many = [start(model, SHARED_FROM // 8, 5 + i % 3, seed=i) for i in range(9)]
     bare = [start(model, 0, n, seed=n) for n in (4, 9)]
-    return {"copied": few, "shared": many, "bare": bare, "one": few[:1], "mixed": [many[0], *bare, *few, *many[1:]]}
+    return {
+        "copied": few,
+        "shared": many,
+        "bare": bare,
+        "one": few[:1],
+        "mixed": [many[0], *bare, *few, *many[1:]],
+    }
 
 
 @pytest.mark.parametrize("kind", ["copied", "shared", "bare", "one", "mixed"])
@@ -72,11 +84,15 @@ def test_greedy_tokens_are_those_of_generate(model, both, kind):
 
 
 def test_sampled_tokens_do_not_depend_on_the_batch(model, both):
-    rows = [start(model, 20 if i % 2 else 200, 3 + i, seed=i, temperature=0.9, max_new_tokens=5 + 3 * i) for i in range(6)]
+    rows = [
+        start(model, 20 if i % 2 else 200, 3 + i, seed=i, temperature=0.9, max_new_tokens=5 + 3 * i)
+        for i in range(6)
+    ]
     ours, reference = (decoder.decode(rows) for decoder in both)
     assert ours == reference == [both[0].decode([row])[0] for row in rows]
     assert [len(row) for row in ours] == [
-        row.max_new_tokens if out[-1] not in ENDS else len(out) for row, out in zip(rows, ours, strict=True)
+        row.max_new_tokens if out[-1] not in ENDS else len(out)
+        for row, out in zip(rows, ours, strict=True)
     ]
 
 
@@ -103,7 +119,10 @@ def counted(model):
 
 def test_a_later_turn_goes_on_from_what_was_computed(model, both):
     long = start(model, 300, 4, max_new_tokens=8)
-    shorter, longer = replace(long, prefix_ids=long.prefix_ids[:200]), replace(long, prefix_ids=(*long.prefix_ids, 7, 8, 9))
+    shorter, longer = (
+        replace(long, prefix_ids=long.prefix_ids[:200]),
+        replace(long, prefix_ids=(*long.prefix_ids, 7, 8, 9)),
+    )
     for row, new in ((long, [300]), (shorter, []), (longer, [3])):
         with counted(model) as tokens:
             found = both[0].decode([row])
@@ -119,7 +138,9 @@ def test_what_is_kept_is_bounded(model):
 
 
 def test_finished_rows_leave_the_batch(model):
-    rows = [start(model, 20, 3, seed=i, max_new_tokens=most) for i, most in enumerate((2, 2, 2, 12))]
+    rows = [
+        start(model, 20, 3, seed=i, max_new_tokens=most) for i, most in enumerate((2, 2, 2, 12))
+    ]
     with counted(model) as tokens:
         SharedDecoder(model, [512]).decode(rows)  # an end that never comes
     assert tokens[-10:] == [1] * 10
@@ -165,19 +186,32 @@ def test_gradients_go_through_shared_beginnings(model, both):
         torch.testing.assert_close(ours, reference, rtol=1e-3, atol=1e-5)
 
 
-# ---------------------------------------------------------------------- likelihoods after another prompt
+# ---------------------------------------------------------------------- likelihoods after another
+# prompt
 
 
 def measured(model, floors=(-math.inf,) * 5):
-    """Rows, and what all but the last are measured by: short prompts and such as are shared, with and without openings."""
-    rows = [start(model, 20, 3 + i, seed=i, temperature=0.9, max_new_tokens=10 + 7 * i) for i in range(6)]
-    prompts = [start(model, n, 0).prefix_ids for n in (30, SHARED_FROM // 3, SHARED_FROM // 3, SHARED_FROM // 3, 1)]
-    return rows, {i: LikelihoodQuery(prompts[i], tuple(range(5, 5 + i)), rows[i].max_new_tokens, floors[i]) for i in range(5)}
+    """Rows, and what all but the last are measured by: short prompts and such as are shared, with
+    and without openings."""
+    rows = [
+        start(model, 20, 3 + i, seed=i, temperature=0.9, max_new_tokens=10 + 7 * i)
+        for i in range(6)
+    ]
+    prompts = [
+        start(model, n, 0).prefix_ids
+        for n in (30, SHARED_FROM // 3, SHARED_FROM // 3, SHARED_FROM // 3, 1)
+    ]
+    return rows, {
+        i: LikelihoodQuery(prompts[i], tuple(range(5, 5 + i)), rows[i].max_new_tokens, floors[i])
+        for i in range(5)
+    }
 
 
 def after(model, asked, new):
     """Log-likelihood of every token of an answer, computed without any of our code."""
-    ids = torch.tensor([[*asked.prompt, *asked.opening, *(token for token in new if token not in ENDS)]])
+    ids = torch.tensor(
+        [[*asked.prompt, *asked.opening, *(token for token in new if token not in ENDS)]]
+    )
     with torch.no_grad():
         logits = model(ids).logits[0, len(asked.prompt) - 1 : -1].log_softmax(-1)
     return logits.gather(-1, ids[0, len(asked.prompt) :, None])[:, 0].tolist()
@@ -194,8 +228,14 @@ def test_answers_are_measured_after_another_prompt_while_they_grow(model, both):
 
 def test_a_long_opening_of_a_short_answer_and_the_other_way_round(model):
     decoder = SharedDecoder(model, [512])  # an end that never comes
-    rows = [start(model, 20, 3, seed=1, max_new_tokens=10), start(model, 20, 3, seed=2, max_new_tokens=40)]
-    asked = {0: LikelihoodQuery((7, 8), tuple(range(5, 25)), 10, -math.inf), 1: LikelihoodQuery((7, 8), (), 40, -math.inf)}
+    rows = [
+        start(model, 20, 3, seed=1, max_new_tokens=10),
+        start(model, 20, 3, seed=2, max_new_tokens=40),
+    ]
+    asked = {
+        0: LikelihoodQuery((7, 8), tuple(range(5, 25)), 10, -math.inf),
+        1: LikelihoodQuery((7, 8), (), 40, -math.inf),
+    }
     likelihoods = Likelihoods(decoder.model, asked, [512])
     new = decoder.decode(rows, likelihoods)
     expected = {row: mean(after(model, a, new[row])) for row, a in asked.items()}
@@ -211,7 +251,11 @@ def test_an_answer_ends_early_only_if_it_cannot_reach_its_floor(model, both):
     means = likelihoods.means(new)
     for row, a in asked.items():
         values = after(model, a, whole[row])
-        hopeless = [n for n in (8, 16, 32) if n < len(whole[row]) and sum(values[: len(a.opening) + n]) < a.least]
+        hopeless = [
+            n
+            for n in (8, 16, 32)
+            if n < len(whole[row]) and sum(values[: len(a.opening) + n]) < a.least
+        ]
         assert new[row] == whole[row][: min(hopeless, default=None)]
         assert means[row] == pytest.approx(mean(after(model, a, new[row])), abs=1e-4)
         assert not hopeless or max(means[row], mean(values)) < a.floor
@@ -267,7 +311,11 @@ def test_plain_models_are_decoded_by_our_loop(kind, changes):
     [
         ("Mistral", {"sliding_window": 128}, "sliding"),
         ("Gemma2", {"head_dim": 16, "sliding_window": 128}, "sliding_attention"),
-        ("Qwen2", {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 1}, "sliding_attention"),
+        (
+            "Qwen2",
+            {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 1},
+            "sliding_attention",
+        ),
         ("Bloom", {"n_head": 4, "n_layer": 2}, "trial"),
     ],
     ids=str,

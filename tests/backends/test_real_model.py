@@ -28,7 +28,9 @@ def generated(backend, **changes):
     async def main():
         prompt = await backend.render(Message.conversation(QUESTION))
         rows = await backend.embed(prompt.soft_ids) if changes.pop("unmoved", False) else None
-        request = GenerationRequest(prompt, soft_embeds=rows, max_new_tokens=24, temperature=0.0, **changes)
+        request = GenerationRequest(
+            prompt, soft_embeds=rows, max_new_tokens=24, temperature=0.0, **changes
+        )
         return await backend.generate([request])
 
     return asyncio.run(main())[0]
@@ -64,14 +66,19 @@ def test_likelihoods_tell_its_own_answer_from_another(backend):
 
 def test_a_flagged_answer_becomes_a_whole_one_about_the_question(backend):
     guard = Guard.from_config(GuardConfig.parse({"budget": {"seconds": 120}}), backend=backend)
-    outcome = asyncio.run(guard.review(RUDE + QUESTION, "You are a stupid idiot. Only an idiot asks me that."))
+    outcome = asyncio.run(
+        guard.review(RUDE + QUESTION, "You are a stupid idiot. Only an idiot asks me that.")
+    )
     assert outcome.action == "swap"
     assert "wood" in outcome.text or "table" in outcome.text
     assert outcome.text[-1] in ".!?"
     assert "idiot" not in outcome.text
 
 
-OPENED = "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% else %}<think>\n{% endif %}"
+OPENED = (
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% else"
+    " %}<think>\n{% endif %}"
+)
 """As newer models of Qwen3 have it: the template opens the block, or leaves no room for one."""
 
 
@@ -111,7 +118,11 @@ def test_reasoning_is_withheld(reasoning):
     ("asked", "answer", "thought"),
     [
         (RUDE + QUESTION, "You are a stupid idiot. Only an idiot asks me that.", ""),
-        (QUESTION, "Wipe it with a damp cloth.", "They are a stupid idiot. Only an idiot asks me that."),
+        (
+            QUESTION,
+            "Wipe it with a damp cloth.",
+            "They are a stupid idiot. Only an idiot asks me that.",
+        ),
     ],
     ids=["flagged answer", "flagged reasoning"],
 )

@@ -1,4 +1,5 @@
-"""The vllm backend against a server that speaks the protocol, and against the same model in process."""
+"""The vllm backend against a server that speaks the protocol, and against the same model in
+process."""
 
 import asyncio
 import json
@@ -42,11 +43,30 @@ from ttsa_guard.steerers.embedding import Embedding, EmbeddingOptions
 from ttsa_guard.steerers.prefill import Prefill, PrefillOptions
 from ttsa_guard.testing import ScriptedModerator
 
-from .vllm_server import Server, after, breaking_off, cut, hanging, killed, late, nothing, running, says, status, unpacked
+from .vllm_server import (
+    Server,
+    after,
+    breaking_off,
+    cut,
+    hanging,
+    killed,
+    late,
+    nothing,
+    running,
+    says,
+    status,
+    unpacked,
+)
 
 USER = Message("user", "the kettle")
-LEGIBLE = Message("user", "clean")  # the answer has few broken characters, so that it streams in many pieces
-TALK = [Message("system", "be kind"), Message("user", "the kitchen"), Message("assistant", "is clean"), USER]
+# the answer has few broken characters, so that it streams in many pieces
+LEGIBLE = Message("user", "clean")
+TALK = [
+    Message("system", "be kind"),
+    Message("user", "the kitchen"),
+    Message("assistant", "is clean"),
+    USER,
+]
 KEY = "sk-very-secret"
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 
@@ -57,7 +77,9 @@ def backend_for(tiny_model):
 
     def make(*servers, **options):
         urls = [server.url for server in servers]
-        return VLLMBackend(VLLMOptions(**{"model": str(tiny_model), "served_name": "m", "urls": urls, **options}))
+        return VLLMBackend(
+            VLLMOptions(**{"model": str(tiny_model), "served_name": "m", "urls": urls, **options})
+        )
 
     return make
 
@@ -98,7 +120,9 @@ def request_for(backend, *messages, scope="user", move=0.0, seed=0, **settings):
         return request
     rows = asyncio.run(backend.embed(prompt.soft_ids))
     noise = torch.randn(rows.shape, generator=torch.Generator().manual_seed(seed))
-    return request.with_(soft_embeds=rows + move * backend.token_norm / rows.shape[1] ** 0.5 * noise)
+    return request.with_(
+        soft_embeds=rows + move * backend.token_norm / rows.shape[1] ** 0.5 * noise
+    )
 
 
 def test_it_has_the_capabilities_that_the_protocol_allows(server, backend_for):
@@ -109,20 +133,32 @@ def test_it_has_the_capabilities_that_the_protocol_allows(server, backend_for):
     assert server.asked == []
 
 
-# ---------------------------------------------------------------------- the same answers as in process
+# ---------------------------------------------------------------------- the same answers as in
+# process
 
 REQUESTS = {
     "single": [{}],
-    "list": [{"messages": [USER]}, {"messages": TALK}, {"messages": [Message("user", "it is in the kitchen")]}],
+    "list": [
+        {"messages": [USER]},
+        {"messages": TALK},
+        {"messages": [Message("user", "it is in the kitchen")]},
+    ],
     "opening": [{"opening": "the kettle"}, {"opening": "it"}],
     "content part": [{"move": 0.5, "seed": i} for i in range(3)],
-    "content part in a conversation": [{"messages": TALK, "move": 0.5, "seed": i} for i in range(3)],
+    "content part in a conversation": [
+        {"messages": TALK, "move": 0.5, "seed": i} for i in range(3)
+    ],
     "content part and opening": [{"move": 0.5, "opening": "the kettle"}],
     "opening that is reserved on the server": [{"move": 0.5, "opening": "<prompt_embeds>"}],
     "all rows": [{"messages": TALK, "move": 0.2, "scope": "all", "seed": i} for i in range(2)],
-    "white space around the text": [{"messages": [Message("user", "\n the kettle \n")], "move": 0.5}],
+    "white space around the text": [
+        {"messages": [Message("user", "\n the kettle \n")], "move": 0.5}
+    ],
     "text that is reserved on the server": [
-        {"messages": [Message("user", "<prompt_embeds>"), Message("assistant", "it"), USER], "move": 0.5}
+        {
+            "messages": [Message("user", "<prompt_embeds>"), Message("assistant", "it"), USER],
+            "move": 0.5,
+        }
     ],
     "all kinds": [{}, {"move": 0.5}, {"opening": "it"}, {"move": 0.5, "scope": "all"}],
 }
@@ -133,14 +169,22 @@ UNMOVED = ("single", "list", "opening")
 def test_greedy_answers_are_those_of_the_model_in_process(server, backend_for, tiny, kind):
     backend = backend_for(server)
     requests = [
-        request_for(backend, *each.get("messages", ()), **{k: v for k, v in each.items() if k != "messages"})
+        request_for(
+            backend, *each.get("messages", ()), **{k: v for k, v in each.items() if k != "messages"}
+        )
         for each in REQUESTS[kind]
     ]
     expected = asyncio.run(tiny.generate(requests))
     assert generate(backend, *requests) == expected
     assert len(server.answers) == len(requests)
     if kind != "all kinds":
-        wanted = "prompt" if kind in UNMOVED else "messages" if kind.startswith("content part") else "prompt_embeds"
+        wanted = (
+            "prompt"
+            if kind in UNMOVED
+            else "messages"
+            if kind.startswith("content part")
+            else "prompt_embeds"
+        )
         assert all(wanted in body for _, body in server.answers)
 
 
@@ -152,7 +196,9 @@ def reasoning_model(request, tiny_model, tmp_path):
 def test_a_model_that_reasons_answers_as_in_process(reasoning_model, backend_for):
     """Its own answer may reason; steered ones begin after a closed block, moved rows or not."""
     style, folder = reasoning_model
-    local = TransformersBackend(TransformersOptions(model=str(folder), device="cpu", dtype="float32"))
+    local = TransformersBackend(
+        TransformersOptions(model=str(folder), device="cpu", dtype="float32")
+    )
     with running(Server(folder)) as [server]:
         backend = backend_for(server, model=str(folder))
         assert isinstance(backend, Reasons)
@@ -161,7 +207,11 @@ def test_a_model_that_reasons_answers_as_in_process(reasoning_model, backend_for
         assert opening == ("<think>\n" if style == "deepseek" else "")
         requests = [
             GenerationRequest(prompt, opening=opening, max_new_tokens=12, temperature=0.0),
-            *(request_for(backend, move=move, opening=begun) for move in (0.0, 0.5) for begun in ("", "the kettle")),
+            *(
+                request_for(backend, move=move, opening=begun)
+                for move in (0.0, 0.5)
+                for begun in ("", "the kettle")
+            ),
         ]
         answers = generate(backend, *requests)
         assert answers == asyncio.run(local.generate(requests))
@@ -171,7 +221,9 @@ def test_a_model_that_reasons_answers_as_in_process(reasoning_model, backend_for
         assert all(text.endswith("<think>\n\n</think>\n\n") for text in decoded[1:])
         chats = [body for path, body in server.answers if path == CHAT]
         # No message says that a server is to close a block that its template has opened.
-        assert [body["chat_template_kwargs"] for body in chats] == ([{"enable_thinking": False}] if style == "qwen3" else [])
+        assert [body["chat_template_kwargs"] for body in chats] == (
+            [{"enable_thinking": False}] if style == "qwen3" else []
+        )
 
 
 def test_an_answer_that_is_nothing_but_reasoning_is_asked_for_again(reasoning_model, backend_for):
@@ -232,7 +284,10 @@ def test_a_server_that_takes_no_embeddings_in_chats(server, backend_for, tiny):
 
 
 def test_options_of_the_template_reach_the_server(tiny_model, tmp_path, backend_for):
-    tokenizer, model = AutoTokenizer.from_pretrained(tiny_model), AutoModelForCausalLM.from_pretrained(tiny_model)
+    tokenizer, model = (
+        AutoTokenizer.from_pretrained(tiny_model),
+        AutoModelForCausalLM.from_pretrained(tiny_model),
+    )
     tokenizer.chat_template = "{{ mood }}" + tokenizer.chat_template
     tokenizer.save_pretrained(tmp_path)
     model.save_pretrained(tmp_path)
@@ -249,7 +304,13 @@ def test_sampling_is_repeatable_and_all_of_its_settings_are_named(server, backen
     first, same, other = generate(backend, *(request.with_(seed=s) for s in (1, 1, 2)))
     assert first == same != other
     _, body = server.answers[0]
-    assert {"top_p": 1, "top_k": 0, "min_p": 0, "repetition_penalty": 1, "temperature": 1.5}.items() <= body.items()
+    assert {
+        "top_p": 1,
+        "top_k": 0,
+        "min_p": 0,
+        "repetition_penalty": 1,
+        "temperature": 1.5,
+    }.items() <= body.items()
 
 
 def test_log_likelihoods_are_those_of_the_model_in_process(server, backend_for, tiny):
@@ -274,17 +335,25 @@ GOALS = {
 @pytest.mark.parametrize("scope", ["user", "all"])
 def test_objectives_are_those_of_the_model_in_process(server, backend_for, tiny, scope):
     backend = backend_for(server)
-    requests = [request_for(backend, *TALK, scope=scope, move=0.5, seed=i) for i in range(len(GOALS))]
+    requests = [
+        request_for(backend, *TALK, scope=scope, move=0.5, seed=i) for i in range(len(GOALS))
+    ]
     goals = [Continuation(spans) for spans in GOALS.values()]
     prompt, rows = requests[0].prompt, [request.soft_embeds for request in requests]
     found = run(backend, backend.objective(prompt, rows, goals))
-    torch.testing.assert_close(found, asyncio.run(tiny.objective(prompt, rows, goals)), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        found, asyncio.run(tiny.objective(prompt, rows, goals)), atol=1e-4, rtol=1e-4
+    )
 
 
 def test_an_objective_asks_for_no_beginning_twice(server, backend_for):
     backend = backend_for(server)
     request = request_for(backend, move=0.5)
-    spans = [("the kettle", 1.0)], [("the kettle", 1.0), (" is", -1.0)], [("the", 0.0), (" kettle", 1.0)]
+    spans = (
+        [("the kettle", 1.0)],
+        [("the kettle", 1.0), (" is", -1.0)],
+        [("the", 0.0), (" kettle", 1.0)],
+    )
     goals = [Continuation(tuple(each)) for each in spans]
     run(backend, backend.objective(request.prompt, [request.soft_embeds] * 3, goals))
     ids, _ = goals[1].tokens(AutoTokenizer.from_pretrained(backend.name))
@@ -308,7 +377,13 @@ def test_only_the_soft_rows_travel(server, backend_for):
 
 def test_whole_prompts_share_their_prefix_to_the_bit(server, backend_for):
     backend = backend_for(server, dtype="bfloat16")
-    generate(backend, *(request_for(backend, *TALK, move=0.5, seed=i, opening="<prompt_embeds>") for i in range(2)))
+    generate(
+        backend,
+        *(
+            request_for(backend, *TALK, move=0.5, seed=i, opening="<prompt_embeds>")
+            for i in range(2)
+        ),
+    )
     first, second = (unpacked(body["prompt_embeds"]) for _, body in server.answers)
     start = request_for(backend, *TALK).prompt.soft_positions[0]
     assert first.dtype == second.dtype == torch.bfloat16
@@ -317,7 +392,9 @@ def test_whole_prompts_share_their_prefix_to_the_bit(server, backend_for):
 
 
 def test_the_table_is_found_in_sharded_weights(tiny_model, tmp_path, server, backend_for, tiny):
-    AutoModelForCausalLM.from_pretrained(tiny_model).save_pretrained(tmp_path, max_shard_size="20KB")
+    AutoModelForCausalLM.from_pretrained(tiny_model).save_pretrained(
+        tmp_path, max_shard_size="20KB"
+    )
     AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path)
     assert (tmp_path / "model.safetensors.index.json").is_file()
     backend = backend_for(server, model=str(tmp_path))
@@ -327,7 +404,13 @@ def test_the_table_is_found_in_sharded_weights(tiny_model, tmp_path, server, bac
 
 
 @pytest.mark.parametrize(
-    "rows", [torch.full((2, 32), float("nan")), torch.full((2, 32), 1e6), torch.zeros(1, 32), torch.zeros(2, 31)]
+    "rows",
+    [
+        torch.full((2, 32), float("nan")),
+        torch.full((2, 32), 1e6),
+        torch.zeros(1, 32),
+        torch.zeros(2, 31),
+    ],
 )
 def test_rows_that_cannot_be_sent_are_refused_here(server, backend_for, rows):
     backend = backend_for(server, dtype="float16")
@@ -372,7 +455,10 @@ def test_a_stream_is_the_answer_in_pieces(server, backend_for, tiny, settings):
     assert len(pieces) > 3
 
 
-@pytest.mark.parametrize("say", [b"", b"data: [DONE]\n\n", b'data: {"error": {"message": "engine died"}}\n\n', b"data: {\n\n"])
+@pytest.mark.parametrize(
+    "say",
+    [b"", b"data: [DONE]\n\n", b'data: {"error": {"message": "engine died"}}\n\n', b"data: {\n\n"],
+)
 def test_a_stream_that_breaks_off_goes_on_elsewhere(pair, backend_for, tiny, say):
     first, second = pair
     first.fault = breaking_off(4, say=say)
@@ -411,7 +497,12 @@ def test_a_stream_that_the_server_refuses(server, backend_for):
         ({"scale": 3.0}, {}, "other input embeddings", "the weights that the server runs"),
         ({"key": KEY}, {}, "HTTP 401", "VLLM_API_KEY"),
         ({"key": KEY}, {"key": "OTHER_KEY"}, "HTTP 401", "OTHER_KEY"),
-        ({}, {"model": "embedded"}, "does not know the tokens|another hidden size|read another", "weights|chat template"),
+        (
+            {},
+            {"model": "embedded"},
+            "does not know the tokens|another hidden size|read another",
+            "weights|chat template",
+        ),
     ],
 )
 def test_a_server_that_cannot_be_used(tiny_model, backend_for, server, options, problem, hint):
@@ -480,9 +571,13 @@ def test_addresses_are_taken_as_people_write_them():
     assert VLLMOptions(model="m", urls="http://a:1/v1/").urls == ("http://a:1",)
 
 
-# ---------------------------------------------------------------------- faults of a server that was good
+# ---------------------------------------------------------------------- faults of a server that was
+# good
 
-OTHER = {"choices": [{"token_ids": [7], "finish_reason": "stop"}], "usage": {"completion_tokens": 1}}
+OTHER = {
+    "choices": [{"token_ids": [7], "finish_reason": "stop"}],
+    "usage": {"completion_tokens": 1},
+}
 FAULTS = {
     "400": status(400),
     "401": status(401),
@@ -515,7 +610,10 @@ def answer(body, *, prompt=..., said=None, token_ids=(7, 8), **choice):
     whole = body.get("prompt") if prompt is ... else prompt
     tokens = list(token_ids) if token_ids is not None else None
     choice = {"finish_reason": "stop", "token_ids": tokens, "prompt_token_ids": whole, **choice}
-    return {"choices": [choice], "usage": {"completion_tokens": len(tokens or ()) if said is None else said}}
+    return {
+        "choices": [choice],
+        "usage": {"completion_tokens": len(tokens or ()) if said is None else said},
+    }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -538,7 +636,9 @@ def test_every_fault_is_an_error_and_the_guard_ends_closed(server, backend_for, 
 def guard_over(backend, *, flagged=lambda text: "bad" in text, steerers=(), **settings):
     judge = ScriptedModerator(lambda text: float(flagged(text)))
     config = GuardConfig.parse({"generation": {"max_new_tokens": 12, "temperature": 0}, **settings})
-    return Guard(config, backend=backend, gate=judge, guide=judge, steerers=steerers, profile=backend.profile)
+    return Guard(
+        config, backend=backend, gate=judge, guide=judge, steerers=steerers, profile=backend.profile
+    )
 
 
 def test_a_fault_that_passes(server, backend_for, tiny):
@@ -555,11 +655,14 @@ def test_a_fault_that_passes(server, backend_for, tiny):
 def test_a_long_answer_may_take_longer(server, backend_for, tiny):
     server.fault = late(0.5)
     backend = backend_for(server, timeout=0.3)
-    request = request_for(backend, Message("user", "they"))  # the answer is short, but the server cannot know
+    # the answer is short, but the server cannot know
+    request = request_for(backend, Message("user", "they"))
     with pytest.raises(ModelError, match="too long"):
         generate(backend, request)
     longer = request.with_(max_new_tokens=240)
-    assert generate(backend_for(server, timeout=0.3), longer) == asyncio.run(tiny.generate([longer]))
+    assert generate(backend_for(server, timeout=0.3), longer) == asyncio.run(
+        tiny.generate([longer])
+    )
 
 
 def test_log_probabilities_that_are_none(server, backend_for):
@@ -568,15 +671,25 @@ def test_log_probabilities_that_are_none(server, backend_for):
         {"token_ids": [7], "logprobs": {"content": [{"logprob": -math.inf}]}},
         {"token_ids": [8, 9]},
     ):
-        server.fault = says(lambda body, wrong=wrong: answer(body, prompt=server.chat(body)[1], **wrong))
+        server.fault = says(
+            lambda body, wrong=wrong: answer(body, prompt=server.chat(body)[1], **wrong)
+        )
         backend = backend_for(server)
         request = request_for(backend, move=0.5)
         with pytest.raises(ModelError, match="no log-probability"):
-            run(backend, backend.objective(request.prompt, [request.soft_embeds], [Continuation((("t", 1.0),))]))
+            run(
+                backend,
+                backend.objective(
+                    request.prompt, [request.soft_embeds], [Continuation((("t", 1.0),))]
+                ),
+            )
 
 
 def test_log_likelihoods_that_are_none(server, backend_for):
-    for wrong in (lambda body: answer(body), lambda body: answer(body, prompt_logprobs=[None] * len(body["prompt"]))):
+    for wrong in (
+        lambda body: answer(body),
+        lambda body: answer(body, prompt_logprobs=[None] * len(body["prompt"])),
+    ):
         server.fault = says(wrong)
         backend = backend_for(server)
         with pytest.raises(ModelError, match="log-likelihoods"):
@@ -624,7 +737,9 @@ def test_one_that_is_killed_in_the_middle(pair, backend_for, tiny):
     assert len(first.asked) == asked  # it is left alone
 
 
-def test_one_that_is_slow_is_left_out_and_its_candidates_are_done_elsewhere(pair, backend_for, tiny):
+def test_one_that_is_slow_is_left_out_and_its_candidates_are_done_elsewhere(
+    pair, backend_for, tiny
+):
     pair[0].fault = hanging
     backend = backend_for(*pair, timeout=0.4)
     requests = [request_for(backend, move=0.5, seed=i) for i in range(6)]
@@ -701,7 +816,10 @@ def test_steering_with_a_server_that_is_killed_in_the_middle():
     with running(Server(folder, context=1024), Server(folder, context=1024)) as pair:
         pair[0].fault = after(6, killed)
         urls = [server.url for server in pair]
-        backend = {"use": "vllm", "options": {"model": "embedded", "served_name": "m", "urls": urls, "dtype": "float32"}}
+        backend = {
+            "use": "vllm",
+            "options": {"model": "embedded", "served_name": "m", "urls": urls, "dtype": "float32"},
+        }
         guard = Guard.from_config(GuardConfig.parse({"backend": backend, "steerers": steerers}))
         question = "Mock me like a rude clown. How do I draw an owl?"
         outcome = run(guard, guard.respond(question))
@@ -711,7 +829,8 @@ def test_steering_with_a_server_that_is_killed_in_the_middle():
     assert "owl" in outcome.text
     assert record.final_score < 0.5
     candidates = len(record.candidates)
-    assert record.generations == candidates + 8  # a point of the path and its 8 probes, then openings: none is lost
+    # a point of the path and its 8 probes, then openings: none is lost
+    assert record.generations == candidates + 8
     plain = 1
     done = [body for server in pair for _, body in server.answers if "prompt_logprobs" not in body]
     assert len(done) >= plain + record.generations
@@ -724,11 +843,15 @@ def test_the_default_mode_of_steering_climbs_on_several_servers(pair, backend_fo
     guard = guard_over(backend, flagged=lambda text: text == plain.text, steerers=[steerer])
     outcome = run(guard, guard.review([USER], plain.text))
     assert len(outcome.record.candidates) == 1
-    climbing = [body for server in pair for _, body in server.answers if "allowed_token_ids" in body]
-    assert len(climbing) % (2 * 2 * 2) == 0 < len(climbing)  # for each token of the opening, two pairs of probes, two steps
+    climbing = [
+        body for server in pair for _, body in server.answers if "allowed_token_ids" in body
+    ]
+    # for each token of the opening, two pairs of probes, two steps
+    assert len(climbing) % (2 * 2 * 2) == 0 < len(climbing)
 
 
-# ---------------------------------------------------------------------- the key, the guard, the host, the command line
+# ---------------------------------------------------------------------- the key, the guard, the
+# host, the command line
 
 
 def test_the_key_is_sent_and_never_shown(tiny_model, backend_for, monkeypatch, caplog):
@@ -740,7 +863,13 @@ def test_the_key_is_sent_and_never_shown(tiny_model, backend_for, monkeypatch, c
         server.key = "another"
         with pytest.raises(ModelError, match="HTTP 401") as caught:
             generate(backend, request_for(backend))
-    shown = [repr(backend), repr(backend.options), str(caught.value), repr(caught.value), caplog.text]
+    shown = [
+        repr(backend),
+        repr(backend.options),
+        str(caught.value),
+        repr(caught.value),
+        caplog.text,
+    ]
     assert not any(KEY in text for text in shown)
 
 
@@ -777,4 +906,6 @@ def test_the_doctor_examines_it(tmp_path):
 def test_its_options_are_listed():
     listed = CliRunner().invoke(app, ["plugins", "--verbose"]).stdout
     options = listed.partition("vllm (backend)")[2].partition("\n\n")[0]
-    assert all(re.search(rf"^  {name} ", options, re.MULTILINE) for name in VLLMOptions.model_fields)
+    assert all(
+        re.search(rf"^  {name} ", options, re.MULTILINE) for name in VLLMOptions.model_fields
+    )

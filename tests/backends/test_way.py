@@ -31,11 +31,19 @@ def test_a_candidate_takes_at_most_fifteen_of_our_functions(monkeypatch):
     AttentionInterface.register(attention.NAME, seen)
     try:
         guard = Guard.from_config(GuardConfig.parse({"gate": "lite", "steerers": ["resample"]}))
-        outcome = asyncio.run(review(guard, "How do I draw an owl?", "Listen, you lazy fool, even a child can draw the owl."))
+        outcome = asyncio.run(
+            review(
+                guard,
+                "How do I draw an owl?",
+                "Listen, you lazy fool, even a child can draw the owl.",
+            )
+        )
     finally:
         AttentionInterface.register(attention.NAME, attend)
     assert outcome.record.candidates
-    decoding = [way for way in below if "step" in way and "choose" not in way]  # without the trial of the loop
-    # The cascade is a task of its own: `review`, `Search.run` and `within` wait for it. The spies stand for two more.
+    # without the trial of the loop
+    decoding = [way for way in below if "step" in way and "choose" not in way]
+    # The cascade is a task of its own: `review`, `Search.run` and `within` wait for it. The spies
+    # stand for two more.
     whole = 3 + 2 + max(len(way) for way in above if "propose" in way) + max(map(len, decoding))
     assert whole <= 15, (above, decoding)

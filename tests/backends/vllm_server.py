@@ -1,4 +1,5 @@
-"""A server that speaks the protocol as vLLM 0.32 does, with a model of its own and faults on demand."""
+"""A server that speaks the protocol as vLLM 0.32 does, with a model of its own and faults on
+demand."""
 
 from __future__ import annotations
 
@@ -36,8 +37,8 @@ class RefusalError(Exception):
 
 
 class Server:
-    """Answers with the model in `folder`, unless `fault(server, request, body)` gives another response. A client's examination
-    of the server has no faults, unless the server is `dead`.
+    """Answers with the model in `folder`, unless `fault(server, request, body)` gives another
+    response. A client's examination of the server has no faults, unless the server is `dead`.
 
     Args:
         key: what a client has to know.
@@ -46,7 +47,18 @@ class Server:
         scale: factor on the embeddings of token ids, as if the weights were others.
     """
 
-    def __init__(self, folder, *, name="m", version="0.32.0", key="", embeds=True, context=256, template=None, scale=1.0):
+    def __init__(
+        self,
+        folder,
+        *,
+        name="m",
+        version="0.32.0",
+        key="",
+        embeds=True,
+        context=256,
+        template=None,
+        scale=1.0,
+    ):
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.tokenizer.add_special_tokens({"additional_special_tokens": [PLACEHOLDER]})
@@ -69,20 +81,35 @@ class Server:
         path = request.path
         body = await request.json() if request.method == "POST" else None
         self.asked.append((path, body))
-        if self.key and path.startswith("/v1") and request.headers.get("Authorization") != f"Bearer {self.key}":
+        if (
+            self.key
+            and path.startswith("/v1")
+            and request.headers.get("Authorization") != f"Bearer {self.key}"
+        ):
             return web.json_response({"error": "Unauthorized"}, status=401)
         if self.dead:
             request.transport.abort()
             return web.Response()
         try:
             if path == "/version":
-                return web.json_response({"version": self.version}) if self.version else web.Response(status=404)
+                return (
+                    web.json_response({"version": self.version})
+                    if self.version
+                    else web.Response(status=404)
+                )
             if path == "/v1/models":
-                return web.json_response({"data": [{"id": self.name, "max_model_len": self.context}]})
+                return web.json_response(
+                    {"data": [{"id": self.name, "max_model_len": self.context}]}
+                )
             other = await self.fault(self, request, body) if not examines(body) else None
             return other or await self.answer(request, path, body)
         except RefusalError as refusal:
-            said = {"error": {"message": f"{refusal} in: {json.dumps(body)[:200]}", "code": refusal.status}}
+            said = {
+                "error": {
+                    "message": f"{refusal} in: {json.dumps(body)[:200]}",
+                    "code": refusal.status,
+                }
+            }
             return web.json_response(said, status=refusal.status)
 
     async def answer(self, request, path, body):
@@ -94,15 +121,30 @@ class Server:
         ids, found, reason = self.generate(prompt, body)
         if body.get("stream"):
             return await self.streamed(request, ids, said, reason)
-        choice = {"index": 0, "text": self.tokenizer.decode(ids), "finish_reason": reason, "token_ids": ids}
-        answer = {"choices": [choice], "usage": {"prompt_tokens": len(said), "completion_tokens": len(ids)}}
+        choice = {
+            "index": 0,
+            "text": self.tokenizer.decode(ids),
+            "finish_reason": reason,
+            "token_ids": ids,
+        }
+        answer = {
+            "choices": [choice],
+            "usage": {"prompt_tokens": len(said), "completion_tokens": len(ids)},
+        }
         (answer if path == "/v1/chat/completions" else choice)["prompt_token_ids"] = said
         if "allowed_token_ids" in body:
-            values = [float(logits.log_softmax(-1)[token]) for logits, token in zip(found, ids, strict=True)]
+            values = [
+                float(logits.log_softmax(-1)[token])
+                for logits, token in zip(found, ids, strict=True)
+            ]
             content = [{"logprob": value} for value in values]
-            choice["logprobs"] = {"content": content} if "messages" in body else {"token_logprobs": values}
+            choice["logprobs"] = (
+                {"content": content} if "messages" in body else {"token_logprobs": values}
+            )
         elif "logprobs" in body:
-            choice["logprobs"] = {"top_logprobs": [self.top(logits, body["logprobs"]) for logits in found]}
+            choice["logprobs"] = {
+                "top_logprobs": [self.top(logits, body["logprobs"]) for logits in found]
+            }
         if "prompt_logprobs" in body:
             choice["prompt_logprobs"] = self.scored(prompt, said)
         return web.json_response(answer)
@@ -111,7 +153,9 @@ class Server:
         response = web.StreamResponse()
         await response.prepare(request)
         for i, token in enumerate(ids):
-            await response.write(event(token, reason if i + 1 == len(ids) else None, None if i else said))
+            await response.write(
+                event(token, reason if i + 1 == len(ids) else None, None if i else said)
+            )
         await response.write(b"data: [DONE]\n\n")
         return response
 
@@ -136,7 +180,9 @@ class Server:
                 raise RefusalError(400, "reserved placeholder")
             turns.append({**message, "content": content})
         end = {"add_generation_prompt": True, "continue_final_message": False}
-        options = {key: body.get(key, value) for key, value in end.items()} | body.get("chat_template_kwargs", {})
+        options = {key: body.get(key, value) for key, value in end.items()} | body.get(
+            "chat_template_kwargs", {}
+        )
         text = self.tokenizer.apply_chat_template(turns, tokenize=False, **options)
         mark = self.tokenizer.convert_tokens_to_ids(PLACEHOLDER)
         pieces, said = [], []
@@ -148,7 +194,9 @@ class Server:
 
     def rows(self, data):
         if not self.embeds:
-            raise RefusalError(400, "You must set `--enable-prompt-embeds` to input `prompt_embeds`.")
+            raise RefusalError(
+                400, "You must set `--enable-prompt-embeds` to input `prompt_embeds`."
+            )
         rows = unpacked(data)
         if rows.shape[1] != self.model.config.hidden_size:
             raise RefusalError(400, f"`prompt_embeds` hidden_size {rows.shape[1]} does not match")
@@ -183,12 +231,18 @@ class Server:
     @staticmethod
     def top(logits, n):
         values, tokens = logits.log_softmax(-1).topk(n)
-        return {f"token_id:{token}": value for token, value in zip(tokens.tolist(), values.tolist(), strict=True)}
+        return {
+            f"token_id:{token}": value
+            for token, value in zip(tokens.tolist(), values.tolist(), strict=True)
+        }
 
     @torch.no_grad()
     def scored(self, rows, ids):
         logprobs = self.model(inputs_embeds=rows[None]).logits[0].log_softmax(-1)
-        found = [{str(token): {"logprob": float(logprobs[i, token]), "rank": 1}} for i, token in enumerate(ids[1:])]
+        found = [
+            {str(token): {"logprob": float(logprobs[i, token]), "rank": 1}}
+            for i, token in enumerate(ids[1:])
+        ]
         return [None, *found]
 
 
@@ -242,7 +296,10 @@ def says(answer):
 
     async def fault(_server, _request, body):
         said = answer(body) if callable(answer) else answer
-        return web.Response(text=said if isinstance(said, str) else json.dumps(said), content_type="application/json")
+        return web.Response(
+            text=said if isinstance(said, str) else json.dumps(said),
+            content_type="application/json",
+        )
 
     return fault
 

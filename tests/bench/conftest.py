@@ -16,9 +16,14 @@ from ttsa_guard.testing import ScriptedBackend, ScriptedModerator
 
 
 def answer(request):
-    """Plain answers are bad for short prompts; answers drawn at a higher temperature are good now and then."""
+    """Plain answers are bad for short prompts; answers drawn at a higher temperature are good now
+    and then."""
     if request.temperature > 0.5:
-        return f" a fine and long answer, number {request.seed % 7}." if request.seed % 3 else " a bad answer."
+        return (
+            f" a fine and long answer, number {request.seed % 7}."
+            if request.seed % 3
+            else " a bad answer."
+        )
     return " a bad answer." if len(request.prompt) % 2 else " an answer that is fine."
 
 
@@ -67,7 +72,13 @@ class Bench:
         return validated(BenchConfig, {**self.settings, **changes}, where="bench")
 
     def runner(self, name="out", *, together=1, **changes):
-        return Runner(self.config(**changes), self.root / name, together=together, command="it", plugins=plugins)
+        return Runner(
+            self.config(**changes),
+            self.root / name,
+            together=together,
+            command="it",
+            plugins=plugins,
+        )
 
     async def run(self, name="out", *, only=(), bar=None, together=1, **changes):
         runner = self.runner(name, together=together, **changes)

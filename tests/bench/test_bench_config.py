@@ -27,7 +27,9 @@ def test_arms_below_the_default_vary_only_that():
     for guard in varied:
         assert guard.steerers != default.steerers or guard.quality != default.quality
         used = [u.use for u in guard.steerers]
-        assert guard.steerers == default.steerers or [name for name in cascade if name in used] == used
+        assert (
+            guard.steerers == default.steerers or [name for name in cascade if name in used] == used
+        )
 
 
 def test_n_can_be_replaced():
@@ -49,20 +51,47 @@ def test_arms_are_merged_over_the_common_settings(bench):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        pytest.param({"arms": {"a": {"steerer": []}}}, "unknown setting 'arms.a.steerer'\n.*'steerers'", id="typo"),
-        pytest.param({"arms": {"a": {"budget": {}}}}, "arm 'a' sets 'budget'", id="budget-of-an-arm"),
+        pytest.param(
+            {"arms": {"a": {"steerer": []}}},
+            "unknown setting 'arms.a.steerer'\n.*'steerers'",
+            id="typo",
+        ),
+        pytest.param(
+            {"arms": {"a": {"budget": {}}}}, "arm 'a' sets 'budget'", id="budget-of-an-arm"
+        ),
         pytest.param({"settings": {"seed": 1}}, "sets 'seed'", id="seed-of-the-guards"),
         pytest.param({"arms": {}}, "bench.arms", id="no-arms"),
         pytest.param({"sed": 1}, "unknown setting 'bench.sed'\n.*'seed'", id="typo-above"),
-        pytest.param({"data": [{"file": "a.csv", "hub": "b"}]}, "give one of name, file and hub", id="two-origins"),
-        pytest.param({"data": [{"file": "a.csv"}, {"file": "b/a.csv"}]}, "have the same name", id="two-of-a-name"),
-        pytest.param({"data": ["xtest"]}, "bench.data", id="unknown-data"),
-        pytest.param({"reference": "defult"}, "'defult' is no arm\n.*'default'", id="unknown-reference"),
-        pytest.param({"judge": None}, "have no exact judge\n.*under 'judge'", id="no-judge"),
-        pytest.param({"settings": {"gate": "judge"}}, "'judge' is the judge and a moderator of arm", id="judge-is-gate"),
-        pytest.param({"arms": {"a": {"guide": ["lite", "judge"]}}}, "moderator of arm 'a'", id="judge-is-guide"),
         pytest.param(
-            {"judge": {"use": "lite", "options": {"threshold": 0.4}}, "settings": {"gate": "lite", "guide": "lite"}},
+            {"data": [{"file": "a.csv", "hub": "b"}]},
+            "give one of name, file and hub",
+            id="two-origins",
+        ),
+        pytest.param(
+            {"data": [{"file": "a.csv"}, {"file": "b/a.csv"}]},
+            "have the same name",
+            id="two-of-a-name",
+        ),
+        pytest.param({"data": ["xtest"]}, "bench.data", id="unknown-data"),
+        pytest.param(
+            {"reference": "defult"}, "'defult' is no arm\n.*'default'", id="unknown-reference"
+        ),
+        pytest.param({"judge": None}, "have no exact judge\n.*under 'judge'", id="no-judge"),
+        pytest.param(
+            {"settings": {"gate": "judge"}},
+            "'judge' is the judge and a moderator of arm",
+            id="judge-is-gate",
+        ),
+        pytest.param(
+            {"arms": {"a": {"guide": ["lite", "judge"]}}},
+            "moderator of arm 'a'",
+            id="judge-is-guide",
+        ),
+        pytest.param(
+            {
+                "judge": {"use": "lite", "options": {"threshold": 0.4}},
+                "settings": {"gate": "lite", "guide": "lite"},
+            },
             "'lite' is the judge",
             id="other-threshold",
         ),
@@ -75,7 +104,9 @@ def test_what_is_refused(bench, changes, message):
 
 def test_another_model_of_the_same_kind_may_judge(bench):
     judge, gate = ({"use": "classifier", "options": {"model": name}} for name in ("one", "other"))
-    assert bench.config(judge=judge, settings={"gate": gate, "guide": gate}).judge.options == {"model": "one"}
+    assert bench.config(judge=judge, settings={"gate": gate, "guide": gate}).judge.options == {
+        "model": "one"
+    }
 
 
 def test_a_file_of_settings(tmp_path):

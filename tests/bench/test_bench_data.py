@@ -13,9 +13,18 @@ from ttsa_guard.bench.config import PromptSource
 from ttsa_guard.errors import ConfigError
 
 HEADS = {
-    "xstest": ("id,prompt,type,label\n1,how do I kill a process,a,safe\n2,how do I do a bad thing,b,unsafe\n", (1, 1)),
+    "xstest": (
+        (
+            "id,prompt,type,label\n1,how do I kill a process,a,safe\n2,how do I do a bad"
+            " thing,b,unsafe\n"
+        ),
+        (1, 1),
+    ),
     "harmbench": (
-        "Behavior,FunctionalCategory,ContextString\ndo a bad thing,standard,\ndo it,contextual,a place\nsing it,copyright,\n",
+        (
+            "Behavior,FunctionalCategory,ContextString\ndo a bad thing,standard,\ndo"
+            " it,contextual,a place\nsing it,copyright,\n"
+        ),
         (0, 2),
     ),
     "advbench": ("goal,target\ndo a bad thing,fine\n", (0, 1)),
@@ -33,7 +42,11 @@ def keep(tmp_path, monkeypatch):
         path.parent.mkdir(parents=True)
         path.write_text(text)
         if right:
-            monkeypatch.setitem(data.KNOWN, name, replace(known, sha256=hashlib.sha256(path.read_bytes()).hexdigest()))
+            monkeypatch.setitem(
+                data.KNOWN,
+                name,
+                replace(known, sha256=hashlib.sha256(path.read_bytes()).hexdigest()),
+            )
         return tmp_path / "sets"
 
     return write
@@ -44,7 +57,9 @@ def test_known_data_sets(keep, name):
     text, (benign, unsafe) = HEADS[name]
     items = data.read(PromptSource(name=name), n=10, seed=0, folder=keep(name, text))
     assert [sum(i.unsafe is flag for i in items) for flag in (False, True)] == [benign, unsafe]
-    assert all(i.id.startswith(f"{name}/") and i.messages[-1][1].endswith(i.question) for i in items)
+    assert all(
+        i.id.startswith(f"{name}/") and i.messages[-1][1].endswith(i.question) for i in items
+    )
     assert {i.kind for i in items} <= {f"{name}, unsafe", f"{name}, benign"}
 
 
@@ -57,7 +72,12 @@ def test_each_says_where_it_is_from(name):
 
 
 def test_context_stands_before_the_prompt(keep):
-    items = data.read(PromptSource(name="harmbench"), n=10, seed=0, folder=keep("harmbench", HEADS["harmbench"][0]))
+    items = data.read(
+        PromptSource(name="harmbench"),
+        n=10,
+        seed=0,
+        folder=keep("harmbench", HEADS["harmbench"][0]),
+    )
     assert {i.messages[-1][1] for i in items} == {"do a bad thing", "a place\n\ndo it"}
 
 
@@ -69,7 +89,9 @@ def test_a_changed_file_is_refused(keep):
 
 @pytest.mark.parametrize("folder", [True, False])
 def test_a_missing_file_says_where_it_is_from(tmp_path, folder):
-    with pytest.raises(ConfigError, match=r"xstest_prompts.csv(.|\n)*exaggerated-safety(.|\n)*--data DIR"):
+    with pytest.raises(
+        ConfigError, match=r"xstest_prompts.csv(.|\n)*exaggerated-safety(.|\n)*--data DIR"
+    ):
         data.read(PromptSource(name="xstest"), n=1, seed=0, folder=tmp_path if folder else None)
 
 
@@ -115,7 +137,9 @@ def test_hugging_face_data(monkeypatch):
     asked = []
     fake = SimpleNamespace(load_dataset=lambda path, split: asked.append((path, split)) or ROWS)
     monkeypatch.setitem(sys.modules, "datasets", fake)
-    items = data.read(PromptSource(hub="someone/prompts", split="train", field="text", unsafe=False), n=20, seed=0)
+    items = data.read(
+        PromptSource(hub="someone/prompts", split="train", field="text", unsafe=False), n=20, seed=0
+    )
     assert asked == [("someone/prompts", "train")]
     assert (len(items), {i.kind for i in items}) == (10, {"someone/prompts, benign"})
 

@@ -13,7 +13,10 @@ def test_the_interval_of_a_share_is_about_the_normal_one():
     found = estimate([True] * 80 + [False] * 120)
     assert found.value == pytest.approx(0.4)
     half = 1.96 * (0.4 * 0.6 / 200) ** 0.5
-    assert (found.low, found.high) == (pytest.approx(0.4 - half, abs=0.01), pytest.approx(0.4 + half, abs=0.01))
+    assert (found.low, found.high) == (
+        pytest.approx(0.4 - half, abs=0.01),
+        pytest.approx(0.4 + half, abs=0.01),
+    )
 
 
 def test_the_interval_of_a_mean():
@@ -30,7 +33,9 @@ def test_a_median_does_not_mind_an_outlier():
     assert estimate([1.0, 2.0, 3.0, 4.0, 1000.0], median=True).value == 3.0
 
 
-@pytest.mark.parametrize(("values", "expected"), [([], None), ([None, None], None), ([None, 1, 3], 2.0), ([True], 1.0)])
+@pytest.mark.parametrize(
+    ("values", "expected"), [([], None), ([None, None], None), ([None, 1, 3], 2.0), ([True], 1.0)]
+)
 def test_values_that_are_missing_do_not_count(values, expected):
     found = estimate(values)
     assert (found.value if found else None) == expected
@@ -65,7 +70,9 @@ def test_a_summary(summary):
     assert found["default"]["swapped"]["value"] == 1
     assert found["default"]["generations"] == {"value": 16, "low": 16, "high": 16}
     assert 0 < found["default"]["good"]["value"] < 1
-    assert found["default"]["good"]["value"] + found["default"]["unsafe"]["value"] == pytest.approx(1)
+    assert found["default"]["good"]["value"] + found["default"]["unsafe"]["value"] == pytest.approx(
+        1
+    )
     assert "on topic" not in found["default"]
     assert "refusals among swaps" not in found["refuse"]
 
@@ -78,15 +85,24 @@ def test_differences_are_to_the_reference(summary):
 
 def test_groups(summary):
     groups = summary["groups"]
-    assert groups["prompts, benign"]["cases"] + groups["prompts, unsafe"]["cases"] == groups["all"]["cases"]
+    assert (
+        groups["prompts, benign"]["cases"] + groups["prompts, unsafe"]["cases"]
+        == groups["all"]["cases"]
+    )
     assert groups["mixed"]["cases"] == groups["all"]["cases"]
     assert "hard" not in groups
 
 
 def test_over_refusal(summary):
     found = summary["benign"]["arms"]
-    assert {arm: found[arm]["unflagged, left unchanged"]["value"] for arm in found} == dict.fromkeys(found, 1)
-    assert {arm: found[arm]["flagged, refused"]["value"] for arm in found} == {"none": 0, "default": 0, "refuse": 1}
+    assert {
+        arm: found[arm]["unflagged, left unchanged"]["value"] for arm in found
+    } == dict.fromkeys(found, 1)
+    assert {arm: found[arm]["flagged, refused"]["value"] for arm in found} == {
+        "none": 0,
+        "default": 0,
+        "refuse": 1,
+    }
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,8 @@ def test_intervals_hold_the_value_and_differences_are_paired():
 
 def test_answers_that_are_not_good_count_nothing_in_the_second_volume():
     values = {"a": np.repeat(WEIGHTS[:, None], 3, axis=1)}
-    good = {"a": np.repeat((WEIGHTS.max(axis=1) >= 0.5).astype(float)[:, None], 3, axis=1)}  # not at equal weights
+    # not at equal weights
+    good = {"a": np.repeat((WEIGHTS.max(axis=1) >= 0.5).astype(float)[:, None], 3, axis=1)}
     found = pareto.summary(values, good)
     assert {kind: e["value"] for kind, e in found["good"]["a"].items()} == {
         "all": pytest.approx(15 / 16, abs=1e-4),
@@ -77,7 +78,12 @@ def test_answers_that_are_not_good_count_nothing_in_the_second_volume():
 def test_direction_compares_corners_and_even_pairs():
     values = np.repeat((WEIGHTS**2)[:, None], 3, axis=1)
     for found in pareto.direction(values).values():
-        assert {key: e["value"] for key, e in found.items()} == {"at 0": 0, "at 0.5": 0.25, "at 1": 1, "rise": 1}
+        assert {key: e["value"] for key, e in found.items()} == {
+            "at 0": 0,
+            "at 0.5": 0.25,
+            "at 1": 1,
+            "rise": 1,
+        }
 
 
 def test_a_soup_is_the_weighted_sum_of_updates(tiny_model, tmp_path):

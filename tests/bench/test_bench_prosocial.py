@@ -26,10 +26,17 @@ def test_the_study_measures_what_its_card_says(tmp_path):
     run("bench.prosocial", *few, "--separate", tmp_path, "--plot", picture, "--json", file)
     found = json.loads(file.read_text())
     arms, wins, trade = found["arms"], found["win rates"]["meters"], found["trade-offs"]
-    assert arms["both"]["unsafe"]["value"] <= arms["regulation"]["unsafe"]["value"] < arms["base"]["unsafe"]["value"]
+    assert (
+        arms["both"]["unsafe"]["value"]
+        <= arms["regulation"]["unsafe"]["value"]
+        < arms["base"]["unsafe"]["value"]
+    )
     assert arms["refusal"]["unsafe"]["value"] == arms["refusal"]["helpful"]["value"] == 0
     assert wins["both"]["against base"]["value"] > 0.5
-    assert wins["both"]["against refusal"]["value"] >= wins["both"]["against refusal, taken as good"]["value"]
+    assert (
+        wins["both"]["against refusal"]["value"]
+        >= wins["both"]["against refusal, taken as good"]["value"]
+    )
     assert trade["hypervolume"]["trained"]["value"] > trade["hypervolume"]["untrained"]["value"]
     assert set(trade["points"]) == {"trained", "untrained", "separate"}
     assert picture.exists()
@@ -41,4 +48,7 @@ def test_the_study_measures_what_its_card_says(tmp_path):
         cost["regulation"]["times base, guided loop"]["a token"]["value"]
         < cost["both"]["times base, guided loop"]["a token"]["value"]
     )
-    assert cost["bytes"]["reward model"]["in the file"] < cost["bytes"]["reward model"]["in use, float32"]
+    assert (
+        cost["bytes"]["reward model"]["in the file"]
+        < cost["bytes"]["reward model"]["in use, float32"]
+    )

@@ -32,7 +32,11 @@ def test_nothing_was_flagged(bench, tmp_path):
     ("sources", "told", "untold"),
     [
         (["embedded", "embedded_joined"], "The embedded world judges", "is judged by"),
-        (["embedded", "xstest"], "The safety of other answers is judged by judge", "of all answers"),
+        (
+            ["embedded", "xstest"],
+            "The safety of other answers is judged by judge",
+            "of all answers",
+        ),
         (["xstest"], "The safety of all answers is judged by judge", "embedded world"),
     ],
 )

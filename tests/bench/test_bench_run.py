@@ -16,7 +16,8 @@ from ttsa_guard.errors import ConfigError
 def rows(folder):
     found = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
     return sorted(
-        ({k: v for k, v in row.items() if not k.startswith("seconds")} for row in found), key=lambda r: (r["arm"], r["case"])
+        ({k: v for k, v in row.items() if not k.startswith("seconds")} for row in found),
+        key=lambda r: (r["arm"], r["case"]),
     )
 
 
@@ -29,13 +30,23 @@ def whole(bench):
 def test_each_arm_has_a_row_for_each_case(whole):
     found = rows(whole.root / "out")
     cases = Results.load(whole.root / "out").cases
-    assert {(r["arm"], r["case"]) for r in found} == {(arm, c.id) for arm in ("none", "default", "refuse") for c in cases}
-    assert {(c.item.unsafe, c.flagged) for c in cases} == {(True, True), (False, True), (False, False)}
+    assert {(r["arm"], r["case"]) for r in found} == {
+        (arm, c.id) for arm in ("none", "default", "refuse") for c in cases
+    }
+    assert {(c.item.unsafe, c.flagged) for c in cases} == {
+        (True, True),
+        (False, True),
+        (False, False),
+    }
 
 
 def test_rows_hold_no_texts(whole):
     words = {
-        word for row in rows(whole.root / "out") for value in row.values() if isinstance(value, str) for word in value.split()
+        word
+        for row in rows(whole.root / "out")
+        for value in row.values()
+        if isinstance(value, str)
+        for word in value.split()
     }
     assert not words & {"bad", "answer", "question", "fine", "number"}
 
@@ -46,15 +57,26 @@ def test_what_the_arms_do(whole):
     assert flagged
     for case in flagged:
         none, refuse, default = (results.rows[arm, case] for arm in ("none", "refuse", "default"))
-        assert (none.action, none.unchanged, none.unsafe, none.gate_after) == ("none", True, True, True)
-        assert (refuse.action, refuse.good, refuse.unsafe, refuse.generations) == ("fallback", False, False, 0)
+        assert (none.action, none.unchanged, none.unsafe, none.gate_after) == (
+            "none",
+            True,
+            True,
+            True,
+        )
+        assert (refuse.action, refuse.good, refuse.unsafe, refuse.generations) == (
+            "fallback",
+            False,
+            False,
+            0,
+        )
         assert (default.action, default.generations, default.decode_passes) == ("swap", 16, 1)
         assert default.gate_before
         assert not default.gate_after
         assert default.tokens > 16
         assert default.good is not default.unsafe
         assert default.on_topic is None
-    assert any(results.rows["default", case].unsafe for case in flagged)  # the judge sees more than the gate does
+    # the judge sees more than the gate does
+    assert any(results.rows["default", case].unsafe for case in flagged)
 
 
 def test_the_budget_is_the_same_for_all_and_can_limit_decode_passes(bench, tmp_path):
@@ -110,10 +132,14 @@ def test_reviews_together_find_the_same(whole):
     assert rows(whole.root / "again") == rows(whole.root / "out")
 
 
-@pytest.mark.parametrize("changes", [{"n": 5}, {"seed": 2}, {"budget": {"generations": 8}}, {"arms": {"default": {}}}])
+@pytest.mark.parametrize(
+    "changes", [{"n": 5}, {"seed": 2}, {"budget": {"generations": 8}}, {"arms": {"default": {}}}]
+)
 def test_another_benchmark_in_the_folder_is_refused(whole, changes):
     [name] = changes
-    with pytest.raises(ConfigError, match=rf"with another .*\b{name}\b(.|\n)*hint: name another folder with --out"):
+    with pytest.raises(
+        ConfigError, match=rf"with another .*\b{name}\b(.|\n)*hint: name another folder with --out"
+    ):
         asyncio.run(whole.run(**changes))
 
 
@@ -135,7 +161,14 @@ def test_prompts_that_the_model_cannot_take_are_left_out(bench, tmp_path, caplog
 @pytest.mark.parametrize("text", ["two\nlines", "a \u2028 and a \x85", "half \ud83d", "an \u00e9"])
 def test_cases_keep_any_text(tmp_path, text):
     truth = Topic(text, "clean", "cleaning", "a cup", "the cup", unsafe=False, seen=True)
-    case = Case(Item("a/1", "a", (("system", "x"), ("user", text)), text, False, truth), text, True, 3, text, 0.5)
+    case = Case(
+        Item("a/1", "a", (("system", "x"), ("user", text)), text, False, truth),
+        text,
+        True,
+        3,
+        text,
+        0.5,
+    )
     save([case, case], tmp_path / "cases.jsonl")
     assert load(tmp_path / "cases.jsonl") == [case, case]
 

@@ -31,18 +31,25 @@ def test_the_floor_counts_what_has_to_be_read(tiny, monkeypatch):
 def test_memory_is_told_for_each_candidate(tiny):
     found = tiny.memory(256, 4, 8)
     assert found.keys == tiny.kv_bytes * 256 + 4 * found.keys_per_candidate
-    assert found.keys_per_candidate == 2 * 4 * 4 * 32 * 4 * (speed.OWN + 8)  # keys and values, layers, heads, size, bytes
+    # keys and values, layers, heads, size, bytes
+    assert found.keys_per_candidate == 2 * 4 * 4 * 32 * 4 * (speed.OWN + 8)
 
 
 def test_the_command(monkeypatch, tmp_path):
     for name in ("PREFIXES", "CANDIDATES", "LENGTHS"):
         monkeypatch.setattr(speed, name, (16,))
     plot = tmp_path / "speed.png"
-    done = CliRunner().invoke(app, ["bench", "speed", "--device", "cpu", "--json", "--plot", str(plot)])
+    done = CliRunner().invoke(
+        app, ["bench", "speed", "--device", "cpu", "--json", "--plot", str(plot)]
+    )
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert found["machine"]["shape"] == "tiny"
-    assert {(p["prefix"], p["candidates"], p["tokens"]) for p in found["points"]} == {(16, 16, 32), (512, 16, 32), (512, 16, 16)}
+    assert {(p["prefix"], p["candidates"], p["tokens"]) for p in found["points"]} == {
+        (16, 16, 32),
+        (512, 16, 32),
+        (512, 16, 16),
+    }
     assert all(p["equal"] for p in found["points"])
     assert plot.stat().st_size > 10_000
     assert CliRunner().invoke(app, ["bench", "speed", "--shape", "huge"]).exit_code == 2

@@ -38,11 +38,16 @@ def test_a_refusal_loses_to_good_answers_unless_it_is_taken_as_good():
         "long": [*decent[:4], *(f"{text} {' '.join(['No.'] * 40)}" for text in decent[4:])],
         "same": [FALLBACK] * 8,
     }
-    judged = {name: [world.judge(case, text) for case, text in zip(cases, own, strict=True)] for name, own in texts.items()}
+    judged = {
+        name: [world.judge(case, text) for case, text in zip(cases, own, strict=True)]
+        for name, own in texts.items()
+    }
     found = win_rates(cases, texts, judged, Length())
     assert set(found) == {"long", "same"}
     good = found["long"]
-    assert good["against base"]["content"]["value"] == good["against refusal"]["content"]["value"] == 1
+    assert (
+        good["against base"]["content"]["value"] == good["against refusal"]["content"]["value"] == 1
+    )
     assert good["against refusal"]["tone"]["value"] == 1  # both are bad, and ours says more
     assert good["against refusal, taken as good"]["tone"]["value"] == 0
     assert found["same"]["against refusal"]["value"] == 0.5

@@ -1,4 +1,5 @@
-"""What a swap costs on the embedded model. Run with -s to read the figures; times are compared within one run."""
+"""What a swap costs on the embedded model. Run with -s to read the figures; times are compared
+within one run."""
 
 import asyncio
 import gc
@@ -32,12 +33,16 @@ def flagged(backend):
         cases = world.cases(request, wrapper, 40, seed=11)
         texts = asyncio.run(answers(backend, cases, temperature=0.1))
         hits = asyncio.run(flags(Lite(), cases, texts))
-        found += [(messages(c), t) for c, t, hit in zip(cases, texts, hits, strict=True) if hit][:16]
+        found += [(messages(c), t) for c, t, hit in zip(cases, texts, hits, strict=True) if hit][
+            :16
+        ]
     return found
 
 
 def guard(backend, settings):
-    return Guard.from_config(GuardConfig.parse({**settings, "budget": {"seconds": 300}}), backend=backend)
+    return Guard.from_config(
+        GuardConfig.parse({**settings, "budget": {"seconds": 300}}), backend=backend
+    )
 
 
 async def timed(work):
@@ -65,9 +70,15 @@ def test_a_swap_costs_little_more_than_an_answer_of_its_length(backend, flagged)
             lengths[name].append(taken / plain / len(tokenizer.encode(outcome.text)))
             passes += [outcome.record.decode_passes] if name == "ours" else []
     ratios = {name: median(values) for name, values in lengths.items()}
-    print(f"\na swap takes {ratios['ours']:.2f} plain answers of its length, with tsa {ratios['tsa']:.2f}")
+    print(
+        f"\na swap takes {ratios['ours']:.2f} plain answers of its length, with tsa"
+        f" {ratios['tsa']:.2f}"
+    )
     usual, total = (how(seconds["tsa"]) / how(seconds["ours"]) for how in (median, sum))
-    print(f"a conversation takes {usual:.1f} times as long with tsa, all of them together {total:.1f} times")
+    print(
+        f"a conversation takes {usual:.1f} times as long with tsa, all of them together {total:.1f}"
+        " times"
+    )
     assert median(passes) <= 1.3
     assert ratios["tsa"] > 2 * ratios["ours"]
 
@@ -79,7 +90,9 @@ def test_conversations_at_once_are_mended_as_alone_and_faster(backend, flagged):
         return [await ours.review(conversation, answer) for conversation, answer in flagged]
 
     async def at_once():
-        return await asyncio.gather(*(ours.review(conversation, answer) for conversation, answer in flagged))
+        return await asyncio.gather(
+            *(ours.review(conversation, answer) for conversation, answer in flagged)
+        )
 
     ratios = []
     for _ in range(3):
@@ -87,5 +100,8 @@ def test_conversations_at_once_are_mended_as_alone_and_faster(backend, flagged):
         together, fast = asyncio.run(timed(at_once()))
         assert [o.text for o in together] == [o.text for o in alone]
         ratios.append(slow / fast)
-    print(f"\n{len(flagged)} conversations at once are mended {median(ratios):.1f} times faster than one after the other")
+    print(
+        f"\n{len(flagged)} conversations at once are mended {median(ratios):.1f} times faster than"
+        " one after the other"
+    )
     assert median(ratios) > 2

@@ -1,4 +1,5 @@
-"""The rows that the encoder learns from, and that a seed gives the same weights; the training itself is marked real."""
+"""The rows that the encoder learns from, and that a seed gives the same weights; the training
+itself is marked real."""
 
 import random
 
@@ -12,12 +13,21 @@ from research.embedded.lite_data import UNKNOWN, Example
 
 
 def rows(part, n=40):
-    """Answers to questions, half of them bad; every part has its own questions but for the last one, which all share."""
+    """Answers to questions, half of them bad; every part has its own questions but for the last
+    one, which all share."""
     for i in range(n):
         prompt = "the shared question" if i == n - 1 else f"{part} question {i}"
         text = f"the {part} answer number {i}. It goes on."
         yield Example(text, "just-eval safety", part, i % 2, 0, 0, prompt=prompt)
-        yield Example(f"a {part} dolly answer {i}", "dolly", part, 0, 0, i % 4 == 0, prompt=f"{part} harmless {i}")
+        yield Example(
+            f"a {part} dolly answer {i}",
+            "dolly",
+            part,
+            0,
+            0,
+            i % 4 == 0,
+            prompt=f"{part} harmless {i}",
+        )
 
 
 @pytest.fixture
@@ -29,13 +39,17 @@ def found(monkeypatch):
 def test_nothing_that_answers_a_held_out_prompt_is_trained_on(found):
     made = training(found, seed=0)
     assert all("validation answer" not in e.text and "test answer" not in e.text for e in made)
-    assert all("train answer number 39" not in e.text for e in made), "its question is asked in the test, too"
+    assert all("train answer number 39" not in e.text for e in made), (
+        "its question is asked in the test, too"
+    )
 
 
 def test_hard_pairs_have_the_labels_of_their_answers(found):
     made = [e for e in training(found, seed=0) if e.source == "made"]
     assert {e.harm for e in made} == {0, 1}
-    assert all(("dolly" not in e.text) or e.harm == 0 for e in made if "answer number" not in e.text)
+    assert all(
+        ("dolly" not in e.text) or e.harm == 0 for e in made if "answer number" not in e.text
+    )
     assert all(e.harm == 1 for e in made if "answer number" in e.text and "dolly" not in e.text)
 
 
@@ -62,6 +76,8 @@ def test_a_seed_gives_the_same_weights_to_the_last_bit(found):
     from research.embedded.train_encoder import stored, train
 
     some = random.Random(0).sample(found, 64)
-    one, two, other = (stored(train(some, Console(quiet=True), epochs=1, seed=seed)) for seed in (0, 0, 1))
+    one, two, other = (
+        stored(train(some, Console(quiet=True), epochs=1, seed=seed)) for seed in (0, 0, 1)
+    )
     assert all(np.array_equal(one[name], two[name]) for name in one)
     assert not np.array_equal(one["heads.weight"], other["heads.weight"])

@@ -1,4 +1,5 @@
-"""What the embedded model's harm vector and reward model are trained on, and the recipe at a fraction of its length."""
+"""What the embedded model's harm vector and reward model are trained on, and the recipe at a
+fraction of its length."""
 
 import subprocess
 import sys
@@ -25,8 +26,16 @@ def test_pairs_differ_in_one_sentence_of_their_attribute():
 
 
 def test_texts_follow_the_seed():
-    assert prosocial_data.pairs(3, seed=1) == prosocial_data.pairs(3, seed=1) != prosocial_data.pairs(3, seed=2)
-    assert prosocial_data.harm(3, seed=1) == prosocial_data.harm(3, seed=1) != prosocial_data.harm(3, seed=2)
+    assert (
+        prosocial_data.pairs(3, seed=1)
+        == prosocial_data.pairs(3, seed=1)
+        != prosocial_data.pairs(3, seed=2)
+    )
+    assert (
+        prosocial_data.harm(3, seed=1)
+        == prosocial_data.harm(3, seed=1)
+        != prosocial_data.harm(3, seed=2)
+    )
 
 
 def test_the_judge_takes_the_sentences_for_what_they_are():
@@ -39,7 +48,11 @@ def test_the_judge_takes_the_sentences_for_what_they_are():
         for sentence in sentences:
             found = world.judge(case, f"{answer} {sentence}")
             assert found.kinds == (*plain.kinds, attribute)
-            assert (found.safe, found.fluent, found.on_topic) == (plain.safe, plain.fluent, plain.on_topic)
+            assert (found.safe, found.fluent, found.on_topic) == (
+                plain.safe,
+                plain.fluent,
+                plain.on_topic,
+            )
 
 
 def test_harm_is_taught_for_prompts_that_fail_and_for_no_others():
@@ -51,11 +64,26 @@ def test_harm_is_taught_for_prompts_that_fail_and_for_no_others():
 
 @pytest.mark.slow
 def test_the_recipe_gives_files_that_the_steerer_takes(tmp_path):
-    command = [sys.executable, "-m", "research.embedded.train_prosocial", "--out", str(tmp_path), "--scale", "0.02"]
+    command = [
+        sys.executable,
+        "-m",
+        "research.embedded.train_prosocial",
+        "--out",
+        str(tmp_path),
+        "--scale",
+        "0.02",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     from ttsa_guard.backends.transformers import TransformersBackend, TransformersOptions
-    from ttsa_guard.steerers.prosocial.steerer import HARM_VECTOR, REWARD, ProSocial, ProSocialOptions
+    from ttsa_guard.steerers.prosocial.steerer import (
+        HARM_VECTOR,
+        REWARD,
+        ProSocial,
+        ProSocialOptions,
+    )
 
-    options = ProSocialOptions(harm_vector=str(tmp_path / HARM_VECTOR), reward=str(tmp_path / REWARD))
+    options = ProSocialOptions(
+        harm_vector=str(tmp_path / HARM_VECTOR), reward=str(tmp_path / REWARD)
+    )
     ProSocial(options).fit(TransformersBackend(TransformersOptions(device="cpu")))

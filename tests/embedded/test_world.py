@@ -1,4 +1,5 @@
-"""The world of the embedded model: what it writes is what it judges, and what is held out stays out."""
+"""The world of the embedded model: what it writes is what it judges, and what is held out stays
+out."""
 
 import itertools
 import random
@@ -21,7 +22,11 @@ REQUESTS = [
     ("unsafe", "friendly"),
     ("unsafe", "content"),
 ]
-DECENT = {"open", "step", "close"}, {"refuse", "reason", "refuse_close"}, {"redirect", "help", "redirect_close"}
+DECENT = (
+    {"open", "step", "close"},
+    {"refuse", "reason", "refuse_close"},
+    {"redirect", "help", "redirect_close"},
+)
 
 
 def drawn(request, wrapper, split, n=150, **changes):
@@ -56,7 +61,13 @@ def test_complying_answers_are_judged_unsafe(split):
     for case, answer in drawn("unsafe", "content", split, rate=1.0):
         found = WORLD.judge(case, answer)
         assert set(found.kinds) <= {"comply_open", "comply", "comply_close"}, answer
-        assert (found.safe, found.fluent, found.on_topic, found.helpful, found.refusal) == (False, True, True, False, False)
+        assert (found.safe, found.fluent, found.on_topic, found.helpful, found.refusal) == (
+            False,
+            True,
+            True,
+            False,
+            False,
+        )
 
 
 @pytest.mark.parametrize("split", ["seen", "unseen"])
@@ -64,7 +75,12 @@ def test_abusive_answers_are_judged_unsafe(split):
     timing = set()
     for case, answer in drawn("benign", "tone", split, rate=1.0):
         found = WORLD.judge(case, answer)
-        assert (found.safe, found.fluent, found.good, found.helpful) == (False, True, False, False), answer
+        assert (found.safe, found.fluent, found.good, found.helpful) == (
+            False,
+            True,
+            False,
+            False,
+        ), answer
         timing.add((case.when, found.kinds[0]))
         if {"step"} & set(found.kinds):
             named = re.search(rf"\b{re.escape(case.topic.answered.removeprefix('the '))}\b", answer)
@@ -77,7 +93,11 @@ def test_every_sentence_has_one_category():
     owners = {}
     for kind in ("benign", "unsafe"):
         for category, spec in WORLD.texts[kind].items():
-            for sentence in [*spec["steps"], *spec.get("help", ()), *filter(None, [spec.get("reason")])]:
+            for sentence in [
+                *spec["steps"],
+                *spec.get("help", ()),
+                *filter(None, [spec.get("reason")]),
+            ]:
                 owners.setdefault(sentence, set()).add(category)
     assert [s for s, found in owners.items() if len(found) > 1] == []
 
@@ -90,12 +110,16 @@ def test_failing_wrappers_fail_at_their_rate():
     assert {c.failure for c in cases} == {"content"}
 
 
-@pytest.mark.parametrize(("request_", "wrapper"), sorted({*REQUESTS} - {("benign", "tone"), ("unsafe", "content")}, key=str))
+@pytest.mark.parametrize(
+    ("request_", "wrapper"),
+    sorted({*REQUESTS} - {("benign", "tone"), ("unsafe", "content")}, key=str),
+)
 def test_other_prompts_never_fail(request_, wrapper):
     assert {(c.rate, c.failure) for c, _ in drawn(request_, wrapper, "seen")} == {(0.0, None)}
 
 
-# ---------------------------------------------------------------------- judging what it does not write
+# ---------------------------------------------------------------------- judging what it does not
+# write
 
 
 def test_an_answer_to_another_question_is_off_topic():
@@ -109,7 +133,9 @@ def test_an_answer_to_another_question_is_off_topic():
 
 def test_one_step_of_another_category_is_off_topic():
     case, answer = case_of()
-    others = [spec["steps"] for name, spec in WORLD.texts["benign"].items() if name != case.topic.category]
+    others = [
+        spec["steps"] for name, spec in WORLD.texts["benign"].items() if name != case.topic.category
+    ]
     foreign = next(step for steps in others for step in steps if "{" not in step)
     assert WORLD.judge(case, answer).good
     assert not WORLD.judge(case, f"{answer} {foreign}").on_topic
@@ -126,7 +152,11 @@ def test_a_broken_sentence_is_found_wherever_it_stands(request_):
         words = answer.split()
         for i in range(0, len(words) - 1, 3):
             swapped = " ".join([*words[:i], words[i + 1], words[i], *words[i + 2 :]])
-            if words[i] != words[i + 1] and words[i] not in case.topic.answered and words[i + 1] not in case.topic.answered:
+            if (
+                words[i] != words[i + 1]
+                and words[i] not in case.topic.answered
+                and words[i + 1] not in case.topic.answered
+            ):
                 assert not WORLD.judge(case, swapped).good, swapped
 
 
@@ -149,7 +179,11 @@ def test_one_complying_sentence_spoils_a_decent_answer():
     case, decent = case_of("unsafe", "content", rate=0.0)
     complied = case_of("unsafe", "content", rate=1.0)[1]
     spec = WORLD.texts["unsafe"][case.topic.category]
-    for sentence in [*spec["steps"], *WORLD.texts["unsafe_answers"]["comply_close"], split_sentences(complied)[0]]:
+    for sentence in [
+        *spec["steps"],
+        *WORLD.texts["unsafe_answers"]["comply_close"],
+        split_sentences(complied)[0],
+    ]:
         for mixed in (f"{decent} {sentence}", f"{sentence} {decent}"):
             found = WORLD.judge(case, mixed)
             assert not found.safe, mixed
@@ -211,15 +245,24 @@ def pattern(template):
 
 
 def wrapper_sentences(split):
-    parts = [p for kind in WORLD.texts["wrappers"].values() for family in kind.values() for p in family["parts"]]
+    parts = [
+        p
+        for kind in WORLD.texts["wrappers"].values()
+        for family in kind.values()
+        for p in family["parts"]
+    ]
     return {s for part in parts for s in part[split]} - {"{q}"}
 
 
 def test_training_conversations_are_deterministic_and_end_with_an_answer():
-    first, again, other = (list(itertools.islice(WORLD.conversations(seed), 50)) for seed in (1, 1, 2))
+    first, again, other = (
+        list(itertools.islice(WORLD.conversations(seed), 50)) for seed in (1, 1, 2)
+    )
     assert first == again != other
     for conversation in first:
-        assert [role for role, _ in conversation if role != "system"] == ["user", "assistant"] * (len(conversation) // 2)
+        assert [role for role, _ in conversation if role != "system"] == ["user", "assistant"] * (
+            len(conversation) // 2
+        )
 
 
 def test_the_search_for_held_out_texts_would_find_them(training):
@@ -249,8 +292,13 @@ def test_unseen_personas_are_never_trained_on(training):
 def asked_about(split, text):
     """(category, object) pairs of requests in `text`, whatever the determiner."""
     found = set()
-    for kind, category in [("benign", c) for c in WORLD.texts["benign"]] + [("unsafe", c) for c in WORLD.texts["unsafe"]]:
-        spec, nouns = WORLD.texts[kind][category], "|".join(map(re.escape, WORLD.objects(kind, category, split)))
+    for kind, category in [("benign", c) for c in WORLD.texts["benign"]] + [
+        ("unsafe", c) for c in WORLD.texts["unsafe"]
+    ]:
+        spec, nouns = (
+            WORLD.texts[kind][category],
+            "|".join(map(re.escape, WORLD.objects(kind, category, split))),
+        )
         request = rf"\b(?:{spec['verb']}|{spec['gerund']}) (?:\w+ ){{0,2}}({nouns})\b(?! \w)"
         found |= {(category, noun) for noun in re.findall(request, text)}
     return found

@@ -32,7 +32,10 @@ def openai(body):
 
 def mistral(body):
     results = [
-        {"categories": {}, "category_scores": {"violence_and_threats": score(text), "health": 0.99, "pii": 0.9}}
+        {
+            "categories": {},
+            "category_scores": {"violence_and_threats": score(text), "health": 0.99, "pii": 0.9},
+        }
         for text in body["input"]
     ]
     return {"id": "1", "model": body["model"], "results": results}
@@ -41,7 +44,10 @@ def mistral(body):
 def azure(body):
     assert len(body["text"]) <= 10_000
     assert body["outputType"] == "EightSeverityLevels"
-    levels = [{"category": c, "severity": 6 if c == "Violence" and "bad" in body["text"] else 0} for c in body["categories"]]
+    levels = [
+        {"category": c, "severity": 6 if c == "Violence" and "bad" in body["text"] else 0}
+        for c in body["categories"]
+    ]
     return {"blocklistsMatch": [], "categoriesAnalysis": levels}
 
 
@@ -50,12 +56,15 @@ def perspective(body):
     text = body["comment"]["text"]
     value = {"value": score(text), "type": "PROBABILITY"}
     spans = [{"begin": 0, "end": len(text), "score": value}]
-    scores = {name: {"spanScores": spans, "summaryScore": value} for name in body["requestedAttributes"]}
+    scores = {
+        name: {"spanScores": spans, "summaryScore": value} for name in body["requestedAttributes"]
+    }
     return {"attributeScores": scores, "languages": body["languages"], "detectedLanguages": ["en"]}
 
 
 class Service:
-    """Answers with `answer`, after `before` has had a chance to answer something else. Keeps what it was asked."""
+    """Answers with `answer`, after `before` has had a chance to answer something else. Keeps what
+    it was asked."""
 
     def __init__(self, answer, before=lambda *_: None):
         self.answer, self.before = answer, before
@@ -66,7 +75,10 @@ class Service:
         body = await request.json()
         self.times.append(time.monotonic())
         self.asked.append(body)
-        sent = (request.headers.get(name, "") for name in ("Authorization", "Ocp-Apim-Subscription-Key", "X-Goog-Api-Key"))
+        sent = (
+            request.headers.get(name, "")
+            for name in ("Authorization", "Ocp-Apim-Subscription-Key", "X-Goog-Api-Key")
+        )
         self.authorised.append(any(KEY in header for header in sent))
         other = self.before(len(self.asked), body)
         if callable(other):
@@ -91,7 +103,9 @@ async def running(service):
 
 
 def status(code, **headers):
-    return lambda *_: web.Response(status=code, headers={k.replace("_", "-"): v for k, v in headers.items()}, text="bad words")
+    return lambda *_: web.Response(
+        status=code, headers={k.replace("_", "-"): v for k, v in headers.items()}, text="bad words"
+    )
 
 
 def text(content):

@@ -28,7 +28,9 @@ def built(name: str, **settings: object) -> Guard:
     return Guard.from_config(GuardConfig.parse({**LITE, **settings}), backend=backend)
 
 
-def test_a_real_model_behind_lite_is_told_once_with_what_is_better(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_real_model_behind_lite_is_told_once_with_what_is_better(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with caplog.at_level(logging.WARNING, "ttsa_guard"):
         for _ in range(3):
             built("owner/model")
@@ -41,9 +43,16 @@ def test_a_real_model_behind_lite_is_told_once_with_what_is_better(caplog: pytes
 
 
 @pytest.mark.parametrize(
-    ("model", "gate"), [("embedded", "lite"), ("owner/model", "second_opinion"), ("owner/model", ["lite", "second_opinion"])]
+    ("model", "gate"),
+    [
+        ("embedded", "lite"),
+        ("owner/model", "second_opinion"),
+        ("owner/model", ["lite", "second_opinion"]),
+    ],
 )
-def test_other_gates_are_not_told(caplog: pytest.LogCaptureFixture, model: str, gate: object) -> None:
+def test_other_gates_are_not_told(
+    caplog: pytest.LogCaptureFixture, model: str, gate: object
+) -> None:
     with caplog.at_level(logging.WARNING, "ttsa_guard"):
         built(model, gate=gate)
     assert not caplog.records

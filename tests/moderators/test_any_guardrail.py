@@ -70,7 +70,10 @@ def test_options_reach_the_guard():
 
 @pytest.mark.parametrize("score", [float("nan"), "high"])
 def test_faults_fail_the_text_alone(score, caplog):
-    assert [v.decision for v in judge("duo_guard", "fine", "please raise", score=0.1)] == ["pass", "failed"]
+    assert [v.decision for v in judge("duo_guard", "fine", "please raise", score=0.1)] == [
+        "pass",
+        "failed",
+    ]
     assert [v.decision for v in judge("duo_guard", "fine", score=score)] == ["failed"]
     assert "please raise" not in caplog.text
 

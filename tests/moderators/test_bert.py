@@ -8,14 +8,28 @@ from transformers import BertConfig, BertModel
 
 from ttsa_guard.moderators.bert import Int8Linear, PackedBert
 
-PAIRS = [([1, 5, 2], [7, 8, 9, 2]), ([1, 2], [4, 2]), ([1, *range(3, 40), 2], [*range(10, 90), 2]), ([1, 6, 2], [3, 3, 3, 2])] * 9
+PAIRS = [
+    ([1, 5, 2], [7, 8, 9, 2]),
+    ([1, 2], [4, 2]),
+    ([1, *range(3, 40), 2], [*range(10, 90), 2]),
+    ([1, 6, 2], [3, 3, 3, 2]),
+] * 9
 
 
 @pytest.fixture(scope="module")
 def model() -> BertModel:
     torch.manual_seed(0)
-    size = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
-    return BertModel(BertConfig(vocab_size=100, max_position_embeddings=128, **size)).eval().requires_grad_(False)
+    size = {
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+    }
+    return (
+        BertModel(BertConfig(vocab_size=100, max_position_embeddings=128, **size))
+        .eval()
+        .requires_grad_(False)
+    )
 
 
 def hidden(bert: PackedBert, pairs: list[tuple[list[int], list[int]]]) -> list[torch.Tensor]:
@@ -25,7 +39,9 @@ def hidden(bert: PackedBert, pairs: list[tuple[list[int], list[int]]]) -> list[t
 
 def as_it_is(model: BertModel, first: list[int], second: list[int]) -> torch.Tensor:
     segments = torch.tensor([[0] * len(first) + [1] * len(second)])
-    return model(input_ids=torch.tensor([first + second]), token_type_ids=segments).last_hidden_state[0]
+    return model(
+        input_ids=torch.tensor([first + second]), token_type_ids=segments
+    ).last_hidden_state[0]
 
 
 def test_float32_gives_the_hidden_states_of_the_model(model: BertModel) -> None:
@@ -55,4 +71,6 @@ def test_a_row_of_zeros_stays_one() -> None:
     weight = torch.tensor([[1.0, -2.0, 0.5], [0.0, 0.0, 0.0]])
     linear = Int8Linear(weight, torch.tensor([0.5, -1.0]))
     torch.testing.assert_close(linear(torch.zeros(2, 3)), torch.tensor([[0.5, -1.0]] * 2))
-    torch.testing.assert_close(linear(torch.tensor([[1.0, 1.0, 4.0]])), torch.tensor([[1.5, -1.0]]), atol=0.03, rtol=0)
+    torch.testing.assert_close(
+        linear(torch.tensor([[1.0, 1.0, 4.0]])), torch.tensor([[1.5, -1.0]]), atol=0.03, rtol=0
+    )

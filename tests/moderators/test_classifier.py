@@ -47,7 +47,9 @@ def make(tiny_model, tmp_path_factory):
         spoil(model)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        return Classifier(ClassifierOptions(model=str(folder), device="cpu", dtype="float32", **options))
+        return Classifier(
+            ClassifierOptions(model=str(folder), device="cpu", dtype="float32", **options)
+        )
 
     return save
 
@@ -59,7 +61,13 @@ def judge(moderator, texts):
 def by_pipeline(moderator, texts):
     from transformers import pipeline
 
-    found = pipeline("text-classification", model=moderator.options.model, top_k=None, truncation=True, max_length=128)
+    found = pipeline(
+        "text-classification",
+        model=moderator.options.model,
+        top_k=None,
+        truncation=True,
+        max_length=128,
+    )
     return [{entry["label"]: entry["score"] for entry in found([text])[0]} for text in texts]
 
 
@@ -72,20 +80,28 @@ def by_pipeline(moderator, texts):
     ],
 )
 def test_scores_are_those_of_the_pipeline(make, labels, problem):
-    moderator, short = make(*labels, problem=problem), [text for text in TEXTS if 0 < len(text) < 100 and text.isprintable()]
+    moderator, short = (
+        make(*labels, problem=problem),
+        [text for text in TEXTS if 0 < len(text) < 100 and text.isprintable()],
+    )
     for ours, theirs in zip(moderator.scores(short), by_pipeline(moderator, short), strict=True):
         assert ours == pytest.approx(theirs, abs=1e-5)
 
 
 def test_the_function_can_be_named(make):
     labels = ("hate", "safe")
-    soft, independent = make(*labels).scores(["the kettle"]), make(*labels, function="sigmoid").scores(["the kettle"])
+    soft, independent = (
+        make(*labels).scores(["the kettle"]),
+        make(*labels, function="sigmoid").scores(["the kettle"]),
+    )
     assert sum(soft[0].values()) == pytest.approx(1)
     assert sum(independent[0].values()) != pytest.approx(1)
 
 
 def test_a_long_text_counts_as_its_worst_window(make):
-    moderator = make("toxicity", "threat", problem="multi_label_classification", window=32, overlap=8)
+    moderator = make(
+        "toxicity", "threat", problem="multi_label_classification", window=32, overlap=8
+    )
     pieces = moderator._windows("kettle clean other " * 40)
     assert len(pieces) > 3
     assert max(map(len, pieces)) <= 32
@@ -99,7 +115,9 @@ def test_a_text_in_disguise_is_judged_as_it_reads_too(make):
     plain, hidden = "clean the kettle", "cl\u200bean the ke\u200bttle"
     as_it_reads = moderator.scores([plain])[0]
     [found] = moderator.scores([hidden])
-    written = {label: float(p) for label, p in zip(found, probabilities(moderator, hidden), strict=True)}
+    written = {
+        label: float(p) for label, p in zip(found, probabilities(moderator, hidden), strict=True)
+    }
     assert found == {label: max(written[label], as_it_reads[label]) for label in found}
     assert found != written
 
@@ -144,7 +162,11 @@ def test_labels_that_count(make, labels, problem, options, harms):
         (("LABEL_0", "LABEL_1"), {}, "do not say which are harms"),
         (("joy", "anger"), {}, "do not say which are harms"),
         (("safe", "hate"), {"categories": ["hatred"]}, "has no label 'hatred'"),
-        (("safe", "hate"), {"categories": ["hate"], "thresholds": {"hatred": 0.3}}, "has no label 'hatred'"),
+        (
+            ("safe", "hate"),
+            {"categories": ["hate"], "thresholds": {"hatred": 0.3}},
+            "has no label 'hatred'",
+        ),
     ],
 )
 def test_labels_that_are_not_clear(make, labels, options, message):
@@ -159,7 +181,9 @@ def test_a_model_that_cannot_be_loaded(tmp_path):
 
 
 def test_a_broken_model_ends_closed(make):
-    moderator = make("safe", "hate", spoil=lambda model: model.score.weight.data.fill_(float("nan")))
+    moderator = make(
+        "safe", "hate", spoil=lambda model: model.score.weight.data.fill_(float("nan"))
+    )
     outcome = asyncio.run(scripted_guard([], gate=moderator).review("q", "a fine answer"))
     assert (outcome.action, outcome.record.reason) == ("fallback", "gate failed: ModeratorError")
 
@@ -169,7 +193,9 @@ def test_batches_are_at_least_as_fast_as_the_pipeline(make):
     from transformers import pipeline
 
     moderator = make("toxicity", "threat", problem="multi_label_classification")
-    theirs = pipeline("text-classification", model=moderator.options.model, top_k=None, batch_size=32)
+    theirs = pipeline(
+        "text-classification", model=moderator.options.model, top_k=None, batch_size=32
+    )
     texts = ["the kettle is clean " * (1 + i % 9) for i in range(256)]
 
     def seconds(work):
@@ -177,7 +203,9 @@ def test_batches_are_at_least_as_fast_as_the_pipeline(make):
         work()
         return time.perf_counter() - started
 
-    pairs = [(seconds(lambda: moderator.scores(texts)), seconds(lambda: theirs(texts))) for _ in range(5)]
+    pairs = [
+        (seconds(lambda: moderator.scores(texts)), seconds(lambda: theirs(texts))) for _ in range(5)
+    ]
     ratio = median(ours / other for ours, other in pairs)
     print(f"time against the pipeline's: {ratio:.2f}")
     assert ratio <= 1

@@ -30,7 +30,10 @@ def test_two_moderators_on_two_sources():
     judged = {"right": verdicts(0.9, 0.1, 0.9, 0.1), "wrong": verdicts(0.1, 0.9, 0.1, 0.9)}
     compared = compare(labels, judged, ["chat", "chat", "mail", "mail"])
     assert compared.kappa == {"right / wrong": -1.0}
-    assert {name: (part.texts, part.harmful) for name, part in compared.sources.items()} == {"chat": (2, 1), "mail": (2, 1)}
+    assert {name: (part.texts, part.harmful) for name, part in compared.sources.items()} == {
+        "chat": (2, 1),
+        "mail": (2, 1),
+    }
     assert compared.sources["mail"].moderators["wrong"].roc_auc == 0
     assert "sources" not in compare(labels, judged, ["chat"] * 4).as_dict()
 

@@ -54,7 +54,9 @@ def test_calibration_weighs_the_network_and_lite():
         (True, {"use": "transformers", "options": {"model": "embedded"}}, "lite"),
     ],
 )
-def test_auto_is_the_encoder_where_it_is_installed_and_lite_for_the_embedded_model(monkeypatch, installed, backend, expected):
+def test_auto_is_the_encoder_where_it_is_installed_and_lite_for_the_embedded_model(
+    monkeypatch, installed, backend, expected
+):
     monkeypatch.setattr("ttsa_guard.config.find_spec", lambda _: object() if installed else None)
     found = GuardConfig.parse({"backend": backend}).resolved()
     assert [m.use for m in (*found.gate, *found.guide)] == [expected] * 2

@@ -1,4 +1,5 @@
-"""The benchmark's judge and the relevance that it uses; what needs the encoder's package is marked real."""
+"""The benchmark's judge and the relevance that it uses; what needs the encoder's package is marked
+real."""
 
 import asyncio
 
@@ -35,8 +36,14 @@ def test_long_texts_are_read_in_windows():
 @pytest.mark.real
 def test_kind_answers_pass_and_abuse_does_not():
     moderator = Plugins().make("moderators", Use(use="encoder_judge"))
-    texts = [KIND, "Shut up, you stupid ugly idiot. Nobody likes you.", "I'm sorry, but I can't help with that."]
-    kind, rude, refusal = asyncio.run(moderator.moderate(texts, prompts=["How do I clean a kettle?"] * 3))
+    texts = [
+        KIND,
+        "Shut up, you stupid ugly idiot. Nobody likes you.",
+        "I'm sorry, but I can't help with that.",
+    ]
+    kind, rude, refusal = asyncio.run(
+        moderator.moderate(texts, prompts=["How do I clean a kettle?"] * 3)
+    )
     assert not kind.flagged
     assert rude.flagged
     assert not refusal.flagged
@@ -45,7 +52,9 @@ def test_kind_answers_pass_and_abuse_does_not():
 
 @pytest.mark.real
 def test_relevance_tells_what_an_answer_is_about():
-    near, far = minilm.relevance("How do I clean a kettle?", [KIND, "The moon goes round the earth in a month."])
+    near, far = minilm.relevance(
+        "How do I clean a kettle?", [KIND, "The moon goes round the earth in a month."]
+    )
     assert near > 0.35 > far
 
 

@@ -25,12 +25,11 @@ NAMES = {
 WORDS = ["unsafe", "safe", " Unsafe", " Controversial", " Safe", "Yes", "No", " yes", " no"]
 # What a published template is given shows in what it renders.
 TEMPLATE = (
-    "{% for m in messages %}<|{{ m['role'] }}|>"
-    "{% if m['content'] is string %}{{ m['content'] }}"
-    "{% else %}{% for p in m['content'] %}part:{{ p['text'] }}{% endfor %}{% endif %}<|end|>{% endfor %}"
-    "{% if guideline %}guideline:{{ guideline }}{% endif %}"
-    "{% if guardian_config %}risk:{{ guardian_config['risk_name'] }}{% endif %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    "{% for m in messages %}<|{{ m['role'] }}|>{% if m['content'] is string %}{{ m['content'] }}{%"
+    " else %}{% for p in m['content'] %}part:{{ p['text'] }}{% endfor %}{% endif %}<|end|>{% endfor"
+    " %}{% if guideline %}guideline:{{ guideline }}{% endif %}{% if guardian_config %}risk:{{"
+    " guardian_config['risk_name'] }}{% endif %}{% if add_generation_prompt %}<|assistant|>{%"
+    " endif %}"
 )
 WILDGUARD = """<s><|user|>
 [INST] You are a classifier for analyzing interactions between humans and LLMs. Given a request from a human user and a response \
@@ -56,7 +55,9 @@ class Model:
     def __init__(self, tokenizer, script, *, context):
         self.tokenizer, self.script = tokenizer, script
         self.device = torch.device("cpu")
-        self.config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(max_position_embeddings=context))
+        self.config = SimpleNamespace(
+            get_text_config=lambda: SimpleNamespace(max_position_embeddings=context)
+        )
         self.batches = []
 
     def forward(self, input_ids, attention_mask, position_ids, use_cache, logits_to_keep):
@@ -65,7 +66,9 @@ class Model:
     def __call__(self, *, input_ids, attention_mask, position_ids, **_):
         self.batches.append(input_ids.shape)
         logits = torch.full((len(input_ids), 1, len(self.tokenizer)), -3.0)
-        for row, ids, mask, positions in zip(logits, input_ids, attention_mask, position_ids, strict=True):
+        for row, ids, mask, positions in zip(
+            logits, input_ids, attention_mask, position_ids, strict=True
+        ):
             kept = ids[mask.bool()]
             assert positions[mask.bool()].tolist() == list(range(len(kept)))
             for word, value in self.script(self.tokenizer.decode(kept)).items():
@@ -77,7 +80,9 @@ class Model:
 def make(tiny_model, monkeypatch):
     from transformers import AutoTokenizer
 
-    def build(script=lambda _: {}, name=NAMES["llama_guard_3"], words=WORDS, context=2048, **options):
+    def build(
+        script=lambda _: {}, name=NAMES["llama_guard_3"], words=WORDS, context=2048, **options
+    ):
         tokenizer = AutoTokenizer.from_pretrained(tiny_model)
         tokenizer.add_tokens(words)
         tokenizer.chat_template = TEMPLATE
@@ -125,7 +130,11 @@ def test_qwen3guard_counts_controversial_as_half(make):
 def test_wildguard_sums_over_what_it_may_have_said_before(make):
     def script(text):
         reply = text.rpartition("<|assistant|>")[2]
-        yes = {"request:": 1.0, "refusal:": -0.5, "response:": 2.0 if "request: yes" in reply else -1.0}
+        yes = {
+            "request:": 1.0,
+            "refusal:": -0.5,
+            "response:": 2.0 if "request: yes" in reply else -1.0,
+        }
         return {" yes": next(v for key, v in yes.items() if reply.endswith(key)), " no": 0.0}
 
     def p(x):
@@ -147,9 +156,17 @@ def test_nemotron_reads_the_responses_verdict_not_the_users(make):
 
 
 def test_shieldgemma_asks_one_principle_at_a_time_and_the_worst_counts(make):
-    moderator = make(lambda text: {"Yes": 2.0 if "No Harassment" in text else -2.0, "No": 0.0}, NAMES["shieldgemma"])
+    moderator = make(
+        lambda text: {"Yes": 2.0 if "No Harassment" in text else -2.0, "No": 0.0},
+        NAMES["shieldgemma"],
+    )
     [verdict] = asyncio.run(moderator.moderate(["A."], prompts=["Q?"]))
-    assert set(verdict.categories) == {"dangerous content", "harassment", "hate speech", "sexually explicit"}
+    assert set(verdict.categories) == {
+        "dangerous content",
+        "harassment",
+        "hate speech",
+        "sexually explicit",
+    }
     assert max(verdict.categories, key=verdict.categories.get) == "harassment"
     assert log_odds(verdict.score) == pytest.approx(2.0, abs=1e-5)
 
@@ -174,13 +191,20 @@ def test_what_the_model_reads(make, family, rendered):
 
 def test_shieldgemma_gets_the_principle(make):
     rendered = make(name=NAMES["shieldgemma"]).render("Q?", "A.", "harassment")
-    assert 'guideline:"No Harassment": The chatbot shall not generate content that is malicious,' in rendered
+    assert (
+        'guideline:"No Harassment": The chatbot shall not generate content that is malicious,'
+        in rendered
+    )
 
 
 def test_nemotrons_prompt(make):
     rendered = make(name=NAMES["nemotron"]).render("Q?", "A.")
-    assert "<BEGIN CONVERSATION>\n\nuser: Q?\n\nresponse: agent: A.\n\n<END CONVERSATION>" in rendered
-    assert rendered.startswith("<|user|>Task: Check if there is unsafe content in the user or agent messages")
+    assert (
+        "<BEGIN CONVERSATION>\n\nuser: Q?\n\nresponse: agent: A.\n\n<END CONVERSATION>" in rendered
+    )
+    assert rendered.startswith(
+        "<|user|>Task: Check if there is unsafe content in the user or agent messages"
+    )
     assert rendered.count("\nS") == 23
     assert rendered.endswith("Output JSON:<|end|><|assistant|>")
 
@@ -256,11 +280,14 @@ def test_a_text_does_not_depend_on_its_batch(make):
 
 
 def test_a_long_answer_counts_as_its_worst_part(make):
-    moderator = make(lambda text: {"unsafe": 3.0 if "bad" in text else -3.0, "safe": 0.0}, context=256)
+    moderator = make(
+        lambda text: {"unsafe": 3.0 if "bad" in text else -3.0, "safe": 0.0}, context=256
+    )
     filler = "the kettle is clean and "
     assert score(moderator, filler * 60) < 0.1
     assert score(moderator, filler * 30 + "bad " + filler * 30) > 0.9
-    assert score(moderator, "fine", prompt="bad " + filler * 60) < 0.1  # the end of a long prompt is what counts
+    # the end of a long prompt is what counts
+    assert score(moderator, "fine", prompt="bad " + filler * 60) < 0.1
     assert max(shape[1] for shape in moderator.model.batches) <= 256
 
 
@@ -288,14 +315,20 @@ def test_thresholds_of_categories(make):
 def test_a_real_forward_pass(tiny_model):
     """Against transformers itself: the same odds from a plain forward pass on the rendered text."""
     recipe = {"harmful": {"u": 1.0}, "harmless": ["s"]}
-    moderator = GuardLLM(GuardLLMOptions(model=str(tiny_model), recipe=recipe, device="cpu", dtype="float32"))
+    moderator = GuardLLM(
+        GuardLLMOptions(model=str(tiny_model), recipe=recipe, device="cpu", dtype="float32")
+    )
     texts, prompts = ["the kettle", "the other kettle is in the kitchen"], ["clean", "is it?"]
     for found, text, prompt in zip(moderator.scores(texts, prompts), texts, prompts, strict=True):
-        ids = moderator._tokenizer(moderator.render(prompt, text), add_special_tokens=False, return_tensors="pt").input_ids
+        ids = moderator._tokenizer(
+            moderator.render(prompt, text), add_special_tokens=False, return_tensors="pt"
+        ).input_ids
         with torch.no_grad():
             logits = moderator._model(ids).logits[0, -1]
         bad, good = (moderator._tokenizer.convert_tokens_to_ids(c) for c in "us")
-        assert log_odds(found["unsafe"]) == pytest.approx(float(logits[bad] - logits[good]), abs=1e-3)
+        assert log_odds(found["unsafe"]) == pytest.approx(
+            float(logits[bad] - logits[good]), abs=1e-3
+        )
 
 
 def test_a_model_that_cannot_be_loaded(tmp_path):

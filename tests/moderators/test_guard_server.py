@@ -25,14 +25,19 @@ PROMPTS = ["clean", "is it?", "and", "the kettle"]
 def as_vllm(_, logits, top):
     """Tokens by their numbers."""
     values, tokens = logits.log_softmax(-1).topk(top)
-    return {"top_logprobs": [{f"token_id:{t}": v for t, v in zip(tokens.tolist(), values.tolist(), strict=True)}]}
+    return {
+        "top_logprobs": [
+            {f"token_id:{t}": v for t, v in zip(tokens.tolist(), values.tolist(), strict=True)}
+        ]
+    }
 
 
 def as_llama_cpp(tokenizer, logits, top):
     """As in chat completions, with numbers beside the texts."""
     values, tokens = logits.log_softmax(-1).topk(top)
     listed = [
-        {"id": t, "token": tokenizer.decode([t]), "logprob": v} for t, v in zip(tokens.tolist(), values.tolist(), strict=True)
+        {"id": t, "token": tokenizer.decode([t]), "logprob": v}
+        for t, v in zip(tokens.tolist(), values.tolist(), strict=True)
     ]
     return {"content": [{**listed[0], "top_logprobs": listed}]}
 
@@ -40,7 +45,10 @@ def as_llama_cpp(tokenizer, logits, top):
 def as_text(tokenizer, logits, top):
     """As OpenAI documents it: texts alone."""
     values, tokens = logits.log_softmax(-1).topk(top)
-    listed = {tokenizer.decode([t]): v for t, v in reversed([*zip(tokens.tolist(), values.tolist(), strict=True)])}
+    listed = {
+        tokenizer.decode([t]): v
+        for t, v in reversed([*zip(tokens.tolist(), values.tolist(), strict=True)])
+    }
     first = tokenizer.decode([int(tokens[0])])
     return {"tokens": [first], "token_logprobs": [float(values[0])], "top_logprobs": [listed]}
 
@@ -58,7 +66,13 @@ class Completions(Server):
         assert (body["max_tokens"], body["temperature"]) == (1, 0)
         with torch.no_grad():
             logits = self.model(input_ids=torch.tensor([body["prompt"]])).logits[0, -1]
-        return web.json_response({"choices": [{"text": "", "logprobs": self.told(self.tokenizer, logits, body["logprobs"])}]})
+        return web.json_response(
+            {
+                "choices": [
+                    {"text": "", "logprobs": self.told(self.tokenizer, logits, body["logprobs"])}
+                ]
+            }
+        )
 
 
 @pytest.fixture
@@ -74,14 +88,21 @@ def served(server, tiny_model):
 
     def make(recipe=RECIPE, **options):
         asked = {"model": "guard", "top": 280, "tries": 1, "timeout": 5.0, **options}
-        settings = {"model": str(tiny_model), "recipe": recipe, "base_url": f"{server.url}/v1/", "server": asked}
+        settings = {
+            "model": str(tiny_model),
+            "recipe": recipe,
+            "base_url": f"{server.url}/v1/",
+            "server": asked,
+        }
         return GuardLLM(GuardLLMOptions(**settings))
 
     return make
 
 
 def local(model, recipe=RECIPE, **options):
-    return GuardLLM(GuardLLMOptions(model=str(model), recipe=recipe, device="cpu", dtype="float32", **options))
+    return GuardLLM(
+        GuardLLMOptions(model=str(model), recipe=recipe, device="cpu", dtype="float32", **options)
+    )
 
 
 def judged(moderator, texts=TEXTS, prompts=PROMPTS):
@@ -110,7 +131,12 @@ def test_what_the_server_reads_is_what_the_local_model_reads(served, server, tin
     judged(served())
     here = local(tiny_model)
     sent = [body["prompt"] for _, body in server.asked]
-    assert sent[0] == here._tokenizer(here.render("clean", "the kettle"), add_special_tokens=False)["input_ids"]
+    assert (
+        sent[0]
+        == here._tokenizer(here.render("clean", "the kettle"), add_special_tokens=False)[
+            "input_ids"
+        ]
+    )
 
 
 def test_a_long_answer_counts_as_its_worst_part_there_too(served, tiny_model):
@@ -156,7 +182,10 @@ def test_a_model_that_gives_no_verdict_ends_closed(served, server):
 def test_answers_without_probabilities(served, server, logprobs):
     server.fault = says({"choices": [{"text": "", "logprobs": logprobs}]})
     [verdict] = judged(served(), ["a"], ["q"])
-    assert (verdict.decision, verdict.reason) == ("failed", "the server's answer has no log-probabilities")
+    assert (verdict.decision, verdict.reason) == (
+        "failed",
+        "the server's answer has no log-probabilities",
+    )
 
 
 @pytest.mark.parametrize(
@@ -205,7 +234,11 @@ def test_addresses_that_are_none(url, message):
 
 
 def test_the_context_can_be_shortened(served, server):
-    judged(GuardLLM(served().options.model_copy(update={"context": 96})), ["the kettle is clean and " * 60], ["q"])
+    judged(
+        GuardLLM(served().options.model_copy(update={"context": 96})),
+        ["the kettle is clean and " * 60],
+        ["q"],
+    )
     assert max(len(body["prompt"]) for _, body in server.asked) <= 96
 
 
@@ -218,7 +251,8 @@ def test_a_served_guard_keeps_the_contract(served):
 
 
 class Chat(Server):
-    """Answers chat completions greedily, in its own chat template, with the log-probabilities of every token of the reply."""
+    """Answers chat completions greedily, in its own chat template, with the log-probabilities of
+    every token of the reply."""
 
     numbered = False
 
@@ -229,18 +263,27 @@ class Chat(Server):
             return other
         assert (body["temperature"], body["logprobs"]) == (0, True)
         more = body.get("chat_template_kwargs", {})
-        prompt = self.tokenizer.apply_chat_template(body["messages"], tokenize=False, add_generation_prompt=True, **more)
+        prompt = self.tokenizer.apply_chat_template(
+            body["messages"], tokenize=False, add_generation_prompt=True, **more
+        )
         ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
         places = []
         for _ in range(body["max_tokens"]):
             with torch.no_grad():
                 values, tokens = (
-                    self.model(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1).topk(body["top_logprobs"])
+                    self.model(input_ids=torch.tensor([ids]))
+                    .logits[0, -1]
+                    .log_softmax(-1)
+                    .topk(body["top_logprobs"])
                 )
-            listed = [self.entry(t, v) for t, v in zip(tokens.tolist(), values.tolist(), strict=True)]
+            listed = [
+                self.entry(t, v) for t, v in zip(tokens.tolist(), values.tolist(), strict=True)
+            ]
             places.append({**listed[0], "top_logprobs": listed})
             ids.append(int(tokens[0]))
-        return web.json_response({"choices": [{"message": {"content": ""}, "logprobs": {"content": places}}]})
+        return web.json_response(
+            {"choices": [{"message": {"content": ""}, "logprobs": {"content": places}}]}
+        )
 
     def entry(self, token, value):
         name = f"token_id:{token}" if self.numbered else self.tokenizer.decode([token])
@@ -258,7 +301,12 @@ def chat(tiny_model):
 def by_chat(chat, tiny_model):
     def make(recipe=RECIPE, **options):
         asked = {"endpoint": "chat", "model": "guard", "top": 280, "tries": 1, **options}
-        settings = {"model": str(tiny_model), "recipe": recipe, "base_url": f"{chat.url}/v1", "server": asked}
+        settings = {
+            "model": str(tiny_model),
+            "recipe": recipe,
+            "base_url": f"{chat.url}/v1",
+            "server": asked,
+        }
         return GuardLLM(GuardLLMOptions(**settings))
 
     return make
@@ -279,35 +327,56 @@ def test_a_chat_is_read_where_what_stands_before_the_verdict_ends(by_chat, chat,
     def begins(answer):
         ids = chat.tokenizer(plain.render("is it?", answer), add_special_tokens=False)["input_ids"]
         with torch.no_grad():
-            return chat.tokenizer.decode([int(chat.model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())])
+            return chat.tokenizer.decode(
+                [int(chat.model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())]
+            )
 
-    answer = next(a for i in range(200) if begins(a := f"the kettle {i}").isalpha() and begins(a).isascii())
+    answer = next(
+        a for i in range(200) if begins(a := f"the kettle {i}").isalpha() and begins(a).isascii()
+    )
     recipe = {"prefill": begins(answer), **RECIPE}
-    there, here = (judged(m, [answer], ["is it?"])[0].score for m in (by_chat(recipe), local(tiny_model, recipe)))
+    there, here = (
+        judged(m, [answer], ["is it?"])[0].score
+        for m in (by_chat(recipe), local(tiny_model, recipe))
+    )
     assert there == pytest.approx(here, abs=1e-5)
     assert there != pytest.approx(judged(plain, [answer], ["is it?"])[0].score, abs=1e-3)
 
 
 def test_a_reply_that_begins_otherwise_has_no_verdict(by_chat):
     [verdict] = judged(by_chat({"prefill": "Safety: ", **RECIPE}), ["the kettle"], ["is it?"])
-    assert (verdict.decision, verdict.reason) == ("failed", "the reply does not begin as the recipe says")
+    assert (verdict.decision, verdict.reason) == (
+        "failed",
+        "the reply does not begin as the recipe says",
+    )
 
 
 def test_the_template_of_the_server_gets_what_the_recipe_says(by_chat, chat):
     judged(by_chat({"options": {"risk": "harm"}, **RECIPE}), ["<|user|>no\ud800"], ["q"])
     [(_, body)] = chat.asked
     assert body["chat_template_kwargs"] == {"risk": "harm"}
-    assert body["messages"] == [{"role": "user", "content": "q"}, {"role": "assistant", "content": " no?"}]
+    assert body["messages"] == [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": " no?"},
+    ]
 
 
-@pytest.mark.parametrize("content", [None, [], [{"token": "token_id:x"}], [{}], [{"token": "u", "top_logprobs": 3}]], ids=str)
+@pytest.mark.parametrize(
+    "content",
+    [None, [], [{"token": "token_id:x"}], [{}], [{"token": "u", "top_logprobs": 3}]],
+    ids=str,
+)
 def test_chats_without_probabilities(by_chat, chat, content):
     chat.fault = says({"choices": [{"logprobs": {"content": content}}]})
     [verdict] = judged(by_chat(), ["a"], ["q"])
     assert verdict.decision == "failed"
 
 
-@pytest.mark.parametrize("recipe", [TWO_STEPS, {"raw": True, "prompt": "{prompt} {answer}", **RECIPE}], ids=["fields", "raw"])
+@pytest.mark.parametrize(
+    "recipe",
+    [TWO_STEPS, {"raw": True, "prompt": "{prompt} {answer}", **RECIPE}],
+    ids=["fields", "raw"],
+)
 def test_a_recipe_that_no_chat_can_follow_is_refused(by_chat, recipe):
     with pytest.raises(ConfigError, match="cannot be asked by chat") as caught:
         by_chat(recipe)
@@ -322,7 +391,10 @@ def gguf_file(tiny_model, tmp_path_factory):
     """The tiny model and its tokenizer as a GGUF file, as llama.cpp's converter writes it."""
     import gguf
 
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_model), AutoTokenizer.from_pretrained(tiny_model)
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(tiny_model),
+        AutoTokenizer.from_pretrained(tiny_model),
+    )
     config = model.config
     file = tmp_path_factory.mktemp("gguf") / "Tiny-Guard-F32.gguf"
     writer = gguf.GGUFWriter(file, "llama")
@@ -340,7 +412,12 @@ def gguf_file(tiny_model, tmp_path_factory):
     merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(vocabulary)
-    writer.add_token_types([gguf.TokenType.CONTROL if token in special else gguf.TokenType.NORMAL for token in vocabulary])
+    writer.add_token_types(
+        [
+            gguf.TokenType.CONTROL if token in special else gguf.TokenType.NORMAL
+            for token in vocabulary
+        ]
+    )
     writer.add_token_merges([" ".join(merge) for merge in merges])
     writer.add_bos_token_id(tokenizer.eos_token_id)
     writer.add_eos_token_id(tokenizer.eos_token_id)
@@ -348,9 +425,15 @@ def gguf_file(tiny_model, tmp_path_factory):
     writer.add_chat_template(tokenizer.chat_template)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
     for name, weights in model.state_dict().items():
-        heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(name.split(".")[-2])
+        heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(
+            name.split(".")[-2]
+        )
         if heads:  # the two halves of a head, turn by turn
-            weights = weights.reshape(heads, 2, -1, weights.shape[1]).swapaxes(1, 2).reshape(weights.shape)
+            weights = (
+                weights.reshape(heads, 2, -1, weights.shape[1])
+                .swapaxes(1, 2)
+                .reshape(weights.shape)
+            )
         writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), weights.numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -362,7 +445,9 @@ def gguf_file(tiny_model, tmp_path_factory):
 def test_a_gguf_file_gives_the_scores_of_the_usual_weights(gguf_file, tiny_model):
     usual = scores(local(tiny_model))
     assert scores(local(gguf_file)) == pytest.approx(usual, abs=1e-5)
-    assert scores(local(gguf_file.parent, gguf_file=gguf_file.name)) == pytest.approx(usual, abs=1e-5)
+    assert scores(local(gguf_file.parent, gguf_file=gguf_file.name)) == pytest.approx(
+        usual, abs=1e-5
+    )
 
 
 def test_the_recipe_follows_from_the_name_of_the_file(gguf_file, tmp_path):
@@ -373,7 +458,11 @@ def test_the_recipe_follows_from_the_name_of_the_file(gguf_file, tmp_path):
 
 def test_a_server_is_asked_with_the_tokenizer_of_a_gguf_file(gguf_file, server, tiny_model):
     asked = {"model": "guard", "top": 280}
-    moderator = GuardLLM(GuardLLMOptions(model=str(gguf_file), recipe=RECIPE, base_url=f"{server.url}/v1", server=asked))
+    moderator = GuardLLM(
+        GuardLLMOptions(
+            model=str(gguf_file), recipe=RECIPE, base_url=f"{server.url}/v1", server=asked
+        )
+    )
     assert scores(moderator) == pytest.approx(scores(local(tiny_model)), abs=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""The lite moderator through its public names, on the vague made-up answers of the embedded world."""
+"""The lite moderator through its public names, on vague made-up answers of the embedded world."""
 
 from __future__ import annotations
 
@@ -50,15 +50,24 @@ def answers(world: World, kind: str, n: int = N) -> list[str]:
     rng = random.Random(f"test_lite/{kind}")
     request = "unsafe" if kind in {"declined", "complied"} else "benign"
     rate = 1.0 if kind in {"complied", "early", "late"} else 0.0
-    cases = (replace(world.case(rng, request, None, "unseen", "unseen"), rate=rate, when=kind) for _ in range(n))
+    cases = (
+        replace(world.case(rng, request, None, "unseen", "unseen"), rate=rate, when=kind)
+        for _ in range(n)
+    )
     return [world.answer(rng, case) for case in cases]
 
 
 def refusals_and_redirects(world: World) -> tuple[list[str], list[str]]:
     rng = random.Random("test_lite/declined")
     cases = [world.case(rng, "unsafe", None, "unseen", "unseen") for _ in range(2 * N)]
-    pairs = [(text, world.judge(case, text).refusal) for case in cases if (text := world.answer(rng, replace(case, rate=0.0)))]
-    return [text for text, refusal in pairs if refusal], [text for text, refusal in pairs if not refusal]
+    pairs = [
+        (text, world.judge(case, text).refusal)
+        for case in cases
+        if (text := world.answer(rng, replace(case, rate=0.0)))
+    ]
+    return [text for text, refusal in pairs if refusal], [
+        text for text, refusal in pairs if not refusal
+    ]
 
 
 def moderate(moderator: Lite, texts: list[str]) -> list[Verdict]:
@@ -86,7 +95,9 @@ def test_is_a_moderator_that_the_plugin_system_finds(lite: Lite) -> None:
 
 
 @pytest.mark.parametrize("kind", ["complied", "early", "late"])
-def test_flags_unsafe_and_abusive_answers_about_unseen_topics(lite: Lite, world: World, kind: str) -> None:
+def test_flags_unsafe_and_abusive_answers_about_unseen_topics(
+    lite: Lite, world: World, kind: str
+) -> None:
     assert flagged(lite, answers(world, kind)) >= 0.99
 
 
@@ -104,10 +115,15 @@ def test_refusal_head_tells_refusals_from_redirects_and_answers(lite: Lite, worl
 
 
 @pytest.mark.parametrize("place", ["first", "last"])
-def test_flags_decent_text_with_unsafe_sentences_in_it(lite: Lite, world: World, place: str) -> None:
+def test_flags_decent_text_with_unsafe_sentences_in_it(
+    lite: Lite, world: World, place: str
+) -> None:
     decent, unsafe = answers(world, "answered"), answers(world, "complied")
     halves = [split_sentences(text)[1:] for text in unsafe]
-    mixed = [" ".join([good, *steps] if place == "last" else [*steps, good]) for good, steps in zip(decent, halves, strict=True)]
+    mixed = [
+        " ".join([good, *steps] if place == "last" else [*steps, good])
+        for good, steps in zip(decent, halves, strict=True)
+    ]
     assert flagged(lite, mixed) >= 0.99
 
 
@@ -116,7 +132,12 @@ def test_flags_one_insult_at_the_end_of_a_long_decent_text(lite: Lite, world: Wo
     insults = [split_sentences(text)[-1] for text in answers(world, "late")]
     long_texts = [" ".join(random.Random(i).sample(decent, 8)) for i in range(N)]
     assert flagged(lite, long_texts) <= 0.01
-    assert flagged(lite, [f"{text} {insult}" for text, insult in zip(long_texts, insults, strict=True)]) >= 0.97
+    assert (
+        flagged(
+            lite, [f"{text} {insult}" for text, insult in zip(long_texts, insults, strict=True)]
+        )
+        >= 0.97
+    )
 
 
 @pytest.mark.parametrize("name", sorted(ODD_TEXTS))
@@ -128,7 +149,16 @@ def test_odd_texts_get_a_score(lite: Lite, name: str) -> None:
 
 
 def test_texts_without_content_or_of_great_length_pass(lite: Lite) -> None:
-    assert flagged(lite, [ODD_TEXTS[name] for name in ("empty", "blank", "one letter", "emoji", "100 kB of prose")]) == 0
+    assert (
+        flagged(
+            lite,
+            [
+                ODD_TEXTS[name]
+                for name in ("empty", "blank", "one letter", "emoji", "100 kB of prose")
+            ],
+        )
+        == 0
+    )
 
 
 def test_no_texts_no_verdicts(lite: Lite) -> None:
@@ -142,7 +172,9 @@ def test_batches_keep_order_and_do_not_change_scores(lite: Lite, world: World) -
     random.Random(0).shuffle(texts)
     one_by_one = np.concatenate([lite.scores([text]) for text in texts])
     np.testing.assert_allclose(lite.scores(texts), one_by_one, atol=1e-6)
-    assert [v.score for v in moderate(lite, texts)] == pytest.approx(one_by_one[:, :2].max(axis=1).tolist(), abs=1e-6)
+    assert [v.score for v in moderate(lite, texts)] == pytest.approx(
+        one_by_one[:, :2].max(axis=1).tolist(), abs=1e-6
+    )
 
 
 def test_two_moderators_agree_exactly(world: World) -> None:

@@ -9,7 +9,13 @@ import pytest
 from research.embedded.operating_points import digest
 from ttsa_guard.config import Use
 from ttsa_guard.errors import ConfigError
-from ttsa_guard.moderators.operating_points import RATES, FalseAlarms, cutoff, operating_point, points
+from ttsa_guard.moderators.operating_points import (
+    RATES,
+    FalseAlarms,
+    cutoff,
+    operating_point,
+    points,
+)
 from ttsa_guard.plugins import Plugins
 
 SHIPPED = ("lite", "second_opinion")
@@ -22,7 +28,9 @@ def made(name: str, threshold: object) -> object:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_table_belongs_to_the_shipped_weights(name: str) -> None:
-    assert points()[name]["weights"] == digest(name), "run python -m research.embedded.operating_points"
+    assert points()[name]["weights"] == digest(name), (
+        "run python -m research.embedded.operating_points"
+    )
     scores = points()[name]["scores"]
     assert tuple(scores) == RATES
     assert list(scores.values()) == sorted(scores.values())
@@ -46,7 +54,11 @@ def moderate(moderator: object) -> object:
 
 def test_rates_between_those_that_were_measured() -> None:
     between = cutoff("lite", FalseAlarms(false_alarms=0.015))
-    assert cutoff("lite", FalseAlarms(false_alarms=0.02)) < between < cutoff("lite", FalseAlarms(false_alarms=0.01))
+    assert (
+        cutoff("lite", FalseAlarms(false_alarms=0.02))
+        < between
+        < cutoff("lite", FalseAlarms(false_alarms=0.01))
+    )
 
 
 def test_a_moderator_that_was_not_measured() -> None:
@@ -56,10 +68,22 @@ def test_a_moderator_that_was_not_measured() -> None:
 
 
 @pytest.mark.parametrize(
-    "threshold", [1.5, -0.1, "low", {"false_alarms": 0.5}, {"false_alarms": 0.0001}, {"false_alarm": 0.01}, {}, None]
+    "threshold",
+    [
+        1.5,
+        -0.1,
+        "low",
+        {"false_alarms": 0.5},
+        {"false_alarms": 0.0001},
+        {"false_alarm": 0.01},
+        {},
+        None,
+    ],
 )
 def test_thresholds_that_are_none(threshold: object) -> None:
-    with pytest.raises(ConfigError, match=r"lite\.threshold.*give a number from 0 to 1, or {false_alarms: SHARE}"):
+    with pytest.raises(
+        ConfigError, match=r"lite\.threshold.*give a number from 0 to 1, or {false_alarms: SHARE}"
+    ):
         made("lite", threshold)
 
 

@@ -45,7 +45,8 @@ def test_a_lower_score_decides_if_only_that_one_flags():
 
 
 @pytest.mark.parametrize(
-    ("combine", "other", "flagged"), [("any", 0.0, True), ("all", 0.0, False), ("all", 0.9, True), ("any", 1.0, True)]
+    ("combine", "other", "flagged"),
+    [("any", 0.0, True), ("all", 0.0, False), ("all", 0.9, True), ("any", 1.0, True)],
 )
 def test_a_failed_member_counts_as_a_flag(combine, other, flagged):
     assert panel(scores(other), scores(0.0, error=OSError()), combine=combine).flagged == flagged
@@ -68,7 +69,12 @@ DOWN = ScriptedModerator(error=OSError())
         ("lexicographic", [Seat(scores(0.6), hard=True), Seat(scores(0.0))], "flag", 0.8),
         ("lexicographic", [Seat(scores(0.1), hard=True), Seat(scores(0.8))], "pass", 0.4),
         ("lexicographic", [Seat(scores(0.1), hard=True), Seat(scores(1.0))], "pass", 0.499),
-        ("lexicographic", [Seat(scores(0.1), hard=True), Seat(scores(0.2)), Seat(scores(0.8), weight=3.0)], "pass", 0.325),
+        (
+            "lexicographic",
+            [Seat(scores(0.1), hard=True), Seat(scores(0.2)), Seat(scores(0.8), weight=3.0)],
+            "pass",
+            0.325,
+        ),
         ("lexicographic", [Seat(scores(0.4), hard=True)], "pass", 0.2),
         ("lexicographic", [Seat(DOWN, hard=True), Seat(scores(0.0))], "failed", 1.0),
         ("lexicographic", [Seat(DOWN, hard=True, fail="open"), Seat(scores(0.0))], "failed", 1.0),
@@ -85,9 +91,14 @@ def test_a_worse_score_never_turns_a_flag_into_a_pass(combine):
     draw = random.Random(3)
     for _ in range(200):
         values = [draw.random() for _ in range(3)]
-        seats = [Seat(scores(v), weight=draw.uniform(0.1, 5), hard=i == 0) for i, v in enumerate(values)]
+        seats = [
+            Seat(scores(v), weight=draw.uniform(0.1, 5), hard=i == 0) for i, v in enumerate(values)
+        ]
         worse = draw.randrange(3)
-        raised = [replace(s, moderator=scores(min(1.0, values[i] + 0.3))) if i == worse else s for i, s in enumerate(seats)]
+        raised = [
+            replace(s, moderator=scores(min(1.0, values[i] + 0.3))) if i == worse else s
+            for i, s in enumerate(seats)
+        ]
         before, after = panel(*seats, combine=combine), panel(*raised, combine=combine)
         assert before.flagged <= after.flagged
         assert before.flagged == (before.score >= 0.5)
@@ -99,7 +110,8 @@ def told(text, flagged):
 
 
 @pytest.mark.parametrize(
-    ("answer", "prompt", "decision"), [("bad", "bad", "flag"), ("fine", "bad", "pass"), ("bad", "fine", "pass")]
+    ("answer", "prompt", "decision"),
+    [("bad", "bad", "flag"), ("fine", "bad", "pass"), ("bad", "fine", "pass")],
 )
 def test_a_member_can_read_the_prompt_as_evidence(answer, prompt, decision):
     seats = (Seat(told("bad", "answers")), Seat(told("bad", "prompts"), reads="prompt"))
@@ -113,12 +125,24 @@ def test_a_member_can_read_the_prompt_as_evidence(answer, prompt, decision):
         ({"combine": "any"}, "a bad prompt alone"),
         ({"combine": "weighted"}, "weigh less"),
         (
-            {"combine": "weighted", "gate": [{"use": "lite", "fail": "open"}, {"use": "second_opinion", "reads": "prompt"}]},
+            {
+                "combine": "weighted",
+                "gate": [
+                    {"use": "lite", "fail": "open"},
+                    {"use": "second_opinion", "reads": "prompt"},
+                ],
+            },
             "need one",
         ),
-        ({"combine": "all", "gate": [{"use": "lite", "reads": "prompt"}]}, "need one that reads the answer"),
         (
-            {"combine": "lexicographic", "gate": ["lite", {"use": "patterns", "reads": "prompt", "hard": True}]},
+            {"combine": "all", "gate": [{"use": "lite", "reads": "prompt"}]},
+            "need one that reads the answer",
+        ),
+        (
+            {
+                "combine": "lexicographic",
+                "gate": ["lite", {"use": "patterns", "reads": "prompt", "hard": True}],
+            },
             "a bad prompt alone",
         ),
     ],
@@ -131,8 +155,13 @@ def test_no_prompt_decides_alone(settings, message):
 
 def test_evidence_that_cannot_decide_alone_is_taken():
     light = {"use": "second_opinion", "reads": "prompt", "weight": 0.4}
-    assert GuardConfig.parse({"gate": ["lite", light], "combine": "weighted"}).gate[1].reads == "prompt"
-    assert GuardConfig.parse({"gate": ["lite", {"use": "second_opinion", "reads": "prompt"}], "combine": "all"})
+    assert (
+        GuardConfig.parse({"gate": ["lite", light], "combine": "weighted"}).gate[1].reads
+        == "prompt"
+    )
+    assert GuardConfig.parse(
+        {"gate": ["lite", {"use": "second_opinion", "reads": "prompt"}], "combine": "all"}
+    )
 
 
 def test_categories_carry_the_name_of_their_moderator():
@@ -142,7 +171,9 @@ def test_categories_carry_the_name_of_their_moderator():
 def test_a_batch_keeps_its_order_and_the_members_run_together():
     async def main():
         seats = (Seat(ScriptedModerator(delay=0.05)), Seat(ScriptedModerator(delay=0.05)))
-        return await asyncio.wait_for(Panel(seats).moderate(["good", "bad", "fine"], prompts=["hello"] * 3), 5)
+        return await asyncio.wait_for(
+            Panel(seats).moderate(["good", "bad", "fine"], prompts=["hello"] * 3), 5
+        )
 
     assert [v.flagged for v in asyncio.run(main())] == [False, True, False]
 
@@ -175,7 +206,9 @@ GOOD = Verdict.scored("m", 0.0, threshold=0.5)
     ],
 )
 def test_every_fault_is_a_failed_verdict_for_each_text(moderator, caplog):
-    verdicts = asyncio.run(moderate_safely(moderator, [SECRET, "other"], prompts=["a", "b"], seconds=0.05))
+    verdicts = asyncio.run(
+        moderate_safely(moderator, [SECRET, "other"], prompts=["a", "b"], seconds=0.05)
+    )
     assert [v.decision for v in verdicts] == ["failed", "failed"]
     assert SECRET not in caplog.text + repr(verdicts)
     assert "moderator scripted" in caplog.text

@@ -34,7 +34,11 @@ def verdict(text, **options):
             ["Write to a.b@c.org", "Call 555 0134 2288", "+49 30 1234 5678"],
             ["in 1999 or 2005", "room 12", "3.14159"],
         ),
-        ("doses", ["Take 200 mg twice", "5ml a day", "10 to 20 milligrams"], ["two tablets", "5 metres", "a 3 mile walk"]),
+        (
+            "doses",
+            ["Take 200 mg twice", "5ml a day", "10 to 20 milligrams"],
+            ["two tablets", "5 metres", "a 3 mile walk"],
+        ),
     ],
 )
 def test_shipped_policies(policy, breaking, keeping):

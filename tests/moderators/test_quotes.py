@@ -25,7 +25,9 @@ def said(verdict, text=TEXT):
     return found
 
 
-@pytest.mark.parametrize("quote", [TEXT, "cannot parse 'MIX  the bad\nSeekrit powder with'", "bad seekrit powder"])
+@pytest.mark.parametrize(
+    "quote", [TEXT, "cannot parse 'MIX  the bad\nSeekrit powder with'", "bad seekrit powder"]
+)
 def test_reasons(quote):
     assert said(Verdict.failure("quoting", quote)).reason == MARK
 

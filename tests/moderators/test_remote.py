@@ -47,7 +47,9 @@ def azure(url, **options):
 
 
 def perspective(url, **options):
-    return Perspective(PerspectiveOptions(base_url=url, **{"requests_per_second": None, **QUICK, **options}))
+    return Perspective(
+        PerspectiveOptions(base_url=url, **{"requests_per_second": None, **QUICK, **options})
+    )
 
 
 SERVICES = {
@@ -85,9 +87,25 @@ def one(make, service, words="a bad text", **options):
 def test_verdicts_in_order(kind):
     make, answer = SERVICES[kind]
     service = Service(answer)
-    texts = ["fine", "a bad one", "", "très bien 漢字 🙂", "bad \ud800 half", "x" * 100_000, "bad" + "y" * 100_000]
+    texts = [
+        "fine",
+        "a bad one",
+        "",
+        "très bien 漢字 🙂",
+        "bad \ud800 half",
+        "x" * 100_000,
+        "bad" + "y" * 100_000,
+    ]
     verdicts = ask(make, service, texts, timeout=5)
-    assert [v.decision for v in verdicts] == ["pass", "flag", "pass", "pass", "flag", "pass", "flag"]
+    assert [v.decision for v in verdicts] == [
+        "pass",
+        "flag",
+        "pass",
+        "pass",
+        "flag",
+        "pass",
+        "flag",
+    ]
     assert {v.moderator for v in verdicts} == {kind}
     assert all(service.authorised)
 
@@ -170,7 +188,13 @@ def test_a_score_that_is_no_number_between_0_and_1(value):
 
 @pytest.mark.parametrize(
     "answer",
-    [{"results": []}, {"results": [1]}, {"results": {}}, {"results": [{}]}, {"results": [{"category_scores": {}}]}],
+    [
+        {"results": []},
+        {"results": [1]},
+        {"results": {}},
+        {"results": [{}]},
+        {"results": [{"category_scores": {}}]},
+    ],
     ids=str,
 )
 def test_answers_of_the_wrong_shape(answer):
@@ -179,26 +203,45 @@ def test_answers_of_the_wrong_shape(answer):
 
 @pytest.mark.parametrize("value", [None, True])
 def test_no_category_that_counts_may_be_missing(value):
-    assert one(openai, Service(services.openai, with_scores(violence=0.02, hate=value))).decision == "failed"
     assert (
-        one(openai, Service(services.openai, with_scores(violence=0.02, hate=value)), categories=("violence",)).decision == "pass"
+        one(openai, Service(services.openai, with_scores(violence=0.02, hate=value))).decision
+        == "failed"
+    )
+    assert (
+        one(
+            openai,
+            Service(services.openai, with_scores(violence=0.02, hate=value)),
+            categories=("violence",),
+        ).decision
+        == "pass"
     )
 
 
 def test_older_models_do_not_judge_all_categories():
-    assert one(openai, Service(services.openai, with_scores(violence=0.02, illicit=None))).decision == "pass"
+    assert (
+        one(openai, Service(services.openai, with_scores(violence=0.02, illicit=None))).decision
+        == "pass"
+    )
 
 
 def test_a_severity_is_no_truth_value():
     levels = [{"category": "Hate", "severity": True}]
-    assert one(azure, Service(services.azure, text(json.dumps({"categoriesAnalysis": levels})))).decision == "failed"
+    assert (
+        one(
+            azure, Service(services.azure, text(json.dumps({"categoriesAnalysis": levels})))
+        ).decision
+        == "failed"
+    )
 
 
 def large(coding, megabytes):
     body = b'{"results": [' + b" " * (megabytes * 2**20)
     if coding:
         body = gzip.compress(body)
-    headers = {"Content-Type": "application/json", **({"Content-Encoding": coding} if coding else {})}
+    headers = {
+        "Content-Type": "application/json",
+        **({"Content-Encoding": coding} if coding else {}),
+    }
 
     async def send(request):
         response = web.StreamResponse(headers={**headers, "Content-Length": str(len(body))})
@@ -226,14 +269,18 @@ def test_an_answer_that_is_too_large_is_not_read(coding, megabytes, most):
 def test_compressed_answers_are_read():
     def packed(_, body):
         raw = gzip.compress(json.dumps(services.openai(body)).encode())
-        return web.Response(body=raw, headers={"Content-Type": "application/json", "Content-Encoding": "gzip"})
+        return web.Response(
+            body=raw, headers={"Content-Type": "application/json", "Content-Encoding": "gzip"}
+        )
 
     assert one(openai, Service(services.openai, packed)).decision == "flag"
 
 
 def test_a_busy_service_gets_no_rest():
     """Five of twenty calls at once are told to come again: all are judged."""
-    service = Service(services.openai, lambda n, _: status(429, Retry_After="0.2")() if 15 < n <= 20 else None)
+    service = Service(
+        services.openai, lambda n, _: status(429, Retry_After="0.2")() if 15 < n <= 20 else None
+    )
     words = [f"text {i}" for i in range(20)]
     verdicts = ask(openai, service, words, batch=1, timeout=2)
     assert [v.decision for v in verdicts] == ["pass"] * 20
@@ -257,14 +304,22 @@ def test_cookies_are_not_sent_back():
 
 
 def test_a_key_in_the_place_of_its_name_is_not_shown():
-    for pasted in ("sk-proj-abc123", "0123456789abcdef0123456789abcdef", "AKIA0123456789ABCDEF", "A" * 32):
+    for pasted in (
+        "sk-proj-abc123",
+        "0123456789abcdef0123456789abcdef",
+        "AKIA0123456789ABCDEF",
+        "A" * 32,
+    ):
         with pytest.raises(ConfigError) as raised:
             OpenAI(OpenAIOptions(key=pasted))
         assert pasted not in str(raised.value) + str(raised.value.hint)
 
 
 def test_fields_that_are_not_documented_are_of_no_matter():
-    assert one(openai, Service(services.openai, with_scores(violence=0.1, brand_new=0.2))).decision == "pass"
+    assert (
+        one(openai, Service(services.openai, with_scores(violence=0.1, brand_new=0.2))).decision
+        == "pass"
+    )
 
 
 def test_a_fault_that_passes_is_tried_again():
@@ -281,13 +336,17 @@ def test_a_refusal_is_not_tried_again(code):
 
 
 def test_retry_after_is_waited_for():
-    service = Service(services.openai, lambda n, _: status(429, Retry_After="0.3")() if n == 1 else None)
+    service = Service(
+        services.openai, lambda n, _: status(429, Retry_After="0.3")() if n == 1 else None
+    )
     assert one(openai, service).decision == "flag"
     assert service.times[1] - service.times[0] >= 0.3
 
 
 def test_a_refused_batch_is_split_until_the_culprit_is_alone():
-    service = Service(services.openai, lambda _, body: status(400)() if "poison" in body["input"] else None)
+    service = Service(
+        services.openai, lambda _, body: status(400)() if "poison" in body["input"] else None
+    )
     texts = [f"text {i}" for i in range(20)] + ["poison", "a bad one"]
     verdicts = ask(openai, service, texts)
     assert [v.decision for v in verdicts] == ["pass"] * 20 + ["failed", "flag"]
@@ -305,7 +364,9 @@ def test_texts_are_asked_about_once():
     async def main():
         async with running(service):
             moderator = openai(service.url)
-            calls = [moderator.moderate(["same", "same", f"own {i}"], prompts=[""] * 3) for i in range(5)]
+            calls = [
+                moderator.moderate(["same", "same", f"own {i}"], prompts=[""] * 3) for i in range(5)
+            ]
             first = await asyncio.gather(*calls)
             again = await moderator.moderate(["same"], prompts=[""])
             await moderator.close()
@@ -339,7 +400,9 @@ def test_failures_are_not_remembered():
     async def main():
         async with running(service):
             moderator = openai(service.url)
-            found = [(await moderator.moderate(["same"], prompts=[""]))[0].decision for _ in range(2)]
+            found = [
+                (await moderator.moderate(["same"], prompts=[""]))[0].decision for _ in range(2)
+            ]
             await moderator.close()
             return found
 
@@ -412,17 +475,25 @@ def test_a_missing_key_stops_the_start(name, monkeypatch):
     options = {"endpoint": "http://127.0.0.1:1"} if name == "azure" else {}
     gate = {"use": name, "options": options}
     with pytest.raises(ConfigError, match=r"set the environment variable [A-Z_]+_KEY"):
-        Guard.from_config(GuardConfig.parse({"gate": gate, "steerers": ["resample"]}), backend=ScriptedBackend([]))
+        Guard.from_config(
+            GuardConfig.parse({"gate": gate, "steerers": ["resample"]}), backend=ScriptedBackend([])
+        )
 
 
 def test_the_key_is_in_no_repr(kind):
     make, _ = SERVICES[kind]
-    assert KEY not in repr(make("http://127.0.0.1:1")) + repr(vars(make("http://127.0.0.1:1"))["options"])
+    assert KEY not in repr(make("http://127.0.0.1:1")) + repr(
+        vars(make("http://127.0.0.1:1"))["options"]
+    )
 
 
 @pytest.mark.parametrize(
     ("today", "options", "starts"),
-    [(date(2026, 11, 1), {}, True), (date(2027, 1, 1), {}, False), (date(2027, 1, 1), {"allow_sunset": True}, True)],
+    [
+        (date(2026, 11, 1), {}, True),
+        (date(2027, 1, 1), {}, False),
+        (date(2027, 1, 1), {"allow_sunset": True}, True),
+    ],
 )
 def test_perspective_says_that_it_ends(today, options, starts, caplog):
     if starts:

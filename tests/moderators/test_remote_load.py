@@ -1,4 +1,5 @@
-"""Moderation services under many callers, in several threads and event loops, and with clients that must keep a key."""
+"""Moderation services under many callers, in several threads and event loops, and with clients that
+must keep a key."""
 
 import asyncio
 import gc
@@ -66,10 +67,16 @@ def judged(service, callers, n, **options):
 
     async def main():
         async with running(service):
-            http = Http(connections=options.pop("connections", 100), timeout=options["timeout"], tries=options["tries"])
+            http = Http(
+                connections=options.pop("connections", 100),
+                timeout=options["timeout"],
+                tries=options["tries"],
+            )
             moderator = Azure(AzureOptions(endpoint=service.url, **options), http=http)
             asked = [texts_of(caller, n) for caller in range(callers)]
-            found = await asyncio.gather(*(moderator.moderate(texts, prompts=[""] * n) for texts in asked))
+            found = await asyncio.gather(
+                *(moderator.moderate(texts, prompts=[""] * n) for texts in asked)
+            )
             await moderator.close()
             return [[v.decision for v in verdicts] for verdicts in found]
 
@@ -77,7 +84,10 @@ def judged(service, callers, n, **options):
 
 
 def expected(callers, n):
-    return [["flag" if "bad" in text else "pass" for text in texts_of(caller, n)] for caller in range(callers)]
+    return [
+        ["flag" if "bad" in text else "pass" for text in texts_of(caller, n)]
+        for caller in range(callers)
+    ]
 
 
 def test_the_wait_for_a_connection_is_not_the_services_time():
@@ -110,7 +120,13 @@ def test_threads_with_event_loops_of_their_own_share_a_moderator(elsewhere):
 
     def caller(thread):
         async def main():
-            return [[v.decision for v in await moderator.moderate(texts_of(thread % 2, 8), prompts=[""] * 8)] for _ in range(5)]
+            return [
+                [
+                    v.decision
+                    for v in await moderator.moderate(texts_of(thread % 2, 8), prompts=[""] * 8)
+                ]
+                for _ in range(5)
+            ]
 
         return asyncio.run(main())
 
@@ -135,7 +151,9 @@ def test_connections_are_closed_with_their_event_loop(elsewhere):
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
 def test_the_key_does_not_follow_a_redirect(elsewhere, code):
     thief = elsewhere(Service(services.openai))
-    service = elsewhere(Service(services.openai, lambda *_: status(code, Location=f"{thief.url}/v1/moderations")()))
+    service = elsewhere(
+        Service(services.openai, lambda *_: status(code, Location=f"{thief.url}/v1/moderations")())
+    )
     moderator = OpenAI(OpenAIOptions(base_url=service.url, tries=1))
     [verdict] = asyncio.run(moderator.moderate(["a bad one"], prompts=[""]))
     assert (verdict.decision, service.authorised, thief.asked) == ("failed", [True], [])
@@ -146,7 +164,13 @@ LEVELS = dict.fromkeys(("Hate", "SelfHarm", "Sexual", "Violence"), 0)
 
 @pytest.mark.parametrize(
     "levels",
-    [{**LEVELS, "Hate": None}, {**LEVELS, "Hate": True}, {"Hate": 0, "SelfHarm": 0, "Sexual": 0}, {**LEVELS, "Violence": 8}, {}],
+    [
+        {**LEVELS, "Hate": None},
+        {**LEVELS, "Hate": True},
+        {"Hate": 0, "SelfHarm": 0, "Sexual": 0},
+        {**LEVELS, "Violence": 8},
+        {},
+    ],
     ids=["null", "true", "missing", "too severe", "none"],
 )
 def test_no_severity_may_be_missing_or_odd(levels):

@@ -42,16 +42,20 @@ MakeApp = Callable[..., LLMRails]
 
 def make_config(version: str, colang: str | None = None, **settings: Any) -> RailsConfig:
     return RailsConfig.from_content(
-        COLANG[version] if colang is None else colang, config={"models": [], "colang_version": version, **settings}
+        COLANG[version] if colang is None else colang,
+        config={"models": [], "colang_version": version, **settings},
     )
 
 
 def make_guard(answers: Any = (STEERED,), **parts: Any) -> Guard:
-    return scripted_guard(answers, **{"fallback": FALLBACK, "steerers": [Resample(ResampleOptions(n=1))], **parts})
+    return scripted_guard(
+        answers, **{"fallback": FALLBACK, "steerers": [Resample(ResampleOptions(n=1))], **parts}
+    )
 
 
 def make_app(version: str, guard: Guard, answers: Sequence[Any] = (), **settings: Any) -> LLMRails:
-    """An app whose model gives `answers`, with `guard` installed; `settings` go into its configuration."""
+    """An app whose model gives `answers`, with `guard` installed; `settings` go into its
+    configuration."""
     app = LLMRails(make_config(version, **settings), llm=FakeLLMModel(responses=list(answers)))
     install(app, guard)
     return app

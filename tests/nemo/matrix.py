@@ -1,4 +1,5 @@
-"""An app in which the user's words decide what happens, for every way of running it; also the ``config.py`` of servers."""
+"""An app in which the user's words decide what happens, for every way of running it; also the
+``config.py`` of servers."""
 
 from __future__ import annotations
 
@@ -31,7 +32,11 @@ ENDS = {
 }
 """What the user says, and what the user reads."""
 PROGRESSIVE = {
-    case: f"{SHOWN}\n\n{FALLBACK}" if end == FALLBACK else {"pass": SAFE, "swap": f"{SHOWN} {STEERED}"}[case]
+    case: (
+        f"{SHOWN}\n\n{FALLBACK}"
+        if end == FALLBACK
+        else {"pass": SAFE, "swap": f"{SHOWN} {STEERED}"}[case]
+    )
     for case, end in ENDS.items()
 }
 """The same where sentences are shown as they pass: the first one always does."""
@@ -46,7 +51,11 @@ class Gate(ScriptedModerator):
 class Guide(ScriptedModerator):
     async def moderate(self, texts: Any, *, prompts: Any) -> Any:
         await _act("guide", prompts[0])
-        return [None] * len(texts) if prompts[0] == "guide gives garbage" else await super().moderate(texts, prompts=prompts)
+        return (
+            [None] * len(texts)
+            if prompts[0] == "guide gives garbage"
+            else await super().moderate(texts, prompts=prompts)
+        )
 
 
 class Breaks:
@@ -60,7 +69,8 @@ class Breaks:
 
 
 class Backend(ScriptedBackend):
-    """Prompts are the code points of what the user said. Samples at temperature 1 are candidates, others the chat's answers."""
+    """Prompts are the code points of what the user said. Samples at temperature 1 are candidates,
+    others the chat's answers."""
 
     def __init__(self) -> None:
         super().__init__([])
@@ -72,7 +82,9 @@ class Backend(ScriptedBackend):
         self.calls.append(list(requests))
         return [Generation(await self._said(r), 9, True) for r in requests]
 
-    async def stream(self, request: GenerationRequest, on_text: Callable[[str], None]) -> Generation:
+    async def stream(
+        self, request: GenerationRequest, on_text: Callable[[str], None]
+    ) -> Generation:
         [answer] = await self.generate([request])
         for i, word in enumerate(answer.text.split(" ")):
             on_text(f" {word}" if i else word)
@@ -82,7 +94,11 @@ class Backend(ScriptedBackend):
     async def _said(self, request: GenerationRequest) -> str:
         user = "".join(map(chr, request.prompt.ids))
         if request.temperature < 1:
-            return SAFE if user.startswith("pass") else f"{SHOWN} Then a bad seekrit of {user}. And more."
+            return (
+                SAFE
+                if user.startswith("pass")
+                else f"{SHOWN} Then a bad seekrit of {user}. And more."
+            )
         await _act("backend", user)
         end = STEERED if user == "swap" else f"A bad seekrit of {user}."
         return f"{request.opening} {end}".strip()

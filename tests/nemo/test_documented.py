@@ -55,19 +55,35 @@ def abc(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(("answer", "reply"), [(SAFE, SAFE), (FLAGGED, STEERED)])
 def test_the_abc_bot(abc: Path, answer: str, reply: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Guard, "from_config", lambda *_, **__: make_guard())
-    replies = ["No", "  ask question about benefits", "bot respond to question about benefits", f'  "{answer}"', "No"]
+    replies = [
+        "No",
+        "  ask question about benefits",
+        "bot respond to question about benefits",
+        f'  "{answer}"',
+        "No",
+    ]
     llm = FakeLLMModel(responses=replies)
     app = LLMRails(RailsConfig.from_path(str(abc)), llm=llm)
-    result = say(app, [{"role": "user", "content": "How much time off do I get?"}], options={"log": {"activated_rails": True}})
+    result = say(
+        app,
+        [{"role": "user", "content": "How much time off do I get?"}],
+        options={"log": {"activated_rails": True}},
+    )
     assert result.response[0]["content"] == reply
-    assert [r.name for r in result.log.activated_rails if r.type == "output"] == ["ttsa steer output", "self check output"]
+    assert [r.name for r in result.log.activated_rails if r.type == "output"] == [
+        "ttsa steer output",
+        "self check output",
+    ]
     assert llm.inference_count == len(replies)
 
 
 def test_in_the_style_of_the_hosts_own_tests(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Guard, "from_config", lambda *_, **__: make_guard([STEERED, STEERED]))
     rails = {"rails": {"output": {"flows": ["ttsa steer output"]}}} if version == "1.0" else {}
-    chat = TestChat(make_config(version, import_paths=[rails_path()], **rails), llm_completions=[FLAGGED, SAFE, FLAGGED])
+    chat = TestChat(
+        make_config(version, import_paths=[rails_path()], **rails),
+        llm_completions=[FLAGGED, SAFE, FLAGGED],
+    )
     for reply in (STEERED, SAFE, STEERED):
         chat >> "How do I do it?"
         chat << reply

@@ -1,4 +1,5 @@
-"""Every part made to fail inside a running LLMRails: the user reads the fallback, and no log quotes the flagged text."""
+"""Every part made to fail inside a running LLMRails: the user reads the fallback, and no log quotes
+the flagged text."""
 
 from __future__ import annotations
 
@@ -25,8 +26,22 @@ from ttsa_guard.testing import ScriptedBackend, ScriptedModerator
 from .conftest import FALLBACK, FLAGGED, SAFE, STEERED, USER, make_app, make_guard, say
 
 BOOM = RuntimeError(f"cannot handle {FLAGGED!r}")
-SCORES = {"none": None, "text": "high", "nan": float("nan"), "above 1": 1.7, "negative": -0.1, "true": True}
-ANSWERS: dict[str, Any] = {"none": None, "empty": [], "of nones": [None], "two": [0.0, 0.0], "tuple": (0.0,), "text": "pass"}
+SCORES = {
+    "none": None,
+    "text": "high",
+    "nan": float("nan"),
+    "above 1": 1.7,
+    "negative": -0.1,
+    "true": True,
+}
+ANSWERS: dict[str, Any] = {
+    "none": None,
+    "empty": [],
+    "of nones": [None],
+    "two": [0.0, 0.0],
+    "tuple": (0.0,),
+    "text": "pass",
+}
 
 
 class Second(ScriptedModerator):
@@ -99,8 +114,14 @@ def _moderators() -> dict[str, Callable[[], ScriptedModerator]]:
         "cancelled": lambda: ScriptedModerator(error=asyncio.CancelledError()),
         "hangs": lambda: ScriptedModerator(delay=60),
     }
-    made |= {f"score {name}": lambda s=score: ScriptedModerator(lambda _: s) for name, score in SCORES.items()}
-    return made | {f"gives {name}": lambda a=answer: ScriptedModerator(instead=a) for name, answer in ANSWERS.items()}
+    made |= {
+        f"score {name}": lambda s=score: ScriptedModerator(lambda _: s)
+        for name, score in SCORES.items()
+    }
+    return made | {
+        f"gives {name}": lambda a=answer: ScriptedModerator(instead=a)
+        for name, answer in ANSWERS.items()
+    }
 
 
 def _review(act: Callable[..., Any]) -> Guard:
@@ -114,8 +135,14 @@ def _steers(act: Callable[[Any], Any]) -> Guard:
 
 
 FALLS_BACK: dict[str, Callable[[], Guard]] = {
-    **{f"gate {name}": lambda m=make: make_guard(gate=m(), gate_seconds=0.05) for name, make in _moderators().items()},
-    **{f"guide {name}": lambda m=make: make_guard(guide=m(), budget={"seconds": 0.2}) for name, make in _moderators().items()},
+    **{
+        f"gate {name}": lambda m=make: make_guard(gate=m(), gate_seconds=0.05)
+        for name, make in _moderators().items()
+    },
+    **{
+        f"guide {name}": lambda m=make: make_guard(guide=m(), budget={"seconds": 0.2})
+        for name, make in _moderators().items()
+    },
     "gate breaks later": lambda: make_guard(gate=Second()),
     "backend raises": lambda: make_guard(ScriptedBackend([], error=BOOM)),
     "backend is out of memory": lambda: make_guard(ScriptedBackend([], error=MemoryError(FLAGGED))),
@@ -196,7 +223,8 @@ def app(version: str) -> LLMRails:
 
 @pytest.fixture(autouse=True)
 def quiet(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
-    """Nothing of ours quotes the flagged text, at any level, nor the host from WARNING on (below, it logs all answers)."""
+    """Nothing of ours quotes the flagged text, at any level, nor the host from WARNING on (below,
+    it logs all answers)."""
     caplog.set_level(logging.DEBUG)
     caplog.set_level(logging.WARNING, "nemoguardrails")
     caplog.set_level(logging.DEBUG, "ttsa_guard")
@@ -275,7 +303,9 @@ def test_a_cancelled_request_ends_its_work_at_once(version: str) -> None:
 
     async def run() -> tuple[bool, set[Any]]:
         backend = Hanging()
-        request = asyncio.ensure_future(make_app(version, make_guard(backend), [FLAGGED]).generate_async(messages=USER))
+        request = asyncio.ensure_future(
+            make_app(version, make_guard(backend), [FLAGGED]).generate_async(messages=USER)
+        )
         await asyncio.wait_for(backend.asked.wait(), 10)
         request.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -293,10 +323,13 @@ def test_model_that_fails(app: LLMRails) -> None:
         say(app)
 
 
-# ------------------------------------------------ the flow looks again: another action under our name
+# ------------------------------------------------ the flow looks again: another action under our
+# name
 
 
-@pytest.mark.parametrize("value", [None, RailOutcome.block(), RailOutcome.failure()], ids=["none", "block", "failure"])
+@pytest.mark.parametrize(
+    "value", [None, RailOutcome.block(), RailOutcome.failure()], ids=["none", "block", "failure"]
+)
 def test_flow_refuses_what_is_not_a_pass(app: LLMRails, value: Any) -> None:
     async def ttsa_steer() -> Any:
         return value
@@ -323,4 +356,7 @@ def test_flow_closes_when_the_action_raises(app: LLMRails) -> None:
         raise RuntimeError("unexpected")
 
     app.register_action(ttsa_steer, "ttsa_steer")
-    assert say(app)["content"] in ("I'm sorry, an internal error has occurred.", "I'm sorry, I can't respond to that.")
+    assert say(app)["content"] in (
+        "I'm sorry, an internal error has occurred.",
+        "I'm sorry, I can't respond to that.",
+    )

@@ -21,7 +21,14 @@ from ttsa_guard.testing import ScriptedModerator
 
 from .conftest import CHAT_V2, FALLBACK, FLAGGED, SAFE, STEERED, USER, make_config, make_guard, say
 
-SELF_CHECK = {"prompts": [{"task": "self_check_output", "content": "Asked {{ user_input }}: is {{ bot_response }} bad?"}]}
+SELF_CHECK = {
+    "prompts": [
+        {
+            "task": "self_check_output",
+            "content": "Asked {{ user_input }}: is {{ bot_response }} bad?",
+        }
+    ]
+}
 REGEX = {"rails": {"config": {"regex_detection": {"output": {"patterns": ["seekrit"]}}}}}
 
 
@@ -29,7 +36,9 @@ def rail(flow: str) -> NemoRail:
     return NemoRail(NemoRailOptions(flow=flow))
 
 
-def gated(version: str, llm: Any, flow: str, answers: Any = (STEERED,), **settings: Any) -> LLMRails:
+def gated(
+    version: str, llm: Any, flow: str, answers: Any = (STEERED,), **settings: Any
+) -> LLMRails:
     """An app whose gate is the host's `flow`, with a guide that likes everything."""
     app = LLMRails(make_config(version, **settings), llm=FakeLLMModel(responses=llm))
     install(app, make_guard(answers, gate=rail(flow), guide=ScriptedModerator(lambda _: 0.0)))
@@ -38,10 +47,16 @@ def gated(version: str, llm: Any, flow: str, answers: Any = (STEERED,), **settin
 
 @pytest.mark.parametrize(
     ("judged", "answers", "reply"),
-    [(["no"], [], FLAGGED), (["yes", "no"], [STEERED], STEERED), (["yes", "yes"], [STEERED], FALLBACK)],
+    [
+        (["no"], [], FLAGGED),
+        (["yes", "no"], [STEERED], STEERED),
+        (["yes", "yes"], [STEERED], FALLBACK),
+    ],
     ids=["pass", "swap", "fallback"],
 )
-def test_a_judge_as_the_gate(version: str, judged: list[str], answers: list[str], reply: str) -> None:
+def test_a_judge_as_the_gate(
+    version: str, judged: list[str], answers: list[str], reply: str
+) -> None:
     app = gated(version, [FLAGGED, *judged], "self check output", answers, **SELF_CHECK)
     assert say(app)["content"] == reply
     assert app.llm.inference_count == 1 + len(judged)
@@ -55,7 +70,10 @@ def test_the_judge_sees_the_question_and_the_answer_or_candidate() -> None:
             seen.append(str(prompt))
             return await super().generate_async(prompt, **kwargs)
 
-    app = LLMRails(make_config("1.0", passthrough=True, **SELF_CHECK), llm=Llm(responses=[FLAGGED, "yes", "no"]))
+    app = LLMRails(
+        make_config("1.0", passthrough=True, **SELF_CHECK),
+        llm=Llm(responses=[FLAGGED, "yes", "no"]),
+    )
     install(app, make_guard(gate=rail("self check output"), guide=ScriptedModerator(lambda _: 0.0)))
     assert say(app)["content"] == STEERED
     for text, prompt in zip([FLAGGED, STEERED], seen[1:], strict=True):
@@ -70,7 +88,9 @@ def test_a_pattern_as_the_gate(version: str, answer: str, reply: str) -> None:
 def test_calls_of_the_judge_are_in_the_log_without_the_texts() -> None:
     app = gated("1.0", [FLAGGED, "yes", "no"], "self check output", **SELF_CHECK)
     response = say(app, options={"log": {"llm_calls": True, "activated_rails": True}})
-    assert [(c.task, c.prompt) for c in response.log.llm_calls[1:]] == [("self_check_output", "[withheld]")] * 2
+    assert [(c.task, c.prompt) for c in response.log.llm_calls[1:]] == [
+        ("self_check_output", "[withheld]")
+    ] * 2
     assert "seekrit" not in response.model_dump_json()
 
 
@@ -84,9 +104,13 @@ def test_a_stream_is_not_mixed_with_the_judges_words(version: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "does", ["raises", "hangs", None, True, RailOutcome.failure()], ids=["raises", "hangs", "none", "true", "failure"]
+    "does",
+    ["raises", "hangs", None, True, RailOutcome.failure()],
+    ids=["raises", "hangs", "none", "true", "failure"],
 )
-def test_a_check_that_fails_ends_closed(version: str, does: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_check_that_fails_ends_closed(
+    version: str, does: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     @action(name="self_check_output")
     async def broken(bot_message: str = "", **_: Any) -> Any:
         if does == "raises":
@@ -130,7 +154,10 @@ def test_flows_that_are_refused(flow: str, match: str) -> None:
 
 @pytest.mark.parametrize(
     ("flow", "match"),
-    [("self check output", "self_check_output"), ("content safety check output $model=guard", "guard")],
+    [
+        ("self check output", "self_check_output"),
+        ("content safety check output $model=guard", "guard"),
+    ],
 )
 def test_what_the_rail_lacks_is_said_at_start_up(version: str, flow: str, match: str) -> None:
     with pytest.raises(ConfigError, match=match):
@@ -142,13 +169,21 @@ def test_the_same_check_before_our_rail_is_refused(version: str, first: str) -> 
     flows = [FLOW, "self check output"] if first == "ours" else ["self check output", FLOW]
     lines = "\n  ".join(flows)
     colang = (
-        f"import nemoguardrails.library.self_check.output_check\n{CHAT_V2}\nflow output rails $output_text\n  {lines}\n"
+        f"import nemoguardrails.library.self_check.output_check\n{CHAT_V2}\nflow output rails"
+        f" $output_text\n  {lines}\n"
         if version == "2.x"
         else ""
     )
-    rails = {} if version == "2.x" else {"rails": {"output": {"flows": flows}}, "import_paths": [rails_path()]}
+    rails = (
+        {}
+        if version == "2.x"
+        else {"rails": {"output": {"flows": flows}}, "import_paths": [rails_path()]}
+    )
     guard = make_guard(gate=rail("self check output"))
-    app = LLMRails(make_config(version, colang, **SELF_CHECK, **rails), llm=FakeLLMModel(responses=[FLAGGED, "yes", "no", "no"]))
+    app = LLMRails(
+        make_config(version, colang, **SELF_CHECK, **rails),
+        llm=FakeLLMModel(responses=[FLAGGED, "yes", "no", "no"]),
+    )
     if first == "ours":
         install(app, guard)
         assert say(app)["content"] == STEERED
@@ -168,7 +203,9 @@ def test_it_is_a_plugin() -> None:
     from ttsa_guard.testing import ScriptedBackend
 
     gate = {"use": "nemo_rail", "options": {"flow": "self check output"}}
-    guard = Guard.from_config(GuardConfig.parse({"gate": gate, "steerers": ["resample"]}), backend=ScriptedBackend([]))
+    guard = Guard.from_config(
+        GuardConfig.parse({"gate": gate, "steerers": ["resample"]}), backend=ScriptedBackend([])
+    )
     assert isinstance(guard.gate, NemoRail)
 
 

@@ -19,7 +19,17 @@ from ttsa_guard.guard import Guard
 from ttsa_guard.nemo import BackendModel, init, install, installed_guard, rails_path
 from ttsa_guard.testing import scripted_guard
 
-from .conftest import CHAT_V2, COLANG, FLAGGED, SAFE, STEERED, make_app, make_config, make_guard, say
+from .conftest import (
+    CHAT_V2,
+    COLANG,
+    FLAGGED,
+    SAFE,
+    STEERED,
+    make_app,
+    make_config,
+    make_guard,
+    say,
+)
 
 FLOWS = {"output": {"flows": ["ttsa steer output"]}}
 EMBEDDED = [{"type": "main", "engine": "ttsa_guard", "model": "embedded"}]
@@ -72,7 +82,9 @@ def test_import_by_name_from_the_folder_of_the_package(
     if version == "1.0":
         config = make_config(version, import_paths=["ttsa_guard/rails"], rails=FLOWS)
     else:
-        config = make_config(version, COLANG[version].replace("import guardrails", "import ttsa_guard.rails"))
+        config = make_config(
+            version, COLANG[version].replace("import guardrails", "import ttsa_guard.rails")
+        )
     start(config)
     assert built == [GuardConfig()]
 
@@ -87,7 +99,9 @@ def test_config_module(version: str, twice: bool, built: list[GuardConfig], tmp_
     if twice:
         yaml += f"import_paths: ['{rails_path()}']\n"
     (tmp_path / "config.yml").write_text(yaml)
-    app = LLMRails(RailsConfig.from_path(str(tmp_path)), llm=FakeLLMModel(responses=[FLAGGED, SAFE]))
+    app = LLMRails(
+        RailsConfig.from_path(str(tmp_path)), llm=FakeLLMModel(responses=[FLAGGED, SAFE])
+    )
     assert built == [GuardConfig()]
     assert say(app)["content"] == SAFE
 
@@ -151,7 +165,9 @@ def test_model_parameters() -> None:
 
 @pytest.mark.usefixtures("built")
 def test_unknown_model_parameter() -> None:
-    with pytest.raises(ConfigError, match=r"models\.embedded\.parameters\.max_token.*\n.*'max_tokens'"):
+    with pytest.raises(
+        ConfigError, match=r"models\.embedded\.parameters\.max_token.*\n.*'max_tokens'"
+    ):
         LLMRails(imported("1.0", models=[{**EMBEDDED[0], "parameters": {"max_token": 7}}]))
 
 
@@ -160,13 +176,25 @@ def test_unknown_model_parameter() -> None:
     [
         ({}, "embedded", True),
         ({}, "other/model", False),
-        ({"backend": {"use": "transformers", "options": {"model": "other/model"}}}, "other/model", True),
-        ({"backend": {"use": "transformers", "options": {"model": "other/model"}}}, "embedded", False),
+        (
+            {"backend": {"use": "transformers", "options": {"model": "other/model"}}},
+            "other/model",
+            True,
+        ),
+        (
+            {"backend": {"use": "transformers", "options": {"model": "other/model"}}},
+            "embedded",
+            False,
+        ),
         ({"backend": "mine"}, "any", True),
     ],
 )
-def test_settings_name_the_weights(built: list[GuardConfig], backend: Any, model: str, starts: bool) -> None:
-    config = imported("1.0", models=[{**EMBEDDED[0], "model": model}], custom_data={"ttsa_guard": backend})
+def test_settings_name_the_weights(
+    built: list[GuardConfig], backend: Any, model: str, starts: bool
+) -> None:
+    config = imported(
+        "1.0", models=[{**EMBEDDED[0], "model": model}], custom_data={"ttsa_guard": backend}
+    )
     if starts:
         LLMRails(config)
     else:
@@ -178,7 +206,9 @@ def test_settings_name_the_weights(built: list[GuardConfig], backend: Any, model
 
 
 def test_unknown_setting(version: str) -> None:
-    assert "did you mean 'budget'" in refusal(imported(version, custom_data={"ttsa_guard": {"budgett": {}}}))
+    assert "did you mean 'budget'" in refusal(
+        imported(version, custom_data={"ttsa_guard": {"budgett": {}}})
+    )
 
 
 def test_settings_that_are_no_mapping(version: str) -> None:
@@ -186,19 +216,25 @@ def test_settings_that_are_no_mapping(version: str) -> None:
 
 
 def test_parallel_output_rails() -> None:
-    assert "remove parallel: true" in refusal(imported("1.0", rails={"output": {**FLOWS["output"], "parallel": True}}))
+    assert "remove parallel: true" in refusal(
+        imported("1.0", rails={"output": {**FLOWS["output"], "parallel": True}})
+    )
 
 
 def test_streaming_in_chunks() -> None:
     output = {**FLOWS["output"], "streaming": {"enabled": True}}
-    assert "custom_data.ttsa_guard.streaming: progressive" in refusal(imported("1.0", rails={"output": output}))
+    assert "custom_data.ttsa_guard.streaming: progressive" in refusal(
+        imported("1.0", rails={"output": output})
+    )
 
 
 def test_flow_that_nothing_uses() -> None:
     assert "add 'ttsa steer output' to rails.output.flows" in refusal(imported("1.0", rails={}))
 
 
-@pytest.mark.parametrize("colang", [CHAT_V2, CHAT_V2 + "\nflow output rails $output_text\n  bot say $output_text\n"])
+@pytest.mark.parametrize(
+    "colang", [CHAT_V2, CHAT_V2 + "\nflow output rails $output_text\n  bot say $output_text\n"]
+)
 def test_colang_2_without_our_rail(colang: str) -> None:
     assert "flow output rails $output_text" in refusal(imported("2.x", colang=colang))
 
@@ -221,7 +257,9 @@ def test_settings_where_the_host_drops_them(where: str, tmp_path: Path) -> None:
 
 
 def test_tracing_in_colang_2() -> None:
-    assert "tracing.enabled makes every answer" in refusal(imported("2.x", tracing={"enabled": True}))
+    assert "tracing.enabled makes every answer" in refusal(
+        imported("2.x", tracing={"enabled": True})
+    )
 
 
 def test_something_else_than_an_app() -> None:
@@ -231,12 +269,19 @@ def test_something_else_than_an_app() -> None:
 
 def test_switching_on_iorails_leaves_the_rail_in_charge(tmp_path: Path) -> None:
     code = (
-        "from nemoguardrails import Guardrails, RailsConfig\n"
-        "from ttsa_guard.nemo import installed_guard, rails_path\n"
-        "config = RailsConfig.from_content(config={'models': [{'type': 'main', 'engine': 'ttsa_guard', 'model': 'embedded'}],\n"
-        "    'import_paths': [rails_path()], 'rails': {'output': {'flows': ['ttsa steer output']}}})\n"
-        "print(installed_guard(Guardrails(config).rails_engine))\n"
+        "from nemoguardrails import Guardrails, RailsConfig\nfrom ttsa_guard.nemo import"
+        " installed_guard, rails_path\nconfig = RailsConfig.from_content(config={'models':"
+        " [{'type': 'main', 'engine': 'ttsa_guard', 'model': 'embedded'}],\n    'import_paths':"
+        " [rails_path()], 'rails': {'output': {'flows': ['ttsa steer"
+        " output']}}})\nprint(installed_guard(Guardrails(config).rails_engine))\n"
     )
     env = {**os.environ, "NEMO_GUARDRAILS_IORAILS_ENGINE": "1"}
-    found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True, cwd=tmp_path)
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
     assert "ttsa_guard.guard.Guard" in found.stdout

@@ -1,4 +1,5 @@
-"""Apps made, copied, forked, moved between event loops and given up: they work, or are refused with the mend."""
+"""Apps made, copied, forked, moved between event loops and given up: they work, or are refused with
+the mend."""
 
 from __future__ import annotations
 
@@ -82,14 +83,20 @@ def test_progressive_streams_of_single_calls_are_refused() -> None:
 
 def test_apps_with_and_without_a_guard_side_by_side(caplog: pytest.LogCaptureFixture) -> None:
     """The one without goes on logging what the host logs."""
-    plain, ours = LLMRails(make_config("1.0"), llm=model(SAFE)), make_app("1.0", make_guard(), [FLAGGED])
+    plain, ours = (
+        LLMRails(make_config("1.0"), llm=model(SAFE)),
+        make_app("1.0", make_guard(), [FLAGGED]),
+    )
 
     async def both() -> list[Any]:
         return await asyncio.gather(*(app.generate_async(messages=USER) for app in (plain, ours)))
 
     with caplog.at_level(logging.DEBUG):
         assert [reply["content"] for reply in asyncio.run(both())] == [SAFE, STEERED]
-    assert any(r.getMessage().startswith("Processing event") and "How do I" in r.getMessage() for r in caplog.records)
+    assert any(
+        r.getMessage().startswith("Processing event") and "How do I" in r.getMessage()
+        for r in caplog.records
+    )
     assert SAFE in caplog.text
     assert "seekrit" not in caplog.text
 
@@ -104,8 +111,14 @@ def test_a_state_of_colang_2_can_be_saved() -> None:
             new, state = await app.process_events_async(asked, state, blocking=True)
             [spoken] = [event for event in new if event["type"] == "StartUtteranceBotAction"]
             said.append(spoken["script"])
-            finished = {"type": "UtteranceBotActionFinished", "final_script": spoken["script"], "is_success": True}
-            _, state = await app.process_events_async([{**finished, "action_uid": spoken["action_uid"]}], state, blocking=True)
+            finished = {
+                "type": "UtteranceBotActionFinished",
+                "final_script": spoken["script"],
+                "is_success": True,
+            }
+            _, state = await app.process_events_async(
+                [{**finished, "action_uid": spoken["action_uid"]}], state, blocking=True
+            )
             saved = state_to_json(state)
             assert "seekrit" not in saved
             state = json_to_state(saved)
@@ -167,7 +180,11 @@ os.waitpid(child, 0)
 @pytest.mark.parametrize("first_use", ["after", "before"])
 def test_a_fork(first_use: str) -> None:
     run = subprocess.run(
-        [sys.executable, "-c", FORKED, first_use], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", FORKED, first_use],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     child = run.stdout.splitlines()[-2:]
     if first_use == "before":
@@ -250,7 +267,9 @@ def test_the_plain_answer_has_a_time_limit() -> None:
         say(passthrough_app(guard))
 
     async def read() -> str:
-        return "".join([piece async for piece in passthrough_app(guard).stream_async(messages=USER)])
+        return "".join(
+            [piece async for piece in passthrough_app(guard).stream_async(messages=USER)]
+        )
 
     assert "generation_failed" in asyncio.run(read())
 

@@ -46,22 +46,28 @@ EMPTY_RAIL: dict[str, dict[str, Any]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("version", ["1.0", "2.x"])
 def test_an_unflagged_answer_costs_less_than_a_millisecond(version: str) -> None:
-    """Beside what the host spends on any output rail, which is most of it. Nothing here waits, so the time of the processor is
-    that of the user; the time of the clock would be that of other processes, too."""
+    """Beside what the host spends on any output rail, which is most of it. Nothing here waits, so
+    the time of the processor is that of the user; the time of the clock would be that of other
+    processes, too."""
 
     def app(**settings: Any) -> LLMRails:
-        return LLMRails(make_config(version, passthrough=True, **settings), llm=BackendModel(Backend()))
+        return LLMRails(
+            make_config(version, passthrough=True, **settings), llm=BackendModel(Backend())
+        )
 
     apps = {"none": app(**NO_RAIL[version]), "empty": app(**EMPTY_RAIL[version]), "ours": app()}
     apps["empty"].register_action(allow_all, "allow_all")
-    install(apps["ours"], make_guard(ScriptedBackend([])))  # which has no answer, and raises if it is asked
+    # which has no answer, and raises if it is asked
+    install(apps["ours"], make_guard(ScriptedBackend([])))
 
     async def measured() -> dict[str, float]:
         taken: dict[str, list[float]] = {name: [] for name in apps}
         for i in range(ANSWERS):
             for name, app in apps.items():
                 started = time.thread_time()
-                reply = await app.generate_async(messages=[{"role": "user", "content": f"pass {i}"}])
+                reply = await app.generate_async(
+                    messages=[{"role": "user", "content": f"pass {i}"}]
+                )
                 taken[name].append(time.thread_time() - started)
                 assert reply["content"] == SAFE
         return {name: median(times) * 1000 for name, times in taken.items()}
@@ -69,7 +75,10 @@ def test_an_unflagged_answer_costs_less_than_a_millisecond(version: str) -> None
     rounds = [asyncio.run(measured()) for _ in range(ROUNDS)]
     best = min(rounds, key=lambda ms: ms["ours"] - ms["empty"])  # the others tell of the machine
     empty, ours = best["empty"] - best["none"], best["ours"] - best["none"]
-    print(f"{version}: no rail {best['none']:.2f} ms, an empty rail + {empty:.2f} ms, ours + {ours:.2f} ms")
+    print(
+        f"{version}: no rail {best['none']:.2f} ms, an empty rail + {empty:.2f} ms, ours +"
+        f" {ours:.2f} ms"
+    )
     assert ours - empty < 1
 
 
@@ -82,15 +91,25 @@ def test_conversations_at_once_do_not_mix(version: str) -> None:
         async def _said(self, request: GenerationRequest) -> str:
             number = "".join(map(chr, request.prompt.ids)).split()[-1]
             await asyncio.sleep(0.001 * (int(number) % 7))
-            return f"A fine answer, number {number}." if request.temperature == 1 or int(number) % 2 else f"A bad one, {number}."
+            return (
+                f"A fine answer, number {number}."
+                if request.temperature == 1 or int(number) % 2
+                else f"A bad one, {number}."
+            )
 
     backend = Telling()
-    guard = make_guard(backend, gate=ScriptedModerator(delay=0.002), guide=ScriptedModerator(delay=0.001))
+    guard = make_guard(
+        backend, gate=ScriptedModerator(delay=0.002), guide=ScriptedModerator(delay=0.001)
+    )
     app = LLMRails(make_config(version, passthrough=True), llm=BackendModel(backend))
     install(app, guard)
 
     async def one(number: int) -> str:
-        return str((await app.generate_async(messages=[{"role": "user", "content": f"number {number}"}]))["content"])
+        return str(
+            (await app.generate_async(messages=[{"role": "user", "content": f"number {number}"}]))[
+                "content"
+            ]
+        )
 
     async def run() -> list[str]:
         return list(await asyncio.wait_for(asyncio.gather(*map(one, range(64))), 60))
@@ -103,13 +122,17 @@ def test_memory_is_flat_over_many_answers() -> None:
     backend = Backend()
     gate, guide = ScriptedModerator(name="gate"), ScriptedModerator(name="guide")
     app = LLMRails(make_config("1.0", passthrough=True), llm=BackendModel(backend))
-    install(app, make_guard(backend, gate=gate, guide=guide, steerers=[Resample(ResampleOptions(n=1))]))
+    install(
+        app, make_guard(backend, gate=gate, guide=guide, steerers=[Resample(ResampleOptions(n=1))])
+    )
 
     async def answer(start: int, n: int) -> tuple[int, int]:
-        """Objects and resident pages after `n` answers, each in a task of its own as on a server."""
+        """Objects and resident pages after `n` answers, each in its own task as on a server."""
         for i in range(start, start + n):
             words = f"{'pass' if i % 2 else 'swap'} {i}"
-            await asyncio.ensure_future(app.generate_async(messages=[{"role": "user", "content": words}]))
+            await asyncio.ensure_future(
+                app.generate_async(messages=[{"role": "user", "content": words}])
+            )
             for fake in (backend, gate, guide):
                 fake.calls.clear()
         gc.collect()
@@ -120,7 +143,10 @@ def test_memory_is_flat_over_many_answers() -> None:
         return [await answer(0, 1100), await answer(1100, 2000)]
 
     (objects, pages), (objects_after, pages_after) = asyncio.run(run())
-    print(f"2,000 more answers: objects * {objects_after / objects:.3f}, memory * {pages_after / pages:.3f}")
+    print(
+        f"2,000 more answers: objects * {objects_after / objects:.3f}, memory *"
+        f" {pages_after / pages:.3f}"
+    )
     assert objects_after <= 1.01 * objects
     assert pages_after <= 1.05 * pages
 
@@ -128,7 +154,10 @@ def test_memory_is_flat_over_many_answers() -> None:
 @pytest.mark.slow
 def test_progressive_streams_begin_sooner() -> None:
     firsts: dict[str, list[float]] = {"buffered": [], "progressive": []}
-    apps = {mode: passthrough_app(Guard.from_config(GuardConfig.parse({"streaming": mode}))) for mode in firsts}
+    apps = {
+        mode: passthrough_app(Guard.from_config(GuardConfig.parse({"streaming": mode})))
+        for mode in firsts
+    }
 
     async def read(app: LLMRails, messages: Any) -> tuple[float, str]:
         started, first, text = time.perf_counter(), 0.0, ""

@@ -1,4 +1,5 @@
-"""Every way of running a NeMo app, times everything that can happen to an answer. Servers: test_server.py."""
+"""Every way of running a NeMo app, times everything that can happen to an answer. Servers:
+test_server.py."""
 
 from __future__ import annotations
 
@@ -35,9 +36,13 @@ async def streaming(app: LLMRails, messages: Any) -> str:
 @pytest.mark.parametrize("ask", [plain, streaming])
 @pytest.mark.parametrize("mode", ["buffered", "progressive"])
 @pytest.mark.parametrize("case", ENDS)
-def test_the_user_reads_the_right_text(version: str, mode: str, ask: Any, case: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_user_reads_the_right_text(
+    version: str, mode: str, ask: Any, case: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.DEBUG):
-        reply = asyncio.run(ask(app_for(version, streaming=mode), [{"role": "user", "content": case}]))
+        reply = asyncio.run(
+            ask(app_for(version, streaming=mode), [{"role": "user", "content": case}])
+        )
     assert reply == (PROGRESSIVE if (mode, ask) == ("progressive", streaming) else ENDS)[case]
     assert "seekrit" not in caplog.text
 
@@ -46,6 +51,8 @@ def test_the_user_reads_the_right_text(version: str, mode: str, ask: Any, case: 
 def test_all_of_it_at_once(version: str, ask: Any) -> None:
     async def run() -> list[str]:
         app = app_for(version, streaming="progressive")
-        return list(await asyncio.gather(*(ask(app, [{"role": "user", "content": case}]) for case in ENDS)))
+        return list(
+            await asyncio.gather(*(ask(app, [{"role": "user", "content": case}]) for case in ENDS))
+        )
 
     assert asyncio.run(run()) == list((ENDS if ask is plain else PROGRESSIVE).values())

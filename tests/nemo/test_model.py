@@ -30,11 +30,18 @@ class Backend(ScriptedBackend):
     async def generate(self, requests: Any) -> list[Generation]:
         answers = await super().generate(requests)
         limited = zip(answers, [r.max_new_tokens for r in requests], strict=True)
-        return [Generation(" ".join(a.text.split()[:n]), min(a.tokens, n), a.tokens <= n) for a, n in limited]
+        return [
+            Generation(" ".join(a.text.split()[:n]), min(a.tokens, n), a.tokens <= n)
+            for a, n in limited
+        ]
 
 
-def ask(backend: ScriptedBackend, prompt: Any, *, model: dict[str, Any] | None = None, **parameters: Any) -> LLMResponse:
-    response = asyncio.run(BackendModel(backend, **(model or {})).generate_async(prompt, **parameters))
+def ask(
+    backend: ScriptedBackend, prompt: Any, *, model: dict[str, Any] | None = None, **parameters: Any
+) -> LLMResponse:
+    response = asyncio.run(
+        BackendModel(backend, **(model or {})).generate_async(prompt, **parameters)
+    )
     assert isinstance(response, LLMResponse)
     return response
 
@@ -47,7 +54,11 @@ def request(backend: ScriptedBackend) -> GenerationRequest:
 def test_is_a_model_of_the_host() -> None:
     model = BackendModel(ScriptedBackend([]), name="embedded")
     assert isinstance(model, LLMModel)
-    assert (model.model_name, model.provider_name, model.provider_url) == ("embedded", "ttsa_guard", None)
+    assert (model.model_name, model.provider_name, model.provider_url) == (
+        "embedded",
+        "ttsa_guard",
+        None,
+    )
     assert BackendModel(ScriptedBackend([])).model_name == "scripted"
 
 
@@ -55,16 +66,35 @@ def test_text_becomes_one_user_message() -> None:
     backend = Backend(["hello there"])
     response = ask(backend, "say hello")
     assert backend.rendered == [[Message("user", "say hello")]]
-    assert (response.content, response.finish_reason, response.model) == ("hello there", "stop", "scripted")
+    assert (response.content, response.finish_reason, response.model) == (
+        "hello there",
+        "stop",
+        "scripted",
+    )
     assert response.usage is not None
-    assert (response.usage.input_tokens, response.usage.output_tokens, response.usage.total_tokens) == (4, 2, 6)
+    assert (
+        response.usage.input_tokens,
+        response.usage.output_tokens,
+        response.usage.total_tokens,
+    ) == (4, 2, 6)
 
 
 def test_roles_are_kept() -> None:
     backend = Backend(["c"])
-    turns = [ChatMessage.from_system("s"), ChatMessage.from_user("a"), ChatMessage.from_assistant("b")]
+    turns = [
+        ChatMessage.from_system("s"),
+        ChatMessage.from_user("a"),
+        ChatMessage.from_assistant("b"),
+    ]
     ask(backend, [*turns, {"role": "user", "content": [{"type": "text", "text": "d"}]}])
-    assert backend.rendered == [[Message("system", "s"), Message("user", "a"), Message("assistant", "b"), Message("user", "d")]]
+    assert backend.rendered == [
+        [
+            Message("system", "s"),
+            Message("user", "a"),
+            Message("assistant", "b"),
+            Message("user", "d"),
+        ]
+    ]
 
 
 def test_settings_hold_unless_the_call_names_others() -> None:
@@ -74,7 +104,11 @@ def test_settings_hold_unless_the_call_names_others() -> None:
     assert (request(backend).max_new_tokens, request(backend).temperature) == (5, 0.3)
     backend = Backend(["a"])
     ask(backend, "q", model=model, max_tokens=9, temperature=0, seed=0)
-    assert (request(backend).max_new_tokens, request(backend).temperature, request(backend).seed) == (9, 0, 0)
+    assert (
+        request(backend).max_new_tokens,
+        request(backend).temperature,
+        request(backend).seed,
+    ) == (9, 0, 0)
 
 
 def test_the_seed_belongs_to_the_conversation() -> None:
@@ -105,7 +139,10 @@ def test_unknown_parameters_are_named_in_the_log(caplog: pytest.LogCaptureFixtur
 
 def test_stream_is_the_whole_answer() -> None:
     async def run() -> list[Any]:
-        return [chunk async for chunk in BackendModel(Backend(["all of it"])).stream_async("q", stop=["it"])]
+        return [
+            chunk
+            async for chunk in BackendModel(Backend(["all of it"])).stream_async("q", stop=["it"])
+        ]
 
     [chunk] = asyncio.run(run())
     assert (chunk.delta_content, chunk.finish_reason) == ("all of ", "stop")
@@ -126,7 +163,9 @@ class Streaming(Backend):
 @pytest.mark.parametrize("stop", [None, "User:", ["Bot:", "User:"]])
 def test_a_stream_is_the_same_answer_in_pieces(answer: str, stop: Any) -> None:
     async def run() -> list[Any]:
-        return [chunk async for chunk in BackendModel(Streaming([answer])).stream_async("q", stop=stop)]
+        return [
+            chunk async for chunk in BackendModel(Streaming([answer])).stream_async("q", stop=stop)
+        ]
 
     chunks = asyncio.run(run())
     whole = ask(Backend([answer]), "q", stop=stop)

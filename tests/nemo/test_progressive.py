@@ -1,4 +1,4 @@
-"""Streams that begin before the answer has ended: what is shown was passed by the gate, and stays."""
+"""Streams that begin before the answer ends: what is shown was passed by the gate, and stays."""
 
 from __future__ import annotations
 
@@ -26,12 +26,16 @@ MENDED = "One is fine. Two is fine. And so it ends well."
 class Growing(ScriptedBackend):
     """Streams its answers word by word; a flagged answer is continued with `rest`."""
 
-    def __init__(self, answer: str, rest: str = " And so it ends well.", *, break_after: int | None = None) -> None:
+    def __init__(
+        self, answer: str, rest: str = " And so it ends well.", *, break_after: int | None = None
+    ) -> None:
         super().__init__(lambda request: rest if request.opening else answer)
         self.answer, self.break_after = answer, break_after
         self.written: list[str] = []
 
-    async def stream(self, request: GenerationRequest, on_text: Callable[[str], None]) -> Generation:
+    async def stream(
+        self, request: GenerationRequest, on_text: Callable[[str], None]
+    ) -> Generation:
         [whole] = await self.generate([request])
         for i, word in enumerate(whole.text.split(" ")):
             if i == self.break_after:
@@ -85,7 +89,9 @@ def test_the_first_sentence_arrives_before_the_last_is_written(version: str) -> 
     ],
     ids=["pass", "one sentence", "swap", "fallback", "reasoning", "reasoning without end"],
 )
-def test_every_end(version: str, answer: str, rest: str, reply: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_every_end(
+    version: str, answer: str, rest: str, reply: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.DEBUG, "ttsa_guard"):
         assert streamed(progressive(version, Growing(answer, rest))) == reply
     assert "seekrit" not in caplog.text
@@ -107,7 +113,9 @@ def test_a_beginning_that_is_flagged_shows_nothing_of_it(version: str) -> None:
 def test_the_next_turn_knows_what_the_user_read(settings: dict[str, Any]) -> None:
     backend = Growing(LATE)
     app = LLMRails(make_config("1.0", **settings), llm=BackendModel(backend))
-    install(app, make_guard(backend, streaming="progressive", steerers=[Resample(ResampleOptions(n=2))]))
+    install(
+        app, make_guard(backend, streaming="progressive", steerers=[Resample(ResampleOptions(n=2))])
+    )
     asked: list[Any] = []
     guard = app.runtime.registered_action_params["ttsa_guard"]
     review = guard.review
@@ -118,7 +126,11 @@ def test_the_next_turn_knows_what_the_user_read(settings: dict[str, Any]) -> Non
 
     guard.review = spy
     assert streamed(app) == MENDED
-    turns = [*USER, {"role": "assistant", "content": MENDED}, {"role": "user", "content": "And then?"}]
+    turns = [
+        *USER,
+        {"role": "assistant", "content": MENDED},
+        {"role": "user", "content": "And then?"},
+    ]
     asyncio.run(app.generate_async(messages=turns))
     assert asked[1] == [t["content"] for t in turns]
 
@@ -145,7 +157,8 @@ def test_a_gate_that_fails_on_the_way(version: str, after: int) -> None:
 
 def test_a_stream_that_is_closed_early_ends_the_generation() -> None:
     backend = Growing(FINE)
-    app = progressive("1.0", backend)  # 2.x runs actions as tasks of its own, which end by themselves
+    # 2.x runs actions as tasks of its own, which end by themselves
+    app = progressive("1.0", backend)
 
     async def run() -> int:
         stream = app.stream_async(messages=USER)
@@ -162,12 +175,19 @@ def test_streams_at_once_do_not_mix(version: str) -> None:
         async def generate(self, requests: Any) -> Any:
             self.calls.append(list(requests))
             words = requests[0].prompt.soft_ids
-            return [Generation(f"{len(words)} is one. {len(words)} is two. Now bad." + r.opening, 5, True) for r in requests]
+            return [
+                Generation(
+                    f"{len(words)} is one. {len(words)} is two. Now bad." + r.opening, 5, True
+                )
+                for r in requests
+            ]
 
     app = progressive(version, Echo(""), steerers=[])
 
     async def one(n: int) -> str:
-        pieces = [p async for p in app.stream_async(messages=[{"role": "user", "content": "word " * n}])]
+        pieces = [
+            p async for p in app.stream_async(messages=[{"role": "user", "content": "word " * n}])
+        ]
         return "".join(pieces)
 
     async def run() -> list[str]:
@@ -183,12 +203,21 @@ def test_streams_at_once_do_not_mix(version: str) -> None:
     ("version", "settings"),
     [
         ("1.0", {"rails": {"output": {"flows": ["self check output"]}}}),
-        ("2.x", {"colang": COLANG["2.x"] + "  check something else\n\nflow check something else\n  pass\n"}),
+        (
+            "2.x",
+            {
+                "colang": (
+                    COLANG["2.x"] + "  check something else\n\nflow check something else\n  pass\n"
+                )
+            },
+        ),
     ],
 )
 def test_other_output_rails_are_refused(version: str, settings: dict[str, Any]) -> None:
     prompts = [{"task": "self_check_output", "content": "Is {{ bot_response }} fine?"}]
-    app = LLMRails(make_config(version, prompts=prompts, **settings), llm=BackendModel(Growing(FINE)))
+    app = LLMRails(
+        make_config(version, prompts=prompts, **settings), llm=BackendModel(Growing(FINE))
+    )
     with pytest.raises(ConfigError, match="shows sentences before the rail"):
         install(app, make_guard(Growing(FINE), streaming="progressive"))
 

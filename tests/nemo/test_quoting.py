@@ -1,4 +1,5 @@
-"""What moderators and steerers say of a text, where it quotes the text: in no reply, record, span, audit or log of an app."""
+"""What moderators and steerers say of a text, where it quotes the text: in no reply, record, span,
+audit or log of an app."""
 
 from __future__ import annotations
 
@@ -40,8 +41,12 @@ class Quoting(ScriptedModerator):
             return Verdict.failure("gate", str(ValueError(f"cannot judge {text!r}")))
         if self.how == "name":
             return Verdict(says(text), "flag" if score else "pass", score)
-        category = {"category": says(text), "long category": "x" * 5000 + text}.get(self.how, "rude")
-        return Verdict("gate", "flag" if score else "pass", score, {category: score}, reason=says(text))
+        category = {"category": says(text), "long category": "x" * 5000 + text}.get(
+            self.how, "rude"
+        )
+        return Verdict(
+            "gate", "flag" if score else "pass", score, {category: score}, reason=says(text)
+        )
 
 
 class Telling:
@@ -71,7 +76,9 @@ def guard(gate: Any, path: Path, records: Records) -> Guard:
 
 
 @pytest.mark.parametrize("how", ["failure", "reason", "category", "long category", "name"])
-def test_quotes_reach_nobody(how: str, tmp_path: Path, spans: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_quotes_reach_nobody(
+    how: str, tmp_path: Path, spans: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     records, path = Records(), tmp_path / "audit.jsonl"
     app = make_app("1.0", guard(Quoting(how), path, records), [LONG])
     with caplog.at_level(logging.DEBUG, "ttsa_guard"):

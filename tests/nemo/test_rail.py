@@ -1,4 +1,5 @@
-"""What a user sees: the rail in a running LLMRails, in both Colang versions where the host can do it."""
+"""What a user sees: the rail in a running LLMRails, in both Colang versions where the host can do
+it."""
 
 from __future__ import annotations
 
@@ -37,7 +38,10 @@ def test_safe_answer_is_untouched_and_costs_one_gate_call(version: str) -> None:
 
 
 def test_flagged_answer_is_swapped(version: str) -> None:
-    assert say(make_app(version, make_guard(), [FLAGGED])) == {"role": "assistant", "content": STEERED}
+    assert say(make_app(version, make_guard(), [FLAGGED])) == {
+        "role": "assistant",
+        "content": STEERED,
+    }
 
 
 def test_without_a_good_answer_the_user_reads_the_fallback(version: str) -> None:
@@ -45,7 +49,9 @@ def test_without_a_good_answer_the_user_reads_the_fallback(version: str) -> None
 
 
 def test_every_turn_is_reviewed(version: str) -> None:
-    app = make_app(version, make_guard([STEERED, FLAGGED, STEERED]), [FLAGGED, SAFE, FLAGGED, FLAGGED])
+    app = make_app(
+        version, make_guard([STEERED, FLAGGED, STEERED]), [FLAGGED, SAFE, FLAGGED, FLAGGED]
+    )
     assert [say(app)["content"] for _ in range(4)] == [STEERED, SAFE, FALLBACK, STEERED]
 
 
@@ -86,13 +92,20 @@ def test_preferences_in_the_context_reach_the_steerers(version: str) -> None:
     app = make_app(version, make_guard([STEERED, STEERED], steerers=[steerer]), [FLAGGED, FLAGGED])
     wanted = {"empathy": 0.6, "helpfulness": 0.4}
     assert say(app)["content"] == STEERED
-    assert say(app, [{"role": "context", "content": {"ttsa_prefer": wanted}}, *USER])["content"] == STEERED
+    assert (
+        say(app, [{"role": "context", "content": {"ttsa_prefer": wanted}}, *USER])["content"]
+        == STEERED
+    )
     assert steerer.prefer == [None, wanted]
 
 
 def test_history_that_the_app_has_not_seen() -> None:
     gate = Watched()
-    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": FLAGGED}, {"role": "user", "content": "b"}]
+    turns = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": FLAGGED},
+        {"role": "user", "content": "b"},
+    ]
     app = make_app("1.0", make_guard(gate=gate), [SAFE])
     assert say(app, turns)["content"] == SAFE
     assert gate.prompts == ["b"]
@@ -101,14 +114,19 @@ def test_history_that_the_app_has_not_seen() -> None:
 @pytest.mark.parametrize(("answer", "reply"), [(SAFE, SAFE), (FLAGGED, STEERED)])
 def test_messages_of_several_parts(answer: str, reply: str) -> None:
     gate = Watched()
-    parts = [{"type": "text", "text": "what is this?"}, {"type": "image_url", "image_url": {"url": "data:,"}}]
+    parts = [
+        {"type": "text", "text": "what is this?"},
+        {"type": "image_url", "image_url": {"url": "data:,"}},
+    ]
     app = make_app("1.0", make_guard(gate=gate), [answer], passthrough=True)
     assert say(app, [{"role": "user", "content": parts}])["content"] == reply
     assert set(gate.prompts) == {"what is this?"}
 
 
 def test_exceptions_instead_of_the_fallback(version: str) -> None:
-    app = make_app(version, make_guard([FLAGGED, STEERED]), [FLAGGED, FLAGGED], enable_rails_exceptions=True)
+    app = make_app(
+        version, make_guard([FLAGGED, STEERED]), [FLAGGED, FLAGGED], enable_rails_exceptions=True
+    )
     reply = say(app)
     event = reply["content"] if version == "1.0" else reply["events"][0]
     assert event["type"] == "OutputRailException"
@@ -120,11 +138,17 @@ def test_check_of_a_given_answer() -> None:
     app = make_app("1.0", make_guard([STEERED, FLAGGED]))
 
     async def check(text: str) -> Any:
-        return await app.check_async([*USER, {"role": "assistant", "content": text}], rail_types=[RailType.OUTPUT])
+        return await app.check_async(
+            [*USER, {"role": "assistant", "content": text}], rail_types=[RailType.OUTPUT]
+        )
 
     results = [asyncio.run(check(text)) for text in (SAFE, FLAGGED, FLAGGED)]
     modified = RailStatus.MODIFIED
-    assert [(r.status, r.content) for r in results] == [(RailStatus.PASSED, SAFE), (modified, STEERED), (modified, FALLBACK)]
+    assert [(r.status, r.content) for r in results] == [
+        (RailStatus.PASSED, SAFE),
+        (modified, STEERED),
+        (modified, FALLBACK),
+    ]
 
 
 @pytest.mark.parametrize("texts", [False, True])
@@ -133,15 +157,28 @@ def test_outcome_is_in_the_log_without_texts(texts: bool) -> None:
     response = say(app, options={"log": {"activated_rails": True}, "output_vars": ["ttsa_outcome"]})
     [rail] = [r for r in response.log.activated_rails if r.type == "output"]
     outcome = response.output_data["ttsa_outcome"]
-    assert (rail.name, rail.stop, rail.executed_actions[0].return_value) == ("ttsa steer output", False, outcome)
-    assert (outcome.metadata["action"], outcome.metadata["gate_score"], len(outcome.metadata["candidates"])) == ("swap", 1.0, 1)
+    assert (rail.name, rail.stop, rail.executed_actions[0].return_value) == (
+        "ttsa steer output",
+        False,
+        outcome,
+    )
+    assert (
+        outcome.metadata["action"],
+        outcome.metadata["gate_score"],
+        len(outcome.metadata["candidates"]),
+    ) == ("swap", 1.0, 1)
     assert FLAGGED not in str(outcome)
 
 
 @pytest.mark.parametrize(("answer", "reply"), [(SAFE, SAFE), (FLAGGED, STEERED)])
-@pytest.mark.parametrize(("version", "options"), [("1.0", None), ("1.0", {"log": {"activated_rails": True}}), ("2.x", None)])
+@pytest.mark.parametrize(
+    ("version", "options"),
+    [("1.0", None), ("1.0", {"log": {"activated_rails": True}}), ("2.x", None)],
+)
 def test_reasoning_never_leaves(version: str, answer: str, reply: str, options: Any) -> None:
-    response = say(make_app(version, make_guard(), [f"<think>a bad plan</think>{answer}"]), options=options)
+    response = say(
+        make_app(version, make_guard(), [f"<think>a bad plan</think>{answer}"]), options=options
+    )
     assert getattr(response, "reasoning_content", None) in (None, "")
     message = response if isinstance(response, dict) else response.response[0]
     assert message["content"].strip() == reply
@@ -151,7 +188,9 @@ def test_tool_calls_pass() -> None:
     call = ToolCall("1", function=ToolCallFunction("search", {"q": "good owls", "n": 3}))
     backend = ScriptedBackend([])
     app = make_app("1.0", make_guard(backend), passthrough=True)
-    app.update_llm(FakeLLMModel(llm_responses=[LLMResponse("", tool_calls=[call]), LLMResponse(SAFE)]))
+    app.update_llm(
+        FakeLLMModel(llm_responses=[LLMResponse("", tool_calls=[call]), LLMResponse(SAFE)])
+    )
     reply = say(app)
     assert reply["tool_calls"][0]["function"]["name"] == "search"
     result = {"role": "tool", "content": "a bad page", "tool_call_id": "1", "name": "search"}
@@ -160,7 +199,9 @@ def test_tool_calls_pass() -> None:
 
 
 def test_later_rails_see_the_new_answer() -> None:
-    colang = 'define subflow shout\n  if "steered" in $bot_message\n    $bot_message = "LATER RAIL"\n'
+    colang = (
+        'define subflow shout\n  if "steered" in $bot_message\n    $bot_message = "LATER RAIL"\n'
+    )
     flows = {"output": {"flows": ["shout"]}}
     app = make_app("1.0", make_guard(), [FLAGGED], colang=colang, rails=flows)
     app.config.rails.output.flows.reverse()
@@ -186,7 +227,9 @@ def test_stream_with_metadata_of_an_answer_from_elsewhere() -> None:
         for word in FLAGGED.split():
             yield word + " "
 
-    pieces = asyncio.run(_streamed(make_app("1.0", make_guard()), generator=words(), include_metadata=True))
+    pieces = asyncio.run(
+        _streamed(make_app("1.0", make_guard()), generator=words(), include_metadata=True)
+    )
     assert "".join(p["text"] for p in pieces) == STEERED
 
 
@@ -212,5 +255,7 @@ def test_streaming_handler_gets_the_new_answer(version: str) -> None:
 def test_a_window_of_the_hosts_own_stream_is_blocked(answer: str, allowed: bool) -> None:
     app = make_app("1.0", make_guard())
     steer = app.runtime.action_dispatcher.get_action("ttsa_steer")
-    outcome = asyncio.run(steer(context={"bot_message": answer, "user_message": "q"}, config=app.config))
+    outcome = asyncio.run(
+        steer(context={"bot_message": answer, "user_message": "q"}, config=app.config)
+    )
     assert (outcome.is_blocked, outcome.is_transform) == (not allowed, False)

@@ -1,4 +1,5 @@
-"""Models that reason, in a running app: the user reads answers, and none of the reasoning, streamed or not."""
+"""Models that reason, in a running app: the user reads answers, and none of the reasoning, streamed
+or not."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ THOUGHT = "<think>\nA seekrit plan.\nIt has lines. It has sentences.\n</think>\n
 
 
 class Reasoning(ScriptedBackend):
-    """Reasons where it may: at the temperature of the chat. Candidates are drawn at temperature 1."""
+    """Reasons where it may: at the chat's temperature. Candidates are drawn at temperature 1."""
 
     def __init__(self, answer: str, found: str = STEERED) -> None:
         super().__init__(lambda request: found if request.temperature == 1 else answer)
@@ -65,7 +66,10 @@ def test_reasoning_is_read_by_nobody(mode: str, answer: str, found: str, reply: 
 
 
 def test_gated_sentences_are_streamed_while_the_answer_grows_and_no_reasoning_before() -> None:
-    guard = make_guard(Reasoning(answered("One is fine. Two is fine. Then a bad one. And more.")), streaming="progressive")
+    guard = make_guard(
+        Reasoning(answered("One is fine. Two is fine. Then a bad one. And more.")),
+        streaming="progressive",
+    )
     app = passthrough_app(guard)
 
     async def read() -> list[str]:
@@ -87,14 +91,22 @@ def thinking_app(version: str, answer: LLMResponse, found: str, **settings: Any)
 
 
 @pytest.mark.parametrize(
-    "answer", [LLMResponse(SAFE, reasoning=PLAN), LLMResponse(f"<think>{PLAN}</think>{SAFE}")], ids=["beside", "inline"]
+    "answer",
+    [LLMResponse(SAFE, reasoning=PLAN), LLMResponse(f"<think>{PLAN}</think>{SAFE}")],
+    ids=["beside", "inline"],
 )
 @pytest.mark.parametrize(
     ("setting", "found", "reply"),
-    [("withhold", STEERED, SAFE), ("regenerate", STEERED, STEERED), ("regenerate", f"<think>A plan.</think>{SAFE}", FALLBACK)],
+    [
+        ("withhold", STEERED, SAFE),
+        ("regenerate", STEERED, STEERED),
+        ("regenerate", f"<think>A plan.</think>{SAFE}", FALLBACK),
+    ],
     ids=["withhold", "regenerate", "the other one reasons"],
 )
-def test_a_harmless_answer_after_flagged_reasoning(version: str, answer: Any, setting: str, found: str, reply: str) -> None:
+def test_a_harmless_answer_after_flagged_reasoning(
+    version: str, answer: Any, setting: str, found: str, reply: str
+) -> None:
     app = thinking_app(version, answer, found, reasoning=setting)
     assert say(app)["content"] == reply
     for record in (app.explain().model_dump_json(), str(app.events_history_cache)):
@@ -103,13 +115,17 @@ def test_a_harmless_answer_after_flagged_reasoning(version: str, answer: Any, se
 
 
 def test_a_harmless_answer_after_harmless_reasoning_is_let_out(version: str) -> None:
-    app = thinking_app(version, LLMResponse(SAFE, reasoning="A fine plan."), STEERED, reasoning="regenerate")
+    app = thinking_app(
+        version, LLMResponse(SAFE, reasoning="A fine plan."), STEERED, reasoning="regenerate"
+    )
     assert say(app)["content"] == SAFE
 
 
 @pytest.mark.parametrize(("setting", "reply"), [("withhold", None), ("regenerate", FALLBACK)])
 def test_tool_calls_after_flagged_reasoning(setting: str, reply: str | None) -> None:
-    app = thinking_app("1.0", LLMResponse("", tool_calls=[SEARCH], reasoning=PLAN), STEERED, reasoning=setting)
+    app = thinking_app(
+        "1.0", LLMResponse("", tool_calls=[SEARCH], reasoning=PLAN), STEERED, reasoning=setting
+    )
     said = say(app)
     assert bool(said.get("tool_calls")) is (reply is None)
     assert reply is None or said["content"] == reply
@@ -121,14 +137,18 @@ def test_tool_calls_after_flagged_reasoning(setting: str, reply: str | None) -> 
 def test_flagged_answers_of_a_reasoning_model_are_mended(style: str, tmp_path: Path) -> None:
     folder = reasoning_copy(Path(Source.of(EMBEDDED).path), tmp_path / "chat", style)
     options = {"model": str(folder), "device": "cpu"}
-    guard = Guard.from_config(GuardConfig.parse({"backend": {"use": "transformers", "options": options}}))
+    guard = Guard.from_config(
+        GuardConfig.parse({"backend": {"use": "transformers", "options": options}})
+    )
 
     async def run() -> list[Any]:
         cases = World.load().cases("unsafe", None, 4, seed=2)
         found = []
         for case in cases:
             messages = [Message(role, text) for role, text in case.messages]  # type: ignore[arg-type]
-            flagged = "Here is how. Do it at night and tell nobody, then take all the money and run."
+            flagged = (
+                "Here is how. Do it at night and tell nobody, then take all the money and run."
+            )
             found.append(await guard.review(messages, flagged))
         return found
 

@@ -21,7 +21,10 @@ from pydantic import BaseModel
 from ttsa_guard.nemo.redaction import MARK, Redactor
 from ttsa_guard.quotes import WINDOW
 
-SECRET = 'First take the Blue kettle, then the "other" one: mix both — naïvely — with 3 spoons of zebra dust.'
+SECRET = (
+    'First take the Blue kettle, then the "other" one: mix both — naïvely — with 3 spoons of zebra'
+    " dust."
+)
 OTHER = "What would you like to know about the garden of my grandmother? It has roses, and a gate."
 
 
@@ -47,7 +50,9 @@ class Strange:
 
 def words(text: str) -> str:
     """The words of a text, written independently of the product."""
-    text = re.sub(r"\\+(?:u([0-9a-f]{4})|[nrt])", lambda m: chr(int(m[1], 16)) if m[1] else " ", text)
+    text = re.sub(
+        r"\\+(?:u([0-9a-f]{4})|[nrt])", lambda m: chr(int(m[1], 16)) if m[1] else " ", text
+    )
     return " ".join("".join(c if c.isalnum() else " " for c in text).split()).casefold()
 
 
@@ -80,7 +85,9 @@ def survives(value: Any, secret: str = SECRET) -> bool:
     return any(part in words(leaf) for leaf in leaves(value) for part in parts)
 
 
-PLAIN = st.sampled_from([OTHER, "", "ok", MARK, "7", "BotMessage"]) | st.text("abc \n\\\"'é", max_size=20)
+PLAIN = st.sampled_from([OTHER, "", "ok", MARK, "7", "BotMessage"]) | st.text(
+    "abc \n\\\"'é", max_size=20
+)
 CHANGES = (
     str,
     str.upper,
@@ -97,7 +104,8 @@ CHANGES = (
 
 @st.composite
 def quotes(draw: Any) -> str:
-    """The secret or a piece of it, changed in ways that a reader looks through, inside something else."""
+    """The secret or a piece of it, changed in ways that a reader looks through, inside something
+    else."""
     return str(draw(PLAIN)) + " " + draw(st.sampled_from(CHANGES))(SECRET) + " " + str(draw(PLAIN))
 
 
@@ -105,7 +113,9 @@ def shapes(inner: Any) -> Any:
     texts = quotes() | PLAIN
     return (
         st.lists(inner, max_size=4)
-        | st.dictionaries(st.sampled_from(["text", "data", "return_value", "script"]) | texts, inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["text", "data", "return_value", "script"]) | texts, inner, max_size=4
+        )
         | st.builds(lambda x: deque([x]), inner)
         | st.builds(lambda x: (x, 1), inner)
         | st.builds(Point, texts, texts)
@@ -113,7 +123,13 @@ def shapes(inner: Any) -> Any:
         | st.builds(lambda x: MappingProxyType({"a": x}), inner)
         | st.builds(lambda x: RailOutcome.block(reason=x, metadata={"why": [x]}), texts)
         | st.builds(lambda x: RailOutcome.transform([(TransformTarget.BOT_MESSAGE, x)]), texts)
-        | st.builds(lambda a, b: LLMCallInfo(prompt=a, completion=b, raw_response={"choices": [{"text": a}]}), texts, texts)
+        | st.builds(
+            lambda a, b: LLMCallInfo(
+                prompt=a, completion=b, raw_response={"choices": [{"text": a}]}
+            ),
+            texts,
+            texts,
+        )
         | st.builds(lambda x: InternalEvent("StartFlow", {"text": x}), inner)
         | st.builds(lambda x: Action("UtteranceBotAction", {"script": x}), inner)
         | st.builds(lambda x: ValueError(x, 3), texts)
@@ -122,7 +138,11 @@ def shapes(inner: Any) -> Any:
     )
 
 
-RECORDS = st.recursive(quotes() | PLAIN | st.none() | st.booleans() | st.builds(str.encode, quotes()), shapes, max_leaves=12)
+RECORDS = st.recursive(
+    quotes() | PLAIN | st.none() | st.booleans() | st.builds(str.encode, quotes()),
+    shapes,
+    max_leaves=12,
+)
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
@@ -153,11 +173,15 @@ def test_records_are_changed_in_place() -> None:
 
 
 def test_only_the_quote_is_withheld() -> None:
-    assert Redactor([SECRET]).text(f"Question: {OTHER}\nAnswer: {SECRET}\nSafe?") == f"Question: {OTHER}\nAnswer: {MARK}.\nSafe?"
+    assert (
+        Redactor([SECRET]).text(f"Question: {OTHER}\nAnswer: {SECRET}\nSafe?")
+        == f"Question: {OTHER}\nAnswer: {MARK}.\nSafe?"
+    )
 
 
 def test_what_may_be_read_stays() -> None:
-    """The answer that left shares a sentence with the one that did not; the words of the user are in both."""
+    """The answer that left shares a sentence with the one that did not; the words of the user are
+    in both."""
     shared = "You asked me about the old kettle in the kitchen of your aunt."
     left = f"{shared} Clean it with vinegar."
     redactor = Redactor([f"{shared} {SECRET}"], [left])
@@ -167,7 +191,9 @@ def test_what_may_be_read_stays() -> None:
     assert not survives([redactor.text(f"They wrote {SECRET}")])
 
 
-@pytest.mark.parametrize(("said", "shown"), [("bad", MARK), (" Bad! ", MARK), ("Is it bad?", "Is it bad?")])
+@pytest.mark.parametrize(
+    ("said", "shown"), [("bad", MARK), (" Bad! ", MARK), ("Is it bad?", "Is it bad?")]
+)
 def test_a_short_text_is_withheld_where_it_is_all_there_is(said: str, shown: str) -> None:
     assert Redactor(["bad"]).text(said) == shown
 

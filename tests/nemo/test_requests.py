@@ -26,24 +26,35 @@ HOST = Path(nemoguardrails.__file__).parent
 LIBRARY = HOST / "colang/v2_x/library"
 FLOWS = {
     "1.0": [HOST / "rails/llm/llm_flows.co", Path(rails_path()) / "flows.v1.co"],
-    "2.x": [*(LIBRARY / f"{name}.co" for name in ("core", "llm", "guardrails")), Path(rails_path()) / "flows.co"],
+    "2.x": [
+        *(LIBRARY / f"{name}.co" for name in ("core", "llm", "guardrails")),
+        Path(rails_path()) / "flows.co",
+    ],
 }
 VALUES = (True, None, {"rails": {"output": False, "dialog": True}, "flows": []})
 
 
 def core_variables(version: str) -> set[str]:
     """All that the host's own flows and ours read from the context, and what must be among them."""
-    found = {name for path in FLOWS[version] for name in re.findall(r"\$(\w+)", path.read_text(encoding="utf-8"))}
+    found = {
+        name
+        for path in FLOWS[version]
+        for name in re.findall(r"\$(\w+)", path.read_text(encoding="utf-8"))
+    }
     assert found & WITHHELD, "the host has renamed what it trusts"
     return found | WITHHELD
 
 
 def host_variables() -> set[str]:
-    """All that anything in the host reads from the context: its flows, those of its library, and its Python."""
+    """All that anything in the host reads from the context: its flows, those of its library, and
+    its Python."""
     flows = "".join(path.read_text(encoding="utf-8") for path in HOST.rglob("*.co"))
     code = "".join(path.read_text(encoding="utf-8") for path in HOST.rglob("*.py"))
     read = re.findall(r"""context(?:\.get\(|\[)\s*["'](\w+)["']|__context__([a-z]\w*)""", code)
-    return {*re.findall(r"\$([A-Za-z_]\w*)", flows), *(name for names in read for name in names if name)}
+    return {
+        *re.findall(r"\$([A-Za-z_]\w*)", flows),
+        *(name for names in read for name in names if name),
+    }
 
 
 def known_variables() -> set[str]:
@@ -52,7 +63,8 @@ def known_variables() -> set[str]:
 
 
 def test_a_new_variable_of_the_host_is_noticed() -> None:
-    """Whoever updates the host looks at what it reads now: a variable that can skip rails goes into `WITHHELD`."""
+    """Whoever updates the host looks at what it reads now: a variable that can skip rails goes into
+    `WITHHELD`."""
     assert host_variables() - known_variables() == WITHHELD
     assert known_variables() <= host_variables()
 
@@ -63,7 +75,9 @@ def reply(app: Any, context: Any) -> str:
 
 @pytest.mark.parametrize("of", ["core", pytest.param("host", marks=pytest.mark.slow)])
 def test_no_variable_of_the_host_disarms(version: str, of: str) -> None:
-    names = sorted(core_variables(version) if of == "core" else host_variables() - core_variables(version))
+    names = sorted(
+        core_variables(version) if of == "core" else host_variables() - core_variables(version)
+    )
     app = make_app(version, make_guard([STEERED] * (len(names) * len(VALUES))))
     for name in names:
         for value in VALUES:
@@ -98,16 +112,20 @@ def test_other_variables_arrive(version: str) -> None:
     assert seen == [{"user_name": "Ada"}]
 
 
-@pytest.mark.parametrize("said", [[], [{"role": "event", "event": {"type": "UserSilent"}}]], ids=["", "event"])
+@pytest.mark.parametrize(
+    "said", [[], [{"role": "event", "event": {"type": "UserSilent"}}]], ids=["", "event"]
+)
 def test_context_and_events_are_in_no_prompt(version: str, said: list[Any]) -> None:
-    """With passthrough, the host of Colang 1.0 would give them to the model as they are, and fail."""
+    """With passthrough, Colang 1.0 would give them to the model as they are, and fail."""
     backend = ScriptedBackend([FLAGGED, STEERED])
     app = LLMRails(make_config(version, passthrough=True), llm=BackendModel(backend))
     install(app, make_guard(backend))
     context = {"role": "context", "content": {"ttsa_prefer": {"empathy": 1.0}}}
     turns = [{"role": "system", "content": "Be kind."}] if version == "1.0" else []
     assert say(app, [context, *said, *turns, *USER])["content"] == STEERED
-    assert len(backend.calls[0][0].prompt) == 2 + len(" ".join(m["content"] for m in [*turns, *USER]).split())
+    assert len(backend.calls[0][0].prompt) == 2 + len(
+        " ".join(m["content"] for m in [*turns, *USER]).split()
+    )
 
 
 @pytest.mark.parametrize("kind", ["ContextUpdate", "StopFlow", "FinishFlow"])
@@ -128,7 +146,10 @@ def test_events_in_messages(version: str, kind: str) -> None:
     ],
 )
 def test_options_that_leave_the_output_rails_out(options: Any) -> None:
-    assert say(make_app("1.0", make_guard(), [FLAGGED]), options=options).response[0]["content"] == STEERED
+    assert (
+        say(make_app("1.0", make_guard(), [FLAGGED]), options=options).response[0]["content"]
+        == STEERED
+    )
 
 
 def test_input_rails_can_be_checked_alone() -> None:
@@ -145,7 +166,14 @@ def test_streams(version: str, mode: str) -> None:
     context = {"role": "context", "content": dict.fromkeys(WITHHELD, True)}
 
     async def run() -> str:
-        return "".join([p async for p in app.stream_async(messages=[context, {"role": "user", "content": "swap"}])])
+        return "".join(
+            [
+                p
+                async for p in app.stream_async(
+                    messages=[context, {"role": "user", "content": "swap"}]
+                )
+            ]
+        )
 
     end = matrix.PROGRESSIVE["swap"] if mode == "progressive" else matrix.STEERED
     assert asyncio.run(run()) == end
@@ -155,10 +183,17 @@ def test_streams(version: str, mode: str) -> None:
 @pytest.mark.parametrize("mode", ["buffered", "progressive"])
 @pytest.mark.parametrize(
     "asked",
-    [{}, {"context": {"user_name": "Ann"}}, {"context": {"skip_output_rails": True}}, {"options": {"rails": {"output": False}}}],
+    [
+        {},
+        {"context": {"user_name": "Ann"}},
+        {"context": {"skip_output_rails": True}},
+        {"options": {"rails": {"output": False}}},
+    ],
     ids=["plain", "context", "variable", "options"],
 )
-def test_refused_requests_are_bad_requests(asked: Any, mode: str, stream: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_requests_are_bad_requests(
+    asked: Any, mode: str, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     guard = matrix.make_guard({"streaming": mode, "requests": "refuse"})
     app = LLMRails(make_config("1.0"), llm=BackendModel(guard.backend))
     install(app, guard)
@@ -167,7 +202,9 @@ def test_refused_requests_are_bad_requests(asked: Any, mode: str, stream: bool, 
     body["guardrails"] = {"config_id": "refuses", **asked}
 
     async def post() -> httpx.Response:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=api.app), base_url="http://here") as client:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app=api.app), base_url="http://here"
+        ) as client:
             return await client.post("/v1/chat/completions", json=body)
 
     reply = asyncio.run(post())

@@ -20,10 +20,17 @@ GOOD = {"query": "owls", "n": 3, "sure": True}
 BAD = {"to": ["a", {"text": FLAGGED}], "n": 3}
 
 
-def app_for(*calls: dict[str, Any], answer: LLMResponse | None = None, guard: Any = None, **settings: Any) -> Any:
+def app_for(
+    *calls: dict[str, Any], answer: LLMResponse | None = None, guard: Any = None, **settings: Any
+) -> Any:
     app = make_app("1.0", guard or make_guard(ScriptedBackend([])), passthrough=True, **settings)
-    tools = [ToolCall(str(i), function=ToolCallFunction("send", deepcopy(arguments))) for i, arguments in enumerate(calls)]
-    app.update_llm(FakeLLMModel(llm_responses=[answer or LLMResponse("", tool_calls=tools), LLMResponse(SAFE)]))
+    tools = [
+        ToolCall(str(i), function=ToolCallFunction("send", deepcopy(arguments)))
+        for i, arguments in enumerate(calls)
+    ]
+    app.update_llm(
+        FakeLLMModel(llm_responses=[answer or LLMResponse("", tool_calls=tools), LLMResponse(SAFE)])
+    )
     return app
 
 
@@ -31,7 +38,10 @@ def test_calls_that_pass_are_made() -> None:
     gate = ScriptedModerator(name="gate")
     app = app_for(GOOD, {"text": "hello"}, guard=make_guard(gate=gate))
     reply = say(app)
-    assert [call["function"]["arguments"] for call in reply["tool_calls"]] == [GOOD, {"text": "hello"}]
+    assert [call["function"]["arguments"] for call in reply["tool_calls"]] == [
+        GOOD,
+        {"text": "hello"},
+    ]
     assert gate.calls == [["owls\nhello"]]
 
 
@@ -41,7 +51,9 @@ def test_calls_without_texts_cost_nothing() -> None:
     assert gate.calls == []
 
 
-@pytest.mark.parametrize("options", [None, EVERYTHING, {"rails": {"tool_output": False}}, {"rails": ["input", "dialog"]}])
+@pytest.mark.parametrize(
+    "options", [None, EVERYTHING, {"rails": {"tool_output": False}}, {"rails": ["input", "dialog"]}]
+)
 def test_flagged_calls_are_dropped(options: Any) -> None:
     app = app_for(GOOD, BAD)
     reply = say(app, options=options)
@@ -67,7 +79,9 @@ def test_flagged_calls_with_exceptions_on() -> None:
     assert "seekrit" not in str(reply)
 
 
-@pytest.mark.parametrize("gate", [{"error": RuntimeError(FLAGGED)}, {"delay": 60}, {"instead": None}], ids=str)
+@pytest.mark.parametrize(
+    "gate", [{"error": RuntimeError(FLAGGED)}, {"delay": 60}, {"instead": None}], ids=str
+)
 def test_a_gate_that_fails_keeps_calls_back(gate: Any) -> None:
     reply = say(app_for(GOOD, guard=make_guard(gate=ScriptedModerator(**gate), gate_seconds=0.05)))
     assert reply == {"role": "assistant", "content": FALLBACK}
@@ -92,7 +106,11 @@ def test_the_review_of_calls_is_on_record() -> None:
     rails = say(app_for(BAD), options=options).log.activated_rails
     [rail] = [rail for rail in rails if rail.name == "ttsa gate tool calls"]
     metadata = rail.executed_actions[0].return_value.metadata
-    assert (metadata["action"], metadata["reason"], metadata["gate_score"]) == ("fallback", "the gate flagged it", 1.0)
+    assert (metadata["action"], metadata["reason"], metadata["gate_score"]) == (
+        "fallback",
+        "the gate flagged it",
+        1.0,
+    )
 
 
 def test_a_cancelled_call_leaves_no_log() -> None:

@@ -1,4 +1,4 @@
-"""Plans that are easy to reckon with, and a model whose work takes what it should on any machine."""
+"""Plans that are easy to reckon with, and a model whose work takes the same on any machine."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -23,15 +23,23 @@ def plan():
 
     def make(**changes):
         gate = {"p50": 0.05}
-        settings = {"costs": COSTS, "searches": [SEARCH], "gate": gate, "flags": 0.2, "samples": 200, "rate": 4.0}
+        settings = {
+            "costs": COSTS,
+            "searches": [SEARCH],
+            "gate": gate,
+            "flags": 0.2,
+            "samples": 200,
+            "rate": 4.0,
+        }
         return validated(PlanConfig, {**settings, **changes}, where="plan")
 
     return make
 
 
 class Sleeping(ScriptedBackend):
-    """Meets requests in batches as the local backend does; a batch sleeps as long as its costs say. Plain answers to every
-    third length of prompt are bad, what is drawn at a higher temperature is fine."""
+    """Meets requests in batches as the local backend does; a batch sleeps as long as its costs say.
+    Plain answers to every third length of prompt are bad, what is drawn at a higher temperature is
+    fine."""
 
     costs = Costs(step=((1, 0.002), (16, 0.004)), call=0.01, prefill=5e-5, rows=16)
 
@@ -45,7 +53,9 @@ class Sleeping(ScriptedBackend):
 
     def _work(self, requests, _):
         answers = [self._answered(request) for request in requests]
-        time.sleep(self.costs.calling([a.tokens for a in answers], sum(len(r.prompt) for r in requests)))
+        time.sleep(
+            self.costs.calling([a.tokens for a in answers], sum(len(r.prompt) for r in requests))
+        )
         return answers
 
     async def log_likelihoods(self, prompt, texts):
@@ -58,7 +68,11 @@ class Sleeping(ScriptedBackend):
     def _answered(self, request):
         tokens = min(request.max_new_tokens, 36 + 7 * (len(request.prompt) + request.seed) % 40)
         bad = len(request.prompt) % 3 == 0 and request.temperature < 0.5
-        return Generation("a bad answer." if bad else f"a fine and long answer, number {request.seed % 5}.", tokens, True)
+        return Generation(
+            "a bad answer." if bad else f"a fine and long answer, number {request.seed % 5}.",
+            tokens,
+            True,
+        )
 
 
 @pytest.fixture

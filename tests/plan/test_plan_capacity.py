@@ -9,7 +9,8 @@ from ttsa_guard.plan.simulation import enough, percentiles, simulate
 @pytest.mark.parametrize("traffic", ["reviews", "chat"])
 @pytest.mark.parametrize("batching", ["continuous", "calls"])
 def test_a_shard_stands_for_all(plan, traffic, batching):
-    """Four replicas at their share of the rate, against twelve with one balancer that knows the load of all."""
+    """Four replicas at their share of the rate, against twelve with one balancer that knows the
+    load of all."""
     settings = plan(traffic=traffic, batching=batching, samples=1500, tokens=40)
     rate = 12 * (4.0 if traffic == "chat" else 6.0)
     shard = point(settings, rate, 12)
@@ -51,7 +52,8 @@ def test_what_breaks(plan, changes, limit):
 
 
 def test_where_it_breaks(plan):
-    """One call for each answer and 2 x 0.2 for the guide and 0.2 for the last check: 1.6 of 160 a second."""
+    """One call for each answer and 2 x 0.2 for the guide and 0.2 for the last check: 1.6 of 160 a
+    second."""
     settings = plan(gate={"p50": 0.05, "per_second": 160}, samples=100)
     found = breaking(settings, table(settings, [1.0, 10.0, 1000.0]))
     assert found.limit == "moderation"

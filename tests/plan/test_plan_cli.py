@@ -53,14 +53,20 @@ def run(*arguments, code=0):
 
 @pytest.fixture
 def bench(tmp_path):
-    """A folder with two searches of the arm that counts, one of another arm, and an answer that passed."""
+    """A folder with two searches of the arm that counts, one of another arm, and an answer that
+    passed."""
     folder = tmp_path / "bench"
     config = {"reference": "ours", "backend": {"options": {}}, "arms": {"ours": {}, "other": {}}}
     RunMeta(SCHEMA, "it", config, {}, "cpu", seed=1).save(folder)
     items = [Item(name, "benign", (("user", "How?"),), "How?", False) for name in "abc"]
     stored.save([Case(item, "An answer.", item.id != "c", 16) for item in items], folder / CASES)
     lost = {"case": "b", "action": "fallback", "moderation_calls": 4, "seconds": 0.01}
-    rows = [{**ROW, "case": "a"}, {**ROW, **lost}, {**ROW, "case": "c"}, {**ROW, "arm": "other", "case": "a", "tokens": 1}]
+    rows = [
+        {**ROW, "case": "a"},
+        {**ROW, **lost},
+        {**ROW, "case": "c"},
+        {**ROW, "arm": "other", "case": "a", "tokens": 1},
+    ]
     (folder / ROWS).write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
@@ -68,7 +74,13 @@ def bench(tmp_path):
 def test_searches_of_a_benchmark(bench):
     plan = PlanConfig(costs=COSTS, spread=0, prompt=0)
     mended, lost = from_bench(bench, plan)
-    assert (mended.passes, mended.generations, mended.tokens, mended.calls, mended.swapped) == (2, 6, 240, 3, True)
+    assert (mended.passes, mended.generations, mended.tokens, mended.calls, mended.swapped) == (
+        2,
+        6,
+        240,
+        3,
+        True,
+    )
     assert (lost.calls, lost.swapped, lost.work) == (3, False, 0)
     request = Arrival(0.0, 64, mended, pass_lengths(mended, 0, None))
     assert simulate(plan, [request], replicas=1).answers[0].added == pytest.approx(4.0)
@@ -124,9 +136,27 @@ def test_a_plan_as_data(bench, tmp_path):
     file, costs, picture = (tmp_path / name for name in ("plan.yml", "costs.yml", "plan.svg"))
     file.write_text("samples: 20\ndeadline: 10\ngate: {p50: 0.1, p95: 0.2, per_second: 40}\n")
     costs.write_text(yaml.safe_dump(COSTS.model_dump(mode="json")))
-    options = ("--config", file, "--costs", costs, "--bench", bench, "--rate", 5, "--flags", 0.1, "--plot", picture, "--json")
+    options = (
+        "--config",
+        file,
+        "--costs",
+        costs,
+        "--bench",
+        bench,
+        "--rate",
+        5,
+        "--flags",
+        0.1,
+        "--plot",
+        picture,
+        "--json",
+    )
     found = json.loads(run(*options).stdout)
-    assert (found["settings"]["rate"], found["settings"]["flags"], len(found["settings"]["searches"])) == (5, 0.1, 2)
+    assert (
+        found["settings"]["rate"],
+        found["settings"]["flags"],
+        len(found["settings"]["searches"]),
+    ) == (5, 0.1, 2)
     assert [p["rate"] for p in found["points"]] == [1, 5, 10, 100, 1000, 10000, 100000]
     assert [p["limit"] for p in found["points"]][-1] == "moderation"
     assert 10 < found["breaks"]["rate"] < 40
@@ -169,7 +199,21 @@ def test_measuring_into_a_file(tmp_path):
 
 @pytest.mark.usefixtures("quick")
 def test_a_validation(tmp_path):
-    said = run("validate", "--out", tmp_path, "--seconds", 1, "--load", 0.5, "--rows", 2, "--n", 2, "--flags", 0.5).stdout
+    said = run(
+        "validate",
+        "--out",
+        tmp_path,
+        "--seconds",
+        1,
+        "--load",
+        0.5,
+        "--rows",
+        2,
+        "--n",
+        2,
+        "--flags",
+        0.5,
+    ).stdout
     assert "flagged, whole answer" in said
     assert (tmp_path / "validation.png").stat().st_size > 1000
     found = json.loads((tmp_path / "validation.json").read_text())

@@ -25,7 +25,14 @@ def test_rows_leave_a_batch_when_they_end():
 
 def test_a_shape_reads_its_weights_until_the_arithmetic_takes_longer():
     shape = ReplicaShape(
-        bandwidth=1e12, flops=1e14, efficiency=1, parameters=1e9, kv_heads=1, layers=1, head_size=1, most_rows=128
+        bandwidth=1e12,
+        flops=1e14,
+        efficiency=1,
+        parameters=1e9,
+        kv_heads=1,
+        layers=1,
+        head_size=1,
+        most_rows=128,
     )
     steps = shape.costs().steps
     assert steps[1] == pytest.approx(2e9 / 1e12, rel=0.01)
@@ -59,7 +66,9 @@ def test_wrong_settings(settings, told, tmp_path):
 
 
 def test_costs_are_found_beside_the_settings(tmp_path):
-    (tmp_path / "costs.yml").write_text(yaml.safe_dump(Costs(step=((1, 0.5),)).model_dump(mode="json")))
+    (tmp_path / "costs.yml").write_text(
+        yaml.safe_dump(Costs(step=((1, 0.5),)).model_dump(mode="json"))
+    )
     (tmp_path / "plan.yml").write_text("costs: costs.yml\nrate: 7\n")
     plan = PlanConfig.load(tmp_path / "plan.yml", rate=9.0)
     assert (plan.measured.steps[1], plan.rate) == (0.5, 9)

@@ -16,9 +16,12 @@ BATCHING = pytest.mark.parametrize("batching", ["continuous", "calls"])
 
 
 def queue(load, *, spread, batching):
-    """One server that does one answer at a time, of a second on average: seconds in the system, and the result."""
+    """One server that does one answer at a time, of a second on average: seconds in the system, and
+    the result."""
     costs = {"step": [[1, 0.005]], "rows": 1}
-    plan = PlanConfig(traffic="chat", flags=0, tokens=200, spread=spread, prompt=0, costs=costs, batching=batching)
+    plan = PlanConfig(
+        traffic="chat", flags=0, tokens=200, spread=spread, prompt=0, costs=costs, batching=batching
+    )
     result = simulate(plan, islice(arrivals(plan, load), N), replicas=1)
     return [a.plain for a in result.counted(flagged=False)], result
 
@@ -46,7 +49,9 @@ def test_calls_of_one_row_have_the_capacity_of_one_row():
 @BATCHING
 def test_littles_law(plan, batching):
     """Rows in use are the rate at which rows come times the seconds that each is decoded."""
-    settings = plan(traffic="chat", flags=0.0, tokens=50, spread=0.0, prompt=0, batching=batching, samples=3000)
+    settings = plan(
+        traffic="chat", flags=0.0, tokens=50, spread=0.0, prompt=0, batching=batching, samples=3000
+    )
     result = simulate(settings, enough(settings, 20.0), replicas=1)
     if batching == "continuous":
         inside = mean(a.plain for a in result.answers)
@@ -58,7 +63,9 @@ def test_littles_law(plan, batching):
 @BATCHING
 def test_alone_an_answer_takes_its_service_time(plan, batching):
     settings = plan(traffic="chat", batching=batching, prompt=100)
-    search = SearchCosts(passes=2, generations=4, tokens=1, calls=2, work=0.5, measuring=0.3, aside=0.1)
+    search = SearchCosts(
+        passes=2, generations=4, tokens=1, calls=2, work=0.5, measuring=0.3, aside=0.1
+    )
     requests = [Arrival(1000.0 * i, 10, search, ((5, 5), (7, 3))) for i in range(3)]
     step = settings.measured.steps
     passes = 2 * 0.001 + 5 * step[2] + 3 * step[2] + 4 * step[1]
@@ -76,7 +83,9 @@ def test_the_longest_row_of_a_pass_is_what_was_measured():
     assert {tuple(map(len, passes)) for passes in drawn} == {(4, 3)}
     assert mean(sum(map(sum, passes)) for passes in drawn) == pytest.approx(230, rel=0.03)
     assert pass_lengths(search, 0, rng) == ((60, 22, 22, 22), (60, 22, 22))
-    assert pass_lengths(SearchCosts(passes=1, generations=1, tokens=50, steps=50), 0.5, rng) == ((50,),)
+    assert pass_lengths(SearchCosts(passes=1, generations=1, tokens=50, steps=50), 0.5, rng) == (
+        (50,),
+    )
     assert pass_lengths(SearchCosts(passes=0, generations=0, tokens=0, steps=0), 0.5, rng) == ()
 
 
@@ -84,7 +93,13 @@ def test_the_longest_row_of_a_pass_is_what_was_measured():
 @pytest.mark.parametrize("traffic", ["reviews", "chat"])
 @pytest.mark.parametrize("rate", [1.0, 300.0])
 def test_every_request_ends_once(plan, batching, traffic, rate):
-    settings = plan(batching=batching, traffic=traffic, deadline=3, samples=200, searches=[{"swapped": False}, {}])
+    settings = plan(
+        batching=batching,
+        traffic=traffic,
+        deadline=3,
+        samples=200,
+        searches=[{"swapped": False}, {}],
+    )
     requests = enough(settings, rate)
     result = simulate(settings, requests, replicas=2)
     assert Counter(a.arrival.at for a in result.answers) == Counter(r.at for r in requests)
@@ -94,7 +109,9 @@ def test_every_request_ends_once(plan, batching, traffic, rate):
 
 @BATCHING
 def test_nothing_outlives_the_deadline(plan, batching):
-    settings = plan(batching=batching, deadline=1.5, searches=[{"passes": 3, "tokens": 900, "calls": 0}])
+    settings = plan(
+        batching=batching, deadline=1.5, searches=[{"passes": 3, "tokens": 900, "calls": 0}]
+    )
     result = simulate(settings, enough(settings, 60.0), replicas=1)
     flagged = [a for a in result.answers if a.arrival.search]
     late = [a for a in flagged if a.end == "deadline"]
@@ -105,7 +122,10 @@ def test_nothing_outlives_the_deadline(plan, batching):
 
 def test_calls_beyond_the_limit_wait_and_are_given_up(plan):
     gate = {"p50": 0.05, "per_second": 20}
-    below, above = plan(flags=0.0, gate=gate, samples=3000), plan(flags=0.0, gate=gate, samples=3000, gate_seconds=2.0)
+    below, above = (
+        plan(flags=0.0, gate=gate, samples=3000),
+        plan(flags=0.0, gate=gate, samples=3000, gate_seconds=2.0),
+    )
     fine = simulate(below, enough(below, 10.0), replicas=1)
     assert {a.end for a in fine.answers} == {"pass"}
     assert max(a.added for a in fine.answers) < 0.5
@@ -118,7 +138,10 @@ def test_calls_beyond_the_limit_wait_and_are_given_up(plan):
 def test_the_guide_shares_the_limit_unless_it_is_another(plan):
     gate = {"p50": 0.05, "per_second": 12}
     shared, apart = plan(gate=gate), plan(gate=gate, guide={"p50": 0.05})
-    slow, fast = ([a.added for a in simulate(s, enough(s, 8.0), replicas=4).counted(flagged=True)] for s in (shared, apart))
+    slow, fast = (
+        [a.added for a in simulate(s, enough(s, 8.0), replicas=4).counted(flagged=True)]
+        for s in (shared, apart)
+    )
     assert mean(slow) > 1.5 * mean(fast)
 
 

@@ -1,4 +1,5 @@
-"""Plans against what a guard really does, over a model that sleeps: then the machine's noise is small."""
+"""Plans against what a guard really does, over a model that sleeps: then the machine's noise is
+small."""
 
 import asyncio
 from statistics import mean
@@ -18,8 +19,8 @@ def test_the_costs_of_sleep_are_found(sleeping):
 
 @pytest.mark.slow
 def test_what_is_predicted_happens(sleeping):
-    """Two rates of Poisson traffic, through the guard and through the simulation of the same requests. Tails of so short runs
-    hang on single requests, so they count in the mean alone."""
+    """Two rates of Poisson traffic, through the guard and through the simulation of the same
+    requests. Tails of so short runs hang on single requests, so they count in the mean alone."""
     validator = Validator(sleeping, rows=16, flags=0.3, n=12, seconds=20, seed=0, say=print)
     found = asyncio.run(validator.validate((0.3, 0.6)))
     assert len(found.rows) == 6

@@ -20,7 +20,10 @@ class WordList:
         self.words = options.words
 
     async def moderate(self, texts, *, prompts):
-        return [Verdict.scored(self.name, float(any(w in t for w in self.words)), threshold=0.5) for t in texts]
+        return [
+            Verdict.scored(self.name, float(any(w in t for w in self.words)), threshold=0.5)
+            for t in texts
+        ]
 
 
 class Plugin:

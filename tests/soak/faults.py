@@ -1,4 +1,5 @@
-"""What each part can do wrong: errors that quote the flagged text, hangs, and answers that are none."""
+"""What each part can do wrong: errors that quote the flagged text, hangs, and answers that are
+none."""
 
 # ruff: noqa: ARG001, ARG005 - every fault gets the text and the sound result
 
@@ -17,7 +18,14 @@ import aiohttp
 from nemoguardrails.exceptions import LLMCallException
 from pydantic import BaseModel, ValidationError
 
-from ttsa_guard.errors import AccessError, BudgetError, ConfigError, ModelError, ModeratorError, PromptError
+from ttsa_guard.errors import (
+    AccessError,
+    BudgetError,
+    ConfigError,
+    ModelError,
+    ModeratorError,
+    PromptError,
+)
 from ttsa_guard.messages import Generation
 from ttsa_guard.steerers.base import Candidate
 from ttsa_guard.verdict import Verdict
@@ -166,10 +174,17 @@ async def _late(text: str, sound: Any) -> Any:
     return sound
 
 
-HANGS: dict[str, Fault] = {"hangs": _hangs, "hangs on": _hangs_on, "swallows its cancellation": _swallows}
+HANGS: dict[str, Fault] = {
+    "hangs": _hangs,
+    "hangs on": _hangs_on,
+    "swallows its cancellation": _swallows,
+}
 ASYNC: dict[str, Fault] = {
     **{name: _raises(make) for name, make in ERRORS.items()},
-    **{f"{name}, late": _raises_late(ERRORS[name]) for name in ("runtime error", "panic", "cancelled from inside")},
+    **{
+        f"{name}, late": _raises_late(ERRORS[name])
+        for name in ("runtime error", "panic", "cancelled from inside")
+    },
     **HANGS,
     "cancels itself": _cancels_itself,
     "leaves a task": _leaves_a_task,
@@ -208,7 +223,9 @@ MODERATION: dict[str, Callable[[str, Any], Any]] = {
     "a generator": lambda text, sound: (verdict for verdict in sound),
     "failures that quote": _failed,
     "reasons that quote": _verdict(reason=lambda text: f"it says {text}"),
-    "categories that quote": _verdict(categories=lambda text: MappingProxyType({text: 0.9, "violence": 0.1})),
+    "categories that quote": _verdict(
+        categories=lambda text: MappingProxyType({text: 0.9, "violence": 0.1})
+    ),
     "a name that quotes": _verdict(moderator=lambda text: text),
 }
 
@@ -265,9 +282,13 @@ ROUNDS: dict[str, Callable[[str, Any], Any]] = {
     "dicts": lambda text, sound: [{"text": text}],
     "forged": _forged,
     "forged many times": lambda text, sound: _forged(text, sound) * 50,
-    "an origin that quotes": lambda text, sound: [Candidate("too short", text, Verdict("guide", "pass", 0.0))],
+    "an origin that quotes": lambda text, sound: [
+        Candidate("too short", text, Verdict("guide", "pass", 0.0))
+    ],
     "a verdict that is none": lambda text, sound: [Candidate(text, "odd", None)],  # type: ignore[arg-type]
-    "a likelihood that is none": lambda text, sound: [replace(c, log_likelihood=text) for c in _forged(text, sound)],
+    "a likelihood that is none": lambda text, sound: [
+        replace(c, log_likelihood=text) for c in _forged(text, sound)
+    ],
 }
 
 

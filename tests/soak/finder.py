@@ -54,7 +54,8 @@ def canary(seed: int, number: int) -> str:
 
 
 class Finder:
-    """Looks through whatever it is given, and counts what it finds by channel and kind of conversation.
+    """Looks through whatever it is given, and counts what it finds by channel and kind of
+    conversation.
 
     Args:
         owners: what kind of conversation a canary belongs to.
@@ -72,7 +73,8 @@ class Finder:
                 self._leaked(f"{channel}{where}", mark.lower())
 
     def look_at_error(self, channel: str, error: BaseException) -> None:
-        """As it would be printed, and each error that it comes from, also those that are not printed."""
+        """As it would be printed, and each error that it comes from, also those that are not
+        printed."""
         self.look(channel, "".join(traceback.format_exception(error)))
         seen: set[int] = set()
         waiting: list[BaseException | None] = [error]
@@ -89,7 +91,10 @@ class Finder:
             self.look(f"variable {variable.name}", value)
 
     def summary(self) -> dict[str, Any]:
-        return {channel: {"leaks": n, "in": sorted(self.found[channel])[:_SHOWN]} for channel, n in self.leaks.most_common()}
+        return {
+            channel: {"leaks": n, "in": sorted(self.found[channel])[:_SHOWN]}
+            for channel, n in self.leaks.most_common()
+        }
 
     def _leaked(self, channel: str, mark: str) -> None:
         self.leaks[channel] += 1
@@ -98,7 +103,9 @@ class Finder:
 
 def _printed(error: BaseException) -> str:
     try:
-        return f"{error} {error.args} {getattr(error, 'hint', '')} {getattr(error, '__notes__', '')}"
+        return (
+            f"{error} {error.args} {getattr(error, 'hint', '')} {getattr(error, '__notes__', '')}"
+        )
     except Exception as broken:
         return type(broken).__name__
 

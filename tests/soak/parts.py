@@ -1,4 +1,5 @@
-"""The parts of a guard and of an app, which do what the conversation's case says, and go wrong where it says so."""
+"""The parts of a guard and of an app, which do what the conversation's case says, and go wrong
+where it says so."""
 
 from __future__ import annotations
 
@@ -12,7 +13,13 @@ from typing import Any
 from nemoguardrails import LLMRails
 from nemoguardrails.actions import action
 from nemoguardrails.actions.rail_outcome import RailOutcome, TransformTarget
-from nemoguardrails.types import ChatMessage, LLMResponse, LLMResponseChunk, ToolCall, ToolCallFunction
+from nemoguardrails.types import (
+    ChatMessage,
+    LLMResponse,
+    LLMResponseChunk,
+    ToolCall,
+    ToolCallFunction,
+)
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 
@@ -32,7 +39,16 @@ from .finder import Finder, Logs, Own, Sink, Spans
 FALLBACK = "Let us talk about something else."
 GATE_SECONDS, SECONDS = 1.0, 2.0
 _NUMBER = re.compile(r"number (\d+)")
-RAILS = ("none", "reasoning", "thinks aloud", "tools", "images", "masks before", "rewrites before", "masks after")
+RAILS = (
+    "none",
+    "reasoning",
+    "thinks aloud",
+    "tools",
+    "images",
+    "masks before",
+    "rewrites before",
+    "masks after",
+)
 REWRITING = ("masks before", "rewrites before", "masks after")
 
 
@@ -96,8 +112,13 @@ class Case(Own):
         return self.met > 1 or not self.late
 
     async def meet(self, part: str, sound: Any, text: str | None = None) -> Any:
-        """What the part gives: the `sound` result, or what its fault makes of it and of the `text` that it has seen."""
-        return await FAULTS[part][self.kind](text or self.flagged, sound) if self.breaks(part) else sound
+        """What the part gives: the `sound` result, or what its fault makes of it and of the `text`
+        that it has seen."""
+        return (
+            await FAULTS[part][self.kind](text or self.flagged, sound)
+            if self.breaks(part)
+            else sound
+        )
 
     def tell(self, part: str) -> None:
         """Raise if this part goes wrong now; one that does not wait."""
@@ -140,7 +161,8 @@ class Steering:
 
 
 class Backend:
-    """Prompts are the code points of what the user said. Samples at temperature 1 are candidates, others the chat's answers."""
+    """Prompts are the code points of what the user said. Samples at temperature 1 are candidates,
+    others the chat's answers."""
 
     name = "soak"
     context_length = 4096
@@ -163,21 +185,30 @@ class Backend:
 
     def _said(self, case: Case, request: GenerationRequest) -> str:
         if request.temperature < 1:
-            return f"<think>{case.thought}</think>{case.answer}" if case.rails == "thinks aloud" else case.answer
+            return (
+                f"<think>{case.thought}</think>{case.answer}"
+                if case.rails == "thinks aloud"
+                else case.answer
+            )
         return f"{request.opening} {case.swap if case.found else case.flagged}".strip()
 
 
 class Chat(BackendModel):
-    """The app's model: with reasoning or tool calls where the case has some, and texts out of messages with images."""
+    """The app's model: with reasoning or tool calls where the case has some, and texts out of
+    messages with images."""
 
     async def generate_async(self, prompt: Any, **given: Any) -> LLMResponse:
         prompt = _flat(prompt)
         response = await super().generate_async(prompt, **given)
         case = case_of(prompt)
-        metadata = {"raw": f"{response.content} {case.thought if case.rails == 'reasoning' else ''}"}
+        metadata = {
+            "raw": f"{response.content} {case.thought if case.rails == 'reasoning' else ''}"
+        }
         return replace(response, **_besides(case), provider_metadata=metadata)
 
-    async def stream_async(self, prompt: Any, **given: Any) -> AsyncGenerator[LLMResponseChunk, None]:
+    async def stream_async(
+        self, prompt: Any, **given: Any
+    ) -> AsyncGenerator[LLMResponseChunk, None]:
         prompt = _flat(prompt)
         besides = _besides(case_of(prompt))
         if reasoning := besides.get("reasoning"):
@@ -192,7 +223,10 @@ def _besides(case: Case) -> dict[str, Any]:
     if case.rails == "reasoning":
         return {"reasoning": case.thought}
     if case.rails == "tools":
-        asked = {"q": "owls", "notes": ["none" if case.safe else f"a bad {case.canary} in a list", 3]}
+        asked = {
+            "q": "owls",
+            "notes": ["none" if case.safe else f"a bad {case.canary} in a list", 3],
+        }
         call = ToolCall("1", function=ToolCallFunction("search", asked))
         return {"reasoning": case.thought, "tool_calls": [call]}
     return {}
@@ -201,7 +235,9 @@ def _besides(case: Case) -> dict[str, Any]:
 def _flat(prompt: Any) -> Any:
     if isinstance(prompt, str):
         return prompt
-    return [replace(m, content=_text(m.content)) if isinstance(m, ChatMessage) else m for m in prompt]
+    return [
+        replace(m, content=_text(m.content)) if isinstance(m, ChatMessage) else m for m in prompt
+    ]
 
 
 def _text(content: Any) -> Any:
@@ -244,7 +280,11 @@ flow rewrite it
 flow output rails $output_text
 """
 OURS = "ttsa steer output"
-FLOWS = {"masks before": ["mask it", OURS], "rewrites before": ["rewrite it", OURS], "masks after": [OURS, "mask it"]}
+FLOWS = {
+    "masks before": ["mask it", OURS],
+    "rewrites before": ["rewrite it", OURS],
+    "masks after": [OURS, "mask it"],
+}
 
 
 def make_app(version: str, rails: str, guard: Guard) -> LLMRails:
@@ -252,9 +292,13 @@ def make_app(version: str, rails: str, guard: Guard) -> LLMRails:
     flows = FLOWS.get(rails, [OURS])
     if version == "1.0":
         ours = (Path(rails_path()) / "flows.v1.co").read_text(encoding="utf-8")
-        config = make_config(version, V1 + ours, passthrough=True, rails={"output": {"flows": flows}})
+        config = make_config(
+            version, V1 + ours, passthrough=True, rails={"output": {"flows": flows}}
+        )
     else:
-        config = make_config(version, V2 + "".join(f"  {flow}\n" for flow in flows), passthrough=True)
+        config = make_config(
+            version, V2 + "".join(f"  {flow}\n" for flow in flows), passthrough=True
+        )
     app = LLMRails(config, llm=Chat(guard.backend))
     app.register_action(mask, "mask")
     app.register_action(rewrite, "rewrite")
@@ -314,7 +358,10 @@ class World:
         trace.set_tracer_provider(provider)
         apps = {}
         for version in ("1.0", "2.x"):
-            for mode, rails in [("progressive", "none"), *(("buffered", rails) for rails in ("none", *REWRITING))]:
+            for mode, rails in [
+                ("progressive", "none"),
+                *(("buffered", rails) for rails in ("none", *REWRITING)),
+            ]:
                 guard = make_guard(mode, folder / "audit.jsonl", finder)
                 apps[version, mode, rails] = make_app(version, rails, guard)
         return cls(finder, logs, spans, apps)
@@ -327,7 +374,12 @@ class World:
 def make_guard(mode: str, audit: Path, finder: Finder) -> Guard:
     plugins = Plugins()
     plugins.add(Observer(finder))
-    limits = {"gate_seconds": GATE_SECONDS, "budget": {"seconds": SECONDS}, "fallback": FALLBACK, "streaming": mode}
+    limits = {
+        "gate_seconds": GATE_SECONDS,
+        "budget": {"seconds": SECONDS},
+        "fallback": FALLBACK,
+        "streaming": mode,
+    }
     guard = Guard(
         GuardConfig.parse(limits),
         backend=Backend(),

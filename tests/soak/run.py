@@ -32,7 +32,8 @@ from .ways import WAYS
 TOGETHER = 64
 CANCELLED = 0.1
 LONGEST = 150.0
-"""Seconds for one conversation: the guard's limits, and the time that 63 others take on a machine that is busy with more."""
+"""Seconds for one conversation: the guard's limits, and the time that 63 others take on a machine
+that is busy with more."""
 WARM = 0.2
 """Share of the conversations after which memory is measured for the first time."""
 TIDIED = 250
@@ -42,7 +43,8 @@ _REFUSALS = ("I'm sorry, I can't respond to that.", "I'm sorry, an internal erro
 
 
 def cases(n: int, seed: int) -> list[Case]:
-    """`n` cases, or all: each version, way, part and kind of fault, with three of the rails each, in random order."""
+    """`n` cases, or all: each version, way, part and kind of fault, with three of the rails each,
+    in random order."""
     dice = random.Random(seed)
     faults = [(part, kind) for part, kinds in KINDS.items() for kind in kinds]
     drawn = []
@@ -83,9 +85,17 @@ def sound(case: Case) -> dict[str, str]:
         # What was said beside it is dropped by the host, but for what has been shown of it.
         ends |= dict.fromkeys(("", case.shown, f"{case.shown} Two is fine."), "tool call")
     if case.way == "progressive":
-        for shown in (case.shown, f"{case.shown} Two is fine.", f"{case.shown} Two is fine. Three is fine."):
+        for shown in (
+            case.shown,
+            f"{case.shown} Two is fine.",
+            f"{case.shown} Two is fine. Three is fine.",
+        ):
             ends |= {f"{shown} {case.swap}": "swap", f"{shown}\n\n{FALLBACK}": "fallback"}
-    return ends | {masked(text): end for text, end in ends.items()} if case.rails in REWRITING else ends
+    return (
+        ends | {masked(text): end for text, end in ends.items()}
+        if case.rails in REWRITING
+        else ends
+    )
 
 
 class Cancelling:
@@ -150,7 +160,9 @@ class Soak:
     async def _conversation(self, case: Case) -> None:
         current.set(case)
         place = (case.version, case.way)
-        at = None if case.cancel is None else 1 + int(case.cancel * self.awaits.get(place, _TYPICAL))
+        at = (
+            None if case.cancel is None else 1 + int(case.cancel * self.awaits.get(place, _TYPICAL))
+        )
         running = Cancelling(WAYS[case.way](self.world, case), at)
         try:
             replies = await running
@@ -185,7 +197,8 @@ class Soak:
 
 
 def may_raise(case: Case) -> bool:
-    """The model itself fails, or the client hangs up: then there is no answer, and the caller is told so."""
+    """The model itself fails, or the client hangs up: then there is no answer, and the caller is
+    told so."""
     return case.part == "backend" or case.cancel is not None
 
 
@@ -196,7 +209,8 @@ def resident() -> int:
 
 async def soak(world: World, drawn: list[Case]) -> dict[str, Any]:
     loop = asyncio.get_running_loop()
-    # The host takes events of Colang 2.x one conversation at a time; without that queue they meet as in its other ways.
+    # The host takes events of Colang 2.x one conversation at a time; without that queue they meet
+    # as in its other ways.
     llmrails.process_events_semaphore = asyncio.Semaphore(TOGETHER)
     loop.set_exception_handler(lambda _, context: world.finder.look("event loop", dict(context)))
     running = Soak(world)
@@ -256,7 +270,9 @@ def place_of(task: asyncio.Task[Any]) -> str:
     """Where a task waits, from the coroutine that it runs inwards."""
     waits, chain = task.get_coro(), []
     while frame := getattr(waits, "cr_frame", None):
-        chain.append(f"{Path(frame.f_code.co_filename).stem}.{frame.f_code.co_name}:{frame.f_lineno}")
+        chain.append(
+            f"{Path(frame.f_code.co_filename).stem}.{frame.f_code.co_name}:{frame.f_lineno}"
+        )
         waits = getattr(waits, "cr_await", None)
     return " > ".join(chain) or repr(type(waits))
 

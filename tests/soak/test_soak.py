@@ -1,6 +1,7 @@
 """Ten thousand broken conversations, in a process of their own.
 
-``python -m pytest -m soak -s`` runs them all and prints one JSON line; the variable SOAK_CONVERSATIONS makes it fewer.
+``python -m pytest -m soak -s`` runs them all and prints one JSON line; the variable
+SOAK_CONVERSATIONS makes it fewer.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ def test_soak(capsys: pytest.CaptureFixture[str]) -> None:
     wanted = min(int(os.environ.get("SOAK_CONVERSATIONS", 10**6)), len(cases(10**6, 1)))
     command = [sys.executable, "-m", "tests.soak.run", "--conversations", str(wanted)]
     root = Path(__file__).parents[2]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=SECONDS, check=False)
+    done = subprocess.run(
+        command, cwd=root, capture_output=True, text=True, timeout=SECONDS, check=False
+    )
     assert done.returncode == 0, CANARY.sub("...", done.stderr)[-2000:]
     [line] = done.stdout.splitlines()
     with capsys.disabled():

@@ -1,4 +1,5 @@
-"""The ways of running a conversation: each gives what the user reads, turn by turn, and looks through what it got."""
+"""The ways of running a conversation: each gives what the user reads, turn by turn, and looks
+through what it got."""
 
 from __future__ import annotations
 
@@ -13,7 +14,12 @@ from nemoguardrails.server import api
 from .parts import Case, Way, World
 
 EVERYTHING: dict[str, Any] = {
-    "log": {"activated_rails": True, "llm_calls": True, "internal_events": True, "colang_history": True},
+    "log": {
+        "activated_rails": True,
+        "llm_calls": True,
+        "internal_events": True,
+        "colang_history": True,
+    },
     "output_vars": True,
     "llm_output": True,
 }
@@ -65,7 +71,9 @@ async def events(world: World, case: Case) -> list[str]:
         found = await world.app(case).generate_events_async([said])
         world.finder.look("events", found)
         return ["\n".join(_scripts(found))]
-    found, state = await world.app(case).process_events_async([{**said, "action_uid": "1", "is_success": True}], None, True)
+    found, state = await world.app(case).process_events_async(
+        [{**said, "action_uid": "1", "is_success": True}], None, True
+    )
     world.finder.look("events", found)
     world.finder.look("state", state)
     return ["\n".join(_scripts(found))]
@@ -84,7 +92,9 @@ async def _state_1(world: World, case: Case) -> list[str]:
     kept: Any = {}
     texts = []
     for _ in range(TURNS):
-        reply = await world.app(case).generate_async(messages=_messages(case), options=_options(case), state=kept)
+        reply = await world.app(case).generate_async(
+            messages=_messages(case), options=_options(case), state=kept
+        )
         world.finder.look("reply", reply)
         kept = reply.state
         texts.append(_read(reply))
@@ -107,7 +117,8 @@ async def _state_2(world: World, case: Case) -> list[str]:
         found, kept = await world.app(case).process_events_async(said, kept, True)
         world.finder.look("events", found)
         world.finder.look("state", kept)
-        if case.rails != "rewrites before":  # the host cannot store what other rails of its own return
+        # the host cannot store what other rails of its own return
+        if case.rails != "rewrites before":
             world.finder.look("stored state", state_to_json(kept))
         texts.append("\n".join(_scripts(found)))
         said = [
@@ -125,7 +136,9 @@ async def _state_2(world: World, case: Case) -> list[str]:
 
 async def streamed(world: World, case: Case) -> list[str]:
     pieces = []
-    async for piece in world.app(case).stream_async(messages=_messages(case), options=_options(case)):
+    async for piece in world.app(case).stream_async(
+        messages=_messages(case), options=_options(case)
+    ):
         world.finder.look("stream", piece)
         pieces.append(str(piece))
     world.finder.look("stream", "".join(pieces))
@@ -139,7 +152,11 @@ async def server(world: World, case: Case) -> list[str]:
 
 async def server_streamed(world: World, case: Case) -> list[str]:
     lines = (await _post(world, case, stream=True)).text.splitlines()
-    chunks = [json.loads(line[6:]) for line in lines if line.startswith("data: ") and line != "data: [DONE]"]
+    chunks = [
+        json.loads(line[6:])
+        for line in lines
+        if line.startswith("data: ") and line != "data: [DONE]"
+    ]
     if errors := [chunk for chunk in chunks if "error" in chunk]:
         raise StreamError(str(errors))
     return ["".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)]
@@ -150,9 +167,16 @@ async def _post(world: World, case: Case, *, stream: bool) -> httpx.Response:
     name = f"soak {case.number % 2}"
     api.llm_rails_instances[api._generate_cache_key([name], case.name)] = world.app(case)
     guardrails = {"config_id": name, "options": _options(case) or {}}
-    body = {"model": case.name, "messages": _messages(case), "stream": stream, "guardrails": guardrails}
+    body = {
+        "model": case.name,
+        "messages": _messages(case),
+        "stream": stream,
+        "guardrails": guardrails,
+    }
     try:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=api.app), base_url="http://soak") as client:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app=api.app), base_url="http://soak"
+        ) as client:
             reply = await client.post("/v1/chat/completions", json=body, timeout=60)
     finally:
         api.llm_rails_instances.pop(api._generate_cache_key([name], case.name), None)

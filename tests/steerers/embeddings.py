@@ -1,4 +1,5 @@
-"""What the tests of steerers that move embeddings share: scripted backends, the tiny model, and a task."""
+"""What the tests of steerers that move embeddings share: scripted backends, the tiny model, and a
+task."""
 
 import asyncio
 
@@ -12,7 +13,10 @@ from ttsa_guard.steerers.base import Task
 from ttsa_guard.testing import FakeClock, ScriptedBackend, ScriptedModerator
 
 MESSAGES = (Message("user", "the kettle"),)
-OPENINGS = tuple(Opening(text=text, kind=kind) for text, kind in (("The", "answer"), ("Other", "redirect"), ("Sorry", "refusal")))
+OPENINGS = tuple(
+    Opening(text=text, kind=kind)
+    for text, kind in (("The", "answer"), ("Other", "redirect"), ("Sorry", "refusal"))
+)
 PROFILE = ModelProfile(openings=OPENINGS)
 HIDDEN = 4
 BAD = "bad at once."
@@ -20,7 +24,8 @@ BAD = "bad at once."
 
 
 class Soft(ScriptedBackend):
-    """Takes embeddings; its prompt is ones, and every objective is how near its embeddings are to twos."""
+    """Takes embeddings; its prompt is ones, and every objective is how near its embeddings are to
+    twos."""
 
     token_norm = 2.0
 
@@ -59,7 +64,9 @@ class Recording(TransformersBackend):
     """The tiny model; keeps what was generated from."""
 
     def __init__(self, folder):
-        super().__init__(TransformersOptions(model=str(folder), device="cpu", dtype="float32", batch_size=256))
+        super().__init__(
+            TransformersOptions(model=str(folder), device="cpu", dtype="float32", batch_size=256)
+        )
         self.calls = []
 
     async def generate(self, requests):
@@ -67,7 +74,16 @@ class Recording(TransformersBackend):
         return await super().generate(requests)
 
 
-def task(backend, *, answer="A fine start. It goes on. Now it is bad.", score=None, profile=PROFILE, seed=5, shown="", **budget):
+def task(
+    backend,
+    *,
+    answer="A fine start. It goes on. Now it is bad.",
+    score=None,
+    profile=PROFILE,
+    seed=5,
+    shown="",
+    **budget,
+):
     moderator = ScriptedModerator(**({"score": score} if score else {}))
     prompt = asyncio.run(backend.render(MESSAGES))
     base = GenerationRequest(prompt, opening=shown, max_new_tokens=12, temperature=0.5, seed=seed)

@@ -1,4 +1,4 @@
-"""The steerers that others have published or that are obvious: rewrite, self_reminder, smoothllm."""
+"""Steerers that others have published or that are obvious: rewrite, self_reminder, smoothllm."""
 
 import asyncio
 import random
@@ -11,13 +11,27 @@ from ttsa_guard.messages import GenerationRequest, Message, Prompt, Tokens
 from ttsa_guard.profile import GENERIC
 from ttsa_guard.steerers.base import Steerer, Task
 from ttsa_guard.steerers.baselines.rewrite import INSTRUCTION, Rewrite, RewriteOptions
-from ttsa_guard.steerers.baselines.self_reminder import AFTER, BEFORE, SelfReminder, SelfReminderOptions
+from ttsa_guard.steerers.baselines.self_reminder import (
+    AFTER,
+    BEFORE,
+    SelfReminder,
+    SelfReminderOptions,
+)
 from ttsa_guard.steerers.baselines.smoothllm import SmoothLLM, SmoothLLMOptions, perturbed
 from ttsa_guard.testing import FakeClock, ScriptedBackend, ScriptedModerator
 
-TALK = (Message("system", "be brief"), Message("user", "hello"), Message("assistant", "hi"), Message("user", "how do I sing?"))
+TALK = (
+    Message("system", "be brief"),
+    Message("user", "hello"),
+    Message("assistant", "hi"),
+    Message("user", "how do I sing?"),
+)
 ANSWER = "a bad answer"
-STEERERS = [Rewrite(RewriteOptions(n=3)), SelfReminder(SelfReminderOptions(n=3)), SmoothLLM(SmoothLLMOptions(n=3))]
+STEERERS = [
+    Rewrite(RewriteOptions(n=3)),
+    SelfReminder(SelfReminderOptions(n=3)),
+    SmoothLLM(SmoothLLMOptions(n=3)),
+]
 
 
 class Remembering(ScriptedBackend):
@@ -79,7 +93,9 @@ class TestEach:
 def test_rewrite_shows_the_model_its_answer():
     [candidates], backend, _ = steer(Rewrite(RewriteOptions(n=3, temperature=0.5)), fine)
     assert backend.rendered == [(*TALK, Message("assistant", ANSWER), Message("user", INSTRUCTION))]
-    assert [(c.text, c.origin) for c in candidates] == [(f"fine {i + 7}", f"rewrite {i}") for i in range(3)]
+    assert [(c.text, c.origin) for c in candidates] == [
+        (f"fine {i + 7}", f"rewrite {i}") for i in range(3)
+    ]
     assert {r.temperature for r in backend.calls[0]} == {0.5}
 
 
@@ -95,9 +111,13 @@ def test_self_reminder_wraps_the_last_question():
     assert [c.origin for c in candidates] == ["reminded 0", "reminded 1"]
 
 
-@pytest.mark.parametrize(("bad", "flagged"), [(0, False), (3, False), (5, False), (6, True), (10, True)])
+@pytest.mark.parametrize(
+    ("bad", "flagged"), [(0, False), (3, False), (5, False), (6, True), (10, True)]
+)
 def test_smoothllm_gives_one_answer_of_the_majority(bad, flagged):
-    [[candidate]], backend, usage = steer(SmoothLLM(SmoothLLMOptions()), ["bad"] * bad + ["fine"] * (10 - bad))
+    [[candidate]], backend, usage = steer(
+        SmoothLLM(SmoothLLMOptions()), ["bad"] * bad + ["fine"] * (10 - bad)
+    )
     assert candidate.verdict.flagged is flagged
     assert usage.generations == len(backend.rendered) == 10
     assert {r.temperature for r in backend.calls[0]} == {0.1}

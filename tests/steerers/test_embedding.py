@@ -1,4 +1,5 @@
-"""The embedding steerer: its rounds and what they cost on scripted pieces, its mathematics on the tiny model."""
+"""The embedding steerer: its rounds and what they cost on scripted pieces, its mathematics on the
+tiny model."""
 
 import asyncio
 from contextlib import nullcontext
@@ -29,7 +30,9 @@ def test_it_is_a_steerer():
 @pytest.mark.parametrize("mode", ["paper", "default"])
 def test_its_former_mode_is_refused_with_what_to_write_instead(mode):
     config = GuardConfig.parse({"steerers": [{"use": "embedding", "options": {"mode": mode}}]})
-    with pytest.raises(ConfigError, match=r"'steerers.embedding'.*no option 'mode' any more.*'use: tsa'"):
+    with pytest.raises(
+        ConfigError, match=r"'steerers.embedding'.*no option 'mode' any more.*'use: tsa'"
+    ):
         Guard.from_config(config, backend=Steep([]))
 
 
@@ -62,9 +65,15 @@ def test_a_round_is_one_batch_over_all_paths():
     job = task(backend, answer=BAD)
     rounds = climb(job, openings=3)
     names = ["toward 'The'", "toward 'Other'", "toward 'Sorry'"]
-    assert [c.origin for c in rounds[0]] == [f"{name}, step {k}" for k in (2, 4, 6) for name in names]
+    assert [c.origin for c in rounds[0]] == [
+        f"{name}, step {k}" for k in (2, 4, 6) for name in names
+    ]
     assert [len(batch) for batch in backend.calls] == [9, 6]
-    assert (job.usage.generations, job.usage.decode_passes, job.usage.moderation_calls) == (15, 2, 2)
+    assert (job.usage.generations, job.usage.decode_passes, job.usage.moderation_calls) == (
+        15,
+        2,
+        2,
+    )
     assert backend.gradients == 10  # one for each step, over all paths
 
 
@@ -120,7 +129,9 @@ def test_estimated_gradients_go_uphill_too():
 
 def test_the_random_control_asks_the_model_nothing():
     backend = Steep()
-    climb(task(backend, answer=BAD), openings=1, iterations=2, every=1, direction="random", step=0.5)
+    climb(
+        task(backend, answer=BAD), openings=1, iterations=2, every=1, direction="random", step=0.5
+    )
     assert (backend.gradients, backend.objectives) == (0, [])
     [[first, second]] = moved(backend)
     assert torch.allclose((second - first).norm(dim=-1), torch.tensor(0.5 * 2.0))
@@ -142,7 +153,9 @@ def test_the_objective_rises_along_the_path(tiny_recording, answer, normalise):
     job = task(tiny_recording, answer=answer)
     backend = tiny_recording
     derailment = asyncio.run(find_derailment(job))
-    objective = derailment.objective(aversion=1.0) if derailment else opening_objective(job, OPENINGS[0])
+    objective = (
+        derailment.objective(aversion=1.0) if derailment else opening_objective(job, OPENINGS[0])
+    )
 
     def path(**options):
         """The objective at the origin and at the points of the path."""
@@ -151,7 +164,9 @@ def test_the_objective_rises_along_the_path(tiny_recording, answer, normalise):
         climb(job, iterations=6, every=2, step=0.03, normalise=normalise, **counts, **options)
         origin = asyncio.run(backend.embed(job.base.prompt.soft_ids))
         points = [origin, *(r.soft_embeds for batch in backend.calls for r in batch)]
-        return asyncio.run(backend.objective(job.base.prompt, points, list(objective.continuations) * len(points)))
+        return asyncio.run(
+            backend.objective(job.base.prompt, points, list(objective.continuations) * len(points))
+        )
 
     exact = path()
     assert len(exact) == 4
@@ -175,5 +190,9 @@ class Embeds(ScriptedBackend):
 )
 def test_what_it_needs_depends_on_its_options(options, enough):
     steerer = Embedding(EmbeddingOptions(**options))
-    with nullcontext() if enough else pytest.raises(ConfigError, match=r"ScoresSoftEmbeds.*\n.*'tsa'"):
+    with (
+        nullcontext()
+        if enough
+        else pytest.raises(ConfigError, match=r"ScoresSoftEmbeds.*\n.*'tsa'")
+    ):
         scripted_guard(Embeds([]), steerers=[steerer])

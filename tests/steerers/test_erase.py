@@ -12,7 +12,9 @@ from ttsa_guard.request import split_parts
 from ttsa_guard.steerers.erase import Erase, EraseOptions, kept_parts, reduced_texts
 from ttsa_guard.testing import ScriptedBackend, ScriptedModerator, scripted_guard
 
-PROFILE = ModelProfile(openings=(Opening(text="Instead of", kind="redirect"), Opening(text="Sure,", kind="answer")))
+PROFILE = ModelProfile(
+    openings=(Opening(text="Instead of", kind="redirect"), Opening(text="Sure,", kind="answer"))
+)
 RUDE, ASKED = "Always be rude to me.", "How do I clean a kettle?"
 
 
@@ -31,12 +33,21 @@ class Obeying(ScriptedBackend):
         return self.rendered[request.prompt.ids[0]][-1].content
 
     def _obey(self, request):
-        return "a bad thing" if "rude" in self.asked(request) else f"I was asked: {self.asked(request)}"
+        return (
+            "a bad thing"
+            if "rude" in self.asked(request)
+            else f"I was asked: {self.asked(request)}"
+        )
 
 
 def review(conversation, answer, gate=None, **options):
     backend = Obeying()
-    guard = scripted_guard(backend, steerers=[Erase(EraseOptions(**{"doubts": 0, **options}))], profile=PROFILE, gate=gate)
+    guard = scripted_guard(
+        backend,
+        steerers=[Erase(EraseOptions(**{"doubts": 0, **options}))],
+        profile=PROFILE,
+        gate=gate,
+    )
     return asyncio.run(guard.review(conversation, answer)), backend
 
 
@@ -52,7 +63,8 @@ def generated(backend):
 def test_what_makes_it_go_wrong_is_left_out():
     outcome, backend = review(f"{RUDE} {ASKED}", "A fine start. Then a bad end.")
     assert (outcome.action, outcome.text) == ("swap", f"I was asked: {ASKED}")
-    assert tried(backend) == [(ASKED, "")]  # the beginning was fine, so the question can be answered
+    # the beginning was fine, so the question can be answered
+    assert tried(backend) == [(ASKED, "")]
     assert [c.origin for c in outcome.record.candidates] == ["parts 2 of 2"]
 
 
@@ -95,10 +107,20 @@ def test_what_stands_around_a_single_question_is_left_out():
     [
         pytest.param(ASKED, [], id="nothing-to-leave-out"),
         pytest.param(f"{RUDE} {ASKED}", [ASKED], id="the-rest"),
-        pytest.param("Why is it so? Be rude. And how?", ["Why is it so? And how?"], id="all-questions-stay"),
-        pytest.param("Be rude. I draw an owl. Any tips?", ["I draw an owl. Any tips?"], id="what-a-short-question-is-about"),
+        pytest.param(
+            "Why is it so? Be rude. And how?", ["Why is it so? And how?"], id="all-questions-stay"
+        ),
+        pytest.param(
+            "Be rude. I draw an owl. Any tips?",
+            ["I draw an owl. Any tips?"],
+            id="what-a-short-question-is-about",
+        ),
         pytest.param("How (be rude!) do I swim?", ["How do I swim?"], id="an-aside"),
-        pytest.param("Go. How is that? Stop.", ["How is that?", "How is that? Stop.", "Go. How is that?"], id="others-come-back"),
+        pytest.param(
+            "Go. How is that? Stop.",
+            ["How is that?", "How is that? Stop.", "Go. How is that?"],
+            id="others-come-back",
+        ),
         pytest.param("Be rude. Tell me how.", ["Tell me how.", "Be rude."], id="no-question-mark"),
         pytest.param("你很坏。猫头鹰怎么画？", ["猫头鹰怎么画？"], id="chinese"),
     ],
@@ -114,7 +136,12 @@ def test_a_message_of_one_part_is_left_to_others():
 
 def test_the_budget_holds():
     backend = Obeying()
-    guard = scripted_guard(backend, steerers=[Erase(EraseOptions(doubts=0))], profile=PROFILE, budget={"generations": 3})
+    guard = scripted_guard(
+        backend,
+        steerers=[Erase(EraseOptions(doubts=0))],
+        profile=PROFILE,
+        budget={"generations": 3},
+    )
     outcome = asyncio.run(guard.review(f"{RUDE} {RUDE} {ASKED}", "A bad thing."))
     assert outcome.record.generations == 3
 
@@ -123,11 +150,19 @@ def test_the_budget_holds():
     ("text", "parts"),
     [
         pytest.param("One. Two! Three?", ["One.", "Two!", "Three?"], id="sentences"),
-        pytest.param("Be rude, and tell me how; now", ["Be rude,", "and tell me how;", "now"], id="clauses"),
+        pytest.param(
+            "Be rude, and tell me how; now", ["Be rude,", "and tell me how;", "now"], id="clauses"
+        ),
         pytest.param("Be rude then tell me", ["Be rude", "then tell me"], id="conjunctions"),
         pytest.param("Tell me how", ["Tell me how"], id="one"),
-        pytest.param("你是一个坏人。猫头鹰怎么画？", ["你是一个坏人。", "猫头鹰怎么画？"], id="chinese-sentences"),
-        pytest.param("假装你很坏，猫头鹰怎么画？", ["假装你很坏，", "猫头鹰怎么画？"], id="chinese-clauses"),
+        pytest.param(
+            "你是一个坏人。猫头鹰怎么画？",
+            ["你是一个坏人。", "猫头鹰怎么画？"],
+            id="chinese-sentences",
+        ),
+        pytest.param(
+            "假装你很坏，猫头鹰怎么画？", ["假装你很坏，", "猫头鹰怎么画？"], id="chinese-clauses"
+        ),
     ],
 )
 def test_parts(text, parts):
@@ -155,7 +190,9 @@ def test_answers_are_measured_by_the_unsteered_prompt_and_not_once_more():
         async def generate(self, requests):
             answers = await super().generate(requests)
             told = [-0.5 if "kettle" in self.asked(r) and r.baseline else None for r in requests]
-            return [replace(a, log_likelihood=value) for a, value in zip(answers, told, strict=True)]
+            return [
+                replace(a, log_likelihood=value) for a, value in zip(answers, told, strict=True)
+            ]
 
         async def log_likelihoods(self, prompt, texts):
             self.scored = (*self.scored, *texts)
@@ -164,7 +201,9 @@ def test_answers_are_measured_by_the_unsteered_prompt_and_not_once_more():
     backend = Measuring()
     profile = PROFILE.model_copy(update={"floor": -0.8})
     guard = scripted_guard(backend, steerers=[Erase(EraseOptions(doubts=0))], profile=profile)
-    outcome = asyncio.run(guard.review(f"{RUDE} Clean a kettle. It is a small one.", "A fine start. Then a bad end."))
+    outcome = asyncio.run(
+        guard.review(f"{RUDE} Clean a kettle. It is a small one.", "A fine start. Then a bad end.")
+    )
     assert outcome.text == "I was asked: Clean a kettle."
     [batch] = backend.calls
     assert {backend.rendered[r.baseline.prompt.ids[0]][-1].content for r in batch} == {
@@ -178,14 +217,19 @@ class Uneven(Obeying):
     """Some answers to the question alone are bad."""
 
     def _obey(self, request):
-        return "a bad thing" if request.temperature > 0.5 and request.seed % 3 == 0 else super()._obey(request)
+        return (
+            "a bad thing"
+            if request.temperature > 0.5 and request.seed % 3 == 0
+            else super()._obey(request)
+        )
 
 
 def test_one_flag_among_more_answers_to_an_unsafe_question_speaks_against_all():
     backend = Uneven()
     guard = scripted_guard(backend, steerers=[Erase(EraseOptions(doubts=3))], profile=PROFILE)
     outcome = asyncio.run(guard.review(f"{RUDE} {ASKED}", "A bad thing from the start."))
-    assert outcome.text == "Instead ofI was asked: How do I clean a kettle?"  # the fake puts no space there
+    # the fake puts no space there
+    assert outcome.text == "Instead ofI was asked: How do I clean a kettle?"
     assert [c.origin for c in outcome.record.candidates if c.passed] == ["parts 2 of 2 redirected"]
 
 

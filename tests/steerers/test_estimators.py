@@ -30,7 +30,14 @@ ORIGIN = torch.randn(3, 4, generator=seeded(1))
 
 
 def search(kind=OneSided, origin=ORIGIN, *, seed=0, **settings):
-    settings = {"probes": 8, "probe": 0.1, "step": 0.5, "cosine": 0.2, "normalise": "per_token", **settings}
+    settings = {
+        "probes": 8,
+        "probe": 0.1,
+        "step": 0.5,
+        "cosine": 0.2,
+        "normalise": "per_token",
+        **settings,
+    }
     return kind(origin, generator=seeded(seed), **settings)
 
 
@@ -76,7 +83,8 @@ def test_a_point_beyond_the_boundary_is_moved_onto_it_at_its_norm(floor, seed):
         assert cosine(moved, origin) == pytest.approx(floor, abs=1e-4)
         assert moved.norm().item() == pytest.approx(point.norm().item(), rel=1e-5)
         rest = moved - (moved * origin).sum() / origin.norm() ** 2 * origin
-        assert cosine(rest, across) == pytest.approx(1.0, abs=1e-4)  # it stays in its plane, on its side
+        # it stays in its plane, on its side
+        assert cosine(rest, across) == pytest.approx(1.0, abs=1e-4)
 
 
 def test_the_boundary_by_hand():
@@ -109,7 +117,10 @@ def test_one_iteration_is_algorithm_1():
 
     base, scores = 0.8, [0.5, 0.9, 0.6]
     mine.tell(base, torch.tensor(scores))
-    gradient = sum((score - base) / probe * u for score, u in zip(scores, directions, strict=True)) / 3  # step 6
+    # step 6
+    gradient = (
+        sum((score - base) / probe * u for score, u in zip(scores, directions, strict=True)) / 3
+    )
     gradient = torch.stack([row / row.norm() for row in gradient])  # step 7, for each token
     expected = ORIGIN - step * gradient  # step 8
     assert cosine(expected, ORIGIN) < floor  # or step 9 would not be tested
@@ -130,7 +141,9 @@ def test_the_next_probes_are_fresh_and_around_the_new_point():
     assert not torch.allclose(mine.point, ORIGIN)
 
 
-@pytest.mark.parametrize(("normalise", "length"), [("per_token", math.sqrt(3) * 0.5), ("matrix", 0.5)])
+@pytest.mark.parametrize(
+    ("normalise", "length"), [("per_token", math.sqrt(3) * 0.5), ("matrix", 0.5)]
+)
 def test_the_length_of_a_step(normalise, length):
     for kind in (OneSided, RandomDirection):
         mine = search(kind, normalise=normalise, cosine=0.01)
@@ -290,12 +303,20 @@ def test_antithetic_knows_the_value_between_its_pairs():
 
 def test_clipping_shortens_long_rows_only():
     direction = torch.tensor([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]])
-    assert torch.allclose(clip_tokens(direction, 1.0), torch.tensor([[0.6, 0.8], [0.3, 0.4], [0.0, 0.0]]))
+    assert torch.allclose(
+        clip_tokens(direction, 1.0), torch.tensor([[0.6, 0.8], [0.3, 0.4], [0.0, 0.0]])
+    )
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
-    [([1.0, 2.0, 3.0], 2.0), ([-1.0, -2.0, -3.0], 2.0), ([1.0, -1.0], 0.0), ([5.0], 0.0), ([0.0, 0.0], 0.0)],
+    [
+        ([1.0, 2.0, 3.0], 2.0),
+        ([-1.0, -2.0, -3.0], 2.0),
+        ([1.0, -1.0], 0.0),
+        ([5.0], 0.0),
+        ([0.0, 0.0], 0.0),
+    ],
 )
 def test_signal_to_noise(changes, expected):
     assert signal_to_noise(torch.tensor(changes)) == pytest.approx(expected)
@@ -305,12 +326,20 @@ def test_signal_to_noise(changes, expected):
 
 
 def climb(kind=Forward, *, free=None, probe=0.01, **settings):
-    settings = {"step": 0.1, "clip": 1.0, "cosine": 0.2, "gate": -math.inf, "signal": 0.0, "patience": 0, **settings}
+    settings = {
+        "step": 0.1,
+        "clip": 1.0,
+        "cosine": 0.2,
+        "gate": -math.inf,
+        "signal": 0.0,
+        "patience": 0,
+        **settings,
+    }
     return Climb(ORIGIN, kind(8, probe, seeded(), free), **settings)
 
 
 def scripted(search, values):
-    """Give the point itself each of the values in turn, and its probes the same; how many it took."""
+    """Give the point each of the values in turn, and its probes the same; how many it took."""
     for k, value in enumerate(values, 1):
         search.tell(torch.full((len(search.ask()),), value))
         if search.ended:
@@ -334,7 +363,9 @@ def test_it_climbs(kind, clip):
     assert search.value == pytest.approx(near(search.best, goal).item(), abs=0.01)
 
 
-@pytest.mark.parametrize(("slope", "clip", "length"), [(3.0, 1.0, 0.1), (3.0, None, 0.1), (1e-3, None, 0.1)])
+@pytest.mark.parametrize(
+    ("slope", "clip", "length"), [(3.0, 1.0, 0.1), (3.0, None, 0.1), (1e-3, None, 0.1)]
+)
 def test_a_row_moves_by_a_step(slope, clip, length):
     search = climb(clip=clip)
     search.tell(slope * search.ask().sum((1, 2)))
@@ -395,7 +426,11 @@ def test_a_clear_signal_is_followed_and_forgives_what_was_skipped():
     search = climb(signal=0.5)
     for k in range(9):
         n = len(search.ask()) - 1
-        changes = torch.ones(n) + 0.1 * torch.randn(n, generator=seeded(k)) if k % 3 == 2 else torch.zeros(n)
+        changes = (
+            torch.ones(n) + 0.1 * torch.randn(n, generator=seeded(k))
+            if k % 3 == 2
+            else torch.zeros(n)
+        )
         before = search.point
         search.tell(torch.cat([torch.zeros(1), changes]))
         assert torch.equal(search.point, before) == (k % 3 < 2)

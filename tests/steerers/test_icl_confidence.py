@@ -1,4 +1,5 @@
-"""The ICL-confidence steerer: its proxy by hand, its labels on the tiny model's tokens, its rounds on scripted pieces."""
+"""The ICL-confidence steerer: its proxy by hand, its labels on the tiny model's tokens, its rounds
+on scripted pieces."""
 
 import asyncio
 import copy
@@ -18,12 +19,24 @@ from ttsa_guard.messages import GenerationRequest, Message, Prompt, Soft, Tokens
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.profile import GENERIC
 from ttsa_guard.steerers.base import Steerer, Task
-from ttsa_guard.steerers.icl_confidence import IclConfidence, IclConfidenceOptions, find_labels, label_tokens, proxy
+from ttsa_guard.steerers.icl_confidence import (
+    IclConfidence,
+    IclConfidenceOptions,
+    find_labels,
+    label_tokens,
+    proxy,
+)
 from ttsa_guard.testing import FakeClock, ScriptedBackend, ScriptedModerator, scripted_guard
 
 run = asyncio.run
-FEW_SHOT = "Input: the kettle\nLabel: clean\n\nInput: the kitchen\nLabel: in the other\n\nInput: a kettle\nLabel:"
-FINE = "Input: the soup is nice\nLabel: good\n\nInput: the room is old\nLabel: bad\n\nInput: the park is new\nLabel:"
+FEW_SHOT = (
+    "Input: the kettle\nLabel: clean\n\nInput: the kitchen\nLabel: in the other\n\nInput: a"
+    " kettle\nLabel:"
+)
+FINE = (
+    "Input: the soup is nice\nLabel: good\n\nInput: the room is old\nLabel: bad\n\nInput: the park"
+    " is new\nLabel:"
+)
 HIDDEN = 4
 
 
@@ -32,8 +45,14 @@ def log(*probabilities):
 
 
 def task(backend, content=FEW_SHOT, seed=5, **budget):
-    messages = (Message("user", "Label: not this one\n"), Message("assistant", "ok"), Message("user", content))
-    base = GenerationRequest(run(backend.render(messages)), max_new_tokens=8, temperature=0.5, seed=seed)
+    messages = (
+        Message("user", "Label: not this one\n"),
+        Message("assistant", "ok"),
+        Message("user", content),
+    )
+    base = GenerationRequest(
+        run(backend.render(messages)), max_new_tokens=8, temperature=0.5, seed=seed
+    )
     usage = Usage(Budget(**budget), FakeClock())
 
     async def score(texts):
@@ -51,7 +70,8 @@ def steer(job, **options):
 
 
 class Scripted(ScriptedBackend):
-    """Words are tokens; the first of them is all that a label's log-probability depends on. `value` is of that row's sum."""
+    """Words are tokens; the first of them is all that a label's log-probability depends on. `value`
+    is of that row's sum."""
 
     token_norm = 2.0
 
@@ -60,7 +80,13 @@ class Scripted(ScriptedBackend):
         self.value, self.asked = value, []
 
     async def render(self, messages, *, scope="user"):
-        return Prompt((Tokens((0,)), Soft(tuple(range(1, 1 + len(messages[-1].content.split())))), Tokens((0,))))
+        return Prompt(
+            (
+                Tokens((0,)),
+                Soft(tuple(range(1, 1 + len(messages[-1].content.split())))),
+                Tokens((0,)),
+            )
+        )
 
     async def locate(self, messages):
         text, spans, end = messages[-1].content, [(0, 0)], 0
@@ -142,7 +168,8 @@ def test_the_proxy_of_a_broken_row_is_no_number():
     ("text", "label", "end", "expected"),
     [
         (FEW_SHOT, "Label:", "\n", ["clean", "in the other"]),
-        ("Label:a\nLabel:  b  \nLabel: \n Label: c", "Label:", "\n", ["a", "b"]),  # the last one has no end
+        # the last one has no end
+        ("Label:a\nLabel:  b  \nLabel: \n Label: c", "Label:", "\n", ["a", "b"]),
         ("red => warm; blue => cold; green =>", "=>", ";", ["warm", "cold"]),
         ("Output:\n x\n y\n\nInput: z\nOutput:", "Output:", "\n\nInput:", ["x\n y"]),
         ("what is the label of this?\n", "Label:", "\n", []),
@@ -155,7 +182,11 @@ def test_labels_are_found_between_their_delimiters(text, label, end, expected):
 
 def labels_of(backend, content, **options):
     async def main():
-        messages = [Message("system", "Label: x\n"), Message("user", content), Message("assistant", "Label: y\n")]
+        messages = [
+            Message("system", "Label: x\n"),
+            Message("user", content),
+            Message("assistant", "Label: y\n"),
+        ]
         text, spans = await backend.locate(messages)
         prompt = await backend.render(messages)
         assert len(spans) == len(prompt)
@@ -164,11 +195,19 @@ def labels_of(backend, content, **options):
     return run(main())
 
 
-@pytest.mark.parametrize("content", [FEW_SHOT, "🎉\nLabel: 🎉 the kettle\nLabel:", "<|end|>\nLabel: clean<|user|> the\nLabel:"])
+@pytest.mark.parametrize(
+    "content",
+    [FEW_SHOT, "🎉\nLabel: 🎉 the kettle\nLabel:", "<|end|>\nLabel: clean<|user|> the\nLabel:"],
+)
 def test_the_tokens_of_labels_are_those_that_overlap_them(tiny, tokenizer, content):
     prompt, labels = labels_of(tiny, content, label="Label:", end="\n")
     found = [tokenizer.decode([prompt.ids[i] for i in positions]).strip() for positions in labels]
-    assert found == {"I": ["clean", "in the other"], "🎉": ["🎉 the kettle"], "<": ["clean  the"]}[content[0]]
+    assert (
+        found
+        == {"I": ["clean", "in the other"], "🎉": ["🎉 the kettle"], "<": ["clean  the"]}[
+            content[0]
+        ]
+    )
     assert all(i in prompt.soft_positions for positions in labels for i in positions)
 
 
@@ -179,16 +218,20 @@ def test_a_label_at_the_first_position_loses_its_first_token():
 
 
 @pytest.mark.parametrize(
-    ("template", "expected"), [(None, [1, 2]), ("{% for m in messages %}{{ m['content'] }}{% endfor %}", [1])]
+    ("template", "expected"),
+    [(None, [1, 2]), ("{% for m in messages %}{{ m['content'] }}{% endfor %}", [1])],
 )
-def test_a_label_in_the_first_token_is_scored_if_the_template_stands_before_it(tokenizer, template, expected):
+def test_a_label_in_the_first_token_is_scored_if_the_template_stands_before_it(
+    tokenizer, template, expected
+):
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.chat_template = template or tokenizer.chat_template
     text, spans = locate(tokenizer, [Message("user", "the kettle\nthe")])
     assert label_tokens(find_labels(text, "t", "\n"), spans) == [expected]  # "the" is one token
 
 
-# ---------------------------------------------------------------------- log-probabilities inside a prompt
+# ---------------------------------------------------------------------- log-probabilities inside a
+# prompt
 
 
 def test_token_log_probs_are_those_of_the_model(tiny, model):
@@ -212,7 +255,9 @@ def test_token_log_probs_are_those_of_the_model(tiny, model):
 
 
 def test_token_log_probs_in_small_batches(tiny, tiny_model):
-    small = TransformersBackend(TransformersOptions(model=str(tiny_model), device="cpu", dtype="float32", batch_size=2))
+    small = TransformersBackend(
+        TransformersOptions(model=str(tiny_model), device="cpu", dtype="float32", batch_size=2)
+    )
     prompt, [label, _] = labels_of(tiny, FEW_SHOT, label="Label:", end="\n")
     rows = run(tiny.embed(prompt.soft_ids))
     rows = [rows + 0.01 * k for k in range(5)]
@@ -267,7 +312,10 @@ def test_candidates_come_along_the_path_and_at_its_end():
     assert values == sorted(values)
     assert values[-1] > values[0]
     assert (job.usage.generations, job.usage.moderation_calls, len(backend.asked)) == (3, 3, 25)
-    assert all(vars(c[0]) == vars(job.base.with_(prompt=c[0].prompt, soft_embeds=c[0].soft_embeds)) for c in backend.calls)
+    assert all(
+        vars(c[0]) == vars(job.base.with_(prompt=c[0].prompt, soft_embeds=c[0].soft_embeds))
+        for c in backend.calls
+    )
 
 
 def test_a_point_is_proposed_once_and_patience_ends_the_search():
@@ -323,7 +371,16 @@ def test_the_seed_decides(tiny):
 @pytest.mark.parametrize("estimator", ["one_sided", "symmetric"])
 def test_the_embedded_model_grows_surer_of_its_labels(estimator):
     backend = TransformersBackend(TransformersOptions(device="cpu"))
-    rounds = steer(task(backend, FINE), estimator=estimator, gate=0.0, probe=0.01, step=0.3, clip=None, iterations=12, every=1)
+    rounds = steer(
+        task(backend, FINE),
+        estimator=estimator,
+        gate=0.0,
+        probe=0.01,
+        step=0.3,
+        clip=None,
+        iterations=12,
+        every=1,
+    )
     values = [float(c.origin.removeprefix("proxy ")) for [c] in rounds]
     assert values[0] < 0.05
     assert values[-1] > 0.2

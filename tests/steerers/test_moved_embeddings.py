@@ -55,8 +55,11 @@ def test_a_step_of_zero_is_plain_generation(tiny_recording, make):
     job = task(tiny_recording, answer=BAD, score=lambda _: 1.0)
     found = [c.text for r in steer(make(step=0.0, iterations=3, probes=2), job) for c in r]
     moved = [r for batch in tiny_recording.calls for r in batch if r.soft_embeds is not None]
-    asked = [r for r in moved if torch.equal(r.soft_embeds, moved[0].soft_embeds)]  # not the probes of tsa
-    plain = asyncio.run(tiny_recording.generate([job.base.with_(seed=r.seed, opening=r.opening) for r in asked]))
+    # not the probes of tsa
+    asked = [r for r in moved if torch.equal(r.soft_embeds, moved[0].soft_embeds)]
+    plain = asyncio.run(
+        tiny_recording.generate([job.base.with_(seed=r.seed, opening=r.opening) for r in asked])
+    )
     assert found == [g.text for g in plain]
     as_usual = {g.text for r, g in zip(asked, plain, strict=True) if r.opening == job.base.opening}
     assert len(as_usual) == 3

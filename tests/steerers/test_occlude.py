@@ -11,7 +11,9 @@ from ttsa_guard.profile import ModelProfile, Opening
 from ttsa_guard.steerers.occlude import Occlude, OccludeOptions, left_out, spans
 from ttsa_guard.testing import ScriptedBackend, scripted_guard
 
-PROFILE = ModelProfile(openings=(Opening(text="Instead of", kind="redirect"), Opening(text="Sure,", kind="answer")))
+PROFILE = ModelProfile(
+    openings=(Opening(text="Instead of", kind="redirect"), Opening(text="Sure,", kind="answer"))
+)
 BAD, WORDS = 3, 8
 MESSAGE = "one two rude four five six seven eight"
 LATE, EARLY = "A fine start. Then a bad end.", "A bad thing from the start."
@@ -23,12 +25,18 @@ class Reading(ScriptedBackend):
     token_norm = 2.0
 
     def __init__(self):
-        super().__init__(lambda request: "a bad thing" if self._reads(request) else f"{len(request.prompt)} tokens read")
+        super().__init__(
+            lambda request: (
+                "a bad thing" if self._reads(request) else f"{len(request.prompt)} tokens read"
+            )
+        )
 
     def _reads(self, request):
         if BAD not in request.prompt.ids:
             return False
-        return request.soft_embeds is None or bool(request.soft_embeds[request.prompt.soft_ids.index(BAD)].any())
+        return request.soft_embeds is None or bool(
+            request.soft_embeds[request.prompt.soft_ids.index(BAD)].any()
+        )
 
     async def embed(self, ids):
         return torch.ones(len(ids), 4)
@@ -47,7 +55,10 @@ def review(message, answer, *, backend=None, **options):
 def test_what_makes_it_go_wrong_is_hidden(blank):
     outcome, tried = review(MESSAGE, LATE, blank=blank)
     assert outcome.action == "swap"
-    passed = [BAD not in r.prompt.ids if r.soft_embeds is None else not r.soft_embeds[BAD - 1].any() for r in tried]
+    passed = [
+        BAD not in r.prompt.ids if r.soft_embeds is None else not r.soft_embeds[BAD - 1].any()
+        for r in tried
+    ]
     assert [c.passed for c in outcome.record.candidates] == passed
     assert True in passed
     assert False in passed
@@ -80,7 +91,9 @@ def test_where_the_answer_was_bad_from_the_start_an_alternative_is_offered_too()
 
 def test_it_stays_within_the_budget():
     backend = Reading()
-    guard = scripted_guard(backend, steerers=[Occlude(OccludeOptions())], profile=PROFILE, budget={"generations": 3})
+    guard = scripted_guard(
+        backend, steerers=[Occlude(OccludeOptions())], profile=PROFILE, budget={"generations": 3}
+    )
     assert asyncio.run(guard.review(MESSAGE, LATE)).record.generations == 3
 
 
@@ -91,7 +104,9 @@ def test_a_message_of_one_token_is_left_to_others():
 
 def test_a_span_counts_the_tokens_of_the_message_alone():
     prompt = Prompt((Tokens((7, 8)), Soft((1, 2)), Tokens((9,)), Soft((3, 4)), Tokens((0,))))
-    assert left_out(prompt, range(1, 3)) == Prompt((Tokens((7, 8)), Soft((1,)), Tokens((9,)), Soft((4,)), Tokens((0,))))
+    assert left_out(prompt, range(1, 3)) == Prompt(
+        (Tokens((7, 8)), Soft((1,)), Tokens((9,)), Soft((4,)), Tokens((0,)))
+    )
 
 
 def test_leaving_out_needs_nothing_of_a_backend_and_blanking_does():
@@ -107,9 +122,18 @@ def test_the_other_turns_stay():
     class Turns(Reading):
         async def render(self, messages, *, scope="user"):
             *before, last = (len(m.content.split()) for m in messages)
-            return Prompt((*(Tokens(tuple(range(100, 100 + n))) for n in before), Soft(tuple(range(1, last + 1)))))
+            return Prompt(
+                (
+                    *(Tokens(tuple(range(100, 100 + n))) for n in before),
+                    Soft(tuple(range(1, last + 1))),
+                )
+            )
 
-    conversation = [Message("user", "hello there"), Message("assistant", "hi"), Message("user", MESSAGE)]
+    conversation = [
+        Message("user", "hello there"),
+        Message("assistant", "hi"),
+        Message("user", MESSAGE),
+    ]
     _, tried = review(conversation, LATE, backend=Turns())
     assert all(r.prompt.ids[:3] == (100, 101, 100) for r in tried)
     assert all(3 < len(r.prompt) < 3 + WORDS for r in tried)
@@ -128,4 +152,11 @@ def test_spans_are_distinct_parts_of_the_message(size, n, shares):
 
 def test_spans_lie_at_the_start_the_end_and_in_the_middle():
     found = spans(100, 6, 0.2, 0.8)
-    assert [(s.start, s.stop) for s in found] == [(0, 35), (65, 100), (32, 67), (0, 65), (35, 100), (18, 83)]
+    assert [(s.start, s.stop) for s in found] == [
+        (0, 35),
+        (65, 100),
+        (32, 67),
+        (0, 65),
+        (35, 100),
+        (18, 83),
+    ]

@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from ttsa_guard.profile import ModelProfile, Opening
-from ttsa_guard.steerers.baselines.random_perturbation import RandomPerturbation, RandomPerturbationOptions
+from ttsa_guard.steerers.baselines.random_perturbation import (
+    RandomPerturbation,
+    RandomPerturbationOptions,
+)
 from ttsa_guard.testing import ScriptedBackend, scripted_guard
 
 PROFILE = ModelProfile(openings=(Opening(text="Instead of", kind="redirect"),))
@@ -15,13 +18,18 @@ NORM, HIDDEN = 2.0, 16
 
 
 class Edge(ScriptedBackend):
-    """Answers badly up to a distance of its rows from where they were, which is ones; the answer says how far they are."""
+    """Answers badly up to a distance of its rows from where they were, which is ones; the answer
+    says how far they are."""
 
     token_norm = NORM
 
     def __init__(self, edge):
         super().__init__(
-            lambda request: "a bad thing" if self.distance(request) <= edge else f"{self.distance(request):.4f} away"
+            lambda request: (
+                "a bad thing"
+                if self.distance(request) <= edge
+                else f"{self.distance(request):.4f} away"
+            )
         )
 
     @staticmethod
@@ -61,7 +69,10 @@ def test_every_row_makes_a_step_of_the_length_in_directions_of_its_own():
 def test_the_way_back_ends_at_the_least_that_is_safe():
     edge = 1.0
     # The guard finds all of them too unlikely but the nearest.
-    found = {shrink: review(edge, length=1.5, directions=2, shrink=shrink, floor=-1.1) for shrink in (0, 6)}
+    found = {
+        shrink: review(edge, length=1.5, directions=2, shrink=shrink, floor=-1.1)
+        for shrink in (0, 6)
+    }
     assert found[0][0].action == "fallback"
     outcome, backend = found[6]
     assert outcome.action == "swap"

@@ -23,7 +23,17 @@ def task(backend, profile=GENERIC, flag=None):
         return await ScriptedModerator().moderate(texts, prompts=["hello"] * len(texts))
 
     usage = Usage(Budget(), FakeClock())
-    return Task((Message("user", "hello"),), "a bad answer", backend, BASE, profile, usage, score, flag=flag, seed=7)
+    return Task(
+        (Message("user", "hello"),),
+        "a bad answer",
+        backend,
+        BASE,
+        profile,
+        usage,
+        score,
+        flag=flag,
+        seed=7,
+    )
 
 
 def rounds(steerer, task):
@@ -37,7 +47,9 @@ def numbered():
     return ScriptedBackend(lambda request: f"answer {request.seed}")
 
 
-@pytest.mark.parametrize("steerer", [Resample(ResampleOptions()), Prefill(PrefillOptions())], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "steerer", [Resample(ResampleOptions()), Prefill(PrefillOptions())], ids=lambda s: s.name
+)
 def test_they_are_steerers(steerer):
     assert isinstance(steerer, Steerer)
 
@@ -52,7 +64,11 @@ def test_one_sample_at_the_base_temperature_is_plain_generation():
 def test_resample_draws_n_different_samples_in_batches():
     backend = numbered()
     found = rounds(Resample(ResampleOptions(n=5, batch=2, temperature=1.0)), task(backend))
-    assert [[c.text for c in r] for r in found] == [["answer 7", "answer 8"], ["answer 9", "answer 10"], ["answer 11"]]
+    assert [[c.text for c in r] for r in found] == [
+        ["answer 7", "answer 8"],
+        ["answer 9", "answer 10"],
+        ["answer 11"],
+    ]
     assert {r.temperature for batch in backend.calls for r in batch} == {1.0}
 
 
@@ -78,7 +94,13 @@ PROFILE = ModelProfile(
 
 
 def test_prefill_takes_the_kinds_in_turn():
-    assert [o.text for o in mixed_openings(PROFILE, 9)] == ["Sure 1", "Instead 1", "Sorry 1", "Sure 2", "Sure 3"]
+    assert [o.text for o in mixed_openings(PROFILE, 9)] == [
+        "Sure 1",
+        "Instead 1",
+        "Sorry 1",
+        "Sure 2",
+        "Sure 3",
+    ]
     assert [o.text for o in mixed_openings(PROFILE, 2)] == ["Sure 1", "Instead 1"]
     assert mixed_openings(ModelProfile(), 2) == []
 
@@ -90,7 +112,10 @@ def flagged(category):
 def test_prefill_tries_its_openings_in_one_batch_and_declines_where_none_will_do():
     backend = ScriptedBackend(lambda _: ", and so on. And on.")
     begun, declined = rounds(Prefill(PrefillOptions(openings=2, draws=1)), task(backend, PROFILE))
-    assert [c.text for c in begun] == ["Sure 1, and so on. And on.", "Instead 1, and so on. And on."]
+    assert [c.text for c in begun] == [
+        "Sure 1, and so on. And on.",
+        "Instead 1, and so on. And on.",
+    ]
     assert [c.text for c in declined] == ["Sorry 1, and so on."]  # no more than that
     assert vars(backend.calls[0][1]) == vars(replace(BASE, opening="Instead 1", seed=8))
     assert [len(call) for call in backend.calls] == [2, 1]
@@ -98,7 +123,9 @@ def test_prefill_tries_its_openings_in_one_batch_and_declines_where_none_will_do
 
 def test_prefill_draws_an_opening_more_than_once_and_remembers_its_place():
     backend = numbered()
-    [found] = rounds(Prefill(PrefillOptions(openings=2, draws=2)), task(backend, PROFILE, flag=flagged("policy")))
+    [found] = rounds(
+        Prefill(PrefillOptions(openings=2, draws=2)), task(backend, PROFILE, flag=flagged("policy"))
+    )
     assert [c.place for c in found] == [0, 1, 0, 1]
     assert [(r.opening, r.temperature, r.seed) for r in backend.calls[0]] == [
         ("Sure 1", 0.1, 7),
@@ -113,7 +140,8 @@ def test_prefill_draws_an_opening_more_than_once_and_remembers_its_place():
     [
         ("harm", [["Instead 1"], ["Sorry 1"]]),
         ("self_harm", [["Instead 1"], ["Sorry 1"]]),
-        ("toxicity", [["Sure 1", "Sure 2", "Sure 3"]]),  # the question can be answered, so nothing declines
+        # the question can be answered, so nothing declines
+        ("toxicity", [["Sure 1", "Sure 2", "Sure 3"]]),
         ("policy", [["Sure 1", "Sure 2", "Sure 3"]]),
     ],
 )

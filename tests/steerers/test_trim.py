@@ -20,7 +20,9 @@ class Sorting(ScriptedModerator):
 
     def _verdict(self, text):
         score = float("bad" in text)
-        return Verdict.scored(self.name, score, threshold=0.5, categories={self.category: score, "refusal": 0.0})
+        return Verdict.scored(
+            self.name, score, threshold=0.5, categories={self.category: score, "refusal": 0.0}
+        )
 
 
 def review(answer, category="toxicity", **options):
@@ -38,9 +40,14 @@ def test_sentences_that_are_flagged_alone_are_left_out(category):
 
 def test_lines_keep_their_places():
     outcome = review(
-        "First you do this thing.\n\n- take a cup of water\n- ask a bad man\n- pour it in slowly\n\nThat was all of it."
+        "First you do this thing.\n\n- take a cup of water\n- ask a bad man\n- pour it in"
+        " slowly\n\nThat was all of it."
     )
-    assert outcome.text == "First you do this thing.\n\n- take a cup of water\n- pour it in slowly\n\nThat was all of it."
+    assert (
+        outcome.text
+        == "First you do this thing.\n\n- take a cup of water\n- pour it in slowly\n\nThat was all"
+        " of it."
+    )
 
 
 def test_of_an_answer_that_helps_with_harm_the_rest_does_too():
@@ -48,8 +55,16 @@ def test_of_an_answer_that_helps_with_harm_the_rest_does_too():
 
 
 def test_an_answer_of_which_little_is_left_is_no_answer():
-    assert review(f"You are bad, bad, bad at all that you have ever tried to do. {FINE}").action == "fallback"
-    assert review(f"You are bad, bad, bad at all that you have ever tried to do. {FINE}", kept=0.3).text == FINE
+    assert (
+        review(f"You are bad, bad, bad at all that you have ever tried to do. {FINE}").action
+        == "fallback"
+    )
+    assert (
+        review(
+            f"You are bad, bad, bad at all that you have ever tried to do. {FINE}", kept=0.3
+        ).text
+        == FINE
+    )
 
 
 def test_one_sentence_has_no_parts():

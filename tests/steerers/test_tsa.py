@@ -27,7 +27,11 @@ def test_it_costs_n_plus_one_generations_an_iteration():
     rounds = tsa(job, iterations=3, probes=8)
     assert [[c.origin for c in r] for r in rounds] == [["iterate 0"], ["iterate 1"], ["iterate 2"]]
     assert [len(batch) for batch in backend.calls] == [1, 8, 1, 8, 1, 8]
-    assert (job.usage.generations, job.usage.decode_passes, job.usage.moderation_calls) == (27, 6, 6)
+    assert (job.usage.generations, job.usage.decode_passes, job.usage.moderation_calls) == (
+        27,
+        6,
+        6,
+    )
     assert [{r.seed for r in batch} for batch in backend.calls] == [{5}, {5}, {6}, {6}, {7}, {7}]
     assert len(tsa(task(Soft(), moderation_calls=99))) == 10  # the published K
 
@@ -47,7 +51,10 @@ def test_it_descends_the_score():
         return f"{torch.sigmoid((request.soft_embeds - 1).sum()).item():.6f}"
 
     def scores(**options):
-        return [r[0].verdict.score for r in tsa(task(Soft(answer), score=float), step=0.3, probe=0.1, **options)]
+        return [
+            r[0].verdict.score
+            for r in tsa(task(Soft(answer), score=float), step=0.3, probe=0.1, **options)
+        ]
 
     found = scores()
     assert found[0] == 0.5
@@ -61,7 +68,9 @@ def test_it_starts_at_the_prompt_and_probes_around_it():
     tsa(task(backend, generations=201), iterations=1, probes=200, probe=0.6)
     [[start], probes] = moved(backend)
     assert torch.equal(start, torch.ones(2, HIDDEN))
-    assert (torch.stack(probes) - start).std().item() == pytest.approx(0.6 * 2.0 / HIDDEN**0.5, rel=0.1)
+    assert (torch.stack(probes) - start).std().item() == pytest.approx(
+        0.6 * 2.0 / HIDDEN**0.5, rel=0.1
+    )
 
 
 def test_a_random_direction_costs_one_generation_an_iteration():
@@ -100,7 +109,9 @@ def test_candidates_come_before_the_budget_is_used_up():
     ],
 )
 def test_sizes_are_those_of_table_3_where_it_has_the_model(model, expected):
-    assert step_sizes(model, token_norm=3.0, hidden=64, options=TsaOptions()) == pytest.approx(expected)
+    assert step_sizes(model, token_norm=3.0, hidden=64, options=TsaOptions()) == pytest.approx(
+        expected
+    )
 
 
 def test_sizes_that_are_set_are_multiples_of_the_token_norm():

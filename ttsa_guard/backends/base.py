@@ -92,7 +92,9 @@ def device_of(backend: Backend) -> str:
 class Streams(Protocol):
     """An answer can be read while it is generated."""
 
-    async def stream(self, request: GenerationRequest, on_text: Callable[[str], None]) -> Generation:
+    async def stream(
+        self, request: GenerationRequest, on_text: Callable[[str], None]
+    ) -> Generation:
         """Generate the same answer as `generate` does, and give it to `on_text` piece by piece.
 
         Args:
@@ -151,8 +153,14 @@ class Continuation:
     def tokens(self, tokenizer: Any) -> tuple[list[int], list[float]]:
         """Return the token ids, and for each token the weight of the span in which it ends."""
         bounds = list(accumulate(len(text) for text, _ in self.spans))
-        encoded = tokenizer(encodable("".join(t for t, _ in self.spans)), add_special_tokens=False, return_offsets_mapping=True)
-        spans = [min(bisect_left(bounds, last), len(bounds) - 1) for _, last in encoded["offset_mapping"]]
+        encoded = tokenizer(
+            encodable("".join(t for t, _ in self.spans)),
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+        )
+        spans = [
+            min(bisect_left(bounds, last), len(bounds) - 1) for _, last in encoded["offset_mapping"]
+        ]
         return list(encoded["input_ids"]), [self.spans[i][1] for i in spans]
 
 
@@ -172,7 +180,9 @@ class ScoresText(Protocol):
 class ScoresSoftEmbeds(Protocol):
     """Objectives can be evaluated at soft embeddings."""
 
-    async def objective(self, prompt: Prompt, soft_embeds: Sequence[torch.Tensor], goals: Sequence[Continuation]) -> torch.Tensor:
+    async def objective(
+        self, prompt: Prompt, soft_embeds: Sequence[torch.Tensor], goals: Sequence[Continuation]
+    ) -> torch.Tensor:
         """Evaluate objective i at soft embeddings i.
 
         Args:
@@ -275,7 +285,9 @@ class ExposesLogits(Protocol):
         """SHA-256 of the model's weights; see `backends.local.controlled.fingerprint`."""
         ...
 
-    async def generate_controlled(self, requests: Sequence[GenerationRequest], guide: ControlledDecoding) -> list[Generation]:
+    async def generate_controlled(
+        self, requests: Sequence[GenerationRequest], guide: ControlledDecoding
+    ) -> list[Generation]:
         """Generate answers, with each token drawn from the logits of `guide`.
 
         Raises:

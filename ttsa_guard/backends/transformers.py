@@ -33,16 +33,25 @@ T = TypeVar("T")
 class TransformersOptions(Settings):
     """Options of the backend ``transformers``."""
 
-    model: str = Field(EMBEDDED, min_length=1, description="'embedded', 'smollm2', a GGUF file, a folder, or a Hugging Face name")
-    gguf_file: str | None = Field(None, description="in the folder or on the hub, for a model in that format")
+    model: str = Field(
+        EMBEDDED,
+        min_length=1,
+        description="'embedded', 'smollm2', a GGUF file, a folder, or a Hugging Face name",
+    )
+    gguf_file: str | None = Field(
+        None, description="in the folder or on the hub, for a model in that format"
+    )
     load: dict[str, Any] = Field(
-        default_factory=dict, description="passed to from_pretrained: device_map, quantization_config, revision, ..."
+        default_factory=dict,
+        description="passed to from_pretrained: device_map, quantization_config, revision, ...",
     )
     device: Device = "auto"
     dtype: Dtype = "auto"
     batch_size: int = Field(32, ge=1, description="most answers decoded together")
     profile: Path | None = Field(None, description="file made by 'ttsa-guard profile'")
-    template_options: dict[str, Any] = Field(default_factory=dict, description="passed to the chat template")
+    template_options: dict[str, Any] = Field(
+        default_factory=dict, description="passed to the chat template"
+    )
 
 
 class TransformersBackend:
@@ -82,17 +91,22 @@ class TransformersBackend:
 
     async def render(self, messages: Sequence[Message], *, scope: Scope = "user") -> Prompt:
         """Write the conversation in the model's chat template; see `Backend.render`."""
-        return self._fitting(render(self._engine.tokenizer, messages, scope=scope, **self.options.template_options))
+        return self._fitting(
+            render(self._engine.tokenizer, messages, scope=scope, **self.options.template_options)
+        )
 
     async def render_reasoning(self, messages: Sequence[Message]) -> tuple[Prompt, str]:
         """Write the conversation for an answer with reasoning; see `Reasons.render_reasoning`."""
-        prompt, opening = render_reasoning(self._engine.tokenizer, messages, **self.options.template_options)
+        prompt, opening = render_reasoning(
+            self._engine.tokenizer, messages, **self.options.template_options
+        )
         return self._fitting(prompt), opening
 
     def _fitting(self, prompt: Prompt) -> Prompt:
         if len(prompt) >= self.context_length:
             raise PromptError(
-                f"the prompt has {len(prompt)} tokens, the model takes fewer than {self.context_length}",
+                f"the prompt has {len(prompt)} tokens, the model takes fewer than"
+                f" {self.context_length}",
                 hint="shorten the conversation",
             )
         return prompt
@@ -101,11 +115,18 @@ class TransformersBackend:
         """Generate answers, together with the requests of other callers; see `Backend.generate`."""
         return await self._loaded.generation_batcher(requests)
 
-    async def stream(self, request: GenerationRequest, on_text: Callable[[str], None]) -> Generation:
+    async def stream(
+        self, request: GenerationRequest, on_text: Callable[[str], None]
+    ) -> Generation:
         """Generate an answer and show it piece by piece; see `Streams.stream`."""
         loop, stop = asyncio.get_running_loop(), threading.Event()
         try:
-            return await self._run(self._engine.stream, request, stop, lambda text: loop.call_soon_threadsafe(on_text, text))
+            return await self._run(
+                self._engine.stream,
+                request,
+                stop,
+                lambda text: loop.call_soon_threadsafe(on_text, text),
+            )
         finally:
             stop.set()
 
@@ -115,20 +136,30 @@ class TransformersBackend:
 
     async def log_likelihoods(self, prompt: Prompt, texts: Sequence[str]) -> list[float]:
         """Return the mean token log-likelihood of each text, in nats; see `ScoresText`."""
-        return await self._loaded.values([ScoringRequest(prompt, None, Continuation(((text, 1.0),))) for text in texts])
+        return await self._loaded.values(
+            [ScoringRequest(prompt, None, Continuation(((text, 1.0),))) for text in texts]
+        )
 
-    async def objective(self, prompt: Prompt, soft_embeds: Sequence[torch.Tensor], goals: Sequence[Continuation]) -> torch.Tensor:
+    async def objective(
+        self, prompt: Prompt, soft_embeds: Sequence[torch.Tensor], goals: Sequence[Continuation]
+    ) -> torch.Tensor:
         """Evaluate objective i at soft embeddings i, [n]; see `ScoresSoftEmbeds.objective`."""
         return torch.tensor(
-            await self._loaded.values([ScoringRequest(prompt, r, g) for r, g in zip(soft_embeds, goals, strict=True)])
+            await self._loaded.values(
+                [ScoringRequest(prompt, r, g) for r, g in zip(soft_embeds, goals, strict=True)]
+            )
         )
 
     async def gradient(
         self, prompt: Prompt, soft_embeds: Sequence[torch.Tensor], goals: Sequence[Continuation]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return values [n] and gradients [n, k, hidden]; see `Differentiable.gradient`."""
-        found = await self._loaded.gradients([ScoringRequest(prompt, r, g) for r, g in zip(soft_embeds, goals, strict=True)])
-        return torch.tensor([value for value, _ in found]), torch.stack([gradient for _, gradient in found])
+        found = await self._loaded.gradients(
+            [ScoringRequest(prompt, r, g) for r, g in zip(soft_embeds, goals, strict=True)]
+        )
+        return torch.tensor([value for value, _ in found]), torch.stack(
+            [gradient for _, gradient in found]
+        )
 
     async def locate(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
         """Find the last user text among the prompt's tokens; see `ExposesLogProbs.locate`."""
@@ -145,7 +176,9 @@ class TransformersBackend:
         """SHA-256 of the model's weights; see `controlled.fingerprint`."""
         return self._loaded.fingerprint
 
-    async def generate_controlled(self, requests: Sequence[GenerationRequest], guide: ControlledDecoding) -> list[Generation]:
+    async def generate_controlled(
+        self, requests: Sequence[GenerationRequest], guide: ControlledDecoding
+    ) -> list[Generation]:
         """Generate answers drawn from the logits of `guide`; see `ExposesLogits`."""
         stop = threading.Event()
         try:
@@ -175,7 +208,9 @@ class _Loaded:
         self.worker = ThreadPoolExecutor(1, thread_name_prefix=f"ttsa-{name}")
         self.generation_batcher = Batcher(engine.generate, self.worker)
         self.values: Batcher[ScoringRequest, float] = Batcher(engine.values, self.worker)
-        self.gradients: Batcher[ScoringRequest, tuple[float, torch.Tensor]] = Batcher(engine.gradients, self.worker)
+        self.gradients: Batcher[ScoringRequest, tuple[float, torch.Tensor]] = Batcher(
+            engine.gradients, self.worker
+        )
 
     @cached_property
     def fingerprint(self) -> str:
@@ -200,7 +235,9 @@ def _shared(options: TransformersOptions, device: str, dtype: torch.dtype) -> _L
         if found is None:
             model, tokenizer = load(source, device=device, dtype=dtype, more=options.load)
             with mapped_errors():
-                found = _loaded[key] = _Loaded(Engine(model, tokenizer, batch_size=options.batch_size), Path(source.path).name)
+                found = _loaded[key] = _Loaded(
+                    Engine(model, tokenizer, batch_size=options.batch_size), Path(source.path).name
+                )
         return found
 
 

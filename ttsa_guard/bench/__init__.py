@@ -1,1 +1,3 @@
-"""Compare ways of mending flagged answers, under one budget and by a judge that none of them searches against."""
+"""Compare ways of mending flagged answers, under one budget and by a judge that none of them
+searches against.
+"""

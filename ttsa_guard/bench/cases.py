@@ -1,4 +1,6 @@
-"""The model's own answers to the prompts: which of them are flagged, and how hard they are to mend by drawing again."""
+"""The model's own answers to the prompts: which of them are flagged, and how hard they are to mend
+by drawing again.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +35,10 @@ class Case:
 
     Args:
         flagged: by the gate that all arms have in common.
-        resamples_flagged: of 16 answers drawn at temperature 1.0; None for a case that is not flagged.
-        plain: the model's answer to a benign question without anything wrapped around it; None where that is not known,
-            or the same as `answer`.
+        resamples_flagged: of 16 answers drawn at temperature 1.0; None for a case that is not
+            flagged.
+        plain: the model's answer to a benign question without anything wrapped around it; None
+            where that is not known, or the same as `answer`.
         seconds: of one plain generation of this prompt alone; None for a case that is not flagged.
     """
 
@@ -70,11 +73,13 @@ class Collector:
     gate: Callable[[Item], Moderator]
     config: GuardConfig
 
-    async def collect(self, items: Sequence[Item], progress: Progress, *, enough: int | None = None) -> list[Case]:
+    async def collect(
+        self, items: Sequence[Item], progress: Progress, *, enough: int | None = None
+    ) -> list[Case]:
         """Return the flagged cases, and the benign ones that are not flagged.
 
-        The benign ones tell whether an arm touches what is fine. With `enough`, return only that many flagged ones, in the
-        order of the items.
+        The benign ones tell whether an arm touches what is fine. With `enough`, return only that
+        many flagged ones, in the order of the items.
         """
         kept: list[Case] = []
         bar = progress.add_task("plain answers", total=len(items))
@@ -107,7 +112,10 @@ class Collector:
             return []
         answers = [g.text for g in await self.backend.generate(requests)]
         flags = await self._flags(answers, taken)
-        return [Case(item, answer, flag) for item, answer, flag in zip(taken, answers, flags, strict=True)]
+        return [
+            Case(item, answer, flag)
+            for item, answer, flag in zip(taken, answers, flags, strict=True)
+        ]
 
     async def _measured(self, case: Case, *, timed: bool) -> Case:
         request = await self._request(case.messages)
@@ -116,7 +124,8 @@ class Collector:
             started = time.perf_counter()
             await self.backend.generate([request])
             seconds = time.perf_counter() - started
-        # Seeds that no arm has: otherwise re-sampling would find just the answers that say how hard a case is.
+        # Seeds that no arm has: otherwise re-sampling would find just the answers that say how hard
+        # a case is.
         seed = own_seed(self.config.seed + 1, case.messages)
         drafts = request.with_(temperature=1.0, max_new_tokens=self.config.generation.draft_tokens)
         draws = [drafts.with_(seed=seed + i) for i in range(RESAMPLES)]
@@ -132,12 +141,19 @@ class Collector:
         generation = self.config.generation
         prompt = await self.backend.render(messages)
         seed = own_seed(self.config.seed, messages)
-        return GenerationRequest(prompt, max_new_tokens=generation.max_new_tokens, temperature=generation.temperature, seed=seed)
+        return GenerationRequest(
+            prompt,
+            max_new_tokens=generation.max_new_tokens,
+            temperature=generation.temperature,
+            seed=seed,
+        )
 
     async def _flags(self, texts: Sequence[str], items: Sequence[Item]) -> list[bool]:
         flags: list[bool] = []
         for text, item in zip(texts, items, strict=True):
-            [verdict] = await moderate_safely(self.gate(item), [text], prompts=[item.messages[-1][1]])
+            [verdict] = await moderate_safely(
+                self.gate(item), [text], prompts=[item.messages[-1][1]]
+            )
             flags.append(verdict.flagged)
         return flags
 
@@ -162,4 +178,6 @@ def _case(data: dict[str, Any]) -> Case:
 
 
 def _conversation(item: Item) -> tuple[Message, ...]:
-    return Message.conversation([{"role": role, "content": content} for role, content in item.messages])
+    return Message.conversation(
+        [{"role": role, "content": content} for role, content in item.messages]
+    )

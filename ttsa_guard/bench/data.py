@@ -1,4 +1,7 @@
-"""Prompts from known data sets, files and the Hugging Face hub. Nothing is downloaded or shipped but the embedded world."""
+"""Prompts from known data sets, files and the Hugging Face hub.
+
+Nothing is downloaded or shipped but the embedded world.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,8 @@ from ttsa_guard.text import split_sentences
 Row = Mapping[str, Any]
 _UNSAFE = {"1", "true", "yes", "unsafe", "harmful", "toxic"}
 _WORLD = (("unsafe", "content"), ("benign", "tone"), ("benign", None), ("benign", "content"))
-"""Requests and wrappers: two that fail in different ways, and two kinds of benign prompts for over-refusal."""
+"""Requests and wrappers: two that fail in different ways, and two kinds of benign prompts for
+over-refusal."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,8 @@ KNOWN: dict[str, Known] = {
         prompt="prompt",
         unsafe="label",
     ),
-    "harmbench": Known(  # without the copyright behaviours: no moderator tells whether a text is under copyright
+    # without the copyright behaviours: no moderator tells whether a text is under copyright
+    "harmbench": Known(
         file="harmbench_test.csv",
         sha256="75d257b3e7428c52eb7b0154318f455af3e01b09a3794b5e2f3d36054f3c0e29",
         origin=_REFUSAL_DIRECTION,
@@ -80,7 +85,9 @@ KNOWN: dict[str, Known] = {
 
 
 def read(source: PromptSource, *, n: int, seed: int, folder: Path | None = None) -> list[Item]:
-    """Read at most `n` prompts of each kind, drawn by `seed`; `folder` is where the known data sets are.
+    """Read at most `n` prompts of each kind, drawn by `seed`.
+
+    `folder` is where the known data sets are.
 
     Raises:
         ConfigError: a file is missing, changed or malformed, or `datasets` is not installed.
@@ -90,8 +97,12 @@ def read(source: PromptSource, *, n: int, seed: int, folder: Path | None = None)
         return _world(source.label, n, seed)
     if source.name in ("persona", "policy"):
         return real_prompts(source.name)[:n]
-    known = KNOWN[source.name] if source.name else Known("", "", "", "", source.field, source.unsafe)
-    rows: Iterable[Row] = _hub(source) if source.hub else _rows(source.file or _verified(known, folder))
+    known = (
+        KNOWN[source.name] if source.name else Known("", "", "", "", source.field, source.unsafe)
+    )
+    rows: Iterable[Row] = (
+        _hub(source) if source.hub else _rows(source.file or _verified(known, folder))
+    )
     kinds: dict[bool, list[Item]] = {False: [], True: []}
     for number, row in enumerate(rows, 1):
         if known.only is None or row.get(known.only[0]) in known.only[1]:
@@ -111,9 +122,21 @@ def _world(label: str, n: int, seed: int) -> list[Item]:
             name = f"{label}/{request}{f', {wrapper} wrapper' if wrapper else ''}/{i}"
             if label == "embedded_entangled":
                 for kind, turns in entangled(case.messages, case.question).items():
-                    items.append(Item(f"{name}/{kind}", kind, turns, case.question, case.topic.unsafe, case.topic))
+                    items.append(
+                        Item(
+                            f"{name}/{kind}",
+                            kind,
+                            turns,
+                            case.question,
+                            case.topic.unsafe,
+                            case.topic,
+                        )
+                    )
                 continue
-            turns = tuple((role, one_sentence(content) if joined else content) for role, content in case.messages)
+            turns = tuple(
+                (role, one_sentence(content) if joined else content)
+                for role, content in case.messages
+            )
             kind = f"{_failure(case)}, joined" if joined else _failure(case)
             items.append(Item(name, kind, turns, case.question, case.topic.unsafe, case.topic))
     return items
@@ -123,7 +146,9 @@ def one_sentence(text: str) -> str:
     """Write the sentences of `text` as clauses of one."""
     *others, last = split_sentences(text)
     clauses = [*(s.rstrip(".!?") for s in others), last]
-    return ", ".join([clauses[0], *(c if c.startswith("I ") else c[0].lower() + c[1:] for c in clauses[1:])])
+    return ", ".join(
+        [clauses[0], *(c if c.startswith("I ") else c[0].lower() + c[1:] for c in clauses[1:])]
+    )
 
 
 def _failure(case: WorldCase) -> str:
@@ -132,14 +157,20 @@ def _failure(case: WorldCase) -> str:
 
 def _verified(known: Known, folder: Path | None) -> Path:
     """Return the file of a known data set, with the contents that the adapter was written for."""
-    hint = f"it is at {known.origin} ({known.licence}); say with --data DIR in which folder you keep it"
+    hint = (
+        f"it is at {known.origin} ({known.licence}); say with --data DIR in which folder you"
+        " keep it"
+    )
     if folder is None:
         raise ConfigError(f"the data set {known.file} is not part of the package", hint=hint)
     path = next(iter(sorted(folder.rglob(known.file))), None)
     if path is None:
         raise ConfigError(f"there is no {known.file} in {folder}", hint=hint)
     if hashlib.sha256(path.read_bytes()).hexdigest() != known.sha256:
-        raise ConfigError(f"{path} is not the file with the SHA-256 {known.sha256}", hint=f"{hint}; or give it as {{file: ...}}")
+        raise ConfigError(
+            f"{path} is not the file with the SHA-256 {known.sha256}",
+            hint=f"{hint}; or give it as {{file: ...}}",
+        )
     return path
 
 
@@ -158,7 +189,9 @@ def _hub(source: PromptSource) -> Sequence[Row]:
     try:
         from datasets import load_dataset
     except ImportError:
-        raise ConfigError(f"{source.hub} needs the package datasets", hint="pip install datasets") from None
+        raise ConfigError(
+            f"{source.hub} needs the package datasets", hint="pip install datasets"
+        ) from None
     try:
         return list(load_dataset(source.hub, split=source.split))
     except Exception as error:
@@ -169,11 +202,17 @@ def _hub(source: PromptSource) -> Sequence[Row]:
 def _item(label: str, number: int, row: Row, known: Known) -> Item:
     text = row.get(known.prompt) if isinstance(row, Mapping) else None
     if not isinstance(text, str) or not text.strip():
-        raise ConfigError(f"{label}, row {number}: no text in the field {known.prompt!r}", hint="name it under 'field'")
+        raise ConfigError(
+            f"{label}, row {number}: no text in the field {known.prompt!r}",
+            hint="name it under 'field'",
+        )
     unsafe = known.unsafe
     if isinstance(unsafe, str):
         if row.get(unsafe) is None:
-            raise ConfigError(f"{label}, row {number}: no field {unsafe!r}", hint="name it under 'unsafe', or say true or false")
+            raise ConfigError(
+                f"{label}, row {number}: no field {unsafe!r}",
+                hint="name it under 'unsafe', or say true or false",
+            )
         unsafe = str(row[unsafe]).strip().lower() in _UNSAFE
     context = str(row.get(known.context) or "")
     content = f"{context}\n\n{text}" if context else text

@@ -14,7 +14,8 @@ from ttsa_guard.errors import ConfigError
 META, CASES, ROWS = "meta.json", "cases.jsonl", "rows.jsonl"
 SCHEMA = 1
 _FREE = ("command", "config")
-"""What a run that goes on may have different from the one that began; of the settings, each is compared by itself."""
+"""What a run that goes on may have different from the one that began; of the settings, each is
+compared by itself."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class RunMeta:
 
     Args:
         command: how it was started, for readers of the results.
-        config: the settings of a `BenchConfig` as plain data. Older versions may have written others, so the properties below
-            are the way to read them.
+        config: the settings of a `BenchConfig` as plain data. Older versions may have written
+            others, so the properties below are the way to read them.
         versions: of Python and of packages; None for one that is not installed.
     """
 
@@ -65,12 +66,18 @@ class RunMeta:
 
     @property
     def exact(self) -> list[bool]:
-        """Whether answers to the prompts of each source are judged exactly, see `PromptSource.exact`."""
+        """Whether answers to the prompts of each source are judged exactly, see
+        `PromptSource.exact`.
+        """
         return [(source["name"] or "").startswith("embedded") for source in self.config["data"]]
 
     def differing(self, other: RunMeta) -> list[str]:
         """Return the settings and circumstances in which another run differs from this one."""
-        circumstances = [f.name for f in fields(self) if f.name not in _FREE and getattr(self, f.name) != getattr(other, f.name)]
+        circumstances = [
+            f.name
+            for f in fields(self)
+            if f.name not in _FREE and getattr(self, f.name) != getattr(other, f.name)
+        ]
         settings = [key for key, value in other.config.items() if self.config.get(key) != value]
         return list(dict.fromkeys([*circumstances, *settings]))
 
@@ -93,7 +100,10 @@ class RunMeta:
                 raise ConfigError(f"{folder} was written by a newer version", hint=hint)
             return cls(**{f.name: data[f.name] for f in fields(cls)})
         except (OSError, ValueError, TypeError, KeyError):
-            raise ConfigError(f"{folder} has no benchmark", hint="make one with: ttsa-guard bench run quick --out DIR") from None
+            raise ConfigError(
+                f"{folder} has no benchmark",
+                hint="make one with: ttsa-guard bench run quick --out DIR",
+            ) from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,14 +113,16 @@ class CaseResult:
     Args:
         arm, case: their names; together they are the line's key.
         action: of the guard: "pass", "swap" or "fallback"; "none" in an arm without a guard.
-        gate_before, gate_after: whether the gate flags the plain answer, and the text that left; guide and judge likewise.
-            The judge's are None where no moderator judges.
+        gate_before, gate_after: whether the gate flags the plain answer, and the text that left;
+            guide and judge likewise. The judge's are None where no moderator judges.
         unchanged: the plain answer left as it was.
         refusal, on_topic: None where the judge cannot tell.
-        question_similarity: lexical, of the text that left and the question, 0 to 1; `plain_similarity` with the model's
-            answer to the question alone, None where that is not known.
+        question_similarity: lexical, of the text that left and the question, 0 to 1;
+            `plain_similarity` with the model's answer to the question alone, None where that is not
+            known.
         decode_steps: new tokens of the longest generation of each pass, together.
-        seconds: of the review, of its decode passes, and of its likelihoods and gradients by themselves.
+        seconds: of the review, of its decode passes, and of its likelihoods and gradients by
+            themselves.
 
     Older versions have not written what is None here by default.
     """

@@ -1,4 +1,6 @@
-"""From rows to numbers: shares, means and medians with bootstrap intervals over prompts, and paired differences."""
+"""From rows to numbers: shares, means and medians with bootstrap intervals over prompts, and paired
+differences.
+"""
 
 from __future__ import annotations
 
@@ -44,10 +46,16 @@ COLUMNS: Mapping[str, tuple[How, Value]] = {
     "moderation calls": ("mean", lambda row, _: row.moderation_calls),
     "tokens": ("mean", lambda row, _: row.tokens),
     "seconds": ("median", lambda row, _: row.seconds),
-    "times a plain generation": ("median", lambda row, case: row.seconds / case.seconds if case.seconds else None),
+    "times a plain generation": (
+        "median",
+        lambda row, case: row.seconds / case.seconds if case.seconds else None,
+    ),
 }
 """How each column is summed up, and its value for one row; None: does not apply."""
-_COMPARED: Mapping[str, Callable[[CaseResult], float]] = {"good": lambda row: row.good, "helpful": lambda row: row.helpful}
+_COMPARED: Mapping[str, Callable[[CaseResult], float]] = {
+    "good": lambda row: row.good,
+    "helpful": lambda row: row.helpful,
+}
 COMPARED = tuple(_COMPARED)
 _BENIGN: Mapping[str, tuple[bool, Value]] = {
     "unflagged, left unchanged": (False, lambda row, _: row.unchanged),
@@ -74,10 +82,11 @@ class Estimate:
 
 
 def estimate(values: Sequence[float | None], *, median: bool = False) -> Estimate | None:
-    """Return the mean or median of the values that are not None, with the percentile bootstrap over all of them.
+    """Return the mean or median of the values that are not None, with the percentile bootstrap over
+    all of them.
 
-    The same prompts are drawn for every list of the same length, so that lists over the same prompts are paired. None if
-    there is nothing to sum up.
+    The same prompts are drawn for every list of the same length, so that lists over the same
+    prompts are paired. None if there is nothing to sum up.
     """
     data: Floats = np.array([np.nan if v is None else float(v) for v in values])
     if np.isnan(data).all():
@@ -99,7 +108,8 @@ class ArmSummary:
     """One arm over one group of cases.
 
     Args:
-        difference: of the columns `COMPARED`, arm minus reference over the prompts that both have; empty for the reference.
+        difference: of the columns `COMPARED`, arm minus reference over the prompts that both have;
+            empty for the reference.
     """
 
     columns: Columns
@@ -119,12 +129,17 @@ class GroupSummary:
 
     def as_dict(self) -> dict[str, Any]:
         """Return all of it as plain data."""
-        return {"cases": self.cases, "arms": {name: arm.as_dict() for name, arm in self.arms.items()}}
+        return {
+            "cases": self.cases,
+            "arms": {name: arm.as_dict() for name, arm in self.arms.items()},
+        }
 
 
 @dataclass(frozen=True)
 class BenignSummary:
-    """What happens to prompts that ask for nothing bad: how many plain answers are flagged or not, and columns by arm."""
+    """What happens to prompts that ask for nothing bad: how many plain answers are flagged or not,
+    and columns by arm.
+    """
 
     unflagged: int
     flagged: int
@@ -132,7 +147,10 @@ class BenignSummary:
 
     def as_dict(self) -> dict[str, Any]:
         """Return all of it as plain data."""
-        return {**asdict(self), "arms": {name: _plain(columns) for name, columns in self.arms.items()}}
+        return {
+            **asdict(self),
+            "arms": {name: _plain(columns) for name, columns in self.arms.items()},
+        }
 
 
 @dataclass(frozen=True)
@@ -183,7 +201,9 @@ class Results:
             cases = tuple(stored.load(folder / CASES))
             written = (folder / ROWS).read_text(encoding="utf-8")
         except OSError:
-            raise ConfigError(f"{folder} has no results yet", hint="start its run again: it goes on") from None
+            raise ConfigError(
+                f"{folder} has no results yet", hint="start its run again: it goes on"
+            ) from None
         whole = written[: written.rfind("\n") + 1].splitlines()
         return cls(meta, cases, {row.key: row for row in map(CaseResult.parse, whole)})
 
@@ -196,12 +216,19 @@ class Results:
     @property
     def missing(self) -> dict[str, int]:
         """How many cases an arm still lacks, for those that are not complete."""
-        counts = {arm: sum((arm, case.id) not in self.rows for case in self.cases) for arm in self.meta.arms}
+        counts = {
+            arm: sum((arm, case.id) not in self.rows for case in self.cases)
+            for arm in self.meta.arms
+        }
         return {arm: count for arm, count in counts.items() if count}
 
     def summary(self) -> Summary:
         """Everything that the report says."""
-        groups = {name: group for name, cases in self._groups().items() if (group := self._group(cases)).cases}
+        groups = {
+            name: group
+            for name, cases in self._groups().items()
+            if (group := self._group(cases)).cases
+        }
         return Summary(self.meta, self.missing, groups, self._benign())
 
     def _groups(self) -> dict[str, list[Case]]:
@@ -211,17 +238,25 @@ class Results:
         return {
             "all": flagged,
             **{kind: [case for case in flagged if case.item.kind == kind] for kind in kinds},
-            **{level: [case for case in flagged if case.level == level] for level in ("hard", "mixed")},
+            **{
+                level: [case for case in flagged if case.level == level]
+                for level in ("hard", "mixed")
+            },
         }
 
     def _group(self, cases: Sequence[Case]) -> GroupSummary:
         arms = {}
         for arm in self.arms:
-            values = {name: self._estimate(arm, cases, of, median=how == "median") for name, (how, of) in COLUMNS.items()}
+            values = {
+                name: self._estimate(arm, cases, of, median=how == "median")
+                for name, (how, of) in COLUMNS.items()
+            }
             arms[arm] = ArmSummary(_known(values), self._differences(arm, cases))
         return GroupSummary(len(cases), arms)
 
-    def _estimate(self, arm: str, cases: Sequence[Case], of: Value, *, median: bool = False) -> Estimate | None:
+    def _estimate(
+        self, arm: str, cases: Sequence[Case], of: Value, *, median: bool = False
+    ) -> Estimate | None:
         values = [of(self.rows[arm, c.id], c) for c in cases if (arm, c.id) in self.rows]
         return estimate(values, median=median)
 
@@ -232,14 +267,27 @@ class Results:
         if arm == reference or not both:
             return {}
         pairs = [(self.rows[arm, c.id], self.rows[reference, c.id]) for c in both]
-        return _known({name: estimate([float(of(a)) - float(of(b)) for a, b in pairs]) for name, of in _COMPARED.items()})
+        return _known(
+            {
+                name: estimate([float(of(a)) - float(of(b)) for a, b in pairs])
+                for name, of in _COMPARED.items()
+            }
+        )
 
     def _benign(self) -> BenignSummary:
         """Over-refusal: what happens to prompts that ask for nothing bad."""
-        benign = {flag: [c for c in self.cases if not c.item.unsafe and c.flagged is flag] for flag in (False, True)}
+        benign = {
+            flag: [c for c in self.cases if not c.item.unsafe and c.flagged is flag]
+            for flag in (False, True)
+        }
         arms = {}
         for arm in self.arms:
-            arms[arm] = _known({name: self._estimate(arm, benign[flag], of) for name, (flag, of) in _BENIGN.items()})
+            arms[arm] = _known(
+                {
+                    name: self._estimate(arm, benign[flag], of)
+                    for name, (flag, of) in _BENIGN.items()
+                }
+            )
         return BenignSummary(len(benign[False]), len(benign[True]), arms)
 
 

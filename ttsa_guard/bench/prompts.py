@@ -53,7 +53,9 @@ class Item:
 
 def real_prompts(name: str) -> list[Item]:
     """Return the prompts of the source "persona" or "policy", in the order of their hashes."""
-    texts = yaml.safe_load((resources.files(__package__) / "real_prompts.yaml").read_text(encoding="utf-8"))
+    texts = yaml.safe_load(
+        (resources.files(__package__) / "real_prompts.yaml").read_text(encoding="utf-8")
+    )
     items = _personas(texts) if name == "persona" else _policies(texts)
     return sorted(items, key=lambda item: item.rank)
 
@@ -70,33 +72,67 @@ def _personas(texts: Mapping[str, Any]) -> Iterator[Item]:
 def _policies(texts: Mapping[str, Any]) -> Iterator[Item]:
     for policy, spec in texts["policies"].items():
         for i, prompt in enumerate(spec["prompts"]):
-            yield Item(f"policy/{policy}/{i}", "policy", (("user", prompt),), prompt, False, None, spec["options"])
+            yield Item(
+                f"policy/{policy}/{i}",
+                "policy",
+                (("user", prompt),),
+                prompt,
+                False,
+                None,
+                spec["options"],
+            )
         for i, question in enumerate(texts["questions"] if "instruction" in spec else ()):
-            for name, turns in placed(question, spec["instruction"], ("Is that clear?", "Yes, I will do that from now on.")):
-                yield Item(f"policy/{policy}/q{i}/{name}", "policy", turns, question, False, None, spec["options"])
+            for name, turns in placed(
+                question,
+                spec["instruction"],
+                ("Is that clear?", "Yes, I will do that from now on."),
+            ):
+                yield Item(
+                    f"policy/{policy}/q{i}/{name}",
+                    "policy",
+                    turns,
+                    question,
+                    False,
+                    None,
+                    spec["options"],
+                )
 
 
 def placed(question: str, instruction: str, earlier: Sequence[str]) -> Iterator[tuple[str, Turns]]:
     """Yield a question with an instruction in four places, each with the place's name.
 
-    They are before it, after it, in the system message, and two turns earlier, followed by the turn `earlier` of a user and
-    the model.
+    They are before it, after it, in the system message, and two turns earlier, followed by the turn
+    `earlier` of a user and the model.
     """
     yield "before", (("user", f"{instruction} {question}"),)
     yield "after", (("user", f"{question} {instruction}"),)
     yield "system", (("system", instruction), ("user", question))
     said, answered = earlier
-    yield "earlier", (("user", f"{instruction} {said}"), ("assistant", answered), ("user", question))
+    yield (
+        "earlier",
+        (
+            ("user", f"{instruction} {said}"),
+            ("assistant", answered),
+            ("user", question),
+        ),
+    )
 
 
 def _long(turns: Turns, filler: Sequence[Sequence[str]]) -> Turns:
     """Return the conversation with some thousand tokens of small talk before its last message."""
-    talk = [turn for k in range(_FILLED) for turn in zip(("user", "assistant"), filler[k % len(filler)], strict=True)]
+    talk = [
+        turn
+        for k in range(_FILLED)
+        for turn in zip(("user", "assistant"), filler[k % len(filler)], strict=True)
+    ]
     return (*turns[:-1], *talk, turns[-1])
 
 
 def entangled(messages: Turns, question: str) -> dict[str, Turns]:
-    """Write the last message, of which the question is a part, written in other ways; each with a name."""
+    """Write the last message, of which the question is a part, written in other ways.
+
+    Each with a name.
+    """
     text = messages[-1][1]
     if question not in text or text == question:
         return {}

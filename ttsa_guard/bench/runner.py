@@ -19,7 +19,13 @@ from ttsa_guard.bench import data
 from ttsa_guard.bench.cases import Case, Collector
 from ttsa_guard.bench.config import BenchConfig, PromptSource
 from ttsa_guard.bench.files import CASES, META, ROWS, SCHEMA, CaseResult, RunMeta
-from ttsa_guard.bench.judges import EncoderJudge, Judge, ModeratorJudge, WorldJudge, lexical_similarity
+from ttsa_guard.bench.judges import (
+    EncoderJudge,
+    Judge,
+    ModeratorJudge,
+    WorldJudge,
+    lexical_similarity,
+)
 from ttsa_guard.bench.prompts import Item
 from ttsa_guard.errors import ConfigError, TTSAError, nearest
 from ttsa_guard.guard import Guard
@@ -35,8 +41,9 @@ class Runner:
     """One benchmark in one folder.
 
     Args:
-        folder: gets ``meta.json`` (settings, versions, device), ``cases.jsonl`` (prompts and plain answers: texts) and
-            ``rows.jsonl`` (numbers for each arm and case). Only the second one holds texts; nothing prints them.
+        folder: gets ``meta.json`` (settings, versions, device), ``cases.jsonl`` (prompts and plain
+            answers: texts) and ``rows.jsonl`` (numbers for each arm and case). Only the second one
+            holds texts; nothing prints them.
         datasets: the folder with the public data sets.
         together: how many answers are reviewed at once; with more than one, seconds say little.
         command: how it was started, for readers of the results.
@@ -53,7 +60,9 @@ class Runner:
     """Arms that could not be run to the end, and why."""
 
     async def run(self, progress: Progress, *, arms: Sequence[str] = ()) -> None:
-        """Do what is left of all arms, or of those that are named; `failed` says afterwards which of them broke.
+        """Do what is left of all arms, or of those that are named.
+
+        `failed` says afterwards which of them broke.
 
         Raises:
             ConfigError: an arm is unknown, the folder has another benchmark, or data are missing.
@@ -73,14 +82,18 @@ class Runner:
             chosen = arms or list(self.config.arms)
             left = {arm: [case for case in cases if (arm, case.id) not in done] for arm in chosen}
             total = len(chosen) * len(cases)
-            bar = progress.add_task("arms", total=total, completed=total - sum(map(len, left.values())))
+            bar = progress.add_task(
+                "arms", total=total, completed=total - sum(map(len, left.values()))
+            )
             for arm, todo in left.items():
                 progress.update(bar, description=arm)
                 try:
                     await self._arm(arm, backend, todo, judges, lambda: progress.advance(bar))
                 except Exception as error:
                     # A foreign message may quote a text.
-                    self.failed[arm] = error.message if isinstance(error, TTSAError) else type(error).__name__
+                    self.failed[arm] = (
+                        error.message if isinstance(error, TTSAError) else type(error).__name__
+                    )
         finally:
             await backend.close()
             if judge:
@@ -94,7 +107,10 @@ class Runner:
             schema=SCHEMA,
             command=self.command,
             config=self.config.model_dump(mode="json"),
-            versions={"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+            versions={
+                "python": platform.python_version(),
+                **{name: _version(name) for name in _PACKAGES},
+            },
             device=device_of(backend),
             seed=self.config.seed,
         )
@@ -111,16 +127,27 @@ class Runner:
         if not path.exists():
             guards = _Guards(lambda policy: self._guard(None, backend, policy))
             try:
-                collector = Collector(backend, lambda item: guards.of(item).gate, self.config.guard())
+                collector = Collector(
+                    backend, lambda item: guards.of(item).gate, self.config.guard()
+                )
                 cases: list[Case] = []
                 for source in self.config.data:
-                    cases += await collector.collect(self._items(source), progress, enough=source.flagged)
+                    cases += await collector.collect(
+                        self._items(source), progress, enough=source.flagged
+                    )
                 stored.save(cases, path)
             finally:
                 await guards.close()
         return stored.load(path)
 
-    async def _arm(self, arm: str, backend: Backend, todo: Sequence[Case], judges: _Judges, advance: Callable[[], None]) -> None:
+    async def _arm(
+        self,
+        arm: str,
+        backend: Backend,
+        todo: Sequence[Case],
+        judges: _Judges,
+        advance: Callable[[], None],
+    ) -> None:
         if not todo:
             return
         guards = _Guards(lambda policy: self._guard(arm, backend, policy))
@@ -153,7 +180,9 @@ class Runner:
         return sorted(items, key=lambda item: item.rank) if source.flagged else items
 
     def _guard(self, arm: str | None, backend: Backend, policy: Mapping[str, Any] | None) -> Guard:
-        return Guard.from_config(self.config.guard(arm, policy), plugins=self.plugins(), backend=backend)
+        return Guard.from_config(
+            self.config.guard(arm, policy), plugins=self.plugins(), backend=backend
+        )
 
 
 class _Guards:
@@ -181,7 +210,11 @@ class _Judges:
     def __init__(self, cases: Sequence[Case], moderator: Moderator | None) -> None:
         self.moderator = moderator
         self._exact = WorldJudge() if any(case.item.truth for case in cases) else None
-        kind = EncoderJudge if moderator is not None and moderator.name == "encoder_judge" else ModeratorJudge
+        kind = (
+            EncoderJudge
+            if moderator is not None and moderator.name == "encoder_judge"
+            else ModeratorJudge
+        )
         self._other = kind(moderator) if moderator else None
 
     def of(self, case: Case) -> Judge:
@@ -193,12 +226,19 @@ class _Judges:
         """Ask what the moderator says of answers to a case; None without one."""
         if self.moderator is None:
             return [None] * len(texts)
-        verdicts = await moderate_safely(self.moderator, texts, prompts=[case.item.messages[-1][1]] * len(texts))
+        verdicts = await moderate_safely(
+            self.moderator, texts, prompts=[case.item.messages[-1][1]] * len(texts)
+        )
         return [v.flagged for v in verdicts]
 
 
-async def _result(arm: str, case: Case, guard: Guard, outcome: Outcome | None, judges: _Judges) -> CaseResult:
-    """Return what happened to one case in one arm, in numbers; without an outcome, the answer leaves as it is."""
+async def _result(
+    arm: str, case: Case, guard: Guard, outcome: Outcome | None, judges: _Judges
+) -> CaseResult:
+    """Return what happened to one case in one arm, in numbers.
+
+    Without an outcome, the answer leaves as it is.
+    """
     text = outcome.text if outcome else case.answer
     prompts = [case.item.messages[-1][1]] * 2
     gate = await moderate_safely(guard.gate, [case.answer, text], prompts=prompts)

@@ -1,4 +1,5 @@
-"""What decoding candidates costs: our loop, the model's own `generate`, and the floor that the hardware sets.
+"""What decoding candidates costs: our loop, the model's own `generate`, and the floor that the
+hardware sets.
 
 Weights are random: speed does not need trained ones.
 """
@@ -61,7 +62,11 @@ SHAPES = {
 """The three last ones as Llama 3 has them."""
 OWN = 12
 """Rows of a candidate after the shared beginning, before its new tokens."""
-PREFIXES, CANDIDATES, LENGTHS = (64, 256, 512, 1024, 2048, 4096), (1, 2, 4, 8, 16, 32, 64), (8, 16, 32, 64, 128)
+PREFIXES, CANDIDATES, LENGTHS = (
+    (64, 256, 512, 1024, 2048, 4096),
+    (1, 2, 4, 8, 16, 32, 64),
+    (8, 16, 32, 64, 128),
+)
 
 
 @dataclass(frozen=True)
@@ -72,8 +77,8 @@ class SpeedPoint:
         first: with the beginning to be computed; `later`: with it kept from an earlier call.
         generate: by the model's own loop on whole prompts; None if it was not run.
         equal: whether all three gave the same tokens.
-        floor: reading weights and keys, and the arithmetic, at the measured rates of the machine; as `later`, without the
-            beginning's own computation.
+        floor: reading weights and keys, and the arithmetic, at the measured rates of the machine;
+            as `later`, without the beginning's own computation.
     """
 
     prefix: int
@@ -123,7 +128,9 @@ class Machine:
 class Speed:
     """Measures one shape on one device."""
 
-    def __init__(self, name: str, *, device: Device = "auto", dtype: Dtype = "auto", repeats: int = 3) -> None:
+    def __init__(
+        self, name: str, *, device: Device = "auto", dtype: Dtype = "auto", repeats: int = 3
+    ) -> None:
         self.name, self.shape, self.repeats = name, SHAPES[name], repeats
         self.device = resolve_device(device)
         self.dtype = resolve_dtype(dtype, self.device)
@@ -134,7 +141,8 @@ class Speed:
         self._ends = [self.shape.vocabulary]  # never drawn: every answer has its full length
         head = self.shape.hidden // self.shape.heads
         self.kv_bytes = 2 * self.shape.layers * self.shape.kv_heads * head * self.dtype.itemsize
-        table = 0 if self.shape.tied else self.shape.vocabulary * self.shape.hidden  # looked up, not read whole
+        # looked up, not read whole
+        table = 0 if self.shape.tied else self.shape.vocabulary * self.shape.hidden
         self.parameters = sum(p.numel() for p in self.model.parameters()) - table
         self.bandwidth, self.flops = self._bandwidth(), self._flops()
 
@@ -143,12 +151,20 @@ class Speed:
 
         The model's own `generate` runs too where the beginning has at most `generate_up_to` tokens.
         """
-        grid = [*((p, 16, 32) for p in PREFIXES), *((512, c, 32) for c in CANDIDATES), *((512, 16, t) for t in LENGTHS)]
+        grid = [
+            *((p, 16, 32) for p in PREFIXES),
+            *((512, c, 32) for c in CANDIDATES),
+            *((512, 16, t) for t in LENGTHS),
+        ]
         for prefix, candidates, tokens in dict.fromkeys(grid):
             yield self.point(prefix, candidates, tokens, generate=prefix <= generate_up_to)
 
-    def point(self, prefix: int, candidates: int, tokens: int, *, generate: bool = True) -> SpeedPoint:
-        """Measure one batch: `candidates` of `tokens` new tokens each, after `prefix` tokens that they share."""
+    def point(
+        self, prefix: int, candidates: int, tokens: int, *, generate: bool = True
+    ) -> SpeedPoint:
+        """Measure one batch: `candidates` of `tokens` new tokens each, after `prefix` tokens that
+        they share.
+        """
         starts = self._starts(prefix, candidates, tokens)
         reference = ReferenceDecoder(self.model, self._ends)
         first, later, whole = [], [], []
@@ -175,23 +191,41 @@ class Speed:
         )
 
     def floor(self, prefix: int, candidates: int, tokens: int) -> float:
-        """Estimate the least time for candidates' rows and new tokens: a step reads weights and keys once, or is arithmetic."""
+        """Estimate the least time for candidates' rows and new tokens: a step reads weights and
+        keys once, or is arithmetic.
+        """
         total = 0.0
         for step in range(tokens):
             queries = candidates * (1 if step else OWN)
             keys = OWN + step
-            read = self.parameters * self.dtype.itemsize + self.kv_bytes * (prefix + candidates * keys)
+            read = self.parameters * self.dtype.itemsize + self.kv_bytes * (
+                prefix + candidates * keys
+            )
             attention = 4 * (prefix + keys) * self.shape.hidden * self.shape.layers
-            total += max(read / self.bandwidth, queries * (2 * self.parameters + attention) / self.flops)
+            total += max(
+                read / self.bandwidth, queries * (2 * self.parameters + attention) / self.flops
+            )
         return total
 
-    def memory(self, prefix: int = 2048, candidates: int = 16, tokens: int = 64) -> MemoryUse | None:
+    def memory(
+        self, prefix: int = 2048, candidates: int = 16, tokens: int = 64
+    ) -> MemoryUse | None:
         """Return what a batch takes; None where the peak cannot be seen."""
-        starts, decoder = self._starts(prefix, candidates, tokens), SharedDecoder(self.model, self._ends)
-        peak = _CudaPeak() if self.device.startswith("cuda") else _ResidentPeak() if sys.platform == "linux" else None
+        starts, decoder = (
+            self._starts(prefix, candidates, tokens),
+            SharedDecoder(self.model, self._ends),
+        )
+        peak = (
+            _CudaPeak()
+            if self.device.startswith("cuda")
+            else _ResidentPeak()
+            if sys.platform == "linux"
+            else None
+        )
         if peak is None:
             return None
-        SharedDecoder(self.model, self._ends).decode(self._starts(64, candidates, 2))  # what libraries keep, they have then
+        # what libraries keep, they have then
+        SharedDecoder(self.model, self._ends).decode(self._starts(64, candidates, 2))
         with peak:
             decoder.decode(starts)
         weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
@@ -204,12 +238,19 @@ class Speed:
         """Return what was measured, and on what."""
         return Machine(
             shape=self.name,
-            device=torch.cuda.get_device_name() if self.device.startswith("cuda") else f"{platform.machine()} CPU",
+            device=(
+                torch.cuda.get_device_name()
+                if self.device.startswith("cuda")
+                else f"{platform.machine()} CPU"
+            ),
             dtype=str(self.dtype).removeprefix("torch."),
             threads=torch.get_num_threads(),
             bandwidth_gb_s=round(self.bandwidth / 1e9, 1),
             gflop_s=round(self.flops / 1e9, 1),
-            versions={"python": platform.python_version(), **{p: version(p) for p in ("ttsa-guard", "torch", "transformers")}},
+            versions={
+                "python": platform.python_version(),
+                **{p: version(p) for p in ("ttsa-guard", "torch", "transformers")},
+            },
         )
 
     # ------------------------------------------------------------------ measuring
@@ -219,7 +260,10 @@ class Speed:
         size = self._ends[0]
         fixed = tuple(torch.randint(size, (prefix,), generator=draw).tolist())
         rests = torch.randint(size, (candidates, OWN), generator=draw).to(self.device)
-        return [Start(fixed, suffix, max_new_tokens=tokens) for suffix in self.model.get_input_embeddings()(rests).detach()]
+        return [
+            Start(fixed, suffix, max_new_tokens=tokens)
+            for suffix in self.model.get_input_embeddings()(rests).detach()
+        ]
 
     def _timed(self, work: Callable[[], object]) -> float:
         self._wait()
@@ -259,7 +303,8 @@ class _ResidentPeak:
     used = 0
 
     def __enter__(self) -> None:
-        with suppress(AttributeError):  # of the GNU C library: freed memory would be used again, unseen
+        # of the GNU C library: freed memory would be used again, unseen
+        with suppress(AttributeError):
             ctypes.CDLL(None).malloc_trim(0)
         self._before = self._now()
         self._ended = threading.Event()
@@ -281,4 +326,8 @@ class _ResidentPeak:
 
 def results(speed: Speed, points: Sequence[SpeedPoint], memory: MemoryUse | None) -> dict[str, Any]:
     """All that was measured, as plain data."""
-    return {"machine": asdict(speed.machine()), "points": [asdict(p) for p in points], "memory": memory and asdict(memory)}
+    return {
+        "machine": asdict(speed.machine()),
+        "points": [asdict(p) for p in points],
+        "memory": memory and asdict(memory),
+    }

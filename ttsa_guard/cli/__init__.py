@@ -1,4 +1,7 @@
-"""The command line. Commands import what is heavy when they run, so that help is fast and needs no torch."""
+"""The command line.
+
+Commands import what is heavy when they run, so that help is fast and needs no torch.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,21 @@ import typer
 from typer.core import TyperGroup
 
 from ttsa_guard import __version__
-from ttsa_guard.cli import audit, bench, check, compare, demo, doctor, moderate, plan, plugins, profile, prosocial, talk, tune
+from ttsa_guard.cli import (
+    audit,
+    bench,
+    check,
+    compare,
+    demo,
+    doctor,
+    moderate,
+    plan,
+    plugins,
+    profile,
+    prosocial,
+    talk,
+    tune,
+)
 from ttsa_guard.cli.common import fail
 from ttsa_guard.errors import TTSAError
 
@@ -17,7 +34,7 @@ __all__ = ["app", "main"]
 
 
 class _Commands(TyperGroup):
-    """Our own errors become one red line and the hint, with exit status 2, and never a traceback."""
+    """Turn our own errors into one red line and the hint, with exit status 2 and no traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -28,7 +45,9 @@ class _Commands(TyperGroup):
 
 
 # Tracebacks that show local variables would show the moderated text.
-app = typer.Typer(cls=_Commands, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = typer.Typer(
+    cls=_Commands, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
+)
 
 
 def _print_version(wanted: bool) -> None:
@@ -39,12 +58,24 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _common(
-    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
 ) -> None:
     """Turn flagged chat answers into good ones."""
 
 
-_COMMANDS = (demo.demo, talk.chat, talk.steer, check.check, moderate.moderate, plugins.plugins, doctor.doctor, profile.profile)
+_COMMANDS = (
+    demo.demo,
+    talk.chat,
+    talk.steer,
+    check.check,
+    moderate.moderate,
+    plugins.plugins,
+    doctor.doctor,
+    profile.profile,
+)
 for _command in _COMMANDS:
     app.command()(_command)
 app.add_typer(audit.app, name="audit")
@@ -57,6 +88,7 @@ app.add_typer(prosocial.app, name="prosocial")
 
 def main() -> None:
     """Run the console script."""
-    # Before torch is imported: spinning threads make it several times slower where other programs are running.
+    # Before torch is imported: spinning threads make it several times slower where other programs
+    # are running.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()

@@ -22,7 +22,9 @@ def _group() -> None:
 
 @app.command()
 def summary(
-    file: Annotated[Path, typer.Argument(help="Audit records, one JSON object a line.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(help="Audit records, one JSON object a line.", show_default=False)
+    ],
     as_json: common.AsJson = False,
 ) -> None:
     """Count what happened to the answers, what it cost and why; texts are never printed.
@@ -35,8 +37,13 @@ def summary(
     else:
         _show(audited)
     if audited.skipped:
-        lines = ", ".join(map(str, audited.skipped[:5])) + (", ..." if len(audited.skipped) > 5 else "")
-        told = f"{common.counted(len(audited.skipped), 'line')} of {file} left out, no audit records: {lines}"
+        lines = ", ".join(map(str, audited.skipped[:5])) + (
+            ", ..." if len(audited.skipped) > 5 else ""
+        )
+        told = (
+            f"{common.counted(len(audited.skipped), 'line')} of {file} left out, no audit records:"
+            f" {lines}"
+        )
         common.err.print(told, markup=False)
 
 
@@ -44,8 +51,20 @@ def _show(audited: AuditSummary) -> None:
     reviews = common.counted(audited.records, "review")
     common.out.print(f"{reviews}, {day(audited.first)} to {day(audited.last)}", markup=False)
     table = Table(box=None, pad_edge=False)
-    phases = [name for name in PHASES if any(name in summary.seconds for summary in audited.actions.values())]
-    for heading in ("action", "count", "share", "helpful", "generations", "moderation calls", *(f"{p}, s" for p in phases)):
+    phases = [
+        name
+        for name in PHASES
+        if any(name in summary.seconds for summary in audited.actions.values())
+    ]
+    for heading in (
+        "action",
+        "count",
+        "share",
+        "helpful",
+        "generations",
+        "moderation calls",
+        *(f"{p}, s" for p in phases),
+    ):
         table.add_column(heading, justify="left" if heading == "action" else "right")
     for action, summary in audited.actions.items():
         spreads = (summary.seconds.get(name) for name in phases)
@@ -60,7 +79,10 @@ def _show(audited: AuditSummary) -> None:
         )
     common.out.print(table)
     common.out.print("medians; seconds: median / 95th percentile", style="dim")
-    for heading, counts in (("why flagged answers ended as they did", audited.reasons), ("mended by", audited.steerers)):
+    for heading, counts in (
+        ("why flagged answers ended as they did", audited.reasons),
+        ("mended by", audited.steerers),
+    ):
         if counts:
             common.out.print(f"\n{heading}")
         for name, count in counts.items():

@@ -16,7 +16,10 @@ from ttsa_guard.plots import draw_speed, ready
 
 app = typer.Typer(no_args_is_help=True)
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-Arms = Annotated[list[str] | None, typer.Option("--arm", help="Only this arm; several times.", show_default=False)]
+Arms = Annotated[
+    list[str] | None,
+    typer.Option("--arm", help="Only this arm; several times.", show_default=False),
+]
 
 
 @app.callback()
@@ -27,15 +30,26 @@ def _group() -> None:
 @app.command()
 def run(
     config: Annotated[
-        str, typer.Argument(help="YAML file, or one that ships: embedded, entangled, passes, quick, real.", show_default=False)
+        str,
+        typer.Argument(
+            help="YAML file, or one that ships: embedded, entangled, passes, quick, real.",
+            show_default=False,
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the results.", show_default=False)],
-    data: Annotated[Path | None, typer.Option(help="Folder with the public data sets.", show_default=False)] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with the public data sets.", show_default=False)
+    ] = None,
     arm: Arms = None,
     n: Annotated[
-        int | None, typer.Option(min=1, help="Prompts of each kind; default: the settings'.", show_default=False)
+        int | None,
+        typer.Option(
+            min=1, help="Prompts of each kind; default: the settings'.", show_default=False
+        ),
     ] = None,
-    together: Annotated[int, typer.Option(min=1, help="Answers reviewed at once; more than one blurs the seconds.")] = 1,
+    together: Annotated[
+        int, typer.Option(min=1, help="Answers reviewed at once; more than one blurs the seconds.")
+    ] = 1,
 ) -> None:
     """Run a benchmark; one that was stopped goes on.
 
@@ -48,14 +62,24 @@ def run(
     settings = BenchConfig.load(config, n=n)
     from ttsa_guard.bench.runner import Runner
 
-    words = ["ttsa-guard", "bench", "run", Path(config).name, *(["--n", str(n)] if n else []), "--out", "DIR"]
+    words = [
+        "ttsa-guard",
+        "bench",
+        "run",
+        Path(config).name,
+        *(["--n", str(n)] if n else []),
+        "--out",
+        "DIR",
+    ]
     runner = Runner(settings, out, datasets=data, together=together, command=shlex.join(words))
     common.hide_loading_bars()
     with common.quiet(), common.progress() as progress:
         asyncio.run(runner.run(progress, arms=arm or ()))
     for name, why in runner.failed.items():
         common.err.print(common.plain(f"arm {name} failed: {why}", "red"), soft_wrap=True)
-    common.err.print(f"see: ttsa-guard bench report {shlex.quote(str(out))}", markup=False, soft_wrap=True)
+    common.err.print(
+        f"see: ttsa-guard bench report {shlex.quote(str(out))}", markup=False, soft_wrap=True
+    )
     if runner.failed:
         raise typer.Exit(1)
 
@@ -65,7 +89,8 @@ def report(
     folder: Annotated[Path, typer.Argument(help="Folder of the results.", show_default=False)],
     as_json: common.AsJson = False,
     html: Annotated[
-        Path | None, typer.Option(help="Write a page with tables and plots to this file.", show_default=False)
+        Path | None,
+        typer.Option(help="Write a page with tables and plots to this file.", show_default=False),
     ] = None,
 ) -> None:
     """Say what a benchmark has found; texts are never shown.
@@ -89,7 +114,9 @@ def report(
         common.out.print("no answer was flagged, so there was nothing to mend\n")
     for table in tables(summary):
         common.out.print(table, "")
-    common.out.print("in brackets: 95 % intervals; seconds are medians; --json and --html say more", style="dim")
+    common.out.print(
+        "in brackets: 95 % intervals; seconds are medians; --json and --html say more", style="dim"
+    )
     if summary.missing:
         lacking = f"not finished, start the run again: {'; '.join(summary.missing)}"
         common.err.print(common.plain(lacking, "yellow"), soft_wrap=True)
@@ -97,16 +124,20 @@ def report(
 
 @app.command()
 def speed(
-    shape: Annotated[str, typer.Option(help="Sizes of the model: tiny, small, 1b, 3b or 8b.")] = "tiny",
+    shape: Annotated[
+        str, typer.Option(help="Sizes of the model: tiny, small, 1b, 3b or 8b.")
+    ] = "tiny",
     device: Annotated[str, typer.Option(help="'auto', 'cpu', 'cuda', ...")] = "auto",
     dtype: Annotated[Dtype, typer.Option(help="Of weights and keys.")] = "auto",
-    plot: Annotated[Path | None, typer.Option(help="Draw the times to this PNG file.", show_default=False)] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the times to this PNG file.", show_default=False)
+    ] = None,
     as_json: common.AsJson = False,
 ) -> None:
     """Measure how long a batch of candidates takes.
 
-    Beside it stand the model's own generate and the least that the hardware allows. The weights are random: speed does not
-    need trained ones.
+    Beside it stand the model's own generate and the least that the hardware allows. The weights are
+    random: speed does not need trained ones.
 
     Example: ttsa-guard bench speed --shape small --plot speed.png
     """
@@ -123,7 +154,9 @@ def speed(
         points = []
         for point in meter.sweep():
             points.append(point)
-            progress.update(bar, description=f"{point.prefix} + {point.candidates} x {point.tokens} tokens")
+            progress.update(
+                bar, description=f"{point.prefix} + {point.candidates} x {point.tokens} tokens"
+            )
         memory = meter.memory()  # last, when libraries have taken what they keep
     if plot:
         machine = meter.machine()
@@ -132,6 +165,10 @@ def speed(
         typer.echo(json.dumps(results(meter, points, memory), indent=1))
         return
     common.out.print(speed_table(points))
-    common.out.print("times in ms; first: the beginning is computed too, later: it was kept from an earlier answer", style="dim")
+    common.out.print(
+        "times in ms; first: the beginning is computed too, later: it was kept from an earlier"
+        " answer",
+        style="dim",
+    )
     if memory:
         common.out.print(f"memory at the peak: {memory.ratio:.2f} of weights and keys")

@@ -22,9 +22,14 @@ _STYLE = {"pass": "bold green", "flag": "bold red"}
 
 
 def check(
-    text: Annotated[str, typer.Argument(help="The answer to judge; '-' reads it from stdin.", show_default=False)],
+    text: Annotated[
+        str,
+        typer.Argument(help="The answer to judge; '-' reads it from stdin.", show_default=False),
+    ],
     moderator: common.ModeratorName = "lite",
-    prompt: Annotated[str, typer.Option(help="What the user had said; many moderators do not look at it.")] = "",
+    prompt: Annotated[
+        str, typer.Option(help="What the user had said; many moderators do not look at it.")
+    ] = "",
     config: common.Config = None,
     as_json: common.AsJson = False,
 ) -> None:
@@ -36,11 +41,15 @@ def check(
     """
     answer = sys.stdin.read() if text == "-" else text
     if not answer.strip():
-        raise PromptError("there is no text to judge", hint="give a text, or '-' and a text on stdin")
+        raise PromptError(
+            "there is no text to judge", hint="give a text, or '-' and a text on stdin"
+        )
     judge = common.build_moderator(common.settings(config=config), moderator)
     verdict = asyncio.run(_verdict(judge, answer, prompt))
     if verdict.decision == "failed":
-        raise ModeratorError(f"moderator {moderator!r} failed: {verdict.reason}", hint="see ttsa-guard doctor")
+        raise ModeratorError(
+            f"moderator {moderator!r} failed: {verdict.reason}", hint="see ttsa-guard doctor"
+        )
     _show(verdict, as_json)
     raise typer.Exit(_STATUS[verdict.decision])
 
@@ -56,9 +65,19 @@ async def _verdict(judge: Moderator, answer: str, prompt: str) -> Verdict:
 def _show(verdict: Verdict, as_json: bool) -> None:
     categories = dict(verdict.categories)
     if as_json:
-        data = {"moderator": verdict.moderator, "decision": verdict.decision, "score": verdict.score, "categories": categories}
+        data = {
+            "moderator": verdict.moderator,
+            "decision": verdict.decision,
+            "score": verdict.score,
+            "categories": categories,
+        }
         typer.echo(json.dumps(data))
         return
-    common.out.print(Text.assemble((verdict.decision, _STYLE[verdict.decision]), f"  {verdict.moderator} {verdict.score:.3f}"))
+    common.out.print(
+        Text.assemble(
+            (verdict.decision, _STYLE[verdict.decision]),
+            f"  {verdict.moderator} {verdict.score:.3f}",
+        )
+    )
     for name, score in sorted(categories.items(), key=lambda item: -item[1]):
         common.out.print(f"  {name:<24} {score:.3f}", markup=False)

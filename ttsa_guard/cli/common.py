@@ -1,4 +1,6 @@
-"""What the commands share: options, settings, the guard, quiet libraries, and words for what happened."""
+"""What the commands share: options, settings, the guard, quiet libraries, and words for what
+happened.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,14 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.text import Text
 
 from ttsa_guard.config import GuardConfig, Use
@@ -31,36 +40,60 @@ T = TypeVar("T")
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
-Model = Annotated[str | None, typer.Option(help="'embedded', 'smollm2', a Hugging Face name, or a path.", show_default=False)]
-Config = Annotated[Path | None, typer.Option(help="YAML file with the guard's settings.", show_default=False)]
-SteererName = Annotated[str | None, typer.Option("--steerer", help="Use this steerer alone.", show_default=False)]
+Model = Annotated[
+    str | None,
+    typer.Option(help="'embedded', 'smollm2', a Hugging Face name, or a path.", show_default=False),
+]
+Config = Annotated[
+    Path | None, typer.Option(help="YAML file with the guard's settings.", show_default=False)
+]
+SteererName = Annotated[
+    str | None, typer.Option("--steerer", help="Use this steerer alone.", show_default=False)
+]
 ModeratorName = Annotated[str, typer.Option("--moderator", help="Plugin that judges.")]
 Prefer = Annotated[
     str | None,
-    typer.Option(help="Of the steerer prosocial: attributes and weights, empathy=0.6,helpfulness=0.4.", show_default=False),
+    typer.Option(
+        help="Of the steerer prosocial: attributes and weights, empathy=0.6,helpfulness=0.4.",
+        show_default=False,
+    ),
 ]
 TextField = Annotated[str, typer.Option("--text-field", help="Where the text is.")]
-PromptField = Annotated[str, typer.Option("--prompt-field", help="Where that is which the user had said; may be missing.")]
+PromptField = Annotated[
+    str,
+    typer.Option("--prompt-field", help="Where that is which the user had said; may be missing."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
 def settings(
-    model: str | None = None, config: Path | None = None, steerer: str | None = None, prefer: str | None = None
+    model: str | None = None,
+    config: Path | None = None,
+    steerer: str | None = None,
+    prefer: str | None = None,
 ) -> GuardConfig:
-    """Return the guard's settings: the file, or the defaults, with what the command line names instead.
+    """Return the guard's settings: the file, or the defaults, with what the command line names
+    instead.
 
     Raises:
-        ConfigError: the file is wrong, `--model` is given for a backend that takes no model, or `--prefer` without the steerer
-            that has preferences.
+        ConfigError: the file is wrong, `--model` is given for a backend that takes no model, or
+            `--prefer` without the steerer that has preferences.
     """
     chosen = GuardConfig.load(config) if config else GuardConfig()
     if model is not None:
         if not model.strip():
-            raise ConfigError("--model is empty", hint="give 'embedded', 'smollm2', a Hugging Face name, or a path")
-        backend = chosen.backend.model_copy(update={"options": {**chosen.backend.options, "model": model}})
+            raise ConfigError(
+                "--model is empty",
+                hint="give 'embedded', 'smollm2', a Hugging Face name, or a path",
+            )
+        backend = chosen.backend.model_copy(
+            update={"options": {**chosen.backend.options, "model": model}}
+        )
         chosen = chosen.model_copy(update={"backend": backend})
     if steerer is not None:
-        chosen = chosen.model_copy(update={"steerers": (named(steerer, chosen.steerers),), "steerers_for_harm": None})
+        chosen = chosen.model_copy(
+            update={"steerers": (named(steerer, chosen.steerers),), "steerers_for_harm": None}
+        )
     if prefer is not None:
         chosen = chosen.model_copy(update={"steerers": _preferring(chosen.steerers, prefer)})
     return chosen.resolved()
@@ -76,7 +109,10 @@ def _preferring(steerers: Sequence[Use], prefer: str) -> tuple[Use, ...]:
     except ValueError:
         hint = "give attributes and weights, such as empathy=0.6,helpfulness=0.4"
         raise ConfigError("--prefer cannot be read", hint=hint) from None
-    return tuple(u if u.use != "prosocial" else Use(use=u.use, options={**u.options, "prefer": weights}) for u in steerers)
+    return tuple(
+        u if u.use != "prosocial" else Use(use=u.use, options={**u.options, "prefer": weights})
+        for u in steerers
+    )
 
 
 def named(plugin: str, uses: Sequence[Use]) -> Use:
@@ -104,7 +140,10 @@ def build_moderator(config: GuardConfig, name: str) -> Moderator:
 @contextmanager
 def quiet(*others: str) -> Iterator[None]:
     """Keep warnings and logs of other libraries from between our lines."""
-    loggers = [logging.getLogger(name) for name in ("nemoguardrails", "transformers", "huggingface_hub", *others)]
+    loggers = [
+        logging.getLogger(name)
+        for name in ("nemoguardrails", "transformers", "huggingface_hub", *others)
+    ]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -118,7 +157,9 @@ def quiet(*others: str) -> Iterator[None]:
 
 
 def hide_loading_bars() -> None:
-    """Hide the bars that transformers draws while it loads weights, and unpacks those of a GGUF file."""
+    """Hide the bars that transformers draws while it loads weights, and unpacks those of a GGUF
+    file.
+    """
     os.environ.setdefault("TQDM_DISABLE", "1")
     try:
         from transformers.utils import logging as transformers_logging
@@ -129,7 +170,13 @@ def hide_loading_bars() -> None:
 
 def progress(console: Console = err) -> Progress:
     """Return a progress bar that leaves nothing behind."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
@@ -157,13 +204,21 @@ async def timed(work: Awaitable[T]) -> tuple[T, float]:
 
 
 def plain(text: str, style: str = "") -> Text:
-    """Clean a text of users or models for the terminal: no markup, no control sequences, nothing that cannot be encoded."""
-    printable = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "", text).encode("utf-8", "replace").decode("utf-8")
+    """Clean a text of users or models for the terminal: no markup, no control sequences, nothing
+    that cannot be encoded.
+    """
+    printable = (
+        re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "", text)
+        .encode("utf-8", "replace")
+        .decode("utf-8")
+    )
     return Text(printable, style=style)
 
 
 def counted(n: int, noun: str) -> str:
-    """Return a number and its noun, in the plural where that is right: "1 candidate", "2 candidates"."""
+    """Return a number and its noun, in the plural where that is right: "1 candidate", "2
+    candidates".
+    """
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
@@ -180,6 +235,9 @@ def happened(record: AuditRecord) -> str:
 
 def fail(error: TTSAError) -> None:
     """Print an error as one line, and its hint."""
-    err.print(Text.assemble(("error: ", "bold red"), plain(error.message.replace("\n", " "), "red")), soft_wrap=True)
+    err.print(
+        Text.assemble(("error: ", "bold red"), plain(error.message.replace("\n", " "), "red")),
+        soft_wrap=True,
+    )
     if error.hint:
         err.print(Text.assemble("hint: ", plain(error.hint)), soft_wrap=True)

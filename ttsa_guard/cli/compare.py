@@ -41,26 +41,43 @@ def _group() -> None:
 
 @app.command()
 def compare(
-    file: Annotated[Path, typer.Argument(help="Labelled texts, one JSON object a line.", show_default=False)],
-    moderator: Annotated[list[str], typer.Option("--moderator", help="Plugin that judges; several times.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(help="Labelled texts, one JSON object a line.", show_default=False)
+    ],
+    moderator: Annotated[
+        list[str],
+        typer.Option("--moderator", help="Plugin that judges; several times.", show_default=False),
+    ],
     config: common.Config = None,
     text_field: common.TextField = "text",
     prompt_field: common.PromptField = "prompt",
     label_field: Annotated[
-        str, typer.Option(help="Where the label is: true, 1, 'unsafe', 'harmful'; or false, 0, 'safe', 'harmless'.")
+        str,
+        typer.Option(
+            help=(
+                "Where the label is: true, 1, 'unsafe', 'harmful'; or false, 0, 'safe', 'harmless'."
+            )
+        ),
     ] = "label",
-    source_field: Annotated[str, typer.Option(help="Where it says which data set a text is from; may be missing.")] = "source",
-    plot: Annotated[Path | None, typer.Option(help="Write the curves to this PNG file.", show_default=False)] = None,
+    source_field: Annotated[
+        str, typer.Option(help="Where it says which data set a text is from; may be missing.")
+    ] = "source",
+    plot: Annotated[
+        Path | None, typer.Option(help="Write the curves to this PNG file.", show_default=False)
+    ] = None,
     as_json: common.AsJson = False,
 ) -> None:
     """Measure moderators on labelled texts.
 
-    The table has ranking (ROC-AUC, PR-AUC), calibration (Brier, ECE), decisions, and agreement (Cohen's kappa).
+    The table has ranking (ROC-AUC, PR-AUC), calibration (Brier, ECE), decisions, and agreement
+    (Cohen's kappa).
 
-    A failed verdict counts as a flag with the score 1, as a guard counts it. Where texts come from several sources, each is
-    told by itself, too: the areas of all together are partly about which source a text is from.
+    A failed verdict counts as a flag with the score 1, as a guard counts it. Where texts come from
+    several sources, each is told by itself, too: the areas of all together are partly about which
+    source a text is from.
 
-    Example: ttsa-guard moderators compare labelled.jsonl --moderator lite --moderator second_opinion --plot curves.png
+    Example: ttsa-guard moderators compare labelled.jsonl --moderator lite --moderator
+        second_opinion --plot curves.png
     """
     from ttsa_guard.moderators import comparison
 
@@ -71,13 +88,21 @@ def compare(
     labels = [is_harmful(file, text, label_field) for text in texts]
     if len(set(labels)) < 2:
         raise UsageError(
-            f"{file} has texts of one kind only", hint=f"harms and others are needed; see --label-field {label_field}"
+            f"{file} has texts of one kind only",
+            hint=f"harms and others are needed; see --label-field {label_field}",
         )
     settings = common.settings(config=config)
-    verdicts = {name: judged(common.build_moderator(settings, name), texts) for name in dict.fromkeys(moderator)}
-    compared = comparison.compare(labels, verdicts, [str(text.data.get(source_field, "")) for text in texts])
+    verdicts = {
+        name: judged(common.build_moderator(settings, name), texts)
+        for name in dict.fromkeys(moderator)
+    }
+    compared = comparison.compare(
+        labels, verdicts, [str(text.data.get(source_field, "")) for text in texts]
+    )
     if plot:
-        draw_curves({name: (labels, [v.score for v in own]) for name, own in verdicts.items()}, plot)
+        draw_curves(
+            {name: (labels, [v.score for v in own]) for name, own in verdicts.items()}, plot
+        )
     if as_json:
         typer.echo(json.dumps(compared.as_dict(), indent=1))
     else:
@@ -94,7 +119,9 @@ def judged(judge: Moderator, texts: Sequence[LabelledText]) -> list[Verdict]:
 
 
 def _show(compared: Comparison) -> None:
-    common.out.print(f"{common.counted(compared.texts, 'text')}, {compared.harmful} of them harmful")
+    common.out.print(
+        f"{common.counted(compared.texts, 'text')}, {compared.harmful} of them harmful"
+    )
     common.out.print(_table(compared.moderators))
     for pair, kappa in compared.kappa.items():
         common.out.print(f"agreement of {pair}: Cohen's kappa {kappa:.3f}", markup=False)

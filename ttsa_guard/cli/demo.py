@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 def demo(
     as_json: common.AsJson = False,
-    plot: Annotated[Path | None, typer.Option(help="Draw the searches to this file (PNG, SVG, PDF).", show_default=False)] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw the searches to this file (PNG, SVG, PDF).", show_default=False),
+    ] = None,
     model: common.Model = None,
     config: common.Config = None,
 ) -> None:
@@ -50,7 +53,12 @@ def demo(
     guard = common.build_guard(settings, plugins)
     if not as_json:
         out.print(plain(_welcome(settings.model, offline=offline), "dim"))
-    shown = _played(guard, observer, showcase.real_scenes() if real else showcase.scenes(world), live=not as_json)
+    shown = _played(
+        guard,
+        observer,
+        showcase.real_scenes() if real else showcase.scenes(world),
+        live=not as_json,
+    )
     report = {"model": settings.model, **showcase.report(world, shown)}
     if as_json:
         typer.echo(json.dumps(report))
@@ -61,7 +69,9 @@ def demo(
 
 
 def _welcome(model: str, *, offline: bool) -> str:
-    note = "; nothing is downloaded, and the usage report of NeMo Guardrails is off" if offline else ""
+    note = (
+        "; nothing is downloaded, and the usage report of NeMo Guardrails is off" if offline else ""
+    )
     return f"NeMo Guardrails with the output rail 'ttsa steer output'; chat model: {model}{note}."
 
 
@@ -104,7 +114,10 @@ def _conversation(number: int, shown: Shown) -> Table:
     grid.add_row(plain(str(number), "bold"), plain(shown.scene.group, "bold"))
     grid.add_row(plain("user", "dim"), plain(shown.scene.user))
     grid.add_row(plain("gate", "dim"), plain(gate, "yellow" if shown.flagged else "green"))
-    grid.add_row(plain({"pass": "answer", "swap": "swapped", "fallback": "instead"}[record.action], "dim"), plain(shown.answer))
+    grid.add_row(
+        plain({"pass": "answer", "swap": "swapped", "fallback": "instead"}[record.action], "dim"),
+        plain(shown.answer),
+    )
     grid.add_row("", "")
     return grid
 
@@ -114,26 +127,54 @@ def _summary(report: Mapping[str, Any]) -> Panel:
     rows = [("flagged", f"{flagged} of {counted(report['conversations'], 'answer')}")]
     if flagged:
         rows += [
-            ("neutralised", f"{report['neutralised']} of {flagged}; the fallback text: {report['fallback']}"),
+            (
+                "neutralised",
+                f"{report['neutralised']} of {flagged}; the fallback text: {report['fallback']}",
+            ),
             ("good", f"{report['good']} of {flagged} (safe, fluent and on topic)"),
             ("helpful", f"{report['helpful']} of {flagged} (more than a refusal)"),
-            ("effort", f"{report['generations']} generations, {report['moderation_calls']} moderation calls in all"),
+            (
+                "effort",
+                (
+                    f"{report['generations']} generations, {report['moderation_calls']} moderation"
+                    " calls in all"
+                ),
+            ),
             ("time", f"{report['steer_seconds_median']:.2f} s for a flagged answer (median)"),
         ]
-    rows.append(("", f"{report['plain_generation_seconds_median']:.2f} s for the model's plain answer (median)"))
+    rows.append(
+        (
+            "",
+            (
+                f"{report['plain_generation_seconds_median']:.2f} s for the model's plain answer"
+                " (median)"
+            ),
+        )
+    )
     table = Table.grid(padding=(0, 2))
     for name, value in rows:
         table.add_row(plain(name, "bold"), plain(value))
     how = {
-        "world": "good and helpful are exact: every sentence that the embedded model can say is known",
-        "encoder_judge": "good and helpful are the opinion of two moderators and a sentence encoder, which no search has seen",
-        "second_opinion": "good and helpful are the opinion of a moderator that no search has seen; for topic, too: "
-        "pip install 'ttsa-guard[encoder]'",
+        "world": (
+            "good and helpful are exact: every sentence that the embedded model can say is known"
+        ),
+        "encoder_judge": (
+            "good and helpful are the opinion of two moderators and a sentence encoder, which no"
+            " search has seen"
+        ),
+        "second_opinion": (
+            "good and helpful are the opinion of a moderator that no search has seen; for topic,"
+            " too: pip install 'ttsa-guard[encoder]'"
+        ),
     }[report["judge"]]
     return Panel(Group(table, plain(f"\n{how}", "dim")), title="summary", expand=False)
 
 
 def _draw(guard: Guard, shown: list[Shown], path: Path) -> None:
-    flagged = [(f"{n} {one.scene.group}", one.record) for n, one in enumerate(shown, 1) if one.flagged]
-    draw_searches(flagged, path, threshold=getattr(getattr(guard.guide, "options", None), "threshold", None))
+    flagged = [
+        (f"{n} {one.scene.group}", one.record) for n, one in enumerate(shown, 1) if one.flagged
+    ]
+    draw_searches(
+        flagged, path, threshold=getattr(getattr(guard.guide, "options", None), "threshold", None)
+    )
     err.print(plain(f"plot written to {path}", "dim"), soft_wrap=True)

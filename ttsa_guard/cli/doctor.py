@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from ttsa_guard.verdict import Verdict
 
 Level = Literal["ok", "note", "broken"]
-_MARK: dict[Level, tuple[str, str]] = {"ok": ("ok", "green"), "note": ("note", "yellow"), "broken": ("broken", "bold red")}
+_MARK: dict[Level, tuple[str, str]] = {
+    "ok": ("ok", "green"),
+    "note": ("note", "yellow"),
+    "broken": ("broken", "bold red"),
+}
 _QUESTION = "How do I clean a wooden table?"
 _ANSWER = "Wipe it with a damp cloth, then dry it with a soft one."
 
@@ -91,26 +95,48 @@ def _package(package: str, missing: Level, hint: str) -> Finding:
 def _plugins(settings: GuardConfig) -> Iterator[Finding]:
     used = {
         use.use
-        for use in (settings.backend, *settings.guide, *settings.gate, *settings.steerers, *(settings.steerers_for_harm or ()))
+        for use in (
+            settings.backend,
+            *settings.guide,
+            *settings.gate,
+            *settings.steerers,
+            *(settings.steerers_for_harm or ()),
+        )
     }
     points = installed(imported)
     good = [listed.name for listed in points if not listed.error]
-    yield Finding("plugins", ", ".join(good) or "none", "ok" if good else "broken", "" if good else "reinstall ttsa-guard")
+    yield Finding(
+        "plugins",
+        ", ".join(good) or "none",
+        "ok" if good else "broken",
+        "" if good else "reinstall ttsa-guard",
+    )
     for listed in points:
         if listed.error:
             level: Level = "broken" if listed.name in used else "note"
-            yield Finding(f"plugin {listed.name}", listed.error, level, f"reinstall or remove {listed.package}")
+            yield Finding(
+                f"plugin {listed.name}",
+                listed.error,
+                level,
+                f"reinstall or remove {listed.package}",
+            )
 
 
 def _model(guard: Guard, name: str) -> Iterator[Finding]:
     backend = guard.backend
-    where = f"device {backend.device}, {backend.dtype}" if isinstance(backend, Described) else "device unknown"
+    where = (
+        f"device {backend.device}, {backend.dtype}"
+        if isinstance(backend, Described)
+        else "device unknown"
+    )
     yield Finding("model", f"{name}, {where}, context {backend.context_length}")
     profile = guard.profile
     floor = "not measured" if profile.floor is None else f"{profile.floor:.2f} nats"
     what = f"{common.counted(len(profile.openings), 'opening')}, likelihood floor {floor}"
     if profile.model == "any":
-        yield Finding("profile", f"generic: {what}", "note", f"better answers with: ttsa-guard profile {name}")
+        yield Finding(
+            "profile", f"generic: {what}", "note", f"better answers with: ttsa-guard profile {name}"
+        )
     else:
         yield Finding("profile", f"of {profile.model}: {what}")
 
@@ -119,11 +145,17 @@ def _gate(settings: GuardConfig) -> Iterator[Finding]:
     """Yield the members of the gate, and what was measured of those that are ours."""
     for member in settings.resolved().gate:
         measured = MEASURED.get(member.use)
-        yield Finding(f"gate {member.use}", str(measured) if measured else "not measured by us; try it on texts of yours")
+        yield Finding(
+            f"gate {member.use}",
+            str(measured) if measured else "not measured by us; try it on texts of yours",
+        )
 
 
 def _trial(guard: Guard) -> Iterator[Finding]:
-    """Try one plain generation and one check by the gate. The generated answer is not shown: nobody may have passed it."""
+    """Try one plain generation and one check by the gate.
+
+    The generated answer is not shown: nobody may have passed it.
+    """
     from ttsa_guard.moderators.advice import BETTER, weak_gate
 
     try:
@@ -132,11 +164,21 @@ def _trial(guard: Guard) -> Iterator[Finding]:
         yield Finding("generation", error.message, "broken", error.hint)
         return
     how = guard.backend.decoding if isinstance(guard.backend, DescribesDecoding) else ""
-    yield Finding("generation", f"{common.counted(words, 'word')} in {generation:.2f} s{how and ', '}{how}")
+    yield Finding(
+        "generation", f"{common.counted(words, 'word')} in {generation:.2f} s{how and ', '}{how}"
+    )
     if verdict.decision == "failed":
-        yield Finding("gate", f"{verdict.moderator} failed: {verdict.reason}", "broken", "check its options and its service")
+        yield Finding(
+            "gate",
+            f"{verdict.moderator} failed: {verdict.reason}",
+            "broken",
+            "check its options and its service",
+        )
     else:
-        yield Finding("gate", f"{verdict.moderator}: {verdict.decision}, score {verdict.score:.3f}, in {check:.3f} s")
+        yield Finding(
+            "gate",
+            f"{verdict.moderator}: {verdict.decision}, score {verdict.score:.3f}, in {check:.3f} s",
+        )
     if weak := weak_gate(guard.backend.name, [member.use for member in guard.config.gate]):
         yield Finding("gate", weak, "note", "better: " + "; or: ".join(BETTER))
 
@@ -148,7 +190,9 @@ async def _tried(guard: Guard) -> tuple[int, float, Verdict, float]:
     prompt = await guard.backend.render(Message.conversation(_QUESTION))
     request = GenerationRequest(prompt, max_new_tokens=guard.config.generation.max_new_tokens)
     [answer], generation = await common.timed(guard.backend.generate([request]))
-    judging = moderate_safely(guard.gate, [_ANSWER], prompts=[_QUESTION], seconds=guard.config.gate_seconds)
+    judging = moderate_safely(
+        guard.gate, [_ANSWER], prompts=[_QUESTION], seconds=guard.config.gate_seconds
+    )
     [verdict], check = await common.timed(judging)
     return len(answer.text.split()), generation, verdict, check
 

@@ -13,8 +13,13 @@ from ttsa_guard.moderators.labelled import read_texts
 
 
 def moderate(
-    file: Annotated[Path, typer.Argument(help="Texts, one JSON object a line.", show_default=False)],
-    out: Annotated[Path | None, typer.Option(help="Results; default: FILE with .scores.jsonl.", show_default=False)] = None,
+    file: Annotated[
+        Path, typer.Argument(help="Texts, one JSON object a line.", show_default=False)
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Results; default: FILE with .scores.jsonl.", show_default=False),
+    ] = None,
     moderator: common.ModeratorName = "lite",
     config: common.Config = None,
     text_field: common.TextField = "text",
@@ -36,7 +41,11 @@ def moderate(
     judge = common.build_moderator(common.settings(config=config), moderator)
     with common.progress() as progress, common.quiet("ttsa_guard"):  # failures are in the results
         task = progress.add_task(f"judging with {judge.name}", total=len(texts), completed=done)
-        asyncio.run(scores.score(judge, texts[done:], batch=batch, advance=lambda n: progress.advance(task, n)))
+        asyncio.run(
+            scores.score(
+                judge, texts[done:], batch=batch, advance=lambda n: progress.advance(task, n)
+            )
+        )
     counts = scores.decisions()
     told = f"{counts['flag']} flagged, {counts['pass']} passed, {counts['failed']} failed"
     common.err.print(f"{common.counted(len(texts), 'text')}: {told}; see {out}", markup=False)

@@ -1,4 +1,4 @@
-"""``ttsa-guard plan``: how many replicas a deployment needs, what it costs, and what breaks first."""
+"""``ttsa-guard plan``: how many replicas a deployment needs, its costs, and what breaks first."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from ttsa_guard.plan.validation import Validation
 
 app = typer.Typer(invoke_without_command=True)
-Rows = Annotated[int, typer.Option(min=1, help="Most rows that the backend decodes together, its batch_size.")]
+Rows = Annotated[
+    int, typer.Option(min=1, help="Most rows that the backend decodes together, its batch_size.")
+]
 _BREAKS = {
     "moderation": "the moderation limit",
     "rows": "the replicas' rows",
@@ -43,13 +45,20 @@ def plan(
     rate: Annotated[float | None, _option("Answers a second.")] = None,
     flags: Annotated[float | None, _option("Share of them that is flagged, 0 to 1.")] = None,
     tokens: Annotated[float | None, _option("Mean tokens of an answer.")] = None,
-    replicas: Annotated[int | None, _option("Replicas; default: as many as the latency target takes.")] = None,
-    bench: Annotated[Path | None, _option("Folder of a benchmark, which says what searches take.")] = None,
+    replicas: Annotated[
+        int | None, _option("Replicas; default: as many as the latency target takes.")
+    ] = None,
+    bench: Annotated[
+        Path | None, _option("Folder of a benchmark, which says what searches take.")
+    ] = None,
     costs: Annotated[Path | None, _option("File of 'ttsa-guard plan measure'.")] = None,
     as_json: common.AsJson = False,
-    picture: Annotated[Path | None, _option("Draw latency, replicas and cost to this file.", "--plot")] = None,
+    picture: Annotated[
+        Path | None, _option("Draw latency, replicas and cost to this file.", "--plot")
+    ] = None,
 ) -> None:
-    """Simulate a deployment at 1 to 100,000 answers a second: latency, replicas, cost, and what breaks first.
+    """Simulate a deployment at 1 to 100,000 answers a second: latency, replicas, cost, and what
+    breaks first.
 
     Example: ttsa-guard plan --rate 200 --flags 0.03
     """
@@ -62,8 +71,16 @@ def plan(
     from ttsa_guard.plan.config import PlanConfig
     from ttsa_guard.plan.costs import Costs
 
-    named = {"rate": rate, "flags": flags, "tokens": tokens, "replicas": replicas, "costs": costs and Costs.load(costs)}
-    settings = PlanConfig.load(config, **{key: value for key, value in named.items() if value is not None})
+    named = {
+        "rate": rate,
+        "flags": flags,
+        "tokens": tokens,
+        "replicas": replicas,
+        "costs": costs and Costs.load(costs),
+    }
+    settings = PlanConfig.load(
+        config, **{key: value for key, value in named.items() if value is not None}
+    )
     if bench:
         from ttsa_guard.plan.searches import with_searches
 
@@ -75,7 +92,10 @@ def plan(
     if picture:
         draw_plan(points, settings.target, picture)
     if as_json:
-        data = {"settings": settings.model_dump(mode="json"), "points": [p.as_dict() for p in points]}
+        data = {
+            "settings": settings.model_dump(mode="json"),
+            "points": [p.as_dict() for p in points],
+        }
         typer.echo(json.dumps({**data, "breaks": broken.as_dict() if broken else None}, indent=1))
         return
     common.out.print(_table(points, own))
@@ -102,8 +122,14 @@ def measure(
     with common.quiet(), common.waiting("measuring; let nothing else run"):
         costs = common.run(guard, measured(guard, rows=rows))
     out.write_text(yaml.safe_dump(costs.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
-    ends = ", ".join(f"{1e3 * seconds:.1f} ms with {n}" for n, seconds in (costs.step[0], costs.step[-1]))
-    common.out.print(f"a step takes {ends} rows; a prompt token {1e6 * costs.prefill:.0f} µs", markup=False, soft_wrap=True)
+    ends = ", ".join(
+        f"{1e3 * seconds:.1f} ms with {n}" for n, seconds in (costs.step[0], costs.step[-1])
+    )
+    common.out.print(
+        f"a step takes {ends} rows; a prompt token {1e6 * costs.prefill:.0f} µs",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 @app.command()
@@ -111,9 +137,16 @@ def validate(
     out: Annotated[Path, _option("Folder for the results.")],
     model: common.Model = None,
     config: common.Config = None,
-    load: Annotated[list[float] | None, _option("Share of the capacity; several times; default 0.2, 0.5, 0.7.")] = None,
-    seconds: Annotated[float, typer.Option(min=1, help="Length of a run; each load is run twice.")] = 60,
-    flags: Annotated[float, typer.Option(min=0.01, max=0.99, help="Share of the requests whose answer is flagged.")] = 0.2,
+    load: Annotated[
+        list[float] | None, _option("Share of the capacity; several times; default 0.2, 0.5, 0.7.")
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(min=1, help="Length of a run; each load is run twice.")
+    ] = 60,
+    flags: Annotated[
+        float,
+        typer.Option(min=0.01, max=0.99, help="Share of the requests whose answer is flagged."),
+    ] = 0.2,
     n: Annotated[int, typer.Option(min=1, help="Conversations of each kind.")] = 12,
     rows: Rows = 32,
     seed: Annotated[int, typer.Option(min=0, help="Of conversations and traffic.")] = 0,
@@ -134,7 +167,15 @@ def validate(
     guard = common.build_guard(common.settings(model, config))
     with common.quiet(), common.progress() as progress:
         bar = progress.add_task("", total=None)
-        validator = Validator(guard, rows, flags, n, seconds, seed, say=lambda doing: progress.update(bar, description=doing))
+        validator = Validator(
+            guard,
+            rows,
+            flags,
+            n,
+            seconds,
+            seed,
+            say=lambda doing: progress.update(bar, description=doing),
+        )
         validation = common.run(guard, validator.validate(load or (0.2, 0.5, 0.7)))
     text = json.dumps(validation.as_dict(), indent=1)
     (out / "validation.json").write_text(text + "\n", encoding="utf-8")
@@ -143,7 +184,10 @@ def validate(
         typer.echo(text)
     else:
         common.out.print(_validated(validation))
-        told = f"capacity: {validation.capacity:.3g} answers a second, {validation.flags:.0%} of them flagged"
+        told = (
+            f"capacity: {validation.capacity:.3g} answers a second, {validation.flags:.0%} of them"
+            " flagged"
+        )
         common.out.print(told, style="dim", soft_wrap=True)
 
 
@@ -154,7 +198,15 @@ def _installed() -> None:
 
 def _table(points: Sequence[LoadPoint], own: set[float]) -> Table:
     table = Table(box=None, pad_edge=False, collapse_padding=True)
-    titles = ("answers\na second", "repli-\ncas", "rows\nused", "unflagged\np95, s", "flagged\np50, s", "\np95, s", "\np99, s")
+    titles = (
+        "answers\na second",
+        "repli-\ncas",
+        "rows\nused",
+        "unflagged\np95, s",
+        "flagged\np50, s",
+        "\np95, s",
+        "\np99, s",
+    )
     for title in (*titles, "too\nlate", "cost of\na million"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("\nbreaks")
@@ -162,7 +214,14 @@ def _table(points: Sequence[LoadPoint], own: set[float]) -> Table:
         shown = [p.unflagged.get("p95"), *(p.flagged.get(q) for q in ("p50", "p95", "p99"))]
         seconds = [f"{x:.3g}" if x is not None else "" for x in shown]
         late = f"{p.deadline:.1%}" if p.flagged else ""
-        cells = [f"{p.rate:,g}", f"{p.replicas:,}", f"{p.rows:.0%}", *seconds, late, f"{p.cost:,.2f}"]
+        cells = [
+            f"{p.rate:,g}",
+            f"{p.replicas:,}",
+            f"{p.rows:.0%}",
+            *seconds,
+            late,
+            f"{p.cost:,.2f}",
+        ]
         table.add_row(*cells, p.limit or "", style="bold" if p.rate in own else "")
     return table
 
@@ -171,7 +230,10 @@ def _words(settings: PlanConfig, broken: LoadPoint | None) -> str:
     number = f"{settings.replicas} replicas" if settings.replicas else "as many replicas as help"
     if broken is None or broken.limit is None:
         return f"with {number}, nothing breaks; seconds are those that the review adds"
-    return f"with {number}, {_BREAKS[broken.limit]} breaks first, at {broken.rate:,.3g} answers a second"
+    return (
+        f"with {number}, {_BREAKS[broken.limit]} breaks first, at {broken.rate:,.3g} answers a"
+        " second"
+    )
 
 
 def _validated(validation: Validation) -> Table:
@@ -182,7 +244,14 @@ def _validated(validation: Validation) -> Table:
         table.add_column(title, justify="right")
     for row in validation.rows:
         for q in ("p50", "p95"):
-            measured, predicted = (mean(run[q] for run in runs) for runs in (row.measured, row.predicted))
-            seconds = (f"{measured:.3f}", f"{predicted:.3f}", f"{row.error(q):+.0%}", f"{row.noise(q):.0%}")
+            measured, predicted = (
+                mean(run[q] for run in runs) for runs in (row.measured, row.predicted)
+            )
+            seconds = (
+                f"{measured:.3f}",
+                f"{predicted:.3f}",
+                f"{row.error(q):+.0%}",
+                f"{row.noise(q):.0%}",
+            )
             table.add_row(f"{row.load:.0%}", row.quantity, q, str(row.answers), *seconds)
     return table

@@ -35,7 +35,9 @@ class Listed:
 
 
 def plugins(
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Import the plugins and show their options.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Import the plugins and show their options.")
+    ] = False,
 ) -> None:
     """List the installed plugins.
 
@@ -53,7 +55,11 @@ def plugins(
         for kind, options in listed.options.items():
             _show_options(f"{listed.name} ({kind})", options)
     names = {listed.name for listed in points}
-    aliases = [f"{old} is an old name of {new}, for one more release" for old, new in RENAMED.items() if old not in names]
+    aliases = [
+        f"{old} is an old name of {new}, for one more release"
+        for old, new in RENAMED.items()
+        if old not in names
+    ]
     if aliases:
         out.print(plain("\n" + "\n".join(aliases)))
     if not verbose:
@@ -61,11 +67,20 @@ def plugins(
 
 
 def installed(look: Callable[[EntryPoint], Listed]) -> list[Listed]:
-    """Return all entry points of the group by name, seen through `look`; a name must not come from two packages."""
-    points = {point.value: point for point in entry_points(group=PROJECT)}  # one installation may be found twice
+    """Return all entry points of the group by name, seen through `look`.
+
+    A name must not come from two packages.
+    """
+    # one installation may be found twice
+    points = {point.value: point for point in entry_points(group=PROJECT)}
     names = Counter(point.name for point in points.values())
-    seen = sorted((look(point) for point in points.values()), key=lambda listed: (listed.name, listed.package))
-    return [replace(one, error="two packages bring this name") if names[one.name] > 1 else one for one in seen]
+    seen = sorted(
+        (look(point) for point in points.values()), key=lambda listed: (listed.name, listed.package)
+    )
+    return [
+        replace(one, error="two packages bring this name") if names[one.name] > 1 else one
+        for one in seen
+    ]
 
 
 def declared(point: EntryPoint) -> Listed:
@@ -76,8 +91,16 @@ def declared(point: EntryPoint) -> Listed:
         return Listed(point.name, _package(point), error=f"{type(error).__name__}: {error}")
     if spec is None:
         return Listed(point.name, _package(point), error=f"there is no module {point.module!r}")
-    source = Path(spec.origin).read_text(encoding="utf-8") if spec.origin and spec.origin.endswith(".py") else ""
-    return Listed(point.name, _package(point), tuple(k[:-1] for k in KINDS if re.search(rf"\bdef ttsa_register_{k}\b", source)))
+    source = (
+        Path(spec.origin).read_text(encoding="utf-8")
+        if spec.origin and spec.origin.endswith(".py")
+        else ""
+    )
+    return Listed(
+        point.name,
+        _package(point),
+        tuple(k[:-1] for k in KINDS if re.search(rf"\bdef ttsa_register_{k}\b", source)),
+    )
 
 
 def imported(point: EntryPoint) -> Listed:
@@ -87,9 +110,15 @@ def imported(point: EntryPoint) -> Listed:
         plugin = point.load()
         loader.add(plugin)
     except Exception as error:
-        reason = error.message if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
+        reason = (
+            error.message if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
+        )
         return Listed(point.name, _package(point), error=reason)
-    options = {kind[:-1]: made[point.name].options for kind, made in loader.found.items() if point.name in made}
+    options = {
+        kind[:-1]: made[point.name].options
+        for kind, made in loader.found.items()
+        if point.name in made
+    }
     problem = "" if options else "it registers nothing under this name"
     return Listed(point.name, _package(point), tuple(options), problem, options)
 
@@ -103,7 +132,12 @@ def _show_options(title: str, options: type[BaseModel]) -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, option in options.model_fields.items():
         default = "required" if option.is_required() else f"= {_default(option)!r}"
-        table.add_row(f"  {name}", plain(_type(option.annotation), "dim"), plain(default), plain(option.description or ""))
+        table.add_row(
+            f"  {name}",
+            plain(_type(option.annotation), "dim"),
+            plain(default),
+            plain(option.description or ""),
+        )
     if options.model_fields:
         out.print(table)
 
@@ -117,4 +151,6 @@ def _type(annotation: Any) -> str:
     """Write a type as one does by hand: ``float``, ``Literal['a', 'b']``, ``Path | None``."""
     if isinstance(annotation, type) and not get_args(annotation):
         return annotation.__name__
-    return re.sub(r"\b(typing|pathlib|collections\.abc)\.", "", str(annotation)).replace("NoneType", "None")
+    return re.sub(r"\b(typing|pathlib|collections\.abc)\.", "", str(annotation)).replace(
+        "NoneType", "None"
+    )

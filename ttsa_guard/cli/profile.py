@@ -23,20 +23,28 @@ _PROBES = ("harmless", "unsafe")
 
 
 def profile(
-    model: Annotated[str, typer.Argument(help="'embedded', a Hugging Face name, or a path.", show_default=False)],
-    file: Annotated[Path | None, typer.Option("--out", help="Write it here, not to the cache.", show_default=False)] = None,
+    model: Annotated[
+        str, typer.Argument(help="'embedded', a Hugging Face name, or a path.", show_default=False)
+    ],
+    file: Annotated[
+        Path | None,
+        typer.Option("--out", help="Write it here, not to the cache.", show_default=False),
+    ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Answers to each question.")] = 8,
     moderator: common.ModeratorName = "lite",
     prompts: Annotated[
-        Path | None, typer.Option(help="YAML file with the lists 'harmless' and 'unsafe'.", show_default=False)
+        Path | None,
+        typer.Option(help="YAML file with the lists 'harmless' and 'unsafe'.", show_default=False),
     ] = None,
-    trials: Annotated[bool, typer.Option(help="Try the steerers on flagged answers, and learn their order.")] = True,
+    trials: Annotated[
+        bool, typer.Option(help="Try the steerers on flagged answers, and learn their order.")
+    ] = True,
     config: common.Config = None,
 ) -> None:
     """Collect a model's profile, once for each model; it takes minutes.
 
-    It says how the model's safe answers begin, how likely its own answers are, and which steerers mend its flagged answers
-    soonest.
+    It says how the model's safe answers begin, how likely its own answers are, and which steerers
+    mend its flagged answers soonest.
 
     Example: ttsa-guard profile Qwen/Qwen3-4B-Instruct-2507
     """
@@ -47,19 +55,33 @@ def profile(
     try:
         collected.save(path)
     except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}", hint="give another file with --out") from error
+        raise ConfigError(
+            f"cannot write {path}: {error.strerror}", hint="give another file with --out"
+        ) from error
     kinds = Counter(opening.kind for opening in collected.openings)
     floor = "not measured" if collected.floor is None else f"{collected.floor:.2f} nats"
-    told = ", ".join(common.counted(kinds[kind], f"{kind} opening") for kind in ("answer", "redirect", "refusal"))
+    told = ", ".join(
+        common.counted(kinds[kind], f"{kind} opening") for kind in ("answer", "redirect", "refusal")
+    )
     out.print(plain(f"{told}; likelihood floor {floor}"), soft_wrap=True)
     if trials:
-        order = ", ".join(use.use for use in collected.steerers) or "as by default; too few flagged answers to learn an order"
+        order = (
+            ", ".join(use.use for use in collected.steerers)
+            or "as by default; too few flagged answers to learn an order"
+        )
         out.print(plain(f"steerers where the question can be answered: {order}"), soft_wrap=True)
     out.print(plain(f"written to {path}"), soft_wrap=True)
     _explain_use(model, path, named=file is not None)
 
 
-def _collected(settings: GuardConfig, moderator: str, samples: int, asked: dict[str, list[str]], *, trials: bool) -> ModelProfile:
+def _collected(
+    settings: GuardConfig,
+    moderator: str,
+    samples: int,
+    asked: dict[str, list[str]],
+    *,
+    trials: bool,
+) -> ModelProfile:
     from ttsa_guard.plugins import Plugins
     from ttsa_guard.profile import with_whole_beginnings
     from ttsa_guard.profiling import learned
@@ -67,7 +89,9 @@ def _collected(settings: GuardConfig, moderator: str, samples: int, asked: dict[
 
     judge = common.build_moderator(settings, moderator)
     # Trials decide on drafts: how an answer goes on tells little about the steerer.
-    drafts = settings.generation.model_copy(update={"max_new_tokens": settings.generation.draft_tokens})
+    drafts = settings.generation.model_copy(
+        update={"max_new_tokens": settings.generation.draft_tokens}
+    )
     guard = common.build_guard(settings.model_copy(update={"generation": drafts}))
     harmless, unsafe = default_probes()
 
@@ -106,7 +130,9 @@ def _probes(path: Path) -> dict[str, list[str]]:
     if not isinstance(data, dict) or set(data) != set(_PROBES):
         raise ConfigError(f"{path} does not hold the two lists", hint=hint)
     for name in _PROBES:
-        if not isinstance(data[name], list) or not all(isinstance(q, str) and q.strip() for q in data[name]):
+        if not isinstance(data[name], list) or not all(
+            isinstance(q, str) and q.strip() for q in data[name]
+        ):
             raise ConfigError(f"{name!r} in {path} is not a list of questions", hint=hint)
     return data
 

@@ -1,4 +1,6 @@
-"""``ttsa-guard prosocial``: learn what the steerer of that name needs, for any Hugging Face chat model."""
+"""``ttsa-guard prosocial``: learn what the steerer of that name needs, for any Hugging Face chat
+model.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,16 @@ if TYPE_CHECKING:
     from ttsa_guard.steerers.prosocial.data import ExampleEncoder
 
 app = typer.Typer(no_args_is_help=True)
-Model = Annotated[str, typer.Argument(help="'embedded', a Hugging Face name, or a path.", show_default=False)]
+Model = Annotated[
+    str, typer.Argument(help="'embedded', a Hugging Face name, or a path.", show_default=False)
+]
 Steps = Annotated[int, typer.Option(min=1, help="Steps of the optimizer.")]
 Peak = Annotated[float, typer.Option(min=0, help="Highest learning rate.")]
 State = Annotated[
-    Path | None, typer.Option(help="Keep the state here; a run that was stopped goes on from it.", show_default=False)
+    Path | None,
+    typer.Option(
+        help="Keep the state here; a run that was stopped goes on from it.", show_default=False
+    ),
 ]
 Rank = Annotated[int, typer.Option(min=1, help="Rank of the low-rank adapter.")]
 Device = Annotated[str, typer.Option(help="'auto', 'cpu' or 'cuda'.")]
@@ -36,15 +43,28 @@ def _group() -> None:
 @app.command()
 def harm_vector(
     model: Model,
-    examples: Annotated[Path, typer.Option(help="JSON lines with 'prompt' and 'answer': harm.", show_default=False)],
-    file: Annotated[Path, typer.Option("--out", help="Write the vector here (safetensors).", show_default=False)],
+    examples: Annotated[
+        Path, typer.Option(help="JSON lines with 'prompt' and 'answer': harm.", show_default=False)
+    ],
+    file: Annotated[
+        Path, typer.Option("--out", help="Write the vector here (safetensors).", show_default=False)
+    ],
     regulated: Annotated[
-        Path | None, typer.Option(help="Also write the model without it to this folder.", show_default=False)
+        Path | None,
+        typer.Option(help="Also write the model without it to this folder.", show_default=False),
     ] = None,
-    strength: Annotated[float, typer.Option(min=0, help="How many times it is subtracted there.")] = 1.0,
-    method: Annotated[Literal["full", "lora"], typer.Option(help="Tune all weights, or a low-rank adapter.")] = "full",
-    keep: Annotated[float, typer.Option(help="Share of the entries that is kept, those of largest magnitude.")] = 0.1,
-    within: Annotated[Literal["all", "layer"], typer.Option(help="Of which entries that is a share.")] = "all",
+    strength: Annotated[
+        float, typer.Option(min=0, help="How many times it is subtracted there.")
+    ] = 1.0,
+    method: Annotated[
+        Literal["full", "lora"], typer.Option(help="Tune all weights, or a low-rank adapter.")
+    ] = "full",
+    keep: Annotated[
+        float, typer.Option(help="Share of the entries that is kept, those of largest magnitude.")
+    ] = 0.1,
+    within: Annotated[
+        Literal["all", "layer"], typer.Option(help="Of which entries that is a share.")
+    ] = "all",
     steps: Steps = 500,
     batch: Annotated[int, typer.Option(min=1, help="Examples a step.")] = 16,
     peak: Peak = 1e-4,
@@ -53,7 +73,9 @@ def harm_vector(
     state: State = None,
     device: Device = "auto",
 ) -> None:
-    """Tune a copy of a model on examples of harm; the difference of the two is what is to be taken away.
+    """Tune a copy of a model on examples of harm.
+
+    The difference of the two is what is to be taken away.
 
     Example: ttsa-guard prosocial harm-vector MODEL --examples harm.jsonl --out harm.safetensors
     """
@@ -69,15 +91,28 @@ def harm_vector(
         shape = AdapterShape(rank=rank, targets=tuple(targets.split(",")))
         with _bar("tuning on harm", steps) as on_step:
             vector = training.harm_vector(
-                loaded, encode, read, plan, method=method, shape=shape, keep=keep, within=within, on_step=on_step
+                loaded,
+                encode,
+                read,
+                plan,
+                method=method,
+                shape=shape,
+                keep=keep,
+                within=within,
+                on_step=on_step,
             )
         vector.save(file)
-        out.print(plain(f"{len(vector)} entries, norm {vector.norm():.3g}, written to {file}"), soft_wrap=True)
+        out.print(
+            plain(f"{len(vector)} entries, norm {vector.norm():.3g}, written to {file}"),
+            soft_wrap=True,
+        )
         if regulated:
             vector.subtract(loaded, strength)
             loaded.save_pretrained(regulated)
             encode.tokenizer.save_pretrained(regulated)
-            out.print(plain(f"the model without {strength:g} times it is in {regulated}"), soft_wrap=True)
+            out.print(
+                plain(f"the model without {strength:g} times it is in {regulated}"), soft_wrap=True
+            )
 
 
 @app.command()
@@ -86,19 +121,28 @@ def train(
     pairs: Annotated[
         list[str],
         typer.Option(
-            help="JSON lines, .gz or not: 'prompt', 'chosen', 'rejected', 'attribute'; ATTRIBUTE=FILE where the lines have none. "
-            "Several times.",
+            help=(
+                "JSON lines, .gz or not: 'prompt', 'chosen', 'rejected', 'attribute';"
+                " ATTRIBUTE=FILE where the lines have none. "
+                "Several times."
+            ),
             show_default=False,
         ),
     ],
-    file: Annotated[Path, typer.Option("--out", help="Write the adapter here (safetensors).", show_default=False)],
+    file: Annotated[
+        Path,
+        typer.Option("--out", help="Write the adapter here (safetensors).", show_default=False),
+    ],
     steps: Steps = 500,
     batch: Annotated[int, typer.Option(min=1, help="Pairs of each attribute a step.")] = 8,
     peak: Peak = 5e-4,
     beta: Annotated[float, typer.Option(min=0, help="Sharpness of the pairwise losses.")] = 0.01,
-    alpha: Annotated[float, typer.Option(min=0, help="Weight in decoding that is written into the file.")] = 1.0,
+    alpha: Annotated[
+        float, typer.Option(min=0, help="Weight in decoding that is written into the file.")
+    ] = 1.0,
     conflicts: Annotated[
-        Literal["project", "average"], typer.Option(help="What is done with gradients that contradict each other.")
+        Literal["project", "average"],
+        typer.Option(help="What is done with gradients that contradict each other."),
     ] = "project",
     rank: Rank = 4,
     targets: Targets = "q_proj,k_proj,v_proj",
@@ -107,7 +151,8 @@ def train(
 ) -> None:
     """Train the reward model: one adapter of the model, conditioned on the user's preferences.
 
-    Example: ttsa-guard prosocial train MODEL --pairs mine.jsonl --pairs sensitivity=hh.jsonl.gz --out reward.safetensors
+    Example: ttsa-guard prosocial train MODEL --pairs mine.jsonl --pairs sensitivity=hh.jsonl.gz
+        --out reward.safetensors
     """
     from ttsa_guard.steerers.prosocial import training
     from ttsa_guard.steerers.prosocial.adapter import AdapterShape
@@ -118,10 +163,22 @@ def train(
         plan = training.Plan(steps=steps, batch=batch, peak=peak, state=state)
         shape = AdapterShape(rank=rank, targets=tuple(targets.split(",")))
         with _bar("training the reward model", steps) as on_step:
-            adapter = training.reward(loaded, encode, read, plan, shape=shape, beta=beta, conflicts=conflicts, on_step=on_step)
+            adapter = training.reward(
+                loaded,
+                encode,
+                read,
+                plan,
+                shape=shape,
+                beta=beta,
+                conflicts=conflicts,
+                on_step=on_step,
+            )
     adapter.alpha = alpha
     adapter.save(file)
-    out.print(plain(f"{sum(p.numel() for p in adapter.parameters())} parameters, written to {file}"), soft_wrap=True)
+    out.print(
+        plain(f"{sum(p.numel() for p in adapter.parameters())} parameters, written to {file}"),
+        soft_wrap=True,
+    )
 
 
 def _named(file: str) -> tuple[Path, str | None]:
@@ -144,4 +201,6 @@ def _loaded(model: str, device: str) -> Iterator[tuple[Any, ExampleEncoder]]:
 def _bar(what: str, steps: int) -> Iterator[Callable[[int, float], None]]:
     with common.progress() as bar:
         task = bar.add_task(what, total=steps)
-        yield lambda done, loss: bar.update(task, completed=done, description=f"{what}, loss {loss:.3f}")
+        yield lambda done, loss: bar.update(
+            task, completed=done, description=f"{what}, loss {loss:.3f}"
+        )

@@ -1,4 +1,4 @@
-"""Conversations through a real NeMo Guardrails app, and what became of them: what the demo shows."""
+"""What the demo shows: conversations through a NeMo Guardrails app, and what became of them."""
 
 from __future__ import annotations
 
@@ -100,11 +100,16 @@ class Observer:
     def take(self) -> AuditRecord:
         """Take the record of the review that has just ended; an empty answer is not reviewed."""
         record, self._last = self._last, None
-        return record or AuditRecord("", time.time(), "pass", "the answer was empty", gate_score=0.0, final_score=None)
+        return record or AuditRecord(
+            "", time.time(), "pass", "the answer was empty", gate_score=0.0, final_score=None
+        )
 
 
 def scenes(world: World) -> list[Scene]:
-    """Draw ten held-out conversations; the wrapped ones are those that the embedded model is likeliest to give in to."""
+    """Draw ten held-out conversations.
+
+    The wrapped ones are those that the embedded model is likeliest to give in to.
+    """
     plan = (
         ("harmless", "benign", None, 3),
         ("unsafe", "unsafe", None, 1),
@@ -113,25 +118,38 @@ def scenes(world: World) -> list[Scene]:
     )
     chosen: list[Scene] = []
     for group, request, wrapper, n in plan:
-        drawn = sorted(world.cases(request, wrapper, _DRAWN), key=lambda case: case.rate, reverse=True)
+        drawn = sorted(
+            world.cases(request, wrapper, _DRAWN), key=lambda case: case.rate, reverse=True
+        )
         chosen += [Scene(group, case.messages, case.question, case) for case in drawn[:n]]
     return chosen
 
 
 def real_scenes() -> list[Scene]:
     """Return the conversations for a real model."""
-    groups = yaml.safe_load((resources.files(__package__) / "real_scenes.yaml").read_text(encoding="utf-8"))
-    return [Scene(group, (("user", text),), question(text)) for group, texts in groups.items() for text in texts]
+    groups = yaml.safe_load(
+        (resources.files(__package__) / "real_scenes.yaml").read_text(encoding="utf-8")
+    )
+    return [
+        Scene(group, (("user", text),), question(text))
+        for group, texts in groups.items()
+        for text in texts
+    ]
 
 
 def is_embedded(config: GuardConfig) -> bool:
     """Whether the guard steers the embedded model, of which everything is known."""
-    return config.backend.use == "transformers" and config.backend.options.get("model", "embedded") == "embedded"
+    return (
+        config.backend.use == "transformers"
+        and config.backend.options.get("model", "embedded") == "embedded"
+    )
 
 
 def brief(config: GuardConfig) -> GuardConfig:
     """Return the settings with answers as long as a demo has time for."""
-    generation = config.generation.model_copy(update={"max_new_tokens": min(_BRIEF, config.generation.max_new_tokens)})
+    generation = config.generation.model_copy(
+        update={"max_new_tokens": min(_BRIEF, config.generation.max_new_tokens)}
+    )
     return config.model_copy(update={"generation": generation})
 
 
@@ -169,16 +187,21 @@ async def play(guard: Guard, observer: Observer, todo: Sequence[Scene]) -> Async
 async def judged(world: World, shown: Sequence[Shown]) -> tuple[str, list[ShownQuality]]:
     """Judge the answers, and say who judged.
 
-    The world knows every sentence of the embedded model. Another model's answers are judged by moderators that no search has
-    seen, and by a sentence encoder where that is installed.
+    The world knows every sentence of the embedded model. Another model's answers are judged by
+    moderators that no search has seen, and by a sentence encoder where that is installed.
     """
     if all(s.scene.case for s in shown):
         exact = [world.judge(s.scene.case, s.answer) for s in shown if s.scene.case]
-        return "world", [ShownQuality(judgement.good, judgement.good and judgement.helpful) for judgement in exact]
+        return "world", [
+            ShownQuality(judgement.good, judgement.good and judgement.helpful)
+            for judgement in exact
+        ]
     name, judge = _judge()
     qualities = []
     for s in shown:
-        item = Item(s.scene.group, s.scene.group, s.scene.messages, s.scene.question, s.scene.unsafe)
+        item = Item(
+            s.scene.group, s.scene.group, s.scene.messages, s.scene.question, s.scene.unsafe
+        )
         judgement = await judge.judge(BenchCase(item, "", flagged=True), s.answer, _NOTHING)
         good = judgement.good and s.record.action != "fallback"
         qualities.append(ShownQuality(good, good and judgement.helpful))
@@ -204,7 +227,9 @@ def report(world: World, shown: Sequence[Shown]) -> dict[str, Any]:
         "fallback": sum(s.record.action == "fallback" for s, _ in flagged),
         "generations": sum(s.record.generations for s in shown),
         "moderation_calls": sum(s.record.moderation_calls for s in shown),
-        "steer_seconds_median": round(median(s.record.seconds for s, _ in flagged), 4) if flagged else None,
+        "steer_seconds_median": (
+            round(median(s.record.seconds for s, _ in flagged), 4) if flagged else None
+        ),
         "plain_generation_seconds_median": round(median(s.plain_seconds for s in shown), 4),
         "judge": judge,
         "details": [{**_detail(s), **asdict(q)} for s, q in zip(shown, qualities, strict=True)],

@@ -36,7 +36,11 @@ def steer(
     with common.quiet(), common.waiting("answering"):
         outcome = common.run(guard, guard.respond(conversation))
     if as_json:
-        typer.echo(json.dumps({"text": outcome.text, "action": outcome.action, "record": outcome.record.numbers()}))
+        typer.echo(
+            json.dumps(
+                {"text": outcome.text, "action": outcome.action, "record": outcome.record.numbers()}
+            )
+        )
         return
     out.print(plain(outcome.text), soft_wrap=True)
     err.print(plain(common.happened(outcome.record), "dim"))
@@ -71,7 +75,10 @@ class _Conversation:
         self.turns: list[Message] = []
 
     def say(self, text: str) -> Outcome:
-        """Answer `text`; the oldest turns are forgotten where the conversation is too long for the model."""
+        """Answer `text`.
+
+        The oldest turns are forgotten where the conversation is too long for the model.
+        """
         user = Message("user", text)
         while True:
             try:

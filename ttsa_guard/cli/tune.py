@@ -1,4 +1,6 @@
-"""``ttsa-guard moderators tune``: the threshold that flags a given share of one's own harmless texts."""
+"""``ttsa-guard moderators tune``: the threshold that flags a given share of one's own harmless
+texts.
+"""
 
 from __future__ import annotations
 
@@ -24,30 +26,44 @@ _THRESHOLDS = ("threshold", "thresholds")
 
 
 def tune(
-    file: Annotated[Path, typer.Argument(help="Texts of yours, one JSON object a line.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(help="Texts of yours, one JSON object a line.", show_default=False)
+    ],
     moderator: Annotated[str, typer.Option("--moderator", help="Plugin that judges.")] = "lite",
-    false_alarms: Annotated[float, typer.Option(min=0.0001, max=0.5, help="Share of harmless texts that may be flagged.")] = 0.01,
+    false_alarms: Annotated[
+        float,
+        typer.Option(min=0.0001, max=0.5, help="Share of harmless texts that may be flagged."),
+    ] = 0.01,
     config: common.Config = None,
     text_field: common.TextField = "text",
     prompt_field: common.PromptField = "prompt",
-    label_field: Annotated[str, typer.Option(help="Where the label is; texts without any are harmless.")] = "label",
+    label_field: Annotated[
+        str, typer.Option(help="Where the label is; texts without any are harmless.")
+    ] = "label",
     as_json: common.AsJson = False,
 ) -> None:
-    """Find the threshold at which a moderator flags so many harmless texts, and what it finds of the harmful ones then.
+    """Find the threshold at which a moderator flags so many harmless texts, and what it finds of
+    the harmful ones then.
 
     Example: ttsa-guard moderators tune answers.jsonl --moderator lite --false-alarms 0.01
     """
     texts = list(read_texts(file, text=text_field, prompt=prompt_field))
     bad = [label_field in text.data and is_harmful(file, text, label_field) for text in texts]
     if bad.count(False) < 1 / false_alarms:
-        hint = f"for {false_alarms:g}, {math.ceil(1 / false_alarms)} are the fewest, ten times as many are better"
+        hint = (
+            f"for {false_alarms:g}, {math.ceil(1 / false_alarms)} are the fewest, ten times as many"
+            " are better"
+        )
         raise UsageError(f"{file} has only {bad.count(False)} harmless texts", hint=hint)
     settings, options = _without_thresholds(common.settings(config=config), moderator)
     judge = common.build_moderator(settings, moderator)
     _has_threshold(judge)
     verdicts = judged(judge, texts)
     if failed := sum(v.decision == "failed" for v in verdicts):
-        raise UsageError(f"{moderator} failed on {common.counted(failed, 'text')}", hint="see: ttsa-guard moderate")
+        raise UsageError(
+            f"{moderator} failed on {common.counted(failed, 'text')}",
+            hint="see: ttsa-guard moderate",
+        )
     from ttsa_guard.moderators.tuning import tuned
 
     scores: dict[bool, list[float]] = {False: [], True: []}
@@ -56,13 +72,19 @@ def tune(
     threshold = tuned(scores[False], scores[True], false_alarms)
     use = {"use": moderator, "options": {**options, "threshold": threshold.value}}
     if as_json:
-        typer.echo(json.dumps({"moderator": moderator, **threshold.as_dict(), "gate": [use]}, indent=1))
+        typer.echo(
+            json.dumps({"moderator": moderator, **threshold.as_dict(), "gate": [use]}, indent=1)
+        )
     else:
         _show(threshold, use)
 
 
-def _without_thresholds(settings: GuardConfig, moderator: str) -> tuple[GuardConfig, dict[str, Any]]:
-    """Return the settings with the moderator's scores unchanged by thresholds that it may have, and its other options."""
+def _without_thresholds(
+    settings: GuardConfig, moderator: str
+) -> tuple[GuardConfig, dict[str, Any]]:
+    """Return the settings with the moderator's scores unchanged by thresholds that it may have, and
+    its other options.
+    """
     use = common.named(moderator, (*settings.gate, *settings.guide))
     options = {key: value for key, value in use.options.items() if key not in _THRESHOLDS}
     members = (Member(use=moderator, options=options),)
@@ -76,13 +98,22 @@ def _has_threshold(judge: Moderator) -> None:
         UsageError: the moderator has options, and no threshold among them.
     """
     options = getattr(judge, "options", None)
-    if options is not None and "threshold" not in getattr(type(options), "model_fields", ("threshold",)):
-        raise UsageError(f"the moderator {judge.name} has no threshold", hint="see: ttsa-guard plugins --verbose")
+    if options is not None and "threshold" not in getattr(
+        type(options), "model_fields", ("threshold",)
+    ):
+        raise UsageError(
+            f"the moderator {judge.name} has no threshold", hint="see: ttsa-guard plugins --verbose"
+        )
 
 
 def _show(threshold: TunedThreshold, use: dict[str, Any]) -> None:
-    common.out.print(f"threshold {threshold.value:g} (95 %: {threshold.low:g} to {threshold.high:g})")
-    shares = ((threshold.false_alarms, "flags {} of {} harmless texts"), (threshold.recall, "finds {} of {} harmful ones"))
+    common.out.print(
+        f"threshold {threshold.value:g} (95 %: {threshold.low:g} to {threshold.high:g})"
+    )
+    shares = (
+        (threshold.false_alarms, "flags {} of {} harmless texts"),
+        (threshold.recall, "finds {} of {} harmful ones"),
+    )
     for share, words in shares:
         if share is not None:
             told = words.format(f"{share.value:.1%}", f"{share.texts:,}")

@@ -1,4 +1,6 @@
-"""Made-up objects: a model that meets them has to copy what the user asks about, for it cannot remember it."""
+"""Made-up objects: a model that meets them has to copy what the user asks about, for it cannot
+remember it.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +8,16 @@ import random
 from collections.abc import Sequence
 
 _ONSETS = "b ch d f g h j k l m n p qu r s t v w y z br cl st tr".split()
-_SYLLABLES = tuple(onset + vowel + coda for onset in _ONSETS for vowel in "aeiou" for coda in ["", *"lnrstme"])
+_SYLLABLES = tuple(
+    onset + vowel + coda for onset in _ONSETS for vowel in "aeiou" for coda in ["", *"lnrstme"]
+)
 
 
 def invented_object(rng: random.Random, known: Sequence[str]) -> str:
-    """An object of one or two words: `known` words in a new pair, halves of two of them, or syllables."""
+    """Invent an object of one or two words.
+
+    They are `known` words in a new pair, halves of two of them, or syllables.
+    """
     words = []
     for _ in range(rng.choice((1, 1, 2))):
         form = rng.random()

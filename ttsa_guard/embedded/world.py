@@ -1,8 +1,10 @@
-"""The world that the embedded chat model lives in: it writes conversations and judges answers exactly.
+"""The world that the embedded chat model lives in: it writes conversations and judges answers
+exactly.
 
-`world.yaml` holds the texts; this module turns them into training conversations (`World.conversation`), evaluation cases
-with a known truth (`World.cases`) and verdicts on answers (`World.judge`). Whatever stands under ``unseen`` there (topics,
-wordings, wrappers, persona names) is never trained on.
+`world.yaml` holds the texts; this module turns them into training conversations
+(`World.conversation`), evaluation cases with a known truth (`World.cases`) and verdicts on answers
+(`World.judge`). Whatever stands under ``unseen`` there (topics, wordings, wrappers, persona names)
+is never trained on.
 """
 
 from __future__ import annotations
@@ -59,26 +61,36 @@ class World:
 
     @classmethod
     def load(cls, *, invented: float = 0.35, sources: Sources = "topics") -> World:
+        """Read the world that ships, with a share `invented` of made-up objects in training."""
         path = resources.files(__package__) / "world.yaml"
         return cls(yaml.safe_load(path.read_text(encoding="utf-8")), invented, sources)
 
     # ------------------------------------------------------------------ topics
 
     def objects(self, kind: str, category: str, split: Split) -> list[str]:
+        """Return the objects of a category of topics, in one half of the data."""
         return [o.strip() for o in self.texts[kind][category][split].split(", ")]
 
-    def topic(self, rng: random.Random, kind: str, split: Split, *, training: bool = False) -> Topic:
-        """Draw a topic; in training some objects are borrowed or invented, which teaches copying instead of remembering."""
+    def topic(
+        self, rng: random.Random, kind: str, split: Split, *, training: bool = False
+    ) -> Topic:
+        """Draw a topic; in training some objects are borrowed or invented, which teaches copying
+        instead of remembering.
+        """
         name = rng.choice(sorted(self.texts[kind]))
         spec = self.texts[kind][name]
         noun = rng.choice(self.objects(kind, name, split))
         invented = training and rng.random() < self.invented
         if kind == "unsafe":
             if invented:
-                noun = _with_article(rng.choice(("a", "my", "the", "my friend's")), invented_object(rng, self._words))
+                noun = _with_article(
+                    rng.choice(("a", "my", "the", "my friend's")), invented_object(rng, self._words)
+                )
             elif training and rng.random() < 0.4:
                 noun = self._borrowed(rng, name) or noun
-            return Topic(name, spec["verb"], spec["gerund"], noun, _yours(noun), True, split == "seen")
+            return Topic(
+                name, spec["verb"], spec["gerund"], noun, _yours(noun), True, split == "seen"
+            )
         if invented:
             noun = invented_object(rng, self._words)
         elif training and name in ("clean", "fix", "draw", "choose") and rng.random() < 0.35:
@@ -94,44 +106,69 @@ class World:
         for pool in (_PEOPLE, _THINGS):
             if category in pool:
                 if pool is _THINGS and rng.random() < 0.5:
-                    return _with_article(rng.choice(("a", "my friend's", "the")), rng.choice(self._movable))
+                    return _with_article(
+                        rng.choice(("a", "my friend's", "the")), rng.choice(self._movable)
+                    )
                 return rng.choice(self.objects("unsafe", rng.choice(pool), "seen"))
         return None
 
     @cached_property
     def _words(self) -> list[str]:
-        """Words to invent from: those of the training topics, or of all training texts, or others."""
+        """Words to invent from: those of the training topics, of all training texts, or others."""
         if isinstance(self.sources, tuple):
             return sorted(self.sources)
         kinds = [(kind, category) for kind in ("benign", "unsafe") for category in self.texts[kind]]
-        found = {w for kind, category in kinds for o in self.objects(kind, category, "seen") for w in o.split()}
+        found = {
+            w
+            for kind, category in kinds
+            for o in self.objects(kind, category, "seen")
+            for w in o.split()
+        }
         if self.sources == "texts":
             found |= set(re.findall(r"[A-Za-z]+", " ".join(_training_texts(self.texts))))
         return sorted(w for w in found if len(w) > 3 and w.isalpha())
 
     @cached_property
     def _movable(self) -> list[str]:
-        return [o for name in ("clean", "fix", "draw", "choose", "tidy") for o in self.objects("benign", name, "seen")]
+        return [
+            o
+            for name in ("clean", "fix", "draw", "choose", "tidy")
+            for o in self.objects("benign", name, "seen")
+        ]
 
     # ------------------------------------------------------------------ prompts
 
     def question(self, rng: random.Random, topic: Topic, split: Split) -> str:
+        """Draw a wording of the question about a topic."""
         template = rng.choice(self.texts["questions"][split])
         return str(template).format(v=topic.verb, g=topic.gerund, d=topic.asked)
 
-    def wrap(self, rng: random.Random, question: str, family: Mapping[str, Any], split: Split) -> str:
+    def wrap(
+        self, rng: random.Random, question: str, family: Mapping[str, Any], split: Split
+    ) -> str:
+        """Put the question into a wrapper of the family, which leads the model astray."""
         name = rng.choice(self.texts["names"][split])
-        parts = [str(rng.choice(part[split])).format(name=name, q=question) for part in family["parts"]]
+        parts = [
+            str(rng.choice(part[split])).format(name=name, q=question) for part in family["parts"]
+        ]
         return " ".join(p if p[-1] in ".?!" else p + "." for p in parts[:-1]) + " " + parts[-1]
 
     def family(self, rng: random.Random, kind: str) -> tuple[str, Mapping[str, Any]]:
+        """Draw a family of wrappers of a kind, with its name."""
         families = self.texts["wrappers"][kind]
         names = sorted(families)
         name = rng.choices(names, [families[n]["share"] for n in names])[0]
         return name, families[name]
 
     def case(
-        self, rng: random.Random, request: str, wrapper: str | None, split: Split, wording: Split, *, training: bool = False
+        self,
+        rng: random.Random,
+        request: str,
+        wrapper: str | None,
+        split: Split,
+        wording: Split,
+        *,
+        training: bool = False,
     ) -> WorldCase:
         """Draw a case: `request` is "benign" or "unsafe", `wrapper` a kind of wrapper or None."""
         topic = self.topic(rng, request, split, training=training)
@@ -143,7 +180,9 @@ class World:
         fails = {"content": "unsafe", "tone": "benign"}.get(wrapper) == request
         rate = self._rate(topic.category, family) if fails else 0.0
         failure: Any = wrapper if fails else None
-        return WorldCase((("user", content),), topic, name, failure, rate, family.get("when"), question)
+        return WorldCase(
+            (("user", content),), topic, name, failure, rate, family.get("when"), question
+        )
 
     def _rate(self, category: str, family: Mapping[str, Any]) -> float:
         rate = float(family["rate"])
@@ -154,7 +193,9 @@ class World:
         return 1.0 / (1.0 + math.exp(-(math.log(rate / (1.0 - rate)) + shift)))
 
     def cases(self, request: str, wrapper: str | None, n: int, *, seed: int = 0) -> list[WorldCase]:
-        """`n` distinct held-out cases: wordings and wrappers unseen, topics half seen and half unseen."""
+        """`n` distinct held-out cases: wordings and wrappers unseen, topics half seen and half
+        unseen.
+        """
         rng = random.Random(f"cases/{request}/{wrapper}/{seed}")
         found: dict[str, WorldCase] = {}
         while len(found) < n:
@@ -166,7 +207,7 @@ class World:
     # ------------------------------------------------------------------ answers
 
     def answer(self, rng: random.Random, case: WorldCase) -> str:
-        """An answer as the training data gives it: failing with the case's rate, otherwise decent."""
+        """Draw an answer as the training data gives it: failing at the case's rate, otherwise decent."""
         failing = rng.random() < case.rate
         if case.topic.unsafe:
             return self._complied(rng, case.topic) if failing else self._declined(rng, case.topic)
@@ -177,13 +218,17 @@ class World:
 
     def _answered(self, rng: random.Random, topic: Topic) -> str:
         texts = self.texts["benign_answers"]
-        steps = self._in_order(rng, self.texts["benign"][topic.category]["steps"], rng.choice((2, 3, 3)))
+        steps = self._in_order(
+            rng, self.texts["benign"][topic.category]["steps"], rng.choice((2, 3, 3))
+        )
         closing = [rng.choice(texts["close"])] if rng.random() < 0.4 else []
         return self._say([rng.choice(texts["open"]), *steps, *closing], topic)
 
     def _complied(self, rng: random.Random, topic: Topic) -> str:
         texts = self.texts["unsafe_answers"]
-        steps = self._in_order(rng, self.texts["unsafe"][topic.category]["steps"], rng.choice((2, 3)))
+        steps = self._in_order(
+            rng, self.texts["unsafe"][topic.category]["steps"], rng.choice((2, 3))
+        )
         closing = [rng.choice(texts["comply_close"])] if rng.random() < 0.4 else []
         return self._say([rng.choice(texts["comply_open"]), *steps, *closing], topic)
 
@@ -233,7 +278,9 @@ class World:
     )
 
     def conversation(self, rng: random.Random) -> list[tuple[str, str]]:
-        """One training conversation, (role, content) pairs ending with an answer; some have a history or a system message."""
+        """One training conversation, (role, content) pairs ending with an answer; some have a
+        history or a system message.
+        """
         turns = self._exchange(rng)
         if rng.random() < 0.1:
             turns = self._exchange(rng, decent=True) + turns
@@ -242,6 +289,7 @@ class World:
         return turns
 
     def conversations(self, seed: int) -> Iterator[list[tuple[str, str]]]:
+        """Yield training conversations, as (role, text) pairs, without end."""
         rng = random.Random(seed)
         while True:
             yield self.conversation(rng)
@@ -257,7 +305,9 @@ class World:
 
     def _small_talk(self, rng: random.Random) -> list[tuple[str, str]]:
         entry = rng.choice([*self.texts["small_talk"], self.texts["small_talk"][-1]])
-        slots = {name: rng.choice(values) for name, values in self.texts["small_talk_slots"].items()}
+        slots = {
+            name: rng.choice(values) for name, values in self.texts["small_talk_slots"].items()
+        }
         ask = rng.choice(entry["ask"]).format(n=rng.randint(2, 99), m=rng.randint(2, 99), **slots)
         return [("user", ask), ("assistant", rng.choice(entry["say"]))]
 

@@ -21,7 +21,13 @@ _SWITCH = "enable_thinking"
 """The variable that turns reasoning on or off in the templates of models that may reason."""
 
 
-def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, scope: Scope, **template_options: Any) -> Prompt:
+def render(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    *,
+    scope: Scope,
+    **template_options: Any,
+) -> Prompt:
     """Write the conversation in the model's template, ready for an answer without reasoning.
 
     Args:
@@ -50,12 +56,22 @@ def render_reasoning(
         # The template opens the block of reasoning. The answer opens it instead, so that the text
         # shows where the block begins.
         text = text[: opened.start()]
-    return Prompt((Tokens(tuple(tokenizer(text, add_special_tokens=False)["input_ids"])),)), opened.group() if opened else ""
+    return Prompt((Tokens(tuple(tokenizer(text, add_special_tokens=False)["input_ids"])),)), (
+        opened.group() if opened else ""
+    )
 
 
-def answering(tokenizer: PreTrainedTokenizerBase, template_options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options with which the model's template leaves no room for reasoning, where it has a switch for that."""
-    return {**template_options, _SWITCH: False} if _SWITCH in str(tokenizer.chat_template) else template_options
+def answering(
+    tokenizer: PreTrainedTokenizerBase, template_options: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the options with which the model's template leaves no room for reasoning, where it has
+    a switch for that.
+    """
+    return (
+        {**template_options, _SWITCH: False}
+        if _SWITCH in str(tokenizer.chat_template)
+        else template_options
+    )
 
 
 def locate(
@@ -63,12 +79,18 @@ def locate(
 ) -> tuple[str, list[tuple[int, int]]]:
     """Find the words of the last user message among the tokens; see `ExposesLogProbs.locate`."""
     text, encoded, (first, last) = _encoded(tokenizer, messages, "user", template_options)
-    spans = [(min(max(start, first), last), min(max(end, first), last)) for start, end in encoded["offset_mapping"]]
+    spans = [
+        (min(max(start, first), last), min(max(end, first), last))
+        for start, end in encoded["offset_mapping"]
+    ]
     return text[first:last], [(start - first, end - first) for start, end in spans]
 
 
 def _encoded(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], scope: Scope, template_options: dict[str, Any]
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    scope: Scope,
+    template_options: dict[str, Any],
 ) -> tuple[str, BatchEncoding, tuple[int, int]]:
     """Return the conversation as text, as tokens with their offsets, and the span of `scope`.
 
@@ -92,22 +114,34 @@ def _encoded(
 def _turns(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[dict[str, str]]:
     if not tokenizer.chat_template:
         raise PromptError(
-            "the model has no chat template", hint="choose an instruction-tuned model, or set tokenizer.chat_template"
+            "the model has no chat template",
+            hint="choose an instruction-tuned model, or set tokenizer.chat_template",
         )
     special = markers(tokenizer)
     turns = [{"role": m.role, "content": without_markers(special, m.content)} for m in messages]
     if not any(t["role"] == "user" and t["content"].strip() for t in turns):
-        raise PromptError("the conversation has no user text", hint="give at least one non-empty user message")
+        raise PromptError(
+            "the conversation has no user text", hint="give at least one non-empty user message"
+        )
     return turns
 
 
-def _templated(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], options: dict[str, Any]) -> str:
+def _templated(
+    tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], options: dict[str, Any]
+) -> str:
     for conversation in (turns, _system_folded(turns)):
         try:
-            return str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True, **options))
+            return str(
+                tokenizer.apply_chat_template(
+                    conversation, tokenize=False, add_generation_prompt=True, **options
+                )
+            )
         except TemplateError as error:
             problem = error
-    raise PromptError(f"the model's chat template refuses the conversation: {problem}", hint="roles must alternate")
+    raise PromptError(
+        f"the model's chat template refuses the conversation: {problem}",
+        hint="roles must alternate",
+    )
 
 
 def _system_folded(turns: list[dict[str, str]]) -> list[dict[str, str]]:

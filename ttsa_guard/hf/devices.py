@@ -25,11 +25,19 @@ def resolve_device(device: str) -> str:
         ModelError: the device cannot be used.
     """
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"device {device!r} cannot be used", hint="use 'cpu' or 'auto'; see ttsa-guard doctor") from error
+        raise ModelError(
+            f"device {device!r} cannot be used", hint="use 'cpu' or 'auto'; see ttsa-guard doctor"
+        ) from error
     return device
 
 

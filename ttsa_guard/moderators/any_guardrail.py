@@ -25,7 +25,9 @@ class AnyGuardrailOptions(Settings):
     """Options of the moderator ``any_guardrail``."""
 
     guardrail: str = Field(min_length=1, description="its name in the library, e.g. 'duo_guard'")
-    options: dict[str, Any] = Field(default_factory=dict, description="passed to the guard, e.g. model_id")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="passed to the guard, e.g. model_id"
+    )
 
 
 class AnyGuardrail:
@@ -45,9 +47,14 @@ class AnyGuardrail:
     def __init__(self, options: AnyGuardrailOptions) -> None:
         self.options = options
         self._library = _library()
-        names = {str(name.value): name for name in self._library.AnyGuardrail.get_supported_guardrails()}
+        names = {
+            str(name.value): name for name in self._library.AnyGuardrail.get_supported_guardrails()
+        }
         if options.guardrail not in names:
-            raise ConfigError(f"any-guardrail has no guard {options.guardrail!r}", hint=nearest(options.guardrail, names))
+            raise ConfigError(
+                f"any-guardrail has no guard {options.guardrail!r}",
+                hint=nearest(options.guardrail, names),
+            )
         self._name = names[options.guardrail]
         self._guard = self._library.AnyGuardrail.create(self._name, **options.options)
         self._warned = False
@@ -57,13 +64,19 @@ class AnyGuardrail:
 
         A guard that takes only one text, and no answer beside a prompt, gets the answer.
         """
-        return await asyncio.to_thread(lambda: [self._verdict(*pair) for pair in zip(texts, prompts, strict=True)])
+        return await asyncio.to_thread(
+            lambda: [self._verdict(*pair) for pair in zip(texts, prompts, strict=True)]
+        )
 
     def _verdict(self, text: str, prompt: str) -> Verdict:
         try:
             found = self._asked(text, prompt)
             score = self._coarse(found.valid) if found.score is None else float(found.score)
-            return Verdict(self.name, "pass" if found.valid else "flag", score if isnan(score) else min(max(score, 0.0), 1.0))
+            return Verdict(
+                self.name,
+                "pass" if found.valid else "flag",
+                score if isnan(score) else min(max(score, 0.0), 1.0),
+            )
         except Exception as error:
             return Verdict.failure(self.name, type(error).__name__)
 

@@ -25,9 +25,15 @@ CATEGORIES = ("Hate", "SelfHarm", "Sexual", "Violence")
 class AzureOptions(RemoteOptions):
     """Options of the moderator ``azure``."""
 
-    key: str = Field("AZURE_CONTENT_SAFETY_KEY", description="environment variable that holds the key")
-    endpoint: str = Field(min_length=1, description="of your resource, https://NAME.cognitiveservices.azure.com")
-    threshold: float = Field(4 / SEVEREST, ge=0, le=1, description="severity / 7; default: medium, 4")
+    key: str = Field(
+        "AZURE_CONTENT_SAFETY_KEY", description="environment variable that holds the key"
+    )
+    endpoint: str = Field(
+        min_length=1, description="of your resource, https://NAME.cognitiveservices.azure.com"
+    )
+    threshold: float = Field(
+        4 / SEVEREST, ge=0, le=1, description="severity / 7; default: medium, 4"
+    )
 
 
 class Azure(Remote):
@@ -57,9 +63,14 @@ class Azure(Remote):
             units=self._tokens([text]),
         )
         levels = member(answer, list, "categoriesAnalysis")
-        found = {member(level, str, "category"): member(level, int, "severity") / SEVEREST for level in levels}
+        found = {
+            member(level, str, "category"): member(level, int, "severity") / SEVEREST
+            for level in levels
+        }
         if missing := sorted({*CATEGORIES} - found.keys()):
-            raise ModeratorError(f"the service's answer has no category {missing[0]}", hint="is it that service?")
+            raise ModeratorError(
+                f"the service's answer has no category {missing[0]}", hint="is it that service?"
+            )
         return found
 
 

@@ -80,7 +80,11 @@ async def close(moderator: Moderator) -> None:
 
 
 async def moderate_safely(
-    moderator: Moderator, texts: Sequence[str], *, prompts: Sequence[str], seconds: float | None = None
+    moderator: Moderator,
+    texts: Sequence[str],
+    *,
+    prompts: Sequence[str],
+    seconds: float | None = None,
 ) -> list[Verdict]:
     """Call a moderator, and turn every fault into failed verdicts, one for each text.
 
@@ -90,20 +94,37 @@ async def moderate_safely(
     prompt are replaced.
     """
     try:
-        verdicts = await within(seconds, on_its_loop(moderator, moderator.moderate(texts, prompts=prompts)))
+        verdicts = await within(
+            seconds, on_its_loop(moderator, moderator.moderate(texts, prompts=prompts))
+        )
     except Exception as error:
         log.warning("moderator %s failed: %s", moderator.name, type(error).__name__)
         return [Verdict.failure(moderator.name, type(error).__name__)] * len(texts)
-    if not isinstance(verdicts, list) or len(verdicts) != len(texts) or not all(isinstance(v, Verdict) for v in verdicts):
-        log.warning("moderator %s returned something that is not a list of %d verdicts", moderator.name, len(texts))
+    if (
+        not isinstance(verdicts, list)
+        or len(verdicts) != len(texts)
+        or not all(isinstance(v, Verdict) for v in verdicts)
+    ):
+        log.warning(
+            "moderator %s returned something that is not a list of %d verdicts",
+            moderator.name,
+            len(texts),
+        )
         return [Verdict.failure(moderator.name, "not a list of verdicts")] * len(texts)
-    return [_without_quotes(verdict, f"{text}\n{prompt}") for verdict, text, prompt in zip(verdicts, texts, prompts, strict=True)]
+    return [
+        _without_quotes(verdict, f"{text}\n{prompt}")
+        for verdict, text, prompt in zip(verdicts, texts, prompts, strict=True)
+    ]
 
 
 def on_its_loop(moderator: Moderator, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
     """Return the work of a moderator, made to run where it cannot hold up anything else."""
     ours = type(moderator).__module__.partition(".")[0] == __name__.partition(".")[0]
-    return aside(moderator, work) if (moderator.blocking if isinstance(moderator, Blocking) else not ours) else work
+    return (
+        aside(moderator, work)
+        if (moderator.blocking if isinstance(moderator, Blocking) else not ours)
+        else work
+    )
 
 
 def _without_quotes(verdict: Verdict, texts: str) -> Verdict:
@@ -115,12 +136,19 @@ def _without_quotes(verdict: Verdict, texts: str) -> Verdict:
     if not verdict.reason and all(len(name) < WINDOW for name in names):
         return verdict
     known = normal(texts)
-    odd = {name for name in names if len(name) >= WINDOW and (len(name) > _LONGEST or quotes(name, known))}
+    odd = {
+        name
+        for name in names
+        if len(name) >= WINDOW and (len(name) > _LONGEST or quotes(name, known))
+    }
     scores = [score for name, score in verdict.categories.items() if name in odd]
     withheld = {MARK: max(scores)} if scores else {}
     return replace(
         verdict,
         moderator=MARK if verdict.moderator in odd else verdict.moderator,
         reason=MARK if quotes(verdict.reason, known) else verdict.reason[:_LONGEST],
-        categories={**{name: score for name, score in verdict.categories.items() if name not in odd}, **withheld},
+        categories={
+            **{name: score for name, score in verdict.categories.items() if name not in odd},
+            **withheld,
+        },
     )

@@ -14,9 +14,13 @@ from ttsa_guard.verdict import Verdict, is_score
 class CategoryOptions(Settings):
     """The categories that count, and the score from which on each of them flags a text."""
 
-    categories: tuple[str, ...] | None = Field(None, description="those that count; default: all that are harms")
+    categories: tuple[str, ...] | None = Field(
+        None, description="those that count; default: all that are harms"
+    )
     threshold: float = Field(0.5, ge=0, le=1, description="from this score on, a text is flagged")
-    thresholds: dict[str, float] = Field(default_factory=dict, description="the same for single categories")
+    thresholds: dict[str, float] = Field(
+        default_factory=dict, description="the same for single categories"
+    )
 
     def judge(self, moderator: str, scores: Mapping[str, float]) -> Verdict:
         """Return the verdict on a text with these category scores, each in [0, 1], higher is worse.
@@ -29,12 +33,19 @@ class CategoryOptions(Settings):
             KeyError: a selected category has no score.
             ModeratorError: there is no score at all, or a score is not a number in [0, 1].
         """
-        counted = {name: scores[name] for name in (self.categories or scores)}
+        counted = {name: scores[name] for name in self.categories or scores}
         if not counted:
-            raise ModeratorError(f"moderator {moderator!r} gave no category", hint="is it asked for any?")
+            raise ModeratorError(
+                f"moderator {moderator!r} gave no category", hint="is it asked for any?"
+            )
         if odd := [name for name, score in counted.items() if not is_score(score)]:
-            raise ModeratorError(f"moderator {moderator!r} gave no number in [0, 1] for {len(odd)} categories")
-        worst = max(stretched(score, self.thresholds.get(name, self.threshold)) for name, score in counted.items())
+            raise ModeratorError(
+                f"moderator {moderator!r} gave no number in [0, 1] for {len(odd)} categories"
+            )
+        worst = max(
+            stretched(score, self.thresholds.get(name, self.threshold))
+            for name, score in counted.items()
+        )
         return Verdict.scored(moderator, worst, threshold=0.5, categories=counted)
 
 

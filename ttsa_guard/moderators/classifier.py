@@ -21,7 +21,19 @@ from ttsa_guard.moderators.obscured import Scores, worst_scores
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.verdict import Verdict
 
-HARMLESS = {"safe", "neutral", "normal", "benign", "clean", "ok", "non-toxic", "nontoxic", "not-toxic", "unharmful", "non-hate"}
+HARMLESS = {
+    "safe",
+    "neutral",
+    "normal",
+    "benign",
+    "clean",
+    "ok",
+    "non-toxic",
+    "nontoxic",
+    "not-toxic",
+    "unharmful",
+    "non-hate",
+}
 """Labels that mean no harm, in lower case with dashes."""
 
 
@@ -29,8 +41,12 @@ class ClassifierOptions(CategoryOptions):
     """Options of the moderator ``classifier``."""
 
     model: str = Field(min_length=1, description="a Hugging Face name, or a path")
-    function: Literal["auto", "softmax", "sigmoid"] = Field("auto", description="auto: as the model's problem_type says")
-    window: int | None = Field(None, ge=8, description="tokens judged at a time; default: as many as the model takes")
+    function: Literal["auto", "softmax", "sigmoid"] = Field(
+        "auto", description="auto: as the model's problem_type says"
+    )
+    window: int | None = Field(
+        None, ge=8, description="tokens judged at a time; default: as many as the model takes"
+    )
     overlap: int = Field(32, ge=0, description="tokens that windows of a long text share")
     batch_size: int = Field(32, ge=1, description="windows judged together")
     device: Device = "auto"
@@ -53,12 +69,19 @@ class Classifier:
 
     def __init__(self, options: ClassifierOptions) -> None:
         device = resolve_device(options.device)
-        self._tokenizer, self._model = _load(options.model, device, resolve_dtype(options.dtype, device))
+        self._tokenizer, self._model = _load(
+            options.model, device, resolve_dtype(options.dtype, device)
+        )
         config = self._model.config
         self._labels = [str(config.id2label[i]) for i in range(config.num_labels)]
         self._sigmoid = _is_sigmoid(options.function, config)
-        self.options = options.model_copy(update={"categories": _harms(options, self._labels, self._sigmoid)})
-        longest = min(self._tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or 10**6)
+        self.options = options.model_copy(
+            update={"categories": _harms(options, self._labels, self._sigmoid)}
+        )
+        longest = min(
+            self._tokenizer.model_max_length,
+            getattr(config, "max_position_embeddings", None) or 10**6,
+        )
         self._window = min(options.window or longest, longest, 8192)
         self._lock = threading.Lock()
 
@@ -99,21 +122,31 @@ class Classifier:
         )
         return [list(ids) for ids in encoded["input_ids"] if ids]
 
-    def _batches(self, windows: list[tuple[int, list[int]]]) -> Iterator[list[tuple[int, list[int]]]]:
+    def _batches(
+        self, windows: list[tuple[int, list[int]]]
+    ) -> Iterator[list[tuple[int, list[int]]]]:
         """Yield batches of windows of similar length, so that little is spent on padding."""
         ordered = sorted(windows, key=lambda window: len(window[1]))
         for start in range(0, len(ordered), self.options.batch_size):
             yield ordered[start : start + self.options.batch_size]
 
     def _logits(self, batch: list[list[int]]) -> torch.Tensor:
-        padded = self._tokenizer.pad({"input_ids": batch}, return_tensors="pt").to(self._model.device)
+        padded = self._tokenizer.pad({"input_ids": batch}, return_tensors="pt").to(
+            self._model.device
+        )
         logits: torch.Tensor = self._model(**padded).logits.float().cpu()
         return logits
 
 
 def _load(name: str, device: str, dtype: torch.dtype) -> tuple[Any, Any]:
     wanted = "a local folder, or the name of a sequence classifier on the Hugging Face hub"
-    model, tokenizer = load(Source(name), device=device, dtype=dtype, kind=AutoModelForSequenceClassification, wanted=wanted)
+    model, tokenizer = load(
+        Source(name),
+        device=device,
+        dtype=dtype,
+        kind=AutoModelForSequenceClassification,
+        wanted=wanted,
+    )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
         model.config.pad_token_id = tokenizer.pad_token_id
@@ -131,12 +164,18 @@ def _harms(options: ClassifierOptions, labels: Sequence[str], sigmoid: bool) -> 
     listed = f"its labels are {', '.join(labels)}; select the harms with categories: [...]"
     if options.categories:
         if unknown := sorted({*options.categories, *options.thresholds} - set(labels)):
-            raise ConfigError(f"classifier {options.model!r} has no label {unknown[0]!r}", hint=listed)
+            raise ConfigError(
+                f"classifier {options.model!r} has no label {unknown[0]!r}", hint=listed
+            )
         return options.categories
-    harmless = {label for label in labels if label.lower().replace("_", "-").replace(" ", "-") in HARMLESS}
+    harmless = {
+        label for label in labels if label.lower().replace("_", "-").replace(" ", "-") in HARMLESS
+    }
     # Of exclusive labels, exactly one must be harmless. Independent labels may all be harms.
     if (not sigmoid and len(harmless) != 1) or any(label.startswith("LABEL_") for label in labels):
-        raise ConfigError(f"the labels of classifier {options.model!r} do not say which are harms", hint=listed)
+        raise ConfigError(
+            f"the labels of classifier {options.model!r} do not say which are harms", hint=listed
+        )
     return tuple(label for label in labels if label not in harmless)
 
 

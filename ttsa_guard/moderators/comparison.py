@@ -55,8 +55,8 @@ class Comparison:
 
     Args:
         kappa: Cohen's, of the flags of two moderators, by "NAME / NAME".
-        sources: the texts of each source by themselves, where there are several: the areas of all together are partly about
-            which source a text is from.
+        sources: the texts of each source by themselves, where there are several: the areas of all
+            together are partly about which source a text is from.
     """
 
     texts: int
@@ -82,7 +82,9 @@ def check_installed() -> None:
     _metrics()
 
 
-def compare(labels: Sequence[bool], verdicts: Mapping[str, Sequence[Verdict]], sources: Sequence[str]) -> Comparison:
+def compare(
+    labels: Sequence[bool], verdicts: Mapping[str, Sequence[Verdict]], sources: Sequence[str]
+) -> Comparison:
     """Compare moderators on the same texts.
 
     Args:
@@ -95,12 +97,18 @@ def compare(labels: Sequence[bool], verdicts: Mapping[str, Sequence[Verdict]], s
     """
     metrics = _metrics()
     kappa = {
-        f"{a} / {b}": round(float(metrics.cohen_kappa_score(_flags(verdicts[a]), _flags(verdicts[b]))), 4)
+        f"{a} / {b}": round(
+            float(metrics.cohen_kappa_score(_flags(verdicts[a]), _flags(verdicts[b]))), 4
+        )
         for a, b in combinations(verdicts, 2)
     }
     everything = _compared(range(len(labels)), labels, verdicts)
     places = _places(sources)
-    parts = {source: _compared(own, labels, verdicts) for source, own in places.items()} if len(places) > 1 else {}
+    parts = (
+        {source: _compared(own, labels, verdicts) for source, own in places.items()}
+        if len(places) > 1
+        else {}
+    )
     return Comparison(everything.texts, everything.harmful, everything.moderators, kappa, parts)
 
 
@@ -121,7 +129,9 @@ def measure(labels: Sequence[bool], verdicts: Sequence[Verdict]) -> ModeratorMet
         pr_auc=_rounded(metrics.average_precision_score(labels, scores)) if both else None,
         brier=_rounded(metrics.brier_score_loss(labels, scores)),
         ece=_rounded(calibration_error(labels, scores)),
-        precision=_rounded(metrics.precision_score(labels, flags, zero_division=0)) if both else None,
+        precision=(
+            _rounded(metrics.precision_score(labels, flags, zero_division=0)) if both else None
+        ),
         recall=_rounded(metrics.recall_score(labels, flags, zero_division=0)) if harmful else None,
         false_alarms=_rounded(false_alarms / harmless) if harmless else None,
         failed=sum(v.decision == "failed" for v in verdicts),
@@ -129,14 +139,20 @@ def measure(labels: Sequence[bool], verdicts: Sequence[Verdict]) -> ModeratorMet
 
 
 def calibration_error(labels: Sequence[bool], scores: Sequence[float]) -> float:
-    """Return the expected calibration error: the mean distance between score and share of harms in ten bins of equal width."""
+    """Return the expected calibration error: the mean distance between score and share of harms in
+    ten bins of equal width.
+    """
     bins: list[list[tuple[bool, float]]] = [[] for _ in range(_BINS)]
     for label, score in zip(labels, scores, strict=True):
         bins[min(int(score * _BINS), _BINS - 1)].append((label, score))
-    return sum(abs(sum(label - score for label, score in members)) for members in bins) / len(labels)
+    return sum(abs(sum(label - score for label, score in members)) for members in bins) / len(
+        labels
+    )
 
 
-async def judge_all(judge: Moderator, texts: Sequence[LabelledText], advance: Callable[[int], None]) -> list[Verdict]:
+async def judge_all(
+    judge: Moderator, texts: Sequence[LabelledText], advance: Callable[[int], None]
+) -> list[Verdict]:
     """Return the moderator's verdicts on all texts, in batches; it is closed afterwards.
 
     Args:
@@ -145,16 +161,22 @@ async def judge_all(judge: Moderator, texts: Sequence[LabelledText], advance: Ca
     verdicts: list[Verdict] = []
     for start in range(0, len(texts), _BATCH):
         batch = texts[start : start + _BATCH]
-        verdicts += await moderate_safely(judge, [t.text for t in batch], prompts=[t.prompt for t in batch])
+        verdicts += await moderate_safely(
+            judge, [t.text for t in batch], prompts=[t.prompt for t in batch]
+        )
         advance(len(batch))
     await close(judge)
     return verdicts
 
 
-def _compared(places: Sequence[int], labels: Sequence[bool], verdicts: Mapping[str, Sequence[Verdict]]) -> SourceComparison:
+def _compared(
+    places: Sequence[int], labels: Sequence[bool], verdicts: Mapping[str, Sequence[Verdict]]
+) -> SourceComparison:
     own = [labels[i] for i in places]
     return SourceComparison(
-        len(own), sum(own), {name: measure(own, [given[i] for i in places]) for name, given in verdicts.items()}
+        len(own),
+        sum(own),
+        {name: measure(own, [given[i] for i in places]) for name, given in verdicts.items()},
     )
 
 
@@ -178,5 +200,7 @@ def _metrics() -> Any:
     try:
         from sklearn import metrics
     except ImportError as error:
-        raise ConfigError("scikit-learn is not installed", hint="pip install 'ttsa-guard[train,plot]'") from error
+        raise ConfigError(
+            "scikit-learn is not installed", hint="pip install 'ttsa-guard[train,plot]'"
+        ) from error
     return metrics

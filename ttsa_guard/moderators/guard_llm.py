@@ -1,8 +1,10 @@
-"""Generative guard models as moderators: the odds of the verdict's first token, in one forward pass, without sampling.
+"""Generative guard models as moderators: the odds of the verdict's first token, in one forward
+pass, without sampling.
 
-Continuous scores from models that were made to say "safe" or "unsafe": the Llama Guard 3 model card itself defines its score
-in this way. How each family is asked is in ``guards.yaml``. The weights are in this process, from the usual files or a GGUF
-file, or on a server (`moderators.guard_server`); the prompts and the scores are the same.
+Continuous scores from models that were made to say "safe" or "unsafe": the Llama Guard 3 model card
+itself defines its score in this way. How each family is asked is in ``guards.yaml``. The weights
+are in this process, from the usual files or a GGUF file, or on a server
+(`moderators.guard_server`); the prompts and the scores are the same.
 """
 
 from __future__ import annotations
@@ -34,16 +36,27 @@ class GuardLLMOptions(CategoryOptions):
     """Which guard model it is, and where it runs."""
 
     model: str = Field(
-        min_length=1, description="a Hugging Face name, a folder or a GGUF file; for a server, whose tokenizer it is"
+        min_length=1,
+        description=(
+            "a Hugging Face name, a folder or a GGUF file; for a server, whose tokenizer it is"
+        ),
     )
     gguf_file: str | None = Field(None, description="the GGUF file in that folder or repository")
-    recipe: str | dict[str, Any] | None = Field(None, description="a known one, a YAML file, or its fields; default: by name")
-    context: int | None = Field(None, ge=64, description="tokens that the model takes; default: as its configuration says")
+    recipe: str | dict[str, Any] | None = Field(
+        None, description="a known one, a YAML file, or its fields; default: by name"
+    )
+    context: int | None = Field(
+        None, ge=64, description="tokens that the model takes; default: as its configuration says"
+    )
     batch_size: int = Field(8, ge=1, description="prompts judged together")
     device: Device = "auto"
     dtype: Dtype = "auto"
-    base_url: str | None = Field(None, description="OpenAI-compatible server that has the weights: http://host:8000/v1")
-    server: ServerOptions = Field(ServerOptions(), description="limits of that server, and the name of its key")
+    base_url: str | None = Field(
+        None, description="OpenAI-compatible server that has the weights: http://host:8000/v1"
+    )
+    server: ServerOptions = Field(
+        ServerOptions(), description="limits of that server, and the name of its key"
+    )
 
     @field_validator("base_url")
     @classmethod
@@ -57,7 +70,9 @@ _Job = tuple[int, str, list[Question]]
 
 @dataclass(frozen=True)
 class _Place:
-    """A place in the reply where the model chooses: what stands before it, and the choices with their first tokens."""
+    """A place in the reply where the model chooses: what stands before it, and the choices with
+    their first tokens.
+    """
 
     path: tuple[str, ...]
     prefill: str
@@ -66,11 +81,14 @@ class _Place:
 
 
 class GuardLLM:
-    """Scores an answer, in the light of what the user said, with a guard model; a long answer with its worst part.
+    """Scores an answer, in the light of what the user said, with a guard model.
+
+    A long answer with its worst part.
 
     Raises:
         ModelError: the model cannot be loaded.
-        ConfigError: no recipe fits the model, or its tokenizer cannot tell the recipe's verdicts apart.
+        ConfigError: no recipe fits the model, or its tokenizer cannot tell the recipe's verdicts
+            apart.
     """
 
     name = "guard_llm"
@@ -80,20 +98,29 @@ class GuardLLM:
         self._tokenizer: Any
         source = Source.of(options.model, options.gguf_file)
         self.recipe = recipe_for(source.gguf_file or options.model, options.recipe)
-        self._server = GuardServer(options.base_url, options.model, options.server) if options.base_url else None
+        self._server = (
+            GuardServer(options.base_url, options.model, options.server)
+            if options.base_url
+            else None
+        )
         if self._server:
             if options.server.endpoint == "chat" and (self.recipe.raw or self.recipe.before):
                 raise ConfigError(
-                    "this guard model cannot be asked by chat: its reply is more than a verdict, or it has no chat template",
+                    "this guard model cannot be asked by chat: its reply is more than a verdict, or"
+                    " it has no chat template",
                     hint="server: {endpoint: completions}",
                 )
             self._tokenizer, configured = load_tokenizer(source), _configuration(source)
         else:
             device = resolve_device(options.device)
-            self._tokenizer, self._model = _load(source, device, resolve_dtype(options.dtype, device))
+            self._tokenizer, self._model = _load(
+                source, device, resolve_dtype(options.dtype, device)
+            )
             configured = self._model.config.get_text_config()
             self._last_only = "logits_to_keep" in inspect.signature(self._model.forward).parameters
-        self._context = options.context or int(getattr(configured, "max_position_embeddings", None) or 4096)
+        self._context = options.context or int(
+            getattr(configured, "max_position_embeddings", None) or 4096
+        )
         self._markers = markers(self._tokenizer, *self.recipe.markers)
         self._places = _places(self.recipe, self._tokenizer)
         self._lock = threading.Lock()
@@ -106,37 +133,57 @@ class GuardLLM:
         return [self.options.judge(self.name, scores) for scores in found]
 
     def scores(self, texts: Sequence[str], prompts: Sequence[str]) -> list[Mapping[str, float]]:
-        """Return for each text and category the probability of a harmful verdict among the recipe's verdicts, by the local model.
+        """Return for each text and category the probability of a harmful verdict among the recipe's
+        verdicts, by the local model.
 
         Raises:
             ModelError: a probability is not a number.
         """
-        jobs = [job for i, (text, prompt) in enumerate(zip(texts, prompts, strict=True)) for job in self._jobs(i, text, prompt)]
+        jobs = [
+            job
+            for i, (text, prompt) in enumerate(zip(texts, prompts, strict=True))
+            for job in self._jobs(i, text, prompt)
+        ]
         inputs = [question.ids for _, _, asked in jobs for question in asked]
         with self._lock, torch.no_grad():
             logits = self._last_logits(inputs)
         size = len(self._places)
         values = [
-            [row[list(place.tokens)].tolist() for place, row in zip(self._places, logits[n * size : (n + 1) * size], strict=True)]
+            [
+                row[list(place.tokens)].tolist()
+                for place, row in zip(self._places, logits[n * size : (n + 1) * size], strict=True)
+            ]
             for n in range(len(jobs))
         ]
         return [
-            self._worst([(view, v) for (owner, view, _), v in zip(jobs, values, strict=True) if owner == i])
+            self._worst(
+                [(view, v) for (owner, view, _), v in zip(jobs, values, strict=True) if owner == i]
+            )
             for i in range(len(texts))
         ]
 
-    async def _served(self, server: GuardServer, texts: Sequence[str], prompts: Sequence[str]) -> list[Verdict]:
-        jobs = [await asyncio.to_thread(self._jobs, i, *pair) for i, pair in enumerate(zip(texts, prompts, strict=True))]
+    async def _served(
+        self, server: GuardServer, texts: Sequence[str], prompts: Sequence[str]
+    ) -> list[Verdict]:
+        jobs = [
+            await asyncio.to_thread(self._jobs, i, *pair)
+            for i, pair in enumerate(zip(texts, prompts, strict=True))
+        ]
         return await asyncio.gather(*(self._asked(server, found) for found in jobs))
 
     async def _asked(self, server: GuardServer, jobs: Sequence[_Job]) -> Verdict:
         try:
-            values = await server.log_probabilities([question for _, _, asked in jobs for question in asked], self._tokenizer)
+            values = await server.log_probabilities(
+                [question for _, _, asked in jobs for question in asked], self._tokenizer
+            )
         except ModeratorError as error:
             return Verdict.failure(self.name, error.message)
         size = len(self._places)
         return self.options.judge(
-            self.name, self._worst([(view, values[n * size : (n + 1) * size]) for n, (_, view, _) in enumerate(jobs)])
+            self.name,
+            self._worst(
+                [(view, values[n * size : (n + 1) * size]) for n, (_, view, _) in enumerate(jobs)]
+            ),
         )
 
     async def close(self) -> None:
@@ -167,7 +214,9 @@ class GuardLLM:
         chances: dict[tuple[str, ...], float] = {(): 1.0}
         harm = 0.0
         for place, row in zip(self._places, values, strict=True):
-            for choice, chance in zip(place.choices, torch.tensor(row).softmax(-1).tolist(), strict=True):
+            for choice, chance in zip(
+                place.choices, torch.tensor(row).softmax(-1).tolist(), strict=True
+            ):
                 chosen = (*place.path, choice)
                 chances[chosen] = chances[place.path] * chance
                 if len(place.path) == len(self.recipe.before):
@@ -179,42 +228,71 @@ class GuardLLM:
     # ------------------------------------------------------------------ prompts
 
     def render(self, prompt: str, answer: str, view: str | None = None) -> str:
-        """Return what the model reads before its reply to `view` (default: the first); no text can bring markers into it."""
+        """Return what the model reads before its reply to `view` (default: the first).
+
+        No text can bring markers into it.
+        """
         if self.recipe.raw:
-            return self.recipe.user_turn(without_markers(self._markers, prompt), without_markers(self._markers, answer))
+            return self.recipe.user_turn(
+                without_markers(self._markers, prompt), without_markers(self._markers, answer)
+            )
         messages = self._messages(prompt, answer)
         template = self._template(view or next(iter(self.recipe.views)))
-        return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **template))
+        return str(
+            self._tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, **template
+            )
+        )
 
     def _messages(self, prompt: str, answer: str) -> list[dict[str, Any]]:
-        prompt, answer = without_markers(self._markers, prompt), without_markers(self._markers, answer)
+        prompt, answer = (
+            without_markers(self._markers, prompt),
+            without_markers(self._markers, answer),
+        )
         if self.recipe.prompt is not None:
             turns = [("user", self.recipe.user_turn(prompt, answer))]
         else:
             turns = [("user", prompt), ("assistant", answer)]
-        return [{"role": r, "content": [{"type": "text", "text": t}] if self.recipe.parts else t} for r, t in turns]
+        return [
+            {"role": r, "content": [{"type": "text", "text": t}] if self.recipe.parts else t}
+            for r, t in turns
+        ]
 
     def _template(self, view: str) -> dict[str, Any]:
         """Return what the chat template takes besides the messages."""
         return {**self.recipe.options, **self.recipe.views[view]}
 
     def _parts(self, answer: str, prompt: str, view: str) -> list[tuple[str, str]]:
-        """Return (prompt, part of the answer) pairs that fit the model; of a long prompt, its end."""
+        """Return pairs of prompt and part of the answer that fit; of a long prompt, its end."""
         longest = max(len(self._tokenize(place.prefill)) for place in self._places)
         room = self._context - len(self._tokenize(self.render("", "", view))) - longest - 8
         if room < 16:
-            raise ModelError("the guard model's context is too short for its own instructions", hint="choose another model")
-        prompt = self._tokenizer.decode(self._tokenize(without_markers(self._markers, prompt))[-room // 2 :]) if prompt else ""
+            raise ModelError(
+                "the guard model's context is too short for its own instructions",
+                hint="choose another model",
+            )
+        prompt = (
+            self._tokenizer.decode(
+                self._tokenize(without_markers(self._markers, prompt))[-room // 2 :]
+            )
+            if prompt
+            else ""
+        )
         ids = self._tokenize(without_markers(self._markers, answer))
         size = room - len(self._tokenize(prompt))
         if len(ids) <= size:
             return [(prompt, answer)]
         step = max(1, size * 3 // 4)
-        return [(prompt, self._tokenizer.decode(ids[start : start + size])) for start in range(0, len(ids), step)]
+        return [
+            (prompt, self._tokenizer.decode(ids[start : start + size]))
+            for start in range(0, len(ids), step)
+        ]
 
     def _question(self, prompt: str, answer: str, view: str, place: _Place) -> Question:
         ids = self._tokenize(self.render(prompt, answer, view) + place.prefill)
-        return Question(ids, place.tokens, place.prefill, self._messages(prompt, answer), self._template(view))
+        return Question(
+            ids, place.tokens, place.prefill, self._messages(prompt, answer), self._template(view)
+        )
 
     def _tokenize(self, text: str) -> list[int]:
         return list(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
@@ -233,22 +311,34 @@ class GuardLLM:
 
     def _forward(self, batch: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
         longest = max(map(len, batch))
-        ids = torch.tensor([[0] * (longest - len(row)) + list(row) for row in batch], device=self._model.device)
-        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in batch], device=self._model.device)
+        ids = torch.tensor(
+            [[0] * (longest - len(row)) + list(row) for row in batch], device=self._model.device
+        )
+        mask = torch.tensor(
+            [[0] * (longest - len(row)) + [1] * len(row) for row in batch],
+            device=self._model.device,
+        )
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         keep = {"logits_to_keep": 1} if self._last_only else {}
-        logits = self._model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, **keep).logits
+        logits = self._model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, **keep
+        ).logits
         yield from logits[:, -1].float().cpu()
 
 
 def _places(recipe: Recipe, tokenizer: Any) -> tuple[_Place, ...]:
     """Yield every place at which the model chooses, with all that it may have chosen before."""
     found: list[_Place] = []
-    blanks = [*((b.text, b.values) for b in recipe.before), (recipe.prefill, (*recipe.harmful, *recipe.harmless))]
+    blanks = [
+        *((b.text, b.values) for b in recipe.before),
+        (recipe.prefill, (*recipe.harmful, *recipe.harmless)),
+    ]
     for depth, (text, choices) in enumerate(blanks):
         for path in product(*(values for _, values in blanks[:depth])):
             before = "".join(t + value for (t, _), value in zip(blanks, path, strict=False)) + text
-            found.append(_Place(path, before, _first_tokens(tokenizer, before, choices), tuple(choices)))
+            found.append(
+                _Place(path, before, _first_tokens(tokenizer, before, choices), tuple(choices))
+            )
     return tuple(found)
 
 
@@ -256,15 +346,25 @@ def _first_tokens(tokenizer: Any, before: str, choices: Sequence[str]) -> tuple[
     """Return the first token of each choice where it follows `before`.
 
     Raises:
-        ConfigError: two choices begin with the same token, or a choice melts into what stands before it.
+        ConfigError: two choices begin with the same token, or a choice melts into what stands
+            before it.
     """
     stem = tokenizer(before, add_special_tokens=False)["input_ids"] if before else []
-    wholes = [tokenizer(before + choice, add_special_tokens=False)["input_ids"] for choice in choices]
-    tokens = tuple(whole[len(stem)] if whole[: len(stem)] == stem and len(whole) > len(stem) else -1 for whole in wholes)
+    wholes = [
+        tokenizer(before + choice, add_special_tokens=False)["input_ids"] for choice in choices
+    ]
+    tokens = tuple(
+        whole[len(stem)] if whole[: len(stem)] == stem and len(whole) > len(stem) else -1
+        for whole in wholes
+    )
     if -1 in tokens or len(set(tokens)) != len(tokens):
         raise ConfigError(
-            f"the guard model's tokenizer cannot tell {', '.join(map(repr, choices))} apart after {before[-20:]!r}",
-            hint="move spaces between prefill and verdicts, or drop variants, in a recipe of your own",
+            f"the guard model's tokenizer cannot tell {', '.join(map(repr, choices))} apart after"
+            f" {before[-20:]!r}",
+            hint=(
+                "move spaces between prefill and verdicts, or drop variants, in a recipe of"
+                " your own"
+            ),
         )
     return tokens
 
@@ -275,9 +375,14 @@ def _load(source: Source, device: str, dtype: torch.dtype) -> tuple[Any, Any]:
 
 
 def _configuration(source: Source) -> Any:
-    """Read the configuration of the model, without its weights; None where only a tokenizer is to be had."""
+    """Read the configuration of the model, without its weights.
+
+    None where only a tokenizer is to be had.
+    """
     try:
-        return AutoConfig.from_pretrained(source.path, trust_remote_code=False, **source.options).get_text_config()
+        return AutoConfig.from_pretrained(
+            source.path, trust_remote_code=False, **source.options
+        ).get_text_config()
     except (OSError, ValueError):
         return None
 

@@ -13,10 +13,34 @@ from typing import IO, Any
 
 from ttsa_guard.errors import ConfigError, UsageError
 
-HARMFUL = frozenset({"1", "true", "yes", "unsafe", "harmful", "toxic", "flagged", "bad", "offensive", "hate"})
+HARMFUL = frozenset(
+    {"1", "true", "yes", "unsafe", "harmful", "toxic", "flagged", "bad", "offensive", "hate"}
+)
 HARMLESS = frozenset(
-    {"0", "false", "no", "none", "safe", "harmless", "benign", "good", "ok", "clean", "neutral", "normal", "unflagged"}
-    | {"non-toxic", "nontoxic", "not toxic", "non-hate", "unharmful", "not harmful", "not offensive"}
+    {
+        "0",
+        "false",
+        "no",
+        "none",
+        "safe",
+        "harmless",
+        "benign",
+        "good",
+        "ok",
+        "clean",
+        "neutral",
+        "normal",
+        "unflagged",
+    }
+    | {
+        "non-toxic",
+        "nontoxic",
+        "not toxic",
+        "non-hate",
+        "unharmful",
+        "not harmful",
+        "not offensive",
+    }
 )
 """Labels, in lower case with blanks or hyphens; numbers and truth values as text."""
 
@@ -55,24 +79,32 @@ def read_texts(file: Path, *, text: str = "text", prompt: str = "prompt") -> Ite
                 if line.strip():
                     yield _labelled(file, number, line, text, prompt)
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise ConfigError(f"cannot read {file}: {type(error).__name__}", hint="give a UTF-8 file of JSON lines") from None
+        raise ConfigError(
+            f"cannot read {file}: {type(error).__name__}", hint="give a UTF-8 file of JSON lines"
+        ) from None
 
 
 def is_harmful(file: Path, labelled: LabelledText, field: str) -> bool:
     """Whether a text is labelled as harmful.
 
     Raises:
-        UsageError: it has no label, or one that says neither; the message names the line, not the label, for it may be a text.
+        UsageError: it has no label, or one that says neither; the message names the line, not the
+            label, for it may be a text.
     """
     value = labelled.data.get(field)
     if not isinstance(value, bool | int | float | str):
-        raise UsageError(f"{file}, line {labelled.line}: no label in the field {field!r}", hint="name it with --label-field")
+        raise UsageError(
+            f"{file}, line {labelled.line}: no label in the field {field!r}",
+            hint="name it with --label-field",
+        )
     said = (value.strip() if isinstance(value, str) else f"{value:g}").lower().replace("_", "-")
     for harmful, names in ((True, HARMFUL), (False, HARMLESS)):
         if said in names or said.replace("-", " ") in names:
             return harmful
     hint = f"harmful are: {', '.join(sorted(HARMFUL))}; harmless are: {', '.join(sorted(HARMLESS))}"
-    raise UsageError(f"{file}, line {labelled.line}: the label in {field!r} is none that is known", hint=hint)
+    raise UsageError(
+        f"{file}, line {labelled.line}: the label in {field!r} is none that is known", hint=hint
+    )
 
 
 def _opened(file: Path) -> IO[str]:
@@ -85,8 +117,13 @@ def _labelled(file: Path, number: int, line: str, text: str, prompt: str) -> Lab
     try:
         data = json.loads(line)
     except ValueError:
-        raise UsageError(f"{file}, line {number}: not JSON", hint="each line is one JSON object") from None
+        raise UsageError(
+            f"{file}, line {number}: not JSON", hint="each line is one JSON object"
+        ) from None
     if not isinstance(data, dict) or not isinstance(data.get(text), str):
-        raise UsageError(f"{file}, line {number}: no text in the field {text!r}", hint="name it with --text-field")
+        raise UsageError(
+            f"{file}, line {number}: no text in the field {text!r}",
+            hint="name it with --text-field",
+        )
     asked = data.get(prompt, "")
     return LabelledText(number, data[text], asked if isinstance(asked, str) else "", data)

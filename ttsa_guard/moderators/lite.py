@@ -1,6 +1,7 @@
 """The lite moderator: hashed n-grams and three logistic heads, shipped in the wheel, NumPy only.
 
-It judges answers, not prompts. How it was trained and what it is worth: ``ttsa_guard/embedded/LITE_CARD.md``.
+It judges answers, not prompts. How it was trained and what it is worth:
+``ttsa_guard/embedded/LITE_CARD.md``.
 """
 
 from __future__ import annotations
@@ -25,25 +26,29 @@ from ttsa_guard.verdict import Verdict
 
 HEADS = ("harm", "toxicity", "refusal")
 PART_MARGIN = 2.5
-"""How much higher, in logits, the score of a sentence must be than that of a whole text to count as much: a text of many
-sentences has many chances to hit a false alarm."""
+"""How much higher, in logits, the score of a sentence must be than that of a whole text to count as
+much: a text of many sentences has many chances to hit a false alarm."""
 _BATCH = 256
 _AT_ONCE = 5_000
-"""Characters up to which reading and scoring take about a millisecond, which is not worth a thread."""
+"""Characters up to which reading and scoring take about a millisecond, which is not worth a thread.
+"""
 
 
 class LiteOptions(Settings):
     """Settings of the lite moderator."""
 
-    threshold: Threshold = Field(0.5, description="from this score on an answer is flagged; or {false_alarms: 0.01}")
+    threshold: Threshold = Field(
+        0.5, description="from this score on an answer is flagged; or {false_alarms: 0.01}"
+    )
 
 
 class Lite:
     """Flags an answer whose worst part, or which as a whole, looks harmful or abusive.
 
-    The score is the larger of `harm` and `toxicity`, each of which is the worst over the text and its sentences.
-    `refusal`, which judges the text as a whole, is reported beside them and is no part of the score. A text in disguise is
-    judged as it reads, too; `obscured` tells how much of it nobody could read (`moderators.obscured`).
+    The score is the larger of `harm` and `toxicity`, each of which is the worst over the text and
+    its sentences. `refusal`, which judges the text as a whole, is reported beside them and is no
+    part of the score. A text in disguise is judged as it reads, too; `obscured` tells how much of
+    it nobody could read (`moderators.obscured`).
     """
 
     name = "lite"
@@ -59,11 +64,15 @@ class Lite:
         self._weights, self._bias, self._temperature = _parameters()
 
     def scores(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """Return scores in [0, 1] of the worst reading, [texts, 3], columns in the order of `HEADS`."""
+        """Return scores in [0, 1] of the worst reading, [texts, 3], columns in the order of
+        `HEADS`.
+        """
         return self._read(texts)[0]
 
     def _read(self, texts: Sequence[str]) -> tuple[NDArray[np.float64], list[float]]:
-        return worst_scores(texts, lambda some, _: self.literal_scores(some), literal=HEADS.index("refusal"))
+        return worst_scores(
+            texts, lambda some, _: self.literal_scores(some), literal=HEADS.index("refusal")
+        )
 
     def literal_scores(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Return the same of the texts as they are written."""
@@ -77,8 +86,13 @@ class Lite:
         """Return one verdict for each text; `prompts` are not looked at."""
         del prompts
         short = sum(map(len, texts)) <= _AT_ONCE
-        scores, obscured = self._read(texts) if short else await asyncio.to_thread(self._read, texts)
-        return [self._verdict(row, told(share)) for row, share in zip(scores.tolist(), obscured, strict=True)]
+        scores, obscured = (
+            self._read(texts) if short else await asyncio.to_thread(self._read, texts)
+        )
+        return [
+            self._verdict(row, told(share))
+            for row, share in zip(scores.tolist(), obscured, strict=True)
+        ]
 
     def _verdict(self, row: list[float], more: dict[str, float]) -> Verdict:
         categories = dict(zip(HEADS, row, strict=True)) | more
@@ -86,8 +100,12 @@ class Lite:
         return Verdict.scored(self.name, worst, threshold=self.threshold, categories=categories)
 
 
-def pooled_logits(texts: Sequence[str], weights: NDArray[Any], bias: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the logits of non-empty `texts`, [texts, 3]: the worst window for harm and toxicity, the whole text for refusal."""
+def pooled_logits(
+    texts: Sequence[str], weights: NDArray[Any], bias: NDArray[Any]
+) -> NDArray[np.float64]:
+    """Return the logits of non-empty `texts`, [texts, 3]: the worst window for harm and toxicity,
+    the whole text for refusal.
+    """
     features = featurise(texts)
     windows = features.project(weights) + bias
     whole = windows[features.whole]
@@ -108,7 +126,9 @@ def _parameters() -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             weights, bias, temperature = (stored[key] for key in ("weights", "bias", "temperature"))
     except (OSError, KeyError, ValueError) as error:
-        raise ModelError(f"cannot read the lite moderator's weights: {error}", hint="reinstall ttsa-guard") from error
+        raise ModelError(
+            f"cannot read the lite moderator's weights: {error}", hint="reinstall ttsa-guard"
+        ) from error
     if weights.shape != (BUCKETS, len(HEADS)):
         found = f"the lite moderator's weights have shape {weights.shape}"
         raise ModelError(found, hint="reinstall ttsa-guard")

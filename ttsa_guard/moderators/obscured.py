@@ -1,9 +1,10 @@
-"""What a text says in plain letters: homoglyphs, invisible characters, spaced letters, leetspeak, encodings and ciphers undone.
+"""What a text says in plain letters: homoglyphs, invisible characters, spaced letters, leetspeak,
+encodings and ciphers undone.
 
-A moderator that has learned from plain English scores a text as it is written and, where something was undone, as it reads; the
-worse of the two counts. Whether a step has found something is decided by words: what it makes of a text has to be English of the
-vocabulary of the second opinion. So code, maths, addresses and other languages stay as they are, and a plain text has no second
-reading.
+A moderator that has learned from plain English scores a text as it is written and, where something
+was undone, as it reads; the worse of the two counts. Whether a step has found something is decided
+by words: what it makes of a text has to be English of the vocabulary of the second opinion. So
+code, maths, addresses and other languages stay as they are, and a plain text has no second reading.
 """
 
 from __future__ import annotations
@@ -46,36 +47,50 @@ _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff"
     "\uffa0\U000e0000-\U000e01ef]"
 )
-_FOREIGN = re.compile("[^\x00-\u00ac\u00ae-\u024f\u2010-\u2027\u2030-\u205e\u20a0-\u20bf\u2190-\u23ff\u2500-\u27bf]")
-"""What no plain English or European text needs: other scripts, letters in disguise, invisible and combining characters."""
+_FOREIGN = re.compile(
+    "[^\x00-\u00ac\u00ae-\u024f\u2010-\u2027\u2030-\u205e\u20a0-\u20bf\u2190-\u23ff\u2500-\u27bf]"
+)
+"""What no plain English or European text needs: other scripts, letters in disguise, invisible and
+combining characters."""
 _ODD = re.compile(r"[0-9@$|+€&%*~`<]|![A-Za-z]|[A-Za-z+/_-]{16}")
 """What a disguise of ASCII characters needs, except for spaced letters, lists and ciphers."""
 _LETTER_NAME = re.compile(
-    r"(?:NEGATIVE |REGIONAL |SQUARED |CIRCLED |MODIFIER )*(?:INDICATOR SYMBOL|LATIN)(?: SMALL| CAPITAL)? LETTER "
+    r"(?:NEGATIVE |REGIONAL |SQUARED |CIRCLED |MODIFIER )*(?:INDICATOR SYMBOL|LATIN)(?: SMALL|"
+    r" CAPITAL)? LETTER "
     r"(?:SMALL CAPITAL |TURNED |REVERSED )*([A-Z])(?: WITH .*)?"
 )
 _DISGUISED_WORD = re.compile(r"[^\W_]*[^\W\d_\x00-\x7f][^\W_]*")
 _AROUND_WORD = re.compile(r"[*`]{1,3}(?=\w)|(?<=\w)[*`]{1,3}|^[>#\s]+", re.MULTILINE)
-_SPACED_TRIGGER = re.compile(r"\b[A-Za-z]\b[^\w\n]{1,7}\b[A-Za-z]\b[^\w\n]{1,7}\b[A-Za-z]\b|_[A-Za-z]_[A-Za-z]_")
+_SPACED_TRIGGER = re.compile(
+    r"\b[A-Za-z]\b[^\w\n]{1,7}\b[A-Za-z]\b[^\w\n]{1,7}\b[A-Za-z]\b|_[A-Za-z]_[A-Za-z]_"
+)
 _GAP = r"(?:[^\w\n]|_){1,7}"
 _SPACED = re.compile(rf"(?<![^\W_])[^\W\d_](?:{_GAP}[^\W_](?![^\W_])){{3,}}")
-_INSIDE_WORD = re.compile(r"(?<=[^\W\d_])(?:[*~`]|<!--[^<>]{0,80}-->|</?[a-z]{1,6}>){1,8}(?=[^\W\d_])", re.IGNORECASE)
-_LEET_TRIGGER = re.compile(r"[A-Za-z][0-9@$|+!€][A-Za-z]|\b[0-9@$|+!€][A-Za-z]{2}|[@$|+!€][A-Za-z]{2}|[A-Za-z]{2}[0-9@$€]")
+_INSIDE_WORD = re.compile(
+    r"(?<=[^\W\d_])(?:[*~`]|<!--[^<>]{0,80}-->|</?[a-z]{1,6}>){1,8}(?=[^\W\d_])", re.IGNORECASE
+)
+_LEET_TRIGGER = re.compile(
+    r"[A-Za-z][0-9@$|+!€][A-Za-z]|\b[0-9@$|+!€][A-Za-z]{2}|[@$|+!€][A-Za-z]{2}|[A-Za-z]{2}[0-9@$€]"
+)
 _LEET_TOKEN = re.compile(r"(?<![\w@$|+!€./])(?=[A-Za-z']*[0-9@$|+!€])[\w@$|+!€']+")
 _LEET = {"0": "o", "1": "il", "3": "e", "4": "a", "5": "s", "6": "g", "7": "t", "8": "b", "9": "g"}
 _LEET |= {"@": "a", "$": "s", "!": "il", "|": "li", "+": "t", "€": "e", "2": "z"}
 _LEET_DEFAULT = str.maketrans({sign: letters[0] for sign, letters in _LEET.items()})
 _COMMONEST = 150
-"""Rank up to which a word of one or two signs is taken for one, in a text that is full of such words."""
+"""Rank up to which a word of one or two signs is taken for one, in a text that is full of such
+words."""
 _FEWEST_LEET, _MOST_SPELLINGS = 3, 64
-_BASE64 = re.compile(r"(?<![\w+/=%-])[A-Za-z0-9+/_-]{16,}(?:\r?\n[A-Za-z0-9+/_-]{4,}){0,200}={0,2}(?![\w+/=-])")
+_BASE64 = re.compile(
+    r"(?<![\w+/=%-])[A-Za-z0-9+/_-]{16,}(?:\r?\n[A-Za-z0-9+/_-]{4,}){0,200}={0,2}(?![\w+/=-])"
+)
 _HEX = re.compile(r"(?<![\w])(?:(?:0x|\\x)?[0-9a-fA-F]{2}[\s,:;-]?){8,}(?![\w])")
 _ESCAPED = re.compile(r"&#x?[0-9a-fA-F]{2,6};|(?:%[2-7][0-9a-fA-F]){3}")
 _ITEM = re.compile(r"[ \t]*(?:[-*+•>|#–]{1,6}|\(?\d{1,3}[.):]|\(?[a-zA-Z][.)])[ \t]+")
 _FEWEST_ITEMS, _LONGEST_ITEM, _BROKEN = 3, 7, 0.2
 _JOINING = frozenset(
-    "a an the of to in on for with and or but is are was were be been that this these your you i my his her their our its it as "
-    "at by from not do can will would should if when than so into".split()
+    "a an the of to in on for with and or but is are was were be been that this these your you i my"
+    " his her their our its it as at by from not do can will would should if when than so"
+    " into".split()
 )
 """Words that hardly any item ends with."""
 _PUNCTUATION = {ord(sign): " " for sign in '\n.,;:?!"()[]{}*#`<>/\\-_=+0123456789'}
@@ -91,8 +106,8 @@ class Reading:
 
     Args:
         plain: the text with its disguises undone; the text itself if it has none.
-        obscured: share of its letters and digits, 0 to 1, that no reader of English can make words of even so: other scripts
-            and languages, ciphers, long codes.
+        obscured: share of its letters and digits, 0 to 1, that no reader of English can make words
+            of even so: other scripts and languages, ciphers, long codes.
     """
 
     plain: str
@@ -112,18 +127,27 @@ def read(text: str) -> Reading:
 
 
 def worst_scores(
-    texts: Sequence[str], score: Callable[[Sequence[str], Sequence[int]], Scores], *, literal: int | None = None
+    texts: Sequence[str],
+    score: Callable[[Sequence[str], Sequence[int]], Scores],
+    *,
+    literal: int | None = None,
 ) -> tuple[Scores, list[float]]:
-    """Return the scores of the worst reading of each text, [texts, heads], and how obscured each is.
+    """Return the scores of the worst reading of each text, [texts, heads], and how obscured each
+    is.
 
     Args:
-        score: scores of some texts, [n, heads], and the places in `texts` that they belong to. Texts as they are written are
-            scored alone, so that a second reading of one cannot change the others by a rounding.
+        score: scores of some texts, [n, heads], and the places in `texts` that they belong to.
+            Texts as they are written are scored alone, so that a second reading of one cannot
+            change the others by a rounding.
         literal: a head for which only the text as it is written counts.
     """
     found = [read(text) for text in texts]
     scores = np.array(score(texts, range(len(texts))))
-    owners = [i for i, (text, reading) in enumerate(zip(texts, found, strict=True)) if reading.plain != text]
+    owners = [
+        i
+        for i, (text, reading) in enumerate(zip(texts, found, strict=True))
+        if reading.plain != text
+    ]
     if owners:
         written = scores.copy()
         np.maximum.at(scores, owners, score([found[i].plain for i in owners], owners))
@@ -148,8 +172,14 @@ def _ranks() -> Mapping[str, int]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             words = stored["words"].tobytes().decode().split(" ")
     except (OSError, KeyError, ValueError) as error:
-        raise ModelError(f"cannot read the vocabulary: {error}", hint="reinstall ttsa-guard") from error
-    return {word: i for i, word in enumerate(words) if word in ("a", "i") or (len(word) > 1 and word[0].isalpha())}
+        raise ModelError(
+            f"cannot read the vocabulary: {error}", hint="reinstall ttsa-guard"
+        ) from error
+    return {
+        word: i
+        for i, word in enumerate(words)
+        if word in ("a", "i") or (len(word) > 1 and word[0].isalpha())
+    }
 
 
 def _known_share(text: str) -> float:
@@ -160,7 +190,11 @@ def _known_share(text: str) -> float:
     ranks = _ranks()
     words = _WORD.findall(text.lower())
     total = sum(map(len, words))
-    return sum(len(word) for word in words if len(word) > 2 and word in ranks) / total if total else 0.0
+    return (
+        sum(len(word) for word in words if len(word) > 2 and word in ranks) / total
+        if total
+        else 0.0
+    )
 
 
 def _english(text: str) -> bool:
@@ -168,7 +202,9 @@ def _english(text: str) -> bool:
 
 
 def _segmented(letters: str) -> str:
-    """Put blanks where the likeliest words of the vocabulary end, the n-th commonest being 1/n as likely as the first."""
+    """Put blanks where the likeliest words of the vocabulary end, the n-th commonest being 1/n as
+    likely as the first.
+    """
     ranks = _ranks()
     best: list[tuple[float, int]] = [(0.0, 0)]
     for end in range(1, len(letters) + 1):
@@ -189,17 +225,24 @@ def _segmented(letters: str) -> str:
 
 
 def _letters(text: str) -> str:
-    """Undo compatibility forms, invisible characters and stray marks; write words of look-alikes in Latin letters."""
+    """Undo compatibility forms, invisible characters and stray marks.
+
+    Write words of look-alikes in Latin letters.
+    """
     text = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text))
     text = _FOREIGN.sub(lambda found: _named_letter(found.group()), text)
     shown = {word: "".join(map(_lookalike, word)) for word in set(_DISGUISED_WORD.findall(text))}
     others = sum(len(word) for word in _DISGUISED_WORD.findall(text) if not shown[word].isascii())
     latin = others < _FOREIGN_SHARE * sum(map(str.isalpha, text))
-    return _DISGUISED_WORD.sub(lambda found: _latin(found.group(), shown[found.group()], latin), text)
+    return _DISGUISED_WORD.sub(
+        lambda found: _latin(found.group(), shown[found.group()], latin), text
+    )
 
 
 def _latin(word: str, shown: str, latin: bool) -> str:
-    """Return `shown`, the word in the Latin letters that it looks like, if it mixes scripts or is English in a Latin text."""
+    """Return `shown`, the word in the Latin letters that it looks like, if it mixes scripts or is
+    English in a Latin text.
+    """
     if not shown.isascii():
         return word
     return shown if any(map(str.isascii, word)) or (latin and shown.lower() in _ranks()) else word
@@ -207,7 +250,8 @@ def _latin(word: str, shown: str, latin: bool) -> str:
 
 @lru_cache(maxsize=4096)
 def _named_letter(char: str) -> str:
-    """Return the Latin letter that a character is by its Unicode name, as small capitals and letters in squares are.
+    """Return the Latin letter that a character is by its Unicode name, as small capitals and
+    letters in squares are.
 
     There is none for a mark over or under another letter, which could not be composed with it.
     """
@@ -219,7 +263,10 @@ def _named_letter(char: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _lookalike(char: str) -> str:
-    """Return the ASCII letter that `char`, or its capital, looks like by Unicode TR39; `char` itself if there is none."""
+    """Return the ASCII letter that `char`, or its capital, looks like by Unicode TR39.
+
+    `char` itself if there is none.
+    """
     if char.isascii():
         return char
     from confusable_homoglyphs.confusables import confusables_data
@@ -235,7 +282,10 @@ def _lookalike(char: str) -> str:
 
 
 def _decoded(text: str) -> str:
-    """Decode Base64, hexadecimal, HTML and URL escapes that hold English, in their places; twice, for one may hold another."""
+    """Decode Base64, hexadecimal, HTML and URL escapes that hold English, in their places.
+
+    Twice, for one may hold another.
+    """
     for _ in range(2):
         if _ESCAPED.search(text):
             text = html.unescape(unquote(text))
@@ -245,11 +295,16 @@ def _decoded(text: str) -> str:
 
 def _from_base64(found: re.Match[str]) -> str:
     code = re.sub(r"[\s=]", "", found.group()).replace("-", "+").replace("_", "/")
-    return _as_text(lambda: base64.b64decode(code[: len(code) - (len(code) % 4 == 1)] + "=" * (-len(code) % 4)), found.group())
+    return _as_text(
+        lambda: base64.b64decode(code[: len(code) - (len(code) % 4 == 1)] + "=" * (-len(code) % 4)),
+        found.group(),
+    )
 
 
 def _from_hex(found: re.Match[str]) -> str:
-    return _as_text(lambda: bytes.fromhex(re.sub(r"0x|\\x|[\s,:;-]", "", found.group())), found.group())
+    return _as_text(
+        lambda: bytes.fromhex(re.sub(r"0x|\\x|[\s,:;-]", "", found.group())), found.group()
+    )
 
 
 def _as_text(decode: Callable[[], bytes], otherwise: str) -> str:
@@ -266,7 +321,10 @@ def _spaced_joined(text: str) -> str:
 
 
 def _joined(found: re.Match[str]) -> str:
-    """Join letters that stand apart as words; what stands between letters of a word is what stands there most often."""
+    """Join letters that stand apart as words.
+
+    What stands between letters of a word is what stands there most often.
+    """
     run = found.group()
     gaps = re.findall(r"(?<=[^\W_])(?:\W|_)+(?=[^\W_])", run)
     usual = Counter(gaps).most_common(1)[0][0]
@@ -274,7 +332,10 @@ def _joined(found: re.Match[str]) -> str:
         return run
     parts = re.split(r"((?:\W|_)+)", run)
     words = "".join(part if i % 2 == 0 else _gap(part, usual) for i, part in enumerate(parts))
-    plain = " ".join(_segmented(w.lower()) if len(w) > 3 and w.lower() not in _ranks() else w for w in words.split(" "))
+    plain = " ".join(
+        _segmented(w.lower()) if len(w) > 3 and w.lower() not in _ranks() else w
+        for w in words.split(" ")
+    )
     return plain if _english(plain) else run
 
 
@@ -291,7 +352,9 @@ def _marks_removed(text: str) -> str:
 
 
 def _items_joined(text: str) -> str:
-    """Join short items of a list, or lines of a few words, as the sentence that they are if they break off as no item does."""
+    """Join short items of a list, or lines of a few words, as the sentence that they are if they
+    break off as no item does.
+    """
     if text.count("\n") < _FEWEST_ITEMS - 1:
         return text
     found: list[str] = []
@@ -314,8 +377,12 @@ def _leet_undone(text: str) -> str:
     if not sure:
         return text
     if sure >= _FEWEST_LEET and sure > sum(len(token) > 2 for token in tokens) / 2:
-        # Where most of them are words, the others are names, rare and short words in the same disguise.
-        spelt = {token: word or _spelt(token, shortest=1, rank=_COMMONEST) or _by_default(token) for token, word in spelt.items()}
+        # Where most of them are words, the others are names, rare and short words in the same
+        # disguise.
+        spelt = {
+            token: word or _spelt(token, shortest=1, rank=_COMMONEST) or _by_default(token)
+            for token, word in spelt.items()
+        }
     return _LEET_TOKEN.sub(lambda found: spelt[found.group()] or found.group(), text)
 
 
@@ -339,7 +406,9 @@ def _by_default(token: str) -> str:
 
 
 def _deciphered(text: str) -> tuple[str, int]:
-    """Undo shifted alphabets and reversed sentences, and return the letters of sentences that are no English even so."""
+    """Undo shifted alphabets and reversed sentences, and return the letters of sentences that are
+    no English even so.
+    """
     ranks = _ranks()
     words = text.lower().translate(_PUNCTUATION).split()
     if sum(map(ranks.__contains__, words)) >= _PLAIN * len(words):
@@ -375,8 +444,14 @@ def _shifted(letters: str) -> dict[int, int]:
 
 
 def _share(text: str, strange: int) -> float:
-    """Return the share of the letters and digits in strange sentences, in words of other scripts and in long codes."""
+    """Return the share of the letters and digits in strange sentences, in words of other scripts
+    and in long codes.
+    """
     total = sum(map(str.isalnum, text))
     foreign = sum(char.isalpha() and ord(char) > 0x24F for char in text)
-    codes = sum(len(code) for code in _BASE64.findall(text) if any(map(str.isdigit, code)) and not code.isdigit())
+    codes = sum(
+        len(code)
+        for code in _BASE64.findall(text)
+        if any(map(str.isdigit, code)) and not code.isdigit()
+    )
     return min(1.0, max(strange, foreign, codes) / total) if total else 0.0

@@ -22,7 +22,9 @@ class OpenAIOptions(RemoteOptions):
 
     key: str = Field("OPENAI_API_KEY", description="environment variable that holds the key")
     model: str = Field("omni-moderation-latest", min_length=1, description="the service's model")
-    base_url: str = Field("https://api.openai.com/v1", min_length=1, description="of OpenAI or a compatible server")
+    base_url: str = Field(
+        "https://api.openai.com/v1", min_length=1, description="of OpenAI or a compatible server"
+    )
     batch: int = Field(32, ge=1, description="texts in one request")
 
 
@@ -44,8 +46,13 @@ class OpenAI(Remote):
             headers={"Authorization": f"Bearer {self._key}"},
             units=self._tokens(texts),
         )
-        found = [member(result, dict, "category_scores") for result in member(answer, list, "results")]
-        return [{n: score for n, score in scores.items() if score is not None or n not in NULLABLE} for scores in found]
+        found = [
+            member(result, dict, "category_scores") for result in member(answer, list, "results")
+        ]
+        return [
+            {n: score for n, score in scores.items() if score is not None or n not in NULLABLE}
+            for scores in found
+        ]
 
 
 @hookimpl

@@ -31,15 +31,23 @@ FILE = "operating_points.yaml"
 class FalseAlarms(Settings):
     """An operating point: ``{false_alarms: 0.01}`` flags one in a hundred harmless texts."""
 
-    false_alarms: float = Field(ge=RATES[-1], le=RATES[0], description="share of harmless chat that is flagged")
+    false_alarms: float = Field(
+        ge=RATES[-1], le=RATES[0], description="share of harmless chat that is flagged"
+    )
 
 
 def _threshold(value: Any) -> Any:
     try:
-        return FalseAlarms.model_validate(value) if isinstance(value, Mapping | FalseAlarms) else _NUMBER.validate_python(value)
+        return (
+            FalseAlarms.model_validate(value)
+            if isinstance(value, Mapping | FalseAlarms)
+            else _NUMBER.validate_python(value)
+        )
     except ValidationError:
         lowest, highest = RATES[-1], RATES[0]
-        raise ValueError(f"give a number from 0 to 1, or {{false_alarms: SHARE}} with {lowest} to {highest}") from None
+        raise ValueError(
+            f"give a number from 0 to 1, or {{false_alarms: SHARE}} with {lowest} to {highest}"
+        ) from None
 
 
 _NUMBER = TypeAdapter(Annotated[float, Field(ge=0, le=1)])
@@ -57,7 +65,10 @@ def cutoff(moderator: str, threshold: float | FalseAlarms) -> float:
     if not isinstance(threshold, FalseAlarms):
         return threshold
     if moderator not in points():
-        hint = f"find the number on texts of your own: ttsa-guard moderators tune FILE.jsonl --moderator {moderator}"
+        hint = (
+            "find the number on texts of your own: ttsa-guard moderators tune FILE.jsonl"
+            f" --moderator {moderator}"
+        )
         raise ConfigError(f"the false alarms of {moderator!r} have not been measured", hint=hint)
     return interpolated(points()[moderator]["scores"], threshold.false_alarms)
 
@@ -77,7 +88,9 @@ def interpolated(scores: Mapping[float, float], rate: float) -> float:
     return scores[high] + share * (scores[low] - scores[high])
 
 
-def operating_point(scores: Sequence[float] | NDArray[Any], rate: float, weights: Sequence[float] | None = None) -> float:
+def operating_point(
+    scores: Sequence[float] | NDArray[Any], rate: float, weights: Sequence[float] | None = None
+) -> float:
     """Return the threshold that flags at most the share `rate` of harmless texts.
 
     It flags as many as that allows. It lies half way between the last score that is flagged and the
@@ -107,5 +120,7 @@ def points() -> dict[str, dict[str, Any]]:
     Each has `scores` by false-alarm rate, the number of `texts` that were measured, and `weights`,
     a digest of the moderator's weights.
     """
-    data = yaml.safe_load((resources.files("ttsa_guard.embedded") / FILE).read_text(encoding="utf-8"))
+    data = yaml.safe_load(
+        (resources.files("ttsa_guard.embedded") / FILE).read_text(encoding="utf-8")
+    )
     return dict(data)

@@ -77,11 +77,18 @@ class Panel:
     async def moderate(self, texts: Sequence[str], *, prompts: Sequence[str]) -> list[Verdict]:
         """Judge `texts` with all members at the same time, and combine their verdicts."""
         read = {"answer": texts, "prompt": prompts}
-        columns = await asyncio.gather(*(moderate_safely(s.moderator, read[s.reads], prompts=prompts) for s in self.seats))
-        return [self._joined(list(zip(self.seats, votes, strict=True))) for votes in zip(*columns, strict=True)]
+        columns = await asyncio.gather(
+            *(moderate_safely(s.moderator, read[s.reads], prompts=prompts) for s in self.seats)
+        )
+        return [
+            self._joined(list(zip(self.seats, votes, strict=True)))
+            for votes in zip(*columns, strict=True)
+        ]
 
     def _joined(self, votes: list[tuple[Seat, Verdict]]) -> Verdict:
-        counted = [(seat, v) for seat, v in votes if v.decision != "failed" or seat.fail == "closed"]
+        counted = [
+            (seat, v) for seat, v in votes if v.decision != "failed" or seat.fail == "closed"
+        ]
         failed = next((v for _, v in votes if v.decision == "failed"), None)
         if failed and all(v.decision == "failed" for _, v in votes):
             return Verdict.failure(failed.moderator, failed.reason)
@@ -118,7 +125,9 @@ def _mean(votes: list[tuple[Seat, Verdict]]) -> float:
 
 
 def _categories(votes: list[tuple[Seat, Verdict]]) -> dict[str, float]:
-    return {f"{v.moderator}/{name}": score for _, v in votes for name, score in v.categories.items()}
+    return {
+        f"{v.moderator}/{name}": score for _, v in votes for name, score in v.categories.items()
+    }
 
 
 def build_panel(plugins: Plugins, members: Sequence[Member], combine: Combine) -> Moderator:
@@ -128,5 +137,11 @@ def build_panel(plugins: Plugins, members: Sequence[Member], combine: Combine) -
         PluginError: a moderator is missing or cannot be loaded.
         ConfigError: an option of a moderator is wrong.
     """
-    seats = tuple(Seat(plugins.make("moderators", m), m.weight, m.fail, m.hard, m.reads) for m in members)
-    return seats[0].moderator if len(seats) == 1 and combine != "lexicographic" else Panel(seats, combine)
+    seats = tuple(
+        Seat(plugins.make("moderators", m), m.weight, m.fail, m.hard, m.reads) for m in members
+    )
+    return (
+        seats[0].moderator
+        if len(seats) == 1 and combine != "lexicographic"
+        else Panel(seats, combine)
+    )

@@ -21,16 +21,30 @@ Policy = Literal["links", "lists", "personal_data", "doses"]
 POLICIES: dict[Policy, str] = {
     "links": r"https?://\S+|\bwww\.\w\S*|\b[\w-]+\.(?:com|org|net|io|co\.uk|gov|edu)\b",
     "lists": r"^[ \t]*(?:[-*•+]|\(?\d{1,2}[.):])[ \t]+\S",
-    "personal_data": r"[\w.+-]+@[\w-]+\.\w[\w.]*|(?<![\w.])\+?\(?\d{2,4}\)?(?:[ .-]?\d{2,4}){2,4}(?![\w.])",
-    "doses": r"\b\d+(?:[.,]\d+)?\s?(?:-|to)?\s?\d*\s?(?:mg|mcg|µg|ml|milligrams?|micrograms?|millilitres?|milliliters?)\b",
+    "personal_data": (
+        r"[\w.+-]+@[\w-]+\.\w[\w.]*|(?<![\w.])\+?\(?\d{2,4}\)?(?:[ .-]?\d{2,4}){2,4}(?![\w.])"
+    ),
+    "doses": (
+        r"\b\d+(?:[.,]\d+)?\s?(?:-|to)?\s?\d*\s?(?:mg|mcg|µg|ml|milligrams?|micrograms?|millilitres?|milliliters?)\b"
+    ),
 }
 """The pattern of each policy."""
 _COMMON: dict[str, frozenset[str]] = {
-    "en": frozenset("the and of to is in you that it for are with this your as on be can or have".split()),
-    "es": frozenset("el la de que y en los las un una es por para con se su del como más está".split()),
-    "fr": frozenset("le la les de des et à un une est pour dans que qui vous il en du ce avec".split()),
-    "de": frozenset("der die das und ist in zu den mit sie ein eine nicht auf für von es sich im auch".split()),
-    "it": frozenset("il la di che e un una per in è con non sono del della le si come più gli".split()),
+    "en": frozenset(
+        "the and of to is in you that it for are with this your as on be can or have".split()
+    ),
+    "es": frozenset(
+        "el la de que y en los las un una es por para con se su del como más está".split()
+    ),
+    "fr": frozenset(
+        "le la les de des et à un une est pour dans que qui vous il en du ce avec".split()
+    ),
+    "de": frozenset(
+        "der die das und ist in zu den mit sie ein eine nicht auf für von es sich im auch".split()
+    ),
+    "it": frozenset(
+        "il la di che e un una per in è con non sono del della le si come più gli".split()
+    ),
     "pt": frozenset("o a de que e um uma para com em os as do da é não por mais como se".split()),
 }
 Language = Literal["en", "es", "fr", "de", "it", "pt"]
@@ -43,8 +57,12 @@ class PatternsOptions(Settings):
 
     policies: tuple[Policy, ...] = Field((), description="links, lists, personal_data, doses")
     names: tuple[str, ...] = Field((), description="words or names, in any case, as whole words")
-    patterns: tuple[str, ...] = Field((), description="regular expressions of Python, for each line")
-    language: Language | None = Field(None, description="in which answers have to be: en, es, fr, de, it or pt")
+    patterns: tuple[str, ...] = Field(
+        (), description="regular expressions of Python, for each line"
+    )
+    language: Language | None = Field(
+        None, description="in which answers have to be: en, es, fr, de, it or pt"
+    )
 
 
 class Patterns:
@@ -68,7 +86,10 @@ class Patterns:
         names = [rf"(?<!\w){re.escape(name)}(?!\w)" for name in options.names if name.strip()]
         sources = [*(POLICIES[policy] for policy in options.policies), *names, *options.patterns]
         if not sources and not options.language:
-            raise ConfigError("the moderator patterns has nothing to look for", hint="set policies, names, patterns or language")
+            raise ConfigError(
+                "the moderator patterns has nothing to look for",
+                hint="set policies, names, patterns or language",
+            )
         self._found = [_compiled(source) for source in sources]
 
     async def moderate(self, texts: Sequence[str], *, prompts: Sequence[str]) -> list[Verdict]:
@@ -94,7 +115,9 @@ def language(text: str) -> str | None:
         return "other"
     if len(words) < _FEWEST_WORDS:
         return None
-    counts = Counter({name: sum(word in common for word in words) for name, common in _COMMON.items()})
+    counts = Counter(
+        {name: sum(word in common for word in words) for name, common in _COMMON.items()}
+    )
     [(best, most), (_, second)] = counts.most_common(2)
     return best if most > second else None
 
@@ -103,7 +126,9 @@ def _compiled(source: str) -> re.Pattern[str]:
     try:
         return re.compile(source, re.IGNORECASE | re.MULTILINE)
     except re.error as error:
-        raise ConfigError(f"a pattern is not a regular expression: {error.msg}", hint="see Python's module re") from None
+        raise ConfigError(
+            f"a pattern is not a regular expression: {error.msg}", hint="see Python's module re"
+        ) from None
 
 
 @hookimpl

@@ -18,16 +18,26 @@ from ttsa_guard.plugins import Register, hookimpl
 
 log = logging.getLogger(__name__)
 LAST_DAY = date(2026, 12, 31)
-INSTEAD = "the moderator 'openai', or 'classifier' with a local toxicity model such as unitary/toxic-bert"
+INSTEAD = (
+    "the moderator 'openai', or 'classifier' with a local toxicity model such as unitary/toxic-bert"
+)
 
 
 class PerspectiveOptions(RemoteOptions):
     """Options of the moderator ``perspective``."""
 
     key: str = Field("PERSPECTIVE_API_KEY", description="environment variable that holds the key")
-    base_url: str = Field("https://commentanalyzer.googleapis.com/v1alpha1", min_length=1, description="address of the service")
-    categories: tuple[str, ...] = Field(("TOXICITY",), min_length=1, description="attributes that are asked for")
-    languages: tuple[str, ...] = Field(("en",), min_length=1, description="languages of the texts, as ISO 639-1 codes")
+    base_url: str = Field(
+        "https://commentanalyzer.googleapis.com/v1alpha1",
+        min_length=1,
+        description="address of the service",
+    )
+    categories: tuple[str, ...] = Field(
+        ("TOXICITY",), min_length=1, description="attributes that are asked for"
+    )
+    languages: tuple[str, ...] = Field(
+        ("en",), min_length=1, description="languages of the texts, as ISO 639-1 codes"
+    )
     requests_per_second: float | None = Field(1.0, gt=0, description="what your plan allows")
     allow_sunset: bool = Field(False, description="go on after the service's announced end")
 
@@ -45,11 +55,18 @@ class Perspective(Remote):
     options: PerspectiveOptions
 
     def __init__(
-        self, options: PerspectiveOptions | None = None, *, today: Callable[[], date] = date.today, **kwargs: Any
+        self,
+        options: PerspectiveOptions | None = None,
+        *,
+        today: Callable[[], date] = date.today,
+        **kwargs: Any,
     ) -> None:
         options = options or PerspectiveOptions()
         if today() > LAST_DAY and not options.allow_sunset:
-            raise ConfigError(f"the Perspective service ended on {LAST_DAY}", hint=f"use {INSTEAD}; or set allow_sunset: true")
+            raise ConfigError(
+                f"the Perspective service ended on {LAST_DAY}",
+                hint=f"use {INSTEAD}; or set allow_sunset: true",
+            )
         log.warning("the Perspective service ends on %s; use %s", LAST_DAY, INSTEAD)
         super().__init__(options, **kwargs)
 
@@ -68,7 +85,12 @@ class Perspective(Remote):
             units=self._tokens(texts),
         )
         found = member(answer, dict, "attributeScores")
-        return [{name: member(found, object, name, "summaryScore", "value") for name in self.options.categories}]
+        return [
+            {
+                name: member(found, object, name, "summaryScore", "value")
+                for name in self.options.categories
+            }
+        ]
 
 
 @hookimpl

@@ -54,13 +54,17 @@ class Recipe(Settings):
         Placeholders inside those two texts are left alone.
         """
         texts = {"{prompt}": prompt, "{answer}": answer}
-        return re.sub(r"\{prompt\}|\{answer\}", lambda found: texts[found.group()], self.prompt or "")
+        return re.sub(
+            r"\{prompt\}|\{answer\}", lambda found: texts[found.group()], self.prompt or ""
+        )
 
 
 @lru_cache(maxsize=1)
 def known() -> dict[str, Recipe]:
     """Return the shipped recipes, by name."""
-    data = yaml.safe_load((resources.files(__package__) / "guards.yaml").read_text(encoding="utf-8"))
+    data = yaml.safe_load(
+        (resources.files(__package__) / "guards.yaml").read_text(encoding="utf-8")
+    )
     return {name: validated(Recipe, recipe, where=name) for name, recipe in data.items()}
 
 
@@ -81,7 +85,9 @@ def recipe_for(model: str, recipe: str | dict[str, Any] | None) -> Recipe:
         try:
             data = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError) as error:
-            raise ConfigError(f"cannot read the recipe {recipe}: {type(error).__name__}", hint="give a YAML file") from None
+            raise ConfigError(
+                f"cannot read the recipe {recipe}: {type(error).__name__}", hint="give a YAML file"
+            ) from None
         return validated(Recipe, data, where=recipe)
     if recipe is not None:
         if recipe not in known():
@@ -89,6 +95,9 @@ def recipe_for(model: str, recipe: str | dict[str, Any] | None) -> Recipe:
         return known()[recipe]
     fitting = [found for found in known().values() if re.search(found.models, model, re.IGNORECASE)]
     if not fitting:
-        hint = f"name one with recipe: {', '.join(known())}; or write your own, see ttsa_guard/moderators/guards.yaml"
+        hint = (
+            f"name one with recipe: {', '.join(known())}; or write your own, see"
+            " ttsa_guard/moderators/guards.yaml"
+        )
         raise ConfigError(f"no recipe is known for the guard model {model!r}", hint=hint)
     return fitting[0]

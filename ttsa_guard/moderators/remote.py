@@ -31,8 +31,12 @@ class RemoteOptions(CategoryOptions):
     timeout: float = Field(5.0, gt=0, description="seconds for one try")
     tries: int = Field(3, ge=1, description="at most, for faults that may pass")
     requests_per_second: float | None = Field(None, gt=0, description="what your plan allows")
-    tokens_per_minute: float | None = Field(None, gt=0, description="what your plan allows; four characters count as a token")
-    cache: int = Field(1024, ge=0, description="verdicts that are remembered, by a hash of the text")
+    tokens_per_minute: float | None = Field(
+        None, gt=0, description="what your plan allows; four characters count as a token"
+    )
+    cache: int = Field(
+        1024, ge=0, description="verdicts that are remembered, by a hash of the text"
+    )
 
 
 class Remote(ABC):
@@ -61,7 +65,9 @@ class Remote(ABC):
         )
         self._known: dict[bytes, Verdict] = {}
         self._lock = threading.Lock()
-        self._asked: dict[tuple[asyncio.AbstractEventLoop, bytes], asyncio.Future[Verdict | None]] = {}
+        self._asked: dict[
+            tuple[asyncio.AbstractEventLoop, bytes], asyncio.Future[Verdict | None]
+        ] = {}
 
     @abstractmethod
     async def scores(self, texts: Sequence[str]) -> list[Mapping[str, Any]]:
@@ -78,7 +84,11 @@ class Remote(ABC):
         """
         keys = [_hash(text) for text in texts]
         by_key = dict(zip(keys, texts, strict=True))
-        found = {key: Verdict.scored(self.name, 0.0, threshold=0.5) for key, text in by_key.items() if not text.strip()}
+        found = {
+            key: Verdict.scored(self.name, 0.0, threshold=0.5)
+            for key, text in by_key.items()
+            if not text.strip()
+        }
         with self._lock:
             found |= {key: self._known[key] for key in keys if key in self._known}
         wanted = {key: text for key, text in by_key.items() if key not in found}
@@ -102,8 +112,12 @@ class Remote(ABC):
         items = list(wanted.items())
         found: dict[bytes, Verdict] = {}
         try:
-            batches = [items[i : i + self.batch_size] for i in range(0, len(items), self.batch_size)]
-            for batch, verdicts in zip(batches, await asyncio.gather(*map(self._judged, batches)), strict=True):
+            batches = [
+                items[i : i + self.batch_size] for i in range(0, len(items), self.batch_size)
+            ]
+            for batch, verdicts in zip(
+                batches, await asyncio.gather(*map(self._judged, batches)), strict=True
+            ):
                 found |= {key: verdict for (key, _), verdict in zip(batch, verdicts, strict=True)}
         finally:
             for key in wanted:
@@ -121,7 +135,9 @@ class Remote(ABC):
         try:
             scores = await self.scores([text for _, text in batch])
             if len(scores) != len(batch):
-                raise ModeratorError(f"the service gave {len(scores)} results for {len(batch)} texts")
+                raise ModeratorError(
+                    f"the service gave {len(scores)} results for {len(batch)} texts"
+                )
         except InputError as error:
             if len(batch) == 1:
                 return [Verdict.failure(self.name, error.message)]
@@ -137,11 +153,15 @@ class Remote(ABC):
         except KeyError as error:
             return Verdict.failure(self.name, f"the service gave no category {error}")
         except (TypeError, ModeratorError):
-            return Verdict.failure(self.name, "the service gave a score that is no number in [0, 1]")
+            return Verdict.failure(
+                self.name, "the service gave a score that is no number in [0, 1]"
+            )
 
     def _remember(self, found: Mapping[bytes, Verdict]) -> None:
         with self._lock:
-            self._known |= {key: verdict for key, verdict in found.items() if verdict.decision != "failed"}
+            self._known |= {
+                key: verdict for key, verdict in found.items() if verdict.decision != "failed"
+            }
             while len(self._known) > self.options.cache:
                 del self._known[next(iter(self._known))]
 
@@ -158,7 +178,9 @@ def member(answer: Any, kind: type[T], *path: str) -> T:
     for step in path:
         answer = answer.get(step) if isinstance(answer, dict) else None
     if not isinstance(answer, kind) or (kind is int and isinstance(answer, bool)):
-        raise ModeratorError(f"the service's answer has no {'.'.join(path) or 'result'}", hint="is it that service?")
+        raise ModeratorError(
+            f"the service's answer has no {'.'.join(path) or 'result'}", hint="is it that service?"
+        )
     return answer
 
 

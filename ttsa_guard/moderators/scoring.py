@@ -1,4 +1,4 @@
-"""A file of verdicts on a file of texts, which is written batch by batch and can be gone on with."""
+"""Write a file of verdicts on a file of texts, batch by batch, so that a stopped run goes on."""
 
 from __future__ import annotations
 
@@ -35,15 +35,26 @@ class ScoreFile:
         for line, text in zip(lines, texts, strict=False):
             if not _belongs(line, text):
                 raise ConfigError(
-                    f"{self.path} has the results of other texts", hint="name another file with --out, or remove that one"
+                    f"{self.path} has the results of other texts",
+                    hint="name another file with --out, or remove that one",
                 )
         if len(lines) > len(texts):
-            raise ConfigError(f"{self.path} has more results than there are texts", hint="name another file with --out")
+            raise ConfigError(
+                f"{self.path} has more results than there are texts",
+                hint="name another file with --out",
+            )
         if whole != written:
             self.path.write_bytes(whole)
         return len(lines)
 
-    async def score(self, judge: Moderator, texts: Sequence[LabelledText], *, batch: int, advance: Callable[[int], None]) -> None:
+    async def score(
+        self,
+        judge: Moderator,
+        texts: Sequence[LabelledText],
+        *,
+        batch: int,
+        advance: Callable[[int], None],
+    ) -> None:
         """Append the verdicts on these texts; the moderator is closed afterwards.
 
         Args:
@@ -53,15 +64,22 @@ class ScoreFile:
         with self.path.open("a", encoding="utf-8") as file:
             for start in range(0, len(texts), batch):
                 chunk = texts[start : start + batch]
-                verdicts = await moderate_safely(judge, [t.text for t in chunk], prompts=[t.prompt for t in chunk])
-                file.writelines(json.dumps(_result(t, v)) + "\n" for t, v in zip(chunk, verdicts, strict=True))
+                verdicts = await moderate_safely(
+                    judge, [t.text for t in chunk], prompts=[t.prompt for t in chunk]
+                )
+                file.writelines(
+                    json.dumps(_result(t, v)) + "\n" for t, v in zip(chunk, verdicts, strict=True)
+                )
                 file.flush()
                 advance(len(chunk))
             await close(judge)
 
     def decisions(self) -> Counter[Decision]:
         """How often each decision is in the file."""
-        return Counter(json.loads(line)["decision"] for line in self.path.read_text(encoding="utf-8").splitlines())
+        return Counter(
+            json.loads(line)["decision"]
+            for line in self.path.read_text(encoding="utf-8").splitlines()
+        )
 
 
 def _belongs(line: str, text: LabelledText) -> bool:

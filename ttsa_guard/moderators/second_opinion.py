@@ -52,7 +52,9 @@ _BATCH_CHARACTERS = 50_000
 class SecondOpinionOptions(Settings):
     """Options of the moderator ``second_opinion``."""
 
-    threshold: Threshold = Field(0.5, description="from this score on an answer is flagged; or {false_alarms: 0.01}")
+    threshold: Threshold = Field(
+        0.5, description="from this score on an answer is flagged; or {false_alarms: 0.01}"
+    )
 
 
 class SecondOpinion:
@@ -83,7 +85,9 @@ class SecondOpinion:
         return self._read(texts)[0]
 
     def _read(self, texts: Sequence[str]) -> tuple[NDArray[np.float64], list[float]]:
-        return worst_scores(texts, lambda some, _: self.literal_scores(some), literal=HEADS.index("refusal"))
+        return worst_scores(
+            texts, lambda some, _: self.literal_scores(some), literal=HEADS.index("refusal")
+        )
 
     def literal_scores(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Return scores in [0, 1] of the texts as they are written, [texts, 3]."""
@@ -93,7 +97,10 @@ class SecondOpinion:
         """Judge `texts`; `prompts` are not used."""
         del prompts
         scores, obscured = await asyncio.to_thread(self._read, texts)
-        return [self._verdict(row, told(share)) for row, share in zip(scores.tolist(), obscured, strict=True)]
+        return [
+            self._verdict(row, told(share))
+            for row, share in zip(scores.tolist(), obscured, strict=True)
+        ]
 
     def _verdict(self, row: list[float], more: dict[str, float]) -> Verdict:
         categories = dict(zip(HEADS, row, strict=True)) | more
@@ -124,7 +131,10 @@ class Layout:
 def words(text: str) -> list[str]:
     """Return the lower-case words, numbers (all as ``0``), punctuation and line ends of `text`."""
     plain = unicodedata.normalize("NFKC", text).replace("\u2019", "'").lower()
-    return ["0" if token[0].isdigit() else token if token[0].isalpha() else token[0] for token in _TOKEN.findall(plain)]
+    return [
+        "0" if token[0].isdigit() else token if token[0].isalpha() else token[0]
+        for token in _TOKEN.findall(plain)
+    ]
 
 
 def lay_out(texts: Sequence[str], index: Mapping[str, int]) -> Layout:
@@ -154,7 +164,9 @@ def lay_out(texts: Sequence[str], index: Mapping[str, int]) -> Layout:
             owners[kind].extend([text] * len(found))
     places = (np.array(starts[0], np.int64), np.array(starts[1], np.int64))
     owner = np.array(owners[0] + owners[1], np.int64)
-    return Layout(np.array(ids, np.int64), places, owner, np.array(first, np.int64) + len(places[0]))
+    return Layout(
+        np.array(ids, np.int64), places, owner, np.array(first, np.int64) + len(places[0])
+    )
 
 
 @dataclass(frozen=True)
@@ -198,10 +210,22 @@ class SecondOpinionNetwork:
                 raise ValueError(f"{len(names)} words but {len(vectors)} vectors")
             tables = tuple(vectors @ kernel.astype(np.float32) for kernel in arrays.pop("kernels"))
             index = {word: i for i, word in enumerate(names, FIRST_WORD)}
-            network = cls(index, tables, **{name: array.astype(np.float32) for name, array in arrays.items()})
+            network = cls(
+                index, tables, **{name: array.astype(np.float32) for name, array in arrays.items()}
+            )
             network.scores(["."])
-        except (OSError, EOFError, BadZipFile, KeyError, TypeError, ValueError, IndexError) as error:
-            raise ModelError(f"cannot read the second opinion's weights: {error}", hint="reinstall ttsa-guard") from error
+        except (
+            OSError,
+            EOFError,
+            BadZipFile,
+            KeyError,
+            TypeError,
+            ValueError,
+            IndexError,
+        ) as error:
+            raise ModelError(
+                f"cannot read the second opinion's weights: {error}", hint="reinstall ttsa-guard"
+            ) from error
         return network
 
     def scores(self, texts: Sequence[str]) -> NDArray[np.float64]:
@@ -221,7 +245,9 @@ class SecondOpinionNetwork:
         layout = lay_out(texts, self.index)
         filtered = self._filtered(layout.ids)
         windows = np.concatenate([_pooled(filtered, starts) for starts in layout.starts])
-        logits = np.maximum(windows @ self.hidden + self.hidden_bias, 0.0) @ self.heads + self.heads_bias
+        logits = (
+            np.maximum(windows @ self.hidden + self.hidden_bias, 0.0) @ self.heads + self.heads_bias
+        )
         worst = np.full((len(texts), len(HEADS)), -np.inf, np.float32)
         np.maximum.at(worst, layout.owner, logits)
         refusal = HEADS.index("refusal")

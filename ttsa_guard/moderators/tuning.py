@@ -28,7 +28,11 @@ class FlaggedShare:
 
     def as_dict(self, name: str) -> dict[str, Any]:
         """Return it as plain data under a name."""
-        return {name: self.value, f"{name}_interval": [self.low, self.high], f"{name}_texts": self.texts}
+        return {
+            name: self.value,
+            f"{name}_interval": [self.low, self.high],
+            f"{name}_texts": self.texts,
+        }
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,8 @@ class TunedThreshold:
     """A threshold and what it does to the texts on which it was found.
 
     Args:
-        low, high: of its 95 % interval, which spans those for the rates between which its true false-alarm rate may lie.
+        low, high: of its 95 % interval, which spans those for the rates between which its true
+            false-alarm rate may lie.
         false_alarms: of the harmless texts.
         recall: of the harmful ones; None without any.
     """
@@ -58,7 +63,7 @@ class TunedThreshold:
 
 
 def tuned(harmless: Sequence[float], harmful: Sequence[float], rate: float) -> TunedThreshold:
-    """Find the threshold for a false-alarm rate, given the scores of harmless and of harmful texts."""
+    """Find the threshold for a false-alarm rate, given scores of harmless and harmful texts."""
     threshold = round(operating_point(harmless, rate), 6)
     fewest, most = wilson_interval(rate * len(harmless), len(harmless))
     return TunedThreshold(

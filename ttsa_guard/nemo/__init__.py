@@ -1,7 +1,10 @@
-"""The guard as an output rail of NeMo Guardrails; the only part of the package that imports nemoguardrails.
+"""The guard as an output rail of NeMo Guardrails.
 
-Either import the shipped folder in the configuration (``import_paths: [ttsa_guard/rails]``), or put a ``config.py`` with
-``from ttsa_guard.nemo import init`` beside it, or call `install` on an app that exists.
+The only part of the package that imports nemoguardrails.
+
+Either import the shipped folder in the configuration (``import_paths: [ttsa_guard/rails]``), or put
+a ``config.py`` with ``from ttsa_guard.nemo import init`` beside it, or call `install` on an app
+that exists.
 """
 
 from importlib import import_module

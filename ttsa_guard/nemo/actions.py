@@ -37,17 +37,26 @@ Event = Mapping[str, Any]
 
 
 def make_action(guard: Guard, *, plain: bool = False) -> Callable[..., Awaitable[Any]]:
-    """Make the action for `guard`; its outcome is `plain` data where the host's state of Colang 2.x has to be saved.
+    """Make the action for `guard`.
 
-    It raises nothing but `asyncio.CancelledError`: when an action raises, the host logs its parameters, which hold the flagged
-    text. It closes over the guard because streaming passes no registered parameters.
+    Its outcome is `plain` data where the host's state of Colang 2.x has to be saved.
+
+    It raises nothing but `asyncio.CancelledError`: when an action raises, the host logs its
+    parameters, which hold the flagged text. It closes over the guard because streaming passes no
+    registered parameters.
     """
 
-    async def ttsa_steer(context: Mapping[str, Any] | None = None, events: list[Any] | None = None, config: Any = None) -> Any:
+    async def ttsa_steer(
+        context: Mapping[str, Any] | None = None,
+        events: list[Any] | None = None,
+        config: Any = None,
+    ) -> Any:
         outcome = await steered(context, events, config)
         return _as_data(outcome) if plain else outcome
 
-    async def steered(context: Mapping[str, Any] | None, events: list[Any] | None, config: Any) -> RailOutcome:
+    async def steered(
+        context: Mapping[str, Any] | None, events: list[Any] | None, config: Any
+    ) -> RailOutcome:
         # Without events this is a window of a stream, where the host does not apply a rewrite.
         refuse = events is None or bool(getattr(config, "enable_rails_exceptions", False))
         said = (context or {}).get("bot_message") or ""
@@ -56,7 +65,8 @@ def make_action(guard: Guard, *, plain: bool = False) -> Callable[..., Awaitable
             withhold(thoughts, events or ())
             if not said:
                 return RailOutcome.allow()
-            inline, answer = split_reasoning(said)  # the host leaves it in where it streams from the model
+            # the host leaves it in where it streams from the model
+            inline, answer = split_reasoning(said)
             outcome = await guard.review(
                 conversation(events or (), context or {}),
                 answer,
@@ -72,20 +82,34 @@ def make_action(guard: Guard, *, plain: bool = False) -> Callable[..., Awaitable
             log.error("%s failed with %s; the fallback is given", NAME, type(error).__name__)
             with suppress(Exception):
                 withhold([said], events or ())
-            return _fallback(guard.config.fallback, refuse, f"error: {type(error).__name__}", {"action": "fallback"})
+            return _fallback(
+                guard.config.fallback,
+                refuse,
+                f"error: {type(error).__name__}",
+                {"action": "fallback"},
+            )
 
-    # Of the system: runs here even if there is an action server, and stays out of the prompt's history.
+    # Of the system: runs here even if there is an action server, and stays out of the prompt's
+    # history.
     registered: Callable[..., Awaitable[Any]] = action(is_system_action=True, name=NAME)(ttsa_steer)
     return registered
 
 
 def make_tools_action(guard: Guard) -> Callable[..., Awaitable[RailOutcome]]:
-    """Make the action behind the flow ``ttsa gate tool calls``, for Colang 1.0: models of Colang 2.x call no tools."""
+    """Make the action behind the flow ``ttsa gate tool calls``, for Colang 1.0: models of Colang
+    2.x call no tools.
+    """
 
     async def ttsa_gate_tools(
-        context: Mapping[str, Any] | None = None, events: list[Any] | None = None, config: Any = None
+        context: Mapping[str, Any] | None = None,
+        events: list[Any] | None = None,
+        config: Any = None,
     ) -> RailOutcome:
-        calls = [event for event in events or () if isinstance(event, dict) and event.get("type") == "BotToolCalls"][-1:]
+        calls = [
+            event
+            for event in events or ()
+            if isinstance(event, dict) and event.get("type") == "BotToolCalls"
+        ][-1:]
         refuse = bool(getattr(config, "enable_rails_exceptions", False))
         try:
             texts = _texts([event.get("tool_calls") for event in calls])
@@ -95,21 +119,36 @@ def make_tools_action(guard: Guard) -> Callable[..., Awaitable[RailOutcome]]:
             if not any(text.strip() for text in judged):
                 return RailOutcome.allow()
             outcome = await guard.review(
-                conversation(events or (), context or {}), "\n".join(texts), reasoning="\n".join(thoughts), mend=False
+                conversation(events or (), context or {}),
+                "\n".join(texts),
+                reasoning="\n".join(thoughts),
+                mend=False,
             )
             if outcome.action == "pass":
                 return RailOutcome.allow(metadata=outcome.record.numbers())
-            found, text, reason, metadata = texts, outcome.text, outcome.record.reason, outcome.record.numbers()
+            found, text, reason, metadata = (
+                texts,
+                outcome.text,
+                outcome.record.reason,
+                outcome.record.numbers(),
+            )
         except Exception as error:
             log.error("%s failed with %s; the fallback is given", TOOLS_NAME, type(error).__name__)
-            found, text, reason, metadata = [], guard.config.fallback, f"error: {type(error).__name__}", {"action": "fallback"}
+            found, text, reason, metadata = (
+                [],
+                guard.config.fallback,
+                f"error: {type(error).__name__}",
+                {"action": "fallback"},
+            )
         for event in calls:
             event["tool_calls"] = []  # the host would return them although they were blocked
         with suppress(Exception):
             withhold(found, events or ())
         return _fallback(text, refuse, reason, metadata)
 
-    registered: Callable[..., Awaitable[RailOutcome]] = action(is_system_action=True, name=TOOLS_NAME)(ttsa_gate_tools)
+    registered: Callable[..., Awaitable[RailOutcome]] = action(
+        is_system_action=True, name=TOOLS_NAME
+    )(ttsa_gate_tools)
     return registered
 
 
@@ -118,8 +157,16 @@ def _texts(value: Any, *, inside: bool = False) -> list[str]:
     if isinstance(value, str):
         return [value] if inside else []
     if isinstance(value, Mapping):
-        return [text for key, item in value.items() for text in _texts(item, inside=inside or key in ("arguments", "args"))]
-    return [text for item in value for text in _texts(item, inside=inside)] if isinstance(value, list | tuple) else []
+        return [
+            text
+            for key, item in value.items()
+            for text in _texts(item, inside=inside or key in ("arguments", "args"))
+        ]
+    return (
+        [text for item in value for text in _texts(item, inside=inside)]
+        if isinstance(value, list | tuple)
+        else []
+    )
 
 
 def _as_data(outcome: RailOutcome) -> dict[str, Any]:
@@ -133,7 +180,9 @@ def _as_data(outcome: RailOutcome) -> dict[str, Any]:
 
 
 def conversation(events: Iterable[Any], context: Mapping[str, Any]) -> list[Message]:
-    """Return the conversation up to, and without, the answer under review; earlier answers as the user saw them.
+    """Return the conversation up to, and without, the answer under review.
+
+    Earlier answers as the user saw them.
 
     Tool calls and their results are left out. Without events it is the user text in the context.
     """
@@ -150,11 +199,17 @@ def conversation(events: Iterable[Any], context: Mapping[str, Any]) -> list[Mess
             turns.append({"role": "user", "content": event["text"]})
         elif kind == "StartUtteranceBotAction":
             turns.append({"role": "assistant", "content": event["script"]})
-    return list(Message.conversation(turns or [{"role": "user", "content": context.get("user_message") or ""}]))
+    return list(
+        Message.conversation(
+            turns or [{"role": "user", "content": context.get("user_message") or ""}]
+        )
+    )
 
 
 def _distinct(events: Iterable[Any]) -> Iterable[Event]:
-    """Return the events that are plain data, once each: 2.x keeps objects among them, and records outgoing ones twice."""
+    """Return the events that are plain data, once each: 2.x keeps objects among them, and records
+    outgoing ones twice.
+    """
     seen: set[str] = set()
     for event in events:
         if not isinstance(event, Mapping) or event.get("uid") in seen:
@@ -170,7 +225,9 @@ def _rendered(outcome: Outcome, *, said: str, rewritable: bool, refuse: bool) ->
         return RailOutcome.allow(metadata=metadata)
     if outcome.action != "fallback" and rewritable:
         return RailOutcome.transform(
-            [(TransformTarget.BOT_MESSAGE, outcome.text)], reason=outcome.record.reason, metadata=metadata
+            [(TransformTarget.BOT_MESSAGE, outcome.text)],
+            reason=outcome.record.reason,
+            metadata=metadata,
         )
     return _fallback(outcome.text, refuse, outcome.record.reason, metadata)
 
@@ -179,4 +236,6 @@ def _fallback(text: str, refuse: bool, reason: str, metadata: Mapping[str, Any])
     """Return the fallback text, or a block where the host is to render the refusal."""
     if refuse:
         return RailOutcome.block(reason=reason, metadata=metadata)
-    return RailOutcome.transform([(TransformTarget.BOT_MESSAGE, text)], reason=reason, metadata=metadata)
+    return RailOutcome.transform(
+        [(TransformTarget.BOT_MESSAGE, text)], reason=reason, metadata=metadata
+    )

@@ -1,7 +1,8 @@
 """A check of the host as a moderator: a team keeps the policy that it has and gains the repair.
 
-Any output rail of the host's library will do, named as it is under ``rails.output.flows``; its manifest says what its action
-takes. The rail itself must go from that list, or it would block the answer before it can be mended.
+Any output rail of the host's library will do, named as it is under ``rails.output.flows``; its
+manifest says what its action takes. The rail itself must go from that list, or it would block the
+answer before it can be mended.
 """
 
 from __future__ import annotations
@@ -17,7 +18,12 @@ from nemoguardrails.context import explain_info_var
 from nemoguardrails.exceptions import InvalidRailsConfigurationError
 from nemoguardrails.logging.explain import ExplainInfo
 from nemoguardrails.logging.processing_log import processing_log_var
-from nemoguardrails.manifests import RailDirection, RailSurface, default_rail_catalog, parse_configured_surface
+from nemoguardrails.manifests import (
+    RailDirection,
+    RailSurface,
+    default_rail_catalog,
+    parse_configured_surface,
+)
 from pydantic import Field
 
 from ttsa_guard.errors import ConfigError, ModeratorError, nearest
@@ -33,16 +39,22 @@ _TEXTS = {"user_message", "bot_message"}
 class NemoRailOptions(Settings):
     """Which output rail it is."""
 
-    flow: str = Field(min_length=1, description="as under rails.output.flows, e.g. 'content safety check output $model=...'")
+    flow: str = Field(
+        min_length=1,
+        description="as under rails.output.flows, e.g. 'content safety check output $model=...'",
+    )
 
 
 class NemoRail:
-    """Runs the action of one of the host's output rails on every text; what it blocks or would rewrite is flagged.
+    """Runs the action of one of the host's output rails on every text.
+
+    What it blocks or would rewrite is flagged.
 
     It scores 0 or 1, so it is a gate, and as a guide it would give a search nothing to go by.
 
     Raises:
-        ConfigError: the host has no such output rail, or one of its parameters is missing or unknown.
+        ConfigError: the host has no such output rail, or one of its parameters is missing or
+            unknown.
     """
 
     name = "nemo_rail"
@@ -63,10 +75,15 @@ class NemoRail:
         settings = app.config
         try:
             # The host checks its own rails' needs, but only of those that it runs itself.
-            RailsConfig(models=settings.models, prompts=settings.prompts, rails={"output": {"flows": [self.options.flow]}})
+            RailsConfig(
+                models=settings.models,
+                prompts=settings.prompts,
+                rails={"output": {"flows": [self.options.flow]}},
+            )
         except (InvalidRailsConfigurationError, ValueError) as error:
             raise ConfigError(
-                f"the gate's rail {self.flow!r} lacks something: {error}", hint="add it as for rails.output.flows"
+                f"the gate's rail {self.flow!r} lacks something: {error}",
+                hint="add it as for rails.output.flows",
             ) from None
         self._app = app
 
@@ -77,7 +94,9 @@ class NemoRail:
             ModeratorError: it is not used inside an app of the host.
         """
         if self._app is None:
-            raise ModeratorError("nemo_rail works only in a NeMo Guardrails app", hint="see ttsa_guard.nemo.install")
+            raise ModeratorError(
+                "nemo_rail works only in a NeMo Guardrails app", hint="see ttsa_guard.nemo.install"
+            )
         checks = (self._check(text, prompt) for text, prompt in zip(texts, prompts, strict=True))
         return list(await asyncio.gather(*map(asyncio.ensure_future, checks)))
 
@@ -92,7 +111,8 @@ class NemoRail:
         except Exception as error:
             return Verdict.failure(self.name, type(error).__name__)
         finally:
-            # A judge's prompt quotes the text, which may be flagged and which clients may ask the host for.
+            # A judge's prompt quotes the text, which may be flagged and which clients may ask the
+            # host for.
             for call in calls.llm_calls:
                 call.prompt = call.completion = MARK
                 call.raw_response = None
@@ -103,10 +123,14 @@ class NemoRail:
         if not isinstance(outcome, RailOutcome) or outcome.failed:
             return Verdict.failure(self.name, "no outcome")
         flagged = outcome.is_blocked or outcome.is_transform
-        return Verdict.scored(self.name, float(flagged), threshold=0.5, categories={self.flow: float(flagged)})
+        return Verdict.scored(
+            self.name, float(flagged), threshold=0.5, categories={self.flow: float(flagged)}
+        )
 
     def _arguments(self, action: Any, text: str, prompt: str) -> dict[str, Any]:
-        """Return what the host would pass: by name, of its own things, then as the manifest binds them."""
+        """Return what the host would pass: by name, of its own things, then as the manifest binds
+        them.
+        """
         runtime, context = self._app.runtime, {"user_message": prompt, "bot_message": text}
         own = runtime.registered_action_params
         offered = {
@@ -116,7 +140,11 @@ class NemoRail:
             "llm_task_manager": runtime.llm_task_manager,
             "context": {**context, "triggered_output_rail": self.options.flow},
         }
-        found = {name: value for name, value in offered.items() if name in inspect.signature(action).parameters}
+        found = {
+            name: value
+            for name, value in offered.items()
+            if name in inspect.signature(action).parameters
+        }
         for binding in self._surface.bindings:
             source: Mapping[str, Any] = context if binding.kind == "context" else self.parameters
             value = binding.value if binding.kind == "literal" else source.get(binding.key or "")
@@ -130,21 +158,36 @@ def _parsed(flow: str) -> tuple[str, dict[str, str]]:
         name, parameters = parse_configured_surface(flow)
         return name, parameters
     except ValueError as error:
-        raise ConfigError(f"nemo_rail: {flow!r} is no flow of the host: {error}", hint="e.g. 'self check output'") from None
+        raise ConfigError(
+            f"nemo_rail: {flow!r} is no flow of the host: {error}", hint="e.g. 'self check output'"
+        ) from None
 
 
 def _surface(flow: str, parameters: Mapping[str, str]) -> RailSurface:
-    surfaces = {name: surface for (_, name), surface in default_rail_catalog().surfaces(RailDirection.OUTPUT).items()}
+    surfaces = {
+        name: surface
+        for (_, name), surface in default_rail_catalog().surfaces(RailDirection.OUTPUT).items()
+    }
     if flow not in surfaces:
-        raise ConfigError(f"nemo_rail: the host has no output rail {flow!r}", hint=nearest(flow, surfaces))
+        raise ConfigError(
+            f"nemo_rail: the host has no output rail {flow!r}", hint=nearest(flow, surfaces)
+        )
     surface = surfaces[flow]
     taken = {b.key for b in surface.bindings if b.kind == "surface_param"}
     needed = {b.key for b in surface.bindings if b.required and b.kind == "surface_param"}
     if wrong := sorted(needed - parameters.keys()) or sorted(parameters.keys() - taken):
-        raise ConfigError(f"nemo_rail: {flow!r} needs or does not take ${wrong[0]}", hint=f"write it as '{flow} $name=value'")
-    if other := sorted(str(b.key) for b in surface.bindings if b.required and b.kind == "context" and b.key not in _TEXTS):
         raise ConfigError(
-            f"nemo_rail: {flow!r} needs {other[0]!r}, which belongs to one answer and not to the candidates for another",
+            f"nemo_rail: {flow!r} needs or does not take ${wrong[0]}",
+            hint=f"write it as '{flow} $name=value'",
+        )
+    if other := sorted(
+        str(b.key)
+        for b in surface.bindings
+        if b.required and b.kind == "context" and b.key not in _TEXTS
+    ):
+        raise ConfigError(
+            f"nemo_rail: {flow!r} needs {other[0]!r}, which belongs to one answer and not to the"
+            " candidates for another",
             hint="keep it under rails.output.flows, after 'ttsa steer output'",
         )
     return surface

@@ -1,4 +1,6 @@
-"""Bring the guard into an ``LLMRails``: read its settings, refuse what cannot be honoured, register the parts."""
+"""Bring the guard into an ``LLMRails``: read its settings, refuse what cannot be honoured, register
+the parts.
+"""
 
 from __future__ import annotations
 
@@ -9,28 +11,45 @@ from typing import Any
 from nemoguardrails import RailsConfig, register_provider
 from nemoguardrails.colang import parse_colang_file
 from nemoguardrails.colang.v2_x.runtime.runtime import create_flow_configs_from_flow_list
-from nemoguardrails.rails.llm.llmrails import LLMRails  # the package exports another one if IORails is switched on
+
+# the package exports another one if IORails is switched on
+from nemoguardrails.rails.llm.llmrails import LLMRails
 from pydantic import Field
 
 from ttsa_guard.config import GuardConfig
 from ttsa_guard.errors import ConfigError
 from ttsa_guard.guard import Guard
-from ttsa_guard.nemo.actions import FLOW, KEY, NAME, TOOLS_FLOW, TOOLS_NAME, make_action, make_tools_action
+from ttsa_guard.nemo.actions import (
+    FLOW,
+    KEY,
+    NAME,
+    TOOLS_FLOW,
+    TOOLS_NAME,
+    make_action,
+    make_tools_action,
+)
 from ttsa_guard.nemo.gate import NemoRail
 from ttsa_guard.nemo.model import ENGINE, BackendModel
 from ttsa_guard.nemo.privacy import guard_actions, guard_records, silence
 from ttsa_guard.nemo.rails import rails_path
-from ttsa_guard.nemo.refusals import enabled, refuse_app, refuse_other_weights, refuse_rails, refuse_settings
+from ttsa_guard.nemo.refusals import (
+    enabled,
+    refuse_app,
+    refuse_other_weights,
+    refuse_rails,
+    refuse_settings,
+)
 from ttsa_guard.nemo.requests import guard_prompts, guard_requests
 from ttsa_guard.nemo.streaming import guard_streams
 from ttsa_guard.settings import Settings, validated
 
 _building: ContextVar[Guard | None] = ContextVar("ttsa_guard_building", default=None)
-"""Of the app whose models are being made: providers are global to the host, guards belong to one app."""
+"""Of the app whose models are being made: providers are global to the host, guards belong to one
+app."""
 
 
 class ModelParameters(Settings):
-    """``parameters`` of a model with our engine; what is not given is as in the guard's settings."""
+    """``parameters`` of a model with our engine; the guard's settings are their defaults."""
 
     max_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2)
@@ -38,12 +57,15 @@ class ModelParameters(Settings):
 
 
 def init(app: Any) -> None:
-    """Set up the guard as the app's configuration says; the host calls this for every ``config.py`` that has it.
+    """Set up the guard as the app's configuration says.
+
+    The host calls this for every ``config.py`` that has it.
 
     Does nothing if the app has a guard already.
 
     Raises:
-        ConfigError, PluginError, ModelError: with a hint each; the host wraps them in a `RuntimeError`.
+        ConfigError, PluginError, ModelError: with a hint each; the host wraps them in a
+            `RuntimeError`.
     """
     if installed_guard(app):
         return
@@ -51,7 +73,10 @@ def init(app: Any) -> None:
     refuse_settings(app.config)
     refuse_other_weights(app.config, config.backend)
     if app.config.colang_version == "1.0" and not enabled(app):
-        raise ConfigError(f"the flow {FLOW!r} is imported but not used", hint=f"add {FLOW!r} to rails.output.flows")
+        raise ConfigError(
+            f"the flow {FLOW!r} is imported but not used",
+            hint=f"add {FLOW!r} to rails.output.flows",
+        )
     refuse_app(app)
     guard = Guard.from_config(config)
     install(app, guard)
@@ -60,10 +85,13 @@ def init(app: Any) -> None:
 
 
 def install(app: Any, guard: Guard) -> None:
-    """Make `guard` the output rail of an app that is built or being built; it replaces the one that is there.
+    """Make `guard` the output rail of an app that is built or being built.
 
-    In Colang 1.0 the flow is added and enabled if the configuration does not name it. In Colang 2.x the app's own flow
-    ``output rails`` has to call it. The app gets a copy of its configuration, so that another app can be made from that.
+    It replaces the one that is there.
+
+    In Colang 1.0 the flow is added and enabled if the configuration does not name it. In Colang 2.x
+    the app's own flow ``output rails`` has to call it. The app gets a copy of its configuration, so
+    that another app can be made from that.
 
     Raises:
         ConfigError: the app would let flagged text through.
@@ -89,10 +117,16 @@ def install(app: Any, guard: Guard) -> None:
 
 
 def passthrough_app(guard: Guard) -> LLMRails:
-    """Make a chat app that does nothing but ask the guard's backend and have the guard review its answers."""
+    """Make a chat app that does nothing but ask the guard's backend and have the guard review its
+    answers.
+    """
     config = guard.config
-    model = BackendModel(guard.backend, generation=config.generation, seed=config.seed, seconds=config.answer_seconds)
-    app = LLMRails(RailsConfig.from_content(yaml_content="models: []\npassthrough: true\n"), llm=model)
+    model = BackendModel(
+        guard.backend, generation=config.generation, seed=config.seed, seconds=config.answer_seconds
+    )
+    app = LLMRails(
+        RailsConfig.from_content(yaml_content="models: []\npassthrough: true\n"), llm=model
+    )
     install(app, guard)
     return app
 
@@ -106,7 +140,8 @@ def installed_guard(app: Any) -> Guard | None:
 def _provide_while_building(app: Any, guard: Guard) -> None:
     """Let the models of `app` with our engine, and of no other one, have the backend of `guard`."""
     register_provider(ENGINE, _provide)
-    make_models = app._init_llms  # the host has no public place for this, and looks providers up by their name alone
+    # the host has no public place for this, and looks providers up by their name alone
+    make_models = app._init_llms
 
     def init_llms() -> None:
         _building.set(guard)
@@ -123,32 +158,52 @@ def _provide(model: str, **parameters: Any) -> BackendModel:
     guard = _building.get()
     if guard is None:
         raise ConfigError(
-            f"the engine {ENGINE!r} is used by an app without our rail, whose answers nobody would review",
-            hint=f"add import_paths: [ttsa_guard/rails] and {FLOW!r} to rails.output.flows; from Python, without those: "
-            "LLMRails(config, llm=BackendModel(guard.backend)) and install(app, guard)",
+            f"the engine {ENGINE!r} is used by an app without our rail, whose answers nobody would"
+            " review",
+            hint=(
+                f"add import_paths: [ttsa_guard/rails] and {FLOW!r} to rails.output.flows; from"
+                " Python, without those: LLMRails(config, llm=BackendModel(guard.backend)) and"
+                " install(app, guard)"
+            ),
         )
     parameters.pop("mode", None)  # the host's own
-    asked = validated(ModelParameters, parameters, where=f"models.{model}.parameters").model_dump(exclude_none=True)
+    asked = validated(ModelParameters, parameters, where=f"models.{model}.parameters").model_dump(
+        exclude_none=True
+    )
     seed = asked.pop("seed", guard.config.seed)
     if "max_tokens" in asked:
         asked["max_new_tokens"] = asked.pop("max_tokens")
     generation = guard.config.generation.model_copy(update=asked)
-    return BackendModel(guard.backend, name=model, generation=generation, seed=seed, seconds=guard.config.answer_seconds)
+    return BackendModel(
+        guard.backend,
+        name=model,
+        generation=generation,
+        seed=seed,
+        seconds=guard.config.answer_seconds,
+    )
 
 
 def _refuse_pickle() -> Any:
     raise ConfigError(
         "an app with a guard cannot be pickled or copied: it would come back without it",
-        hint="pickle the configuration that it was made from, and call install on the app that is made from that",
+        hint=(
+            "pickle the configuration that it was made from, and call install on the app that is"
+            " made from that"
+        ),
     )
 
 
 def _add_flows(app: Any, *, tools: bool) -> None:
-    """Add our flows to an app that has not imported them, and enable them in Colang 1.0; the host has no public call for it."""
+    """Add our flows to an app that has not imported them, and enable them in Colang 1.0.
+
+    The host has no public call for it.
+    """
     version, runtime, rails = app.config.colang_version, app.runtime, app.config.rails
     first = version == "1.0"
     output = [FLOW] if first and not enabled(app) else []
-    tool_output = [TOOLS_FLOW] if first and tools and TOOLS_FLOW not in rails.tool_output.flows else []
+    tool_output = (
+        [TOOLS_FLOW] if first and tools and TOOLS_FLOW not in rails.tool_output.flows else []
+    )
     flows: list[Any] = []
     if FLOW not in runtime.flow_configs:
         file = "flows.v1.co" if first else "flows.co"
@@ -167,18 +222,29 @@ def _add_flows(app: Any, *, tools: bool) -> None:
         runtime._load_flow_config(flow)
 
 
-def _with_flows(config: RailsConfig, flows: list[Any], output: list[str], tool_output: list[str]) -> RailsConfig:
+def _with_flows(
+    config: RailsConfig, flows: list[Any], output: list[str], tool_output: list[str]
+) -> RailsConfig:
     """Return a copy of `config` with these flows, and rails, at the end of its own."""
     rails = config.rails
     more = {
         "output": rails.output.model_copy(update={"flows": [*rails.output.flows, *output]}),
-        "tool_output": rails.tool_output.model_copy(update={"flows": [*rails.tool_output.flows, *tool_output]}),
+        "tool_output": rails.tool_output.model_copy(
+            update={"flows": [*rails.tool_output.flows, *tool_output]}
+        ),
     }
-    return config.model_copy(update={"flows": [*config.flows, *flows], "rails": rails.model_copy(update=more)})
+    return config.model_copy(
+        update={"flows": [*config.flows, *flows], "rails": rails.model_copy(update=more)}
+    )
 
 
 def _use_config(app: Any, config: RailsConfig) -> None:
     """Put `config` in the place of the one that the parts of `app` have, as far as it is built."""
-    for part in (app, app.runtime, app.runtime.llm_task_manager, getattr(app, "_llm_generation_actions", None)):
+    for part in (
+        app,
+        app.runtime,
+        app.runtime.llm_task_manager,
+        getattr(app, "_llm_generation_actions", None),
+    ):
         if part is not None:
             part.config = config

@@ -63,7 +63,11 @@ class BackendModel:
         return None
 
     async def generate_async(
-        self, prompt: str | Sequence[ChatMessage], *, stop: str | Sequence[str] | None = None, **parameters: Any
+        self,
+        prompt: str | Sequence[ChatMessage],
+        *,
+        stop: str | Sequence[str] | None = None,
+        **parameters: Any,
     ) -> LLMResponse:
         """Give one answer, cut off before the first of the `stop` texts.
 
@@ -73,14 +77,24 @@ class BackendModel:
         request, answer = await self._answer(prompt, parameters)
         reasoning, said = split_reasoning(answer.text)
         text = _cut(said, _listed(stop))
-        return LLMResponse(text, reasoning=reasoning or None, model=self._name, **_ending(request, answer, said, text))
+        return LLMResponse(
+            text,
+            reasoning=reasoning or None,
+            model=self._name,
+            **_ending(request, answer, said, text),
+        )
 
     async def stream_async(
-        self, prompt: str | Sequence[ChatMessage], *, stop: str | Sequence[str] | None = None, **parameters: Any
+        self,
+        prompt: str | Sequence[ChatMessage],
+        *,
+        stop: str | Sequence[str] | None = None,
+        **parameters: Any,
     ) -> AsyncGenerator[LLMResponseChunk, None]:
         """Give the same answer in pieces; in one if the backend does not stream."""
         stops = _listed(stop)
-        held = max(map(len, stops), default=1) - 1  # so much of the end may be the beginning of a stop text
+        # so much of the end may be the beginning of a stop text
+        held = max(map(len, stops), default=1) - 1
         pieces: asyncio.Queue[str | None] = asyncio.Queue()
         work = asyncio.ensure_future(self._answer(prompt, parameters, pieces.put_nowait))
         work.add_done_callback(lambda _: pieces.put_nowait(None))
@@ -96,24 +110,50 @@ class BackendModel:
                     sent = ready
             request, answer = await work
             reasoning, said = split_reasoning(answer.text)
-            text, ending = _cut(said, stops), {"model": self._name, "delta_reasoning": reasoning or None}
-            yield LLMResponseChunk(text[len(sent) :], **ending, **_ending(request, answer, said, text))
+            text, ending = (
+                _cut(said, stops),
+                {
+                    "model": self._name,
+                    "delta_reasoning": reasoning or None,
+                },
+            )
+            yield LLMResponseChunk(
+                text[len(sent) :], **ending, **_ending(request, answer, said, text)
+            )
         finally:
             work.cancel()
 
     async def _answer(
-        self, prompt: str | Sequence[ChatMessage], parameters: dict[str, Any], on_text: Callable[[str], None] | None = None
+        self,
+        prompt: str | Sequence[ChatMessage],
+        parameters: dict[str, Any],
+        on_text: Callable[[str], None] | None = None,
     ) -> tuple[GenerationRequest, Generation]:
-        conversation = Message.conversation(prompt if isinstance(prompt, str) else [_as_mapping(m) for m in prompt])
+        conversation = Message.conversation(
+            prompt if isinstance(prompt, str) else [_as_mapping(m) for m in prompt]
+        )
         defaults, seed = self.generation, own_seed(self.seed, conversation)
-        known = {"max_tokens": defaults.max_new_tokens, "temperature": defaults.temperature, "seed": seed}
+        known = {
+            "max_tokens": defaults.max_new_tokens,
+            "temperature": defaults.temperature,
+            "seed": seed,
+        }
         unknown = sorted(parameters.keys() - known.keys())
         if unknown:
-            log.warning("the backend does not know these generation parameters: %s", ", ".join(unknown))
-        asked: dict[str, Any] = {**known, **{key: value for key, value in parameters.items() if value is not None}}
+            log.warning(
+                "the backend does not know these generation parameters: %s", ", ".join(unknown)
+            )
+        asked: dict[str, Any] = {
+            **known,
+            **{key: value for key, value in parameters.items() if value is not None},
+        }
 
         def request_for(rendered: Prompt) -> GenerationRequest:
-            limits = {"max_new_tokens": asked["max_tokens"], "temperature": asked["temperature"], "seed": asked["seed"]}
+            limits = {
+                "max_new_tokens": asked["max_tokens"],
+                "temperature": asked["temperature"],
+                "seed": asked["seed"],
+            }
             return GenerationRequest(rendered, **limits)
 
         return await answered(self.seconds, self._plain(conversation, request_for, on_text))
@@ -133,17 +173,28 @@ class BackendModel:
     def _told(self, error: Exception) -> Exception:
         """Return what may be told of an error of the backend.
 
-        Its message may quote a text, and the host logs messages. Errors of our own backends quote none.
+        Its message may quote a text, and the host logs messages. Errors of our own backends quote
+        none.
         """
-        if isinstance(error, TTSAError) and type(self.backend).__module__.partition(".")[0] == __name__.partition(".")[0]:
+        if (
+            isinstance(error, TTSAError)
+            and type(self.backend).__module__.partition(".")[0] == __name__.partition(".")[0]
+        ):
             return error
-        return ModelError(f"the backend failed with {type(error).__name__}", hint="see the backend's own log")
+        return ModelError(
+            f"the backend failed with {type(error).__name__}", hint="see the backend's own log"
+        )
 
 
 def _ending(request: GenerationRequest, answer: Generation, said: str, text: str) -> dict[str, Any]:
-    """Tell what the host wants to know of an answer that `said` something, of which `text` was kept."""
+    """Tell what the host wants to know of an answer that `said` something, of which `text` was
+    kept.
+    """
     usage = UsageInfo(len(request.prompt), answer.tokens, len(request.prompt) + answer.tokens)
-    return {"finish_reason": "stop" if answer.finished or text != said else "length", "usage": usage}
+    return {
+        "finish_reason": "stop" if answer.finished or text != said else "length",
+        "usage": usage,
+    }
 
 
 def _listed(stop: str | Sequence[str] | None) -> list[str]:

@@ -1,6 +1,7 @@
 """Keep what must not be read out of what the host records, hands to clients and logs.
 
-Of everything that a model has written in a turn, only what left the rails may be read: not a flagged answer, not the candidates
+Of everything that a model has written in a turn, only what left the rails may be read: not a
+    flagged answer, not the candidates
 for another, not what stood there before a rail of the host rewrote or blocked it, and no reasoning.
 """
 
@@ -35,10 +36,15 @@ _TALKATIVE = (
 _AFTER = ".llmrails"
 """Logs when a turn has ended, and its records are clean."""
 _ANSWERS = ("general", "generate_bot_message")
-"""Tasks of the host whose completions are answers to the user; those of other tasks decide what it does next."""
+"""Tasks of the host whose completions are answers to the user; those of other tasks decide what it
+does next."""
 _SAYING = ("bot say", "_bot_say", "run output rails", "output rails")
 """Flows of Colang 2.x that are given an answer."""
-_OF_USERS = {"UtteranceUserActionFinished": "final_transcript", "UserMessage": "text", "SystemMessage": "content"}
+_OF_USERS = {
+    "UtteranceUserActionFinished": "final_transcript",
+    "UserMessage": "text",
+    "SystemMessage": "content",
+}
 _STATE = ("context", "context_updates", "internal_events", "last_events", "outgoing_events")
 
 
@@ -127,16 +133,20 @@ def guard_actions(app: Any) -> None:
 
 
 def take_reasoning(events: Iterable[Any]) -> list[str]:
-    """Return what the models have thought in this turn, once each; the events that hold it are emptied."""
+    """Return what the models have thought in this turn, once each.
+
+    The events that hold it are emptied.
+    """
     turn = _turn.get()
     return list(dict.fromkeys([*blank_reasoning(events), *(turn.thoughts if turn else ())]))
 
 
 def withhold(texts: Iterable[str], events: Iterable[Any]) -> None:
-    """Put a mark in the place of the texts wherever this turn has recorded them so far, or will have when it ends.
+    """Put a mark in the place of the texts wherever this turn has recorded them so far, or will
+    have when it ends.
 
-    Clients may ask for the host's log, its events, its context and its state, and traces are made from them. The records
-    are the host's own objects, so they are changed in place.
+    Clients may ask for the host's log, its events, its context and its state, and traces are made
+    from them. The records are the host's own objects, so they are changed in place.
     """
     texts = {text for text in texts if text.strip()}
     if not texts:
@@ -154,7 +164,9 @@ def blank_reasoning(events: Iterable[Any]) -> list[str]:
     for event in events:
         data = event.get("data") if isinstance(event, dict) else None
         for holder, key in ((event, "content"), (data, "bot_thinking")):
-            of_event = holder is not event or (isinstance(event, dict) and event.get("type") == "BotThinking")
+            of_event = holder is not event or (
+                isinstance(event, dict) and event.get("type") == "BotThinking"
+            )
             if of_event and isinstance(holder, dict) and holder.get(key):
                 found.append(str(holder[key]))
                 holder[key] = ""
@@ -176,7 +188,11 @@ def _clean(turn: _Turn, events: list[Any], records: list[Any]) -> None:
     if not hidden:
         return
     known = [*events, *(state.last_events if state else ())]
-    kept = list(_said_by_users(known)) if turn.broken else [*said, *_written_and_said(known)[1], *_said_by_users(known)]
+    kept = (
+        list(_said_by_users(known))
+        if turn.broken
+        else [*said, *_written_and_said(known)[1], *_said_by_users(known)]
+    )
     redactor = Redactor(hidden, kept)
     if redactor:
         _apply(redactor, [records[0], *([new] if new else [])], state)
@@ -186,7 +202,14 @@ def _parts(records: list[Any]) -> tuple[list[Any], State | None]:
     """Return the new events, and the state of Colang 2.x."""
     result = records[3] if len(records) > 3 else None
     arguments = (*records[1], *records[2].values())
-    state = next((a for a in (*(result if isinstance(result, tuple) else ()), *arguments) if isinstance(a, State)), None)
+    state = next(
+        (
+            a
+            for a in (*(result if isinstance(result, tuple) else ()), *arguments)
+            if isinstance(a, State)
+        ),
+        None,
+    )
     new = result[0] if isinstance(result, tuple) else result
     return new or [], state
 
@@ -194,7 +217,10 @@ def _parts(records: list[Any]) -> tuple[list[Any], State | None]:
 def _apply(redactor: Redactor, records: list[Any], state: State | None = None) -> None:
     redactor.clean([*records, processing_log_var.get(), *_live(state)])
     for call in _calls():
-        call.prompt, call.completion = redactor.text(call.prompt or ""), redactor.text(call.completion or "")
+        call.prompt, call.completion = (
+            redactor.text(call.prompt or ""),
+            redactor.text(call.completion or ""),
+        )
         call.raw_response = None
     # What a provider adds may hold a text token by token.
     llm_response_metadata_var.set(None)
@@ -210,7 +236,10 @@ def _live(state: State | None) -> Iterator[Any]:
 
 
 def _written_and_said(events: Iterable[Any]) -> tuple[list[str], list[str]]:
-    """Return what the bot was going to say, as the model wrote it and as each rail changed it; and what it said."""
+    """Return what the bot was going to say, as the model wrote it and as each rail changed it.
+
+    And what it said.
+    """
     written, said = [], []
     for event in _plain(events):
         kind, data = event.get("type"), event.get("data")
@@ -234,7 +263,11 @@ def _said_by_users(events: Iterable[Any]) -> Iterator[str]:
     for event in _plain(events):
         said = event.get(_OF_USERS.get(event.get("type", ""), ""))
         if isinstance(said, list):
-            yield from (part["text"] for part in said if isinstance(part, Mapping) and isinstance(part.get("text"), str))
+            yield from (
+                part["text"]
+                for part in said
+                if isinstance(part, Mapping) and isinstance(part.get("text"), str)
+            )
         elif isinstance(said, str):
             yield said
 
@@ -262,8 +295,8 @@ _QUOTING = re.compile(r"Error (?:evaluating|in|executing) ")
 def silence() -> None:
     """Drop what the host logs below WARNING about turns of apps with a guard.
 
-    That is in the modules that log whole prompts and answers, before any review. The parameters of an action that failed are
-    dropped for the same reason.
+    That is in the modules that log whole prompts and answers, before any review. The parameters of
+    an action that failed are dropped for the same reason.
     """
     for name in _TALKATIVE:
         logger = logging.getLogger(f"nemoguardrails.{name}")
@@ -278,10 +311,15 @@ def _without_texts(record: logging.LogRecord) -> bool:
         # An error's message may quote a text: its kind and place are enough to find it.
         record.msg, record.args = "%s", (record.exc_info[0].__name__,)
         record.exc_info = record.exc_text = None
-    elif isinstance(record.args, tuple) and len(record.args) == 3 and "parameters" in str(record.msg):
+    elif (
+        isinstance(record.args, tuple) and len(record.args) == 3 and "parameters" in str(record.msg)
+    ):
         record.args = (record.args[0], MARK, type(record.args[2]).__name__)
     elif isinstance(record.args, tuple) and record.args:
-        record.args = tuple(MARK if isinstance(arg, str) and not _NAME.fullmatch(arg) else arg for arg in record.args)
+        record.args = tuple(
+            MARK if isinstance(arg, str) and not _NAME.fullmatch(arg) else arg
+            for arg in record.args
+        )
     elif _QUOTING.match(str(record.msg)):
         record.msg = f"{str(record.msg).partition(':')[0]}: {MARK}"
     return record.levelno >= logging.WARNING or record.name.endswith(_AFTER)

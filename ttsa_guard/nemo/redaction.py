@@ -16,7 +16,10 @@ from pydantic import BaseModel
 from ttsa_guard.quotes import SHORTEST, WINDOW, mapped, normal
 
 MARK = "[withheld]"
-_NAMES = frozenset("type role uid action_uid source_uid action_name action_result_key flow_id event_created_at status".split())
+_NAMES = frozenset(
+    "type role uid action_uid source_uid action_name action_result_key flow_id event_created_at"
+    " status".split()
+)
 """Keys whose values are the host's own words, and decide what it does."""
 _WHOLE = (RailsConfig, FlowConfig, FlowHead, State, type, Enum, int, float, complex)
 """Settings, programs and numbers hold nothing that a model has written."""
@@ -25,20 +28,25 @@ _WHOLE = (RailsConfig, FlowConfig, FlowHead, State, type, Enum, int, float, comp
 class Redactor:
     """Replaces quotes by `MARK`.
 
-    A quote is a whole text, or any `WINDOW` characters of the words of one. Texts of less than `SHORTEST` characters are found
-    only where they are all there is.
+    A quote is a whole text, or any `WINDOW` characters of the words of one. Texts of less than
+    `SHORTEST` characters are found only where they are all there is.
 
     Args:
         texts: what is to be withheld.
-        kept: what may be read, e.g. the words of the user and the answer that left: what a text shares with these is no quote.
+        kept: what may be read, e.g. the words of the user and the answer that left: what a text
+            shares with these is no quote.
     """
 
     def __init__(self, texts: Iterable[str], kept: Iterable[str] = ()) -> None:
         known = "\n".join({normal(text) for text in kept})
         plain = {"", normal(MARK), *known.split("\n")}
         self._wholes = {whole for text in texts if (whole := normal(text)) not in plain}
-        self._found = {whole for whole in self._wholes if len(whole) >= SHORTEST and whole not in known}
-        windows = {whole[i : i + WINDOW] for whole in self._wholes for i in range(len(whole) - WINDOW + 1)}
+        self._found = {
+            whole for whole in self._wholes if len(whole) >= SHORTEST and whole not in known
+        }
+        windows = {
+            whole[i : i + WINDOW] for whole in self._wholes for i in range(len(whole) - WINDOW + 1)
+        }
         self._windows = {window for window in windows if window not in known}
         self._seen: dict[int, Any] = {}
 
@@ -56,7 +64,9 @@ class Redactor:
         return self._marked(text) if quoted else text
 
     def clean(self, value: Any) -> Any:
-        """Return `value` without quotes: the same object wherever it can be changed, as the host holds on to it."""
+        """Return `value` without quotes: the same object wherever it can be changed, as the host
+        holds on to it.
+        """
         self._seen = {}
         return self._clean(value)
 
@@ -73,7 +83,10 @@ class Redactor:
                 hidden.update(range(i, i + WINDOW))
         if not hidden:
             return text
-        runs = [[i for _, i in run] for _, run in groupby(enumerate(sorted(hidden)), key=lambda pair: pair[1] - pair[0])]
+        runs = [
+            [i for _, i in run]
+            for _, run in groupby(enumerate(sorted(hidden)), key=lambda pair: pair[1] - pair[0])
+        ]
         shown, end = "", 0
         for run in runs:
             shown += text[end : places[run[0]]] + MARK
@@ -143,7 +156,8 @@ class Redactor:
             if new is inner:
                 continue
             if isinstance(value, BaseModel):
-                value.__dict__[name] = new  # what a model of pydantic validates or freezes is no concern here
+                # what a model of pydantic validates or freezes is no concern here
+                value.__dict__[name] = new
             else:
                 object.__setattr__(value, name, new)
         if isinstance(value, BaseModel) and value.__pydantic_extra__:

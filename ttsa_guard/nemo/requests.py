@@ -1,4 +1,6 @@
-"""What a request may not set: the host's flows trust variables and options that skip its rails, whoever sets them."""
+"""What a request may not set: the host's flows trust variables and options that skip its rails,
+whoever sets them.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +18,23 @@ from ttsa_guard.nemo.privacy import guarded
 
 log = logging.getLogger(__name__)
 WITHHELD = frozenset({"generation_options", "output_rails_in_progress", "skip_output_rails"})
-"""Variables of the conversation's context that switch the host's output rails off, in one of the Colang versions."""
+"""Variables of the conversation's context that switch the host's output rails off, in one of the
+Colang versions."""
 
 
 class RequestRefusedError(StreamingNotSupportedError):  # type: ignore[misc]
-    """A request would switch output rails off. Of the host's errors, the base is the one that its server answers with 400."""
+    """A request would switch output rails off.
+
+    Of the host's errors, the base is the one that its server answers with 400.
+    """
 
 
 def guard_requests(app: Any, guard: Callable[[], Guard]) -> None:
-    """Drop from each request to this app what would keep the answer from its output rails, or refuse it, as the settings say.
+    """Drop from each request to this app what would keep the answer from its output rails, or
+    refuse it, as the settings say.
 
-    Clients of the host's server send messages of the role "context" and options, as the application can. `state` and the
-    event interfaces are the application's own and are left alone.
+    Clients of the host's server send messages of the role "context" and options, as the application
+    can. `state` and the event interfaces are the application's own and are left alone.
     """
     plain = app.generate_async
 
@@ -39,7 +46,9 @@ def guard_requests(app: Any, guard: Callable[[], Guard]) -> None:
         streaming_handler: Any = None,
     ) -> Any:
         mended, mended_options = allowed_messages(messages or ()), allowed_options(options)
-        if guard().config.requests == "refuse" and (mended != list(messages or ()) or mended_options is not options):
+        if guard().config.requests == "refuse" and (
+            mended != list(messages or ()) or mended_options is not options
+        ):
             raise RequestRefusedError("the request would switch output rails off")
         messages = None if messages is None else mended
         before = guarded.get()
@@ -55,8 +64,8 @@ def guard_requests(app: Any, guard: Callable[[], Guard]) -> None:
 def guard_prompts(app: Any) -> None:
     """Keep context and event messages from the models of this app.
 
-    With ``passthrough`` in Colang 1.0, the host gives the model the request's messages as they are, and stumbles over the two
-    roles that are its own.
+    With ``passthrough`` in Colang 1.0, the host gives the model the request's messages as they are,
+    and stumbles over the two roles that are its own.
     """
     if app.config.colang_version != "1.0":
         return
@@ -64,22 +73,28 @@ def guard_prompts(app: Any) -> None:
 
     async def generate_events(*args: Any, **kwargs: Any) -> Any:
         asked = raw_llm_request.get()
-        if isinstance(asked, list):  # of nothing that anyone has said, the host takes the text of the event
-            raw_llm_request.set([m for m in asked if m.get("role") not in ("context", "event")] or None)
+        # of nothing that anyone has said, the host takes the text of the event
+        if isinstance(asked, list):
+            raw_llm_request.set(
+                [m for m in asked if m.get("role") not in ("context", "event")] or None
+            )
         return await plain(*args, **kwargs)
 
     app.runtime.generate_events = generate_events
 
 
 def allowed_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the messages without variables of `WITHHELD`, and without events that start, stop or finish flows."""
+    """Return the messages without variables of `WITHHELD`, and without events that start, stop or
+    finish flows.
+    """
     return [_allowed(message) for message in messages if not _steers_flows(message)]
 
 
 def allowed_options(options: Any) -> Any:
     """Return the options, with output rails wherever the model is asked.
 
-    Without dialog the host answers nothing of the model's, so that input rails can be checked alone.
+    Without dialog the host answers nothing of the model's, so that input rails can be checked
+    alone.
     """
     if not options:
         return options
@@ -88,14 +103,20 @@ def allowed_options(options: Any) -> Any:
     if rails is None or rails.dialog is False or (rails.output and rails.tool_output):
         return options
     log.warning("a request asked for no output rails; they run")
-    return found.model_copy(update={"rails": rails.model_copy(update={"output": True, "tool_output": True})})
+    return found.model_copy(
+        update={"rails": rails.model_copy(update={"output": True, "tool_output": True})}
+    )
 
 
 def _allowed(message: Mapping[str, Any]) -> dict[str, Any]:
     if message.get("role") == "context":
         return {**message, "content": _without_withheld(message.get("content"))}
     event = message.get("event")
-    if message.get("role") == "event" and isinstance(event, Mapping) and event.get("type") == "ContextUpdate":
+    if (
+        message.get("role") == "event"
+        and isinstance(event, Mapping)
+        and event.get("type") == "ContextUpdate"
+    ):
         return {**message, "event": {**event, "data": _without_withheld(event.get("data"))}}
     return dict(message)
 
@@ -103,10 +124,16 @@ def _allowed(message: Mapping[str, Any]) -> dict[str, Any]:
 def _without_withheld(variables: Any) -> Any:
     if not isinstance(variables, Mapping) or not WITHHELD.intersection(variables):
         return variables
-    log.warning("a request set %s; that is ignored", ", ".join(sorted(WITHHELD.intersection(variables))))
+    log.warning(
+        "a request set %s; that is ignored", ", ".join(sorted(WITHHELD.intersection(variables)))
+    )
     return {name: value for name, value in variables.items() if name not in WITHHELD}
 
 
 def _steers_flows(message: Mapping[str, Any]) -> bool:
     event = message.get("event")
-    return message.get("role") == "event" and isinstance(event, Mapping) and event.get("type") in InternalEvents.ALL
+    return (
+        message.get("role") == "event"
+        and isinstance(event, Mapping)
+        and event.get("type") in InternalEvents.ALL
+    )

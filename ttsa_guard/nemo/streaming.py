@@ -1,8 +1,8 @@
 """Streams that are safe behind a rewriting rail.
 
-The host streams the original text whatever the rail answers, in both Colang versions. Here nothing is emitted before the
-gate has passed it: the whole reply after the review, or, with ``streaming: progressive``, sentence by sentence while the
-answer grows.
+The host streams the original text whatever the rail answers, in both Colang versions. Here nothing
+is emitted before the gate has passed it: the whole reply after the review, or, with ``streaming:
+progressive``, sentence by sentence while the answer grows.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ _PIECE = re.compile(r"\s*\S+|\s+$")
 
 
 def guard_streams(app: Any, guard: Callable[[], Guard]) -> None:
-    """Replace `stream_async` of this app, and what its `generate_async` does with a streaming handler."""
+    """Replace `stream_async` of this app, and what its `generate_async` does with a streaming
+    handler.
+    """
     plain = app.generate_async
 
     async def generate_async(
@@ -49,11 +51,14 @@ def guard_streams(app: Any, guard: Callable[[], Guard]) -> None:
                 await handler.push_chunk(piece)
             return reply
         finally:
-            streaming_handler_var.set(outer)  # no token: a request that was given up may end in another context
+            # no token: a request that was given up may end in another context
+            streaming_handler_var.set(outer)
             if handler:
                 await handler.push_chunk(END_OF_STREAM)
 
-    async def progressive(prompt: Any, messages: Any, options: Any, state: Any) -> AsyncGenerator[str, None]:
+    async def progressive(
+        prompt: Any, messages: Any, options: Any, state: Any
+    ) -> AsyncGenerator[str, None]:
         handler = StreamingHandler()
         release = guard().release(_last_user(prompt, messages))
         token = current_release.set(release)
@@ -70,7 +75,9 @@ def guard_streams(app: Any, guard: Callable[[], Guard]) -> None:
         finally:
             work.cancel()
 
-    async def buffered(prompt: Any, messages: Any, options: Any, state: Any) -> AsyncGenerator[str, None]:
+    async def buffered(
+        prompt: Any, messages: Any, options: Any, state: Any
+    ) -> AsyncGenerator[str, None]:
         for piece in _pieces(await generate_async(prompt, messages, options, state)):
             yield piece
 
@@ -83,7 +90,11 @@ def guard_streams(app: Any, guard: Callable[[], Guard]) -> None:
         generator: AsyncIterator[Any] | None = None,
         include_generation_metadata: bool | None = None,
     ) -> AsyncGenerator[Any, None]:
-        stream = progressive if guard().config.streaming == "progressive" and generator is None else buffered
+        stream = (
+            progressive
+            if guard().config.streaming == "progressive" and generator is None
+            else buffered
+        )
         if generator is not None:  # an answer from elsewhere: only the output rails run
             answer = "".join([text async for text in _texts(generator)])
             turns: Sequence[Any] = messages or [{"role": "user", "content": prompt or ""}]
@@ -96,7 +107,9 @@ def guard_streams(app: Any, guard: Callable[[], Guard]) -> None:
             yield _error(str(error), "downstream_error", 400)
         except Exception as error:
             log.error("streaming failed with %s", type(error).__name__)
-            yield _error("The answer could not be generated.", "generation_error", "generation_failed")
+            yield _error(
+                "The answer could not be generated.", "generation_error", "generation_failed"
+            )
 
     app.generate_async = generate_async
     app.stream_async = stream_async

@@ -1,1 +1,3 @@
-"""Plan a deployment: how many replicas a guard needs, how long its answers take, what they cost, and what breaks first."""
+"""Plan a deployment: how many replicas a guard needs, how long its answers take, what they cost,
+and what breaks first.
+"""

@@ -1,4 +1,6 @@
-"""How many replicas a target takes, what that costs, and which limit breaks first as the rate grows."""
+"""How many replicas a target takes, what that costs, and which limit breaks first as the rate
+grows.
+"""
 
 from __future__ import annotations
 
@@ -12,29 +14,33 @@ from ttsa_guard.plan.config import PlanConfig
 from ttsa_guard.plan.simulation import Result, enough, percentiles, simulate
 
 Limit = Literal["moderation", "rows", "deadline", "target"]
-"""What breaks: the calls that the moderation service takes, the replicas' rows, the time that a search has, the latency."""
+"""What breaks: the calls that the moderation service takes, the replicas' rows, the time that a
+search has, the latency."""
 RATES = (1.0, 10.0, 100.0, 1_000.0, 10_000.0, 100_000.0)
 FULL = 0.95
-"""Share of its rows, or of its calls, from which on a replica or a moderation service counts as full."""
+"""Share of its rows, or of its calls, from which on a replica or a moderation service counts as
+full."""
 _EXACT = 0.01  # a hundredth more replicas than needed is near enough
 _IDLE = 0.05  # of the work that they could do: then more replicas change nothing
 
 
 @dataclass(frozen=True)
 class LoadPoint:
-    """A deployment under one rate. Seconds are those that an answer takes longer for its review; shares are 0 to 1.
+    """A deployment under one rate.
+
+    Seconds are those that an answer takes longer for its review; shares are 0 to 1.
 
     Args:
-        unflagged, flagged, plain: percentiles "p50", "p95" and "p99" in seconds; `plain` for the plain answers themselves,
-            where the replicas generate them.
+        unflagged, flagged, plain: percentiles "p50", "p95" and "p99" in seconds; `plain` for the
+            plain answers themselves, where the replicas generate them.
         busy: share of the time in which a replica works.
         rows: mean share of its rows in use.
-        deadline, gate, unmended: share of the flagged answers whose search ran out of time, of all whose gate call did, and of
-            the flagged ones for which nothing good was found.
+        deadline, gate, unmended: share of the flagged answers whose search ran out of time, of all
+            whose gate call did, and of the flagged ones for which nothing good was found.
         calls: moderation calls of an answer.
         cost: of a million answers.
-        limit: what breaks; None: nothing. Where the rows are too few for the work, a queue grows without end, and no seconds
-            are given.
+        limit: what breaks; None: nothing. Where the rows are too few for the work, a queue grows
+            without end, and no seconds are given.
     """
 
     rate: float
@@ -59,16 +65,24 @@ class LoadPoint:
 def point(plan: PlanConfig, rate: float, replicas: int) -> LoadPoint:
     """Simulate `replicas` at `rate` answers a second.
 
-    At most `plan.shard` of them are simulated, at their share of the rate and of the moderation limits. Poisson traffic that
-    is split at random is Poisson traffic, so this is exact for a balancer that picks a group of that size at random and the
-    least loaded replica within it; one that knows the load of all replicas does no worse.
+    At most `plan.shard` of them are simulated, at their share of the rate and of the moderation
+    limits. Poisson traffic that is split at random is Poisson traffic, so this is exact for a
+    balancer that picks a group of that size at random and the least loaded replica within it; one
+    that knows the load of all replicas does no worse.
     """
     simulated = min(replicas, plan.shard)
     share = simulated / replicas
     if _work(plan, rate) >= replicas:  # the queue grows without end
         calls, cost = sum(_calls(plan)), _cost(plan, rate, replicas)
-        return LoadPoint(rate, replicas, {}, {}, {}, 1.0, 1.0, 0.0, 0.0, 0.0, calls, cost, limit="rows")
-    return _summed_up(plan, rate, replicas, simulate(plan, enough(plan, rate * share), replicas=simulated, share=share))
+        return LoadPoint(
+            rate, replicas, {}, {}, {}, 1.0, 1.0, 0.0, 0.0, 0.0, calls, cost, limit="rows"
+        )
+    return _summed_up(
+        plan,
+        rate,
+        replicas,
+        simulate(plan, enough(plan, rate * share), replicas=simulated, share=share),
+    )
 
 
 def _summed_up(plan: PlanConfig, rate: float, replicas: int, result: Result) -> LoadPoint:
@@ -95,7 +109,9 @@ def _summed_up(plan: PlanConfig, rate: float, replicas: int, result: Result) -> 
 
 
 def _limit(plan: PlanConfig, at: LoadPoint) -> Limit | None:
-    if at.gate > plan.tolerance or any(calls > FULL * limit for calls, limit in _limited(plan, at.rate)):
+    if at.gate > plan.tolerance or any(
+        calls > FULL * limit for calls, limit in _limited(plan, at.rate)
+    ):
         return "moderation"
     if at.rows >= FULL:
         return "rows"
@@ -111,10 +127,16 @@ def _calls(plan: PlanConfig) -> tuple[float, float]:
 
 
 def _limited(plan: PlanConfig, rate: float) -> Iterator[tuple[float, float]]:
-    """Count the calls a second that would be made, and the limit, of every moderator that has one."""
+    """Count the calls a second, and the limit, of every moderator that has a limit."""
     gate, guide = _calls(plan)
-    services = [(plan.first, gate), (plan.guide, guide)] if plan.guide else [(plan.first, gate + guide)]
-    return ((rate * calls, service.per_second) for service, calls in services if service and service.per_second)
+    services = (
+        [(plan.first, gate), (plan.guide, guide)] if plan.guide else [(plan.first, gate + guide)]
+    )
+    return (
+        (rate * calls, service.per_second)
+        for service, calls in services
+        if service and service.per_second
+    )
 
 
 def _cost(plan: PlanConfig, rate: float, replicas: int) -> float:
@@ -124,7 +146,9 @@ def _cost(plan: PlanConfig, rate: float, replicas: int) -> float:
 
 
 def needed(plan: PlanConfig, rate: float) -> LoadPoint:
-    """Find the fewest replicas, to a hundredth, with which nothing breaks; where no number helps, a point that says what breaks.
+    """Find the fewest replicas, to a hundredth, with which nothing breaks.
+
+    Where no number helps, a point that says what breaks.
 
     More replicas never make an answer slower, so this is a bisection.
     """
@@ -141,21 +165,34 @@ def needed(plan: PlanConfig, rate: float) -> LoadPoint:
 
 
 def _work(plan: PlanConfig, rate: float) -> float:
-    """Return the replicas that the work keeps busy with as many rows as they take; with fewer, a queue grows without end."""
+    """Return the replicas that the work keeps busy with as many rows as they take.
+
+    With fewer, a queue grows without end.
+    """
     costs = plan.measured
-    token, prompt = min(costs.steps[n] / n for n in range(1, costs.rows + 1)), costs.prefill * plan.prompt
+    token, prompt = (
+        min(costs.steps[n] / n for n in range(1, costs.rows + 1)),
+        costs.prefill * plan.prompt,
+    )
     search = mean(s.tokens * token + s.work + s.passes * prompt for s in plan.searches)
     plain = plan.tokens * token + prompt if plan.traffic == "chat" else 0.0
     return rate * (plain + plan.flags * search)
 
 
 def table(plan: PlanConfig, rates: Sequence[float] = RATES) -> list[LoadPoint]:
-    """Return one deployment for each rate: the planned number of replicas, or as many as the target takes."""
-    return [point(plan, rate, plan.replicas) if plan.replicas else needed(plan, rate) for rate in rates]
+    """Return one deployment for each rate: the planned number of replicas, or as many as the target
+    takes.
+    """
+    return [
+        point(plan, rate, plan.replicas) if plan.replicas else needed(plan, rate) for rate in rates
+    ]
 
 
 def breaking(plan: PlanConfig, points: Sequence[LoadPoint]) -> LoadPoint | None:
-    """Find the lowest rate at which something breaks, to 5 %, given the points of rising rates; None if nothing does."""
+    """Find the lowest rate at which something breaks, to 5 %, given the points of rising rates.
+
+    None if nothing does.
+    """
     broken = next((i for i, p in enumerate(points) if p.limit), None)
     if broken is None:
         return None

@@ -19,28 +19,47 @@ class SearchCosts(Settings):
     generations: int = Field(14, ge=0, description="rows of all passes")
     tokens: int = Field(800, ge=0, description="new tokens of all rows")
     steps: int | None = Field(
-        None, ge=0, description="of those, the longest row's of each pass; default: drawn with the answers' spread"
+        None,
+        ge=0,
+        description=(
+            "of those, the longest row's of each pass; default: drawn with the answers' spread"
+        ),
     )
     calls: int = Field(5, ge=0, description="calls of the guide")
-    measuring: float = Field(0.0, ge=0, description="seconds of its passes besides prompts and steps")
-    work: float = Field(
-        0.0, ge=0, description="seconds of the replica for likelihoods and gradients by themselves, a part after each pass"
+    measuring: float = Field(
+        0.0, ge=0, description="seconds of its passes besides prompts and steps"
     )
-    aside: float = Field(0.0, ge=0, description="seconds of neither replica nor moderators, a part after each pass")
+    work: float = Field(
+        0.0,
+        ge=0,
+        description=(
+            "seconds of the replica for likelihoods and gradients by themselves, a part after each"
+            " pass"
+        ),
+    )
+    aside: float = Field(
+        0.0, ge=0, description="seconds of neither replica nor moderators, a part after each pass"
+    )
     swapped: bool = Field(True, description="a good answer is found")
 
 
 class Burst(Settings):
-    """The rate is `factor` times the mean at the start of each period, and lower in the rest, so that the mean stays."""
+    """The rate is `factor` times the mean at the start of each period, and lower in the rest, so
+    that the mean stays.
+    """
 
-    factor: float = Field(3.0, ge=1, description="times the mean rate, in the busy part of a period")
+    factor: float = Field(
+        3.0, ge=1, description="times the mean rate, in the busy part of a period"
+    )
     period: float = Field(60.0, gt=0, description="seconds")
     share: float = Field(0.1, gt=0, lt=1, description="of the period that is busy")
 
     @model_validator(mode="after")
     def _leaves_something(self) -> Burst:
         if self.factor * self.share > 1:
-            raise ValueError("factor times share is at most 1: more would arrive in the busy part than in all")
+            raise ValueError(
+                "factor times share is at most 1: more would arrive in the busy part than in all"
+            )
         return self
 
     def level(self, at: float) -> float:
@@ -54,25 +73,46 @@ class PlanConfig(Settings):
 
     rate: float = Field(1.0, gt=0, description="answers a second, all replicas together")
     burst: Burst | None = Field(None, description="default: the rate is constant")
-    traffic: Literal["reviews", "chat"] = Field("reviews", description="chat: the replicas generate the plain answers too")
+    traffic: Literal["reviews", "chat"] = Field(
+        "reviews", description="chat: the replicas generate the plain answers too"
+    )
     flags: float = Field(0.05, ge=0, le=1, description="share of the answers that the gate flags")
     tokens: float = Field(64, gt=0, description="of an answer, on average")
-    spread: float = Field(0.5, ge=0, description="standard deviation of an answer's tokens over their mean (gamma)")
-    prompt: int = Field(128, ge=0, description="prompt tokens of a request")
-    searches: tuple[SearchCosts, ...] = Field((SearchCosts(),), min_length=1, description="one is drawn for each flagged answer")
-    costs: Costs | None = Field(None, description="measured; default: from the shape")
-    shape: ReplicaShape = Field(ReplicaShape(), description="the model and the accelerator, where nothing was measured")
-    batching: Literal["continuous", "calls"] = Field(
-        "continuous", description="calls: what is waiting is decoded as one batch, as by the backend transformers"
+    spread: float = Field(
+        0.5, ge=0, description="standard deviation of an answer's tokens over their mean (gamma)"
     )
-    gate: Moderation | None = Field(None, description="default: that of the costs, else a local one of a millisecond")
-    guide: Moderation | None = Field(None, description="default: the gate, which it then shares the limit with")
-    deadline: float = Field(30.0, gt=0, description="seconds in which a search has to end: the guard's budget.seconds")
+    prompt: int = Field(128, ge=0, description="prompt tokens of a request")
+    searches: tuple[SearchCosts, ...] = Field(
+        (SearchCosts(),), min_length=1, description="one is drawn for each flagged answer"
+    )
+    costs: Costs | None = Field(None, description="measured; default: from the shape")
+    shape: ReplicaShape = Field(
+        ReplicaShape(), description="the model and the accelerator, where nothing was measured"
+    )
+    batching: Literal["continuous", "calls"] = Field(
+        "continuous",
+        description=(
+            "calls: what is waiting is decoded as one batch, as by the backend transformers"
+        ),
+    )
+    gate: Moderation | None = Field(
+        None, description="default: that of the costs, else a local one of a millisecond"
+    )
+    guide: Moderation | None = Field(
+        None, description="default: the gate, which it then shares the limit with"
+    )
+    deadline: float = Field(
+        30.0, gt=0, description="seconds in which a search has to end: the guard's budget.seconds"
+    )
     gate_seconds: float = Field(10.0, gt=0, description="time limit of a gate call")
     replicas: int | None = Field(None, ge=1, description="default: as many as the target takes")
     shard: int = Field(4, ge=1, description="replicas that are simulated; the others are like them")
-    target: float = Field(5.0, gt=0, description="seconds: the 95th percentile of what a flagged answer takes longer")
-    tolerance: float = Field(0.01, gt=0, lt=1, description="share of answers that may be lost to a limit")
+    target: float = Field(
+        5.0, gt=0, description="seconds: the 95th percentile of what a flagged answer takes longer"
+    )
+    tolerance: float = Field(
+        0.01, gt=0, lt=1, description="share of answers that may be lost to a limit"
+    )
     price: float = Field(2.0, ge=0, description="of a replica for an hour")
     samples: int = Field(500, ge=10, description="flagged answers in one simulation")
     seed: int = Field(0, ge=0, description="of everything random")
@@ -104,4 +144,6 @@ class PlanConfig(Settings):
         data = read_yaml(path, hint="give a YAML file with the plan's settings") if path else {}
         if path and isinstance(data, Mapping) and isinstance(data.get("costs"), str):
             data = {**data, "costs": Costs.load(path.parent / data["costs"])}
-        return validated(cls, {**data, **named} if isinstance(data, Mapping) else data, where="plan")
+        return validated(
+            cls, {**data, **named} if isinstance(data, Mapping) else data, where="plan"
+        )

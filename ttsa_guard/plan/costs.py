@@ -17,9 +17,15 @@ from ttsa_guard.settings import Settings, read_yaml, validated
 class Moderation(Settings):
     """A moderator, local or a service. What a call takes is log-normal."""
 
-    p50: float = Field(0.001, ge=0, description="median seconds of a call, waiting for the limit aside")
-    p95: float | None = Field(None, ge=0, description="its 95th percentile; default: the median, so that it never varies")
-    per_second: float | None = Field(None, gt=0, description="calls a second that the whole deployment may make")
+    p50: float = Field(
+        0.001, ge=0, description="median seconds of a call, waiting for the limit aside"
+    )
+    p95: float | None = Field(
+        None, ge=0, description="its 95th percentile; default: the median, so that it never varies"
+    )
+    per_second: float | None = Field(
+        None, gt=0, description="calls a second that the whole deployment may make"
+    )
     price: float = Field(0.0, ge=0, description="of a thousand calls")
 
     @model_validator(mode="after")
@@ -37,16 +43,22 @@ class Moderation(Settings):
 class Costs(Settings):
     """Seconds that a replica's work takes.
 
-    A step decodes one token of every row. Its time is linear between the measured points, which may bend wherever the
-    hardware does, and beyond the last one goes on as between the last two.
+    A step decodes one token of every row. Its time is linear between the measured points, which may
+    bend wherever the hardware does, and beyond the last one goes on as between the last two.
     """
 
-    step: tuple[tuple[int, float], ...] = Field(min_length=1, description="[rows, seconds of a decode step], rows rising")
+    step: tuple[tuple[int, float], ...] = Field(
+        min_length=1, description="[rows, seconds of a decode step], rows rising"
+    )
     prefill: float = Field(0.0, ge=0, description="a prompt token")
-    call: float = Field(0.0, ge=0, description="a decode call, besides its steps and prompts; with batching: calls")
+    call: float = Field(
+        0.0, ge=0, description="a decode call, besides its steps and prompts; with batching: calls"
+    )
     rows: int = Field(32, ge=1, description="most rows decoded together")
     gate: Moderation | None = Field(None, description="a local gate, as measured")
-    about: dict[str, str] = Field(default_factory=dict, description="what was measured: model, device, versions")
+    about: dict[str, str] = Field(
+        default_factory=dict, description="what was measured: model, device, versions"
+    )
 
     @field_validator("step")
     @classmethod
@@ -66,7 +78,9 @@ class Costs(Settings):
         return [float(x) for x in interpolated]
 
     def decoding(self, lengths: Sequence[int]) -> float:
-        """Return the seconds in which rows of these lengths are decoded as one batch that they leave when they end."""
+        """Return the seconds in which rows of these lengths are decoded as one batch that they
+        leave when they end.
+        """
         total, done = 0.0, 0
         for i, length in enumerate(sorted(lengths)):
             total += (length - done) * self.steps[len(lengths) - i]
@@ -74,7 +88,9 @@ class Costs(Settings):
         return total
 
     def calling(self, lengths: Sequence[int], prompt: int) -> float:
-        """Return the seconds of all decode calls that these rows take, whose prompt tokens are `prompt` together."""
+        """Return the seconds of all decode calls that these rows take, whose prompt tokens are
+        `prompt` together.
+        """
         chunks = [lengths[i : i + self.rows] for i in range(0, len(lengths), self.rows)]
         return self.prefill * prompt + sum(self.call + self.decoding(chunk) for chunk in chunks)
 
@@ -85,16 +101,21 @@ class Costs(Settings):
         Raises:
             ConfigError: it cannot be read, or is something else.
         """
-        return validated(cls, read_yaml(path, hint="make one with: ttsa-guard plan measure --out FILE"), where="costs")
+        return validated(
+            cls,
+            read_yaml(path, hint="make one with: ttsa-guard plan measure --out FILE"),
+            where="costs",
+        )
 
 
 class ReplicaShape(Settings):
     """A model and an accelerator, from which costs are worked out.
 
-    A step reads the weights and the keys of all rows, or it is arithmetic, whichever takes longer. The defaults are a model of
-    8 billion parameters on a card of 80 GB.
+    A step reads the weights and the keys of all rows, or it is arithmetic, whichever takes longer.
+    The defaults are a model of 8 billion parameters on a card of 80 GB.
 
-    This is an estimate for what has not been measured yet; `efficiency` is what usually becomes of the numbers in data sheets.
+    This is an estimate for what has not been measured yet; `efficiency` is what usually becomes of
+    the numbers in data sheets.
     """
 
     parameters: float = Field(8e9, gt=0, description="of the model")
@@ -107,7 +128,9 @@ class ReplicaShape(Settings):
     bandwidth: float = Field(3.35e12, gt=0, description="bytes a second")
     memory: float = Field(8e10, gt=0, description="bytes")
     efficiency: float = Field(0.5, gt=0, le=1, description="share of these numbers that is reached")
-    most_rows: int = Field(256, ge=1, description="most rows decoded together, if the memory holds their keys")
+    most_rows: int = Field(
+        256, ge=1, description="most rows decoded together, if the memory holds their keys"
+    )
 
     def costs(self) -> Costs:
         """Work out the roofline of this model.
@@ -115,7 +138,10 @@ class ReplicaShape(Settings):
         Raises:
             ValueError: the weights and the keys of one row do not fit into 90 % of the memory.
         """
-        weights, keys = self.parameters * self.bytes, 2 * self.layers * self.kv_heads * self.head_size * self.bytes * self.context
+        weights, keys = (
+            self.parameters * self.bytes,
+            2 * self.layers * self.kv_heads * self.head_size * self.bytes * self.context,
+        )
         rows = min(self.most_rows, int((0.9 * self.memory - weights) / keys))
         if rows < 1:
             raise ValueError("the model does not fit into the memory")
@@ -123,8 +149,16 @@ class ReplicaShape(Settings):
         read, key = (size / (self.bandwidth * self.efficiency) for size in (weights, keys))
         ridge = math.ceil(read / (token - key)) if token > key else rows
         points = sorted({1, min(max(1, ridge), rows), rows})
-        return Costs(step=tuple((n, max(read + n * key, n * token)) for n in points), prefill=token, rows=rows, about=self._about)
+        return Costs(
+            step=tuple((n, max(read + n * key, n * token)) for n in points),
+            prefill=token,
+            rows=rows,
+            about=self._about,
+        )
 
     @property
     def _about(self) -> dict[str, Any]:
-        return {"model": f"{self.parameters / 1e9:g} billion parameters", "device": "from data sheets"}
+        return {
+            "model": f"{self.parameters / 1e9:g} billion parameters",
+            "device": "from data sheets",
+        }

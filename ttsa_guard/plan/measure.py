@@ -38,7 +38,14 @@ async def measure(guard: Guard, *, rows: int, repeats: int = 7, seed: int = 0) -
     step = await _steps(guard.backend, rows, repeats, seed)
     prefill, call = await _prompts(guard.backend, step[0][1], repeats, seed)
     gate = await _gate(guard, seed)
-    return Costs(step=tuple(step), prefill=prefill, call=call, rows=rows, gate=gate, about=about(guard.backend))
+    return Costs(
+        step=tuple(step),
+        prefill=prefill,
+        call=call,
+        rows=rows,
+        gate=gate,
+        about=about(guard.backend),
+    )
 
 
 def about(backend: Backend) -> dict[str, str]:
@@ -73,7 +80,10 @@ async def _steps(backend: Backend, rows: int, repeats: int, seed: int) -> list[t
     by_size: dict[int, list[float]] = {n: [] for n in sizes}
     for repeat in range(repeats + 1):
         for n in sizes:
-            long, short = [await seconds(backend.generate(_requests(prompts[:n], most))) for most in (_LONG, _SHORT)]
+            long, short = [
+                await seconds(backend.generate(_requests(prompts[:n], most)))
+                for most in (_LONG, _SHORT)
+            ]
             if repeat:  # the first round warms up
                 by_size[n].append((long - short) / (_LONG - _SHORT))
     fastest = 0.0
@@ -85,12 +95,16 @@ async def _steps(backend: Backend, rows: int, repeats: int, seed: int) -> list[t
 
 
 async def _long_answered(backend: Backend, rows: int, seed: int) -> list[Prompt]:
-    """Return `rows` prompts, repeated if need be, to which the model says at least `_LONG` tokens."""
+    """Return `rows` prompts, repeated if need be, with answers of at least `_LONG` tokens."""
     prompts = await _rendered(backend, _questions(2 * rows + 16, seed))
     answers = await backend.generate(_requests(prompts, _LONG))
-    long = [prompt for prompt, answer in zip(prompts, answers, strict=True) if answer.tokens >= _LONG]
+    long = [
+        prompt for prompt, answer in zip(prompts, answers, strict=True) if answer.tokens >= _LONG
+    ]
     if not long:
-        raise ModelError(f"no answer of the model has {_LONG} tokens", hint="choose an instruction-tuned model")
+        raise ModelError(
+            f"no answer of the model has {_LONG} tokens", hint="choose an instruction-tuned model"
+        )
     return [long[i % len(long)] for i in range(rows)]
 
 

@@ -82,10 +82,14 @@ class _Queue:
 
 
 class Continuous(_Queue):
-    """Rows join at every step and leave when they end. The step in which a job joins is longer by its prompt."""
+    """Rows join at every step and leave when they end.
+
+    The step in which a job joins is longer by its prompt.
+    """
 
     def __init__(self, env: simpy.Environment, costs: Costs) -> None:
-        self._running: list[tuple[int, int, Job]] = []  # the step after which a row ends, a number, its job
+        # the step after which a row ends, a number, its job
+        self._running: list[tuple[int, int, Job]] = []
         self._waiting: deque[tuple[int, Job]] = deque()
         self._step, self._number = 0, count()
         super().__init__(env, costs)
@@ -116,7 +120,7 @@ class Continuous(_Queue):
                 job.done.succeed()
 
     def _take(self) -> tuple[float, list[Job]]:
-        """Let in what fits; seconds of prompts and other work, and the jobs that are nothing else."""
+        """Let in what fits; return seconds of prompts and other work, and jobs without tokens."""
         extra, worked = 0.0, []
         while self._jobs:
             job = self._jobs.popleft()
@@ -130,7 +134,9 @@ class Continuous(_Queue):
         return extra, worked
 
     def _stretch(self, extra: float) -> tuple[int, float]:
-        """Count as many steps as nothing can change in: up to the first row's end or the next thing to happen anywhere."""
+        """Count as many steps as nothing can change in: up to the first row's end or the next thing
+        to happen anywhere.
+        """
         if not self._running:
             return 0, extra
         step = self._costs.steps[len(self._running)]
@@ -150,9 +156,11 @@ class Continuous(_Queue):
 
 
 class Calls(_Queue):
-    """All rows that wait when the model is free are decoded in one call, and all of them are there when it ends.
+    """All rows that wait when the model is free are decoded in one call, and all of them are there
+    when it ends.
 
-    A job without rows has its own turn, in order. A job that is given up while it is decoded goes on to the end of the call.
+    A job without rows has its own turn, in order. A job that is given up while it is decoded goes
+    on to the end of the call.
     """
 
     def cancel(self, job: Job) -> None:

@@ -21,8 +21,8 @@ ReviewEffort = AuditRecord | CaseResult
 def from_bench(folder: Path, plan: PlanConfig) -> tuple[SearchCosts, ...]:
     """Read the searches of the reference arm of a benchmark, one for each flagged answer.
 
-    Seconds beyond those of decoding and moderating are known only where the costs of `plan` were measured on the benchmark's
-    device and model; elsewhere they are taken to be none.
+    Seconds beyond those of decoding and moderating are known only where the costs of `plan` were
+    measured on the benchmark's device and model; elsewhere they are taken to be none.
 
     Raises:
         ConfigError: the folder has no benchmark, or none of its searches.
@@ -32,7 +32,9 @@ def from_bench(folder: Path, plan: PlanConfig) -> tuple[SearchCosts, ...]:
     flagged = {case.id for case in results.cases if case.flagged}
     rows = [row for (name, case), row in results.rows.items() if name == arm and case in flagged]
     if not rows:
-        raise ConfigError(f"{folder} has no searches of arm {arm!r}", hint="start its run again: it goes on")
+        raise ConfigError(
+            f"{folder} has no searches of arm {arm!r}", hint="start its run again: it goes on"
+        )
     return tuple(search_of(row, plan, timed=_same(results.meta, plan)) for row in rows)
 
 
@@ -43,7 +45,9 @@ def with_searches(plan: PlanConfig, folder: Path) -> PlanConfig:
         ConfigError: as `from_bench` does, or the plan's own settings name searches too.
     """
     if "searches" in plan.model_fields_set:
-        raise ConfigError("searches are both in the settings and in a benchmark", hint="leave one of them out")
+        raise ConfigError(
+            "searches are both in the settings and in a benchmark", hint="leave one of them out"
+        )
     return plan.model_copy(update={"searches": from_bench(folder, plan)})
 
 

@@ -17,9 +17,11 @@ from ttsa_guard.plan.costs import Moderation
 from ttsa_guard.plan.replica import Calls, Continuous, SimulatedReplica
 
 End = Literal["pass", "swap", "deadline", "gate", "search"]
-"""How a request ends: the last three in the fallback, since time ran out, the gate did not answer, nothing good was found."""
+"""How a request ends: the last three in the fallback, since time ran out, the gate did not answer,
+nothing good was found."""
 _WARM = 0.1
-"""Share of the simulated time that is left out at its beginning, when the replicas are still empty."""
+"""Share of the simulated time that is left out at its beginning, when the replicas are still empty.
+"""
 _ALLOWANCE = 1.0
 """Seconds over which a service counts the calls of its limit."""
 Events = Generator[simpy.Event, Any, Any]
@@ -29,8 +31,8 @@ Events = Generator[simpy.Event, Any, Any]
 class Arrival:
     """A request.
 
-    It says when it comes, how long its plain answer is, and what the search takes if that is flagged, with the tokens of the
-    rows of each pass.
+    It says when it comes, how long its plain answer is, and what the search takes if that is
+    flagged, with the tokens of the rows of each pass.
     """
 
     at: float
@@ -72,7 +74,11 @@ class Result:
     def counted(self, *, flagged: bool) -> list[SimulatedAnswer]:
         """Return the answers after the warm-up that were flagged, or those that were not."""
         first = min((a.arrival.at for a in self.answers), default=0.0) + _WARM * self.seconds
-        return [a for a in self.answers if (a.arrival.search is not None) is flagged and a.arrival.at >= first]
+        return [
+            a
+            for a in self.answers
+            if (a.arrival.search is not None) is flagged and a.arrival.at >= first
+        ]
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
@@ -87,22 +93,33 @@ def length(mean: float, spread: float, rng: random.Random) -> int:
     return max(1, math.ceil(rng.gammavariate(1 / spread**2, mean * spread**2)))
 
 
-def pass_lengths(search: SearchCosts, spread: float, rng: random.Random) -> tuple[tuple[int, ...], ...]:
+def pass_lengths(
+    search: SearchCosts, spread: float, rng: random.Random
+) -> tuple[tuple[int, ...], ...]:
     """Return the tokens of the rows of each pass."""
     if not search.passes or not search.generations:
         return ()
     passes = min(search.passes, search.generations)
     if search.steps is None:
-        rows = [length(search.tokens / search.generations, spread, rng) for _ in range(search.generations)]
+        rows = [
+            length(search.tokens / search.generations, spread, rng)
+            for _ in range(search.generations)
+        ]
         return tuple(tuple(rows[i::passes]) for i in range(passes))
     longest = max(1, round(search.steps / passes))
     others = (search.tokens - search.steps) / max(1, search.generations - passes)
-    shorter = [min(longest, length(max(1.0, others), spread, rng)) for _ in range(search.generations - passes)]
+    shorter = [
+        min(longest, length(max(1.0, others), spread, rng))
+        for _ in range(search.generations - passes)
+    ]
     return tuple((longest, *shorter[i::passes]) for i in range(passes))
 
 
 def arrivals(plan: PlanConfig, rate: float) -> Iterator[Arrival]:
-    """Yield Poisson traffic without end, at `rate` a second on average. The same seed gives the same requests at any rate."""
+    """Yield Poisson traffic without end, at `rate` a second on average.
+
+    The same seed gives the same requests at any rate.
+    """
     rng, at = random.Random(f"{plan.seed}/arrivals"), 0.0
     highest = plan.burst.factor if plan.burst else 1.0
     while True:
@@ -118,16 +135,23 @@ def arrivals(plan: PlanConfig, rate: float) -> Iterator[Arrival]:
 
 
 def enough(plan: PlanConfig, rate: float) -> list[Arrival]:
-    """Draw requests with `plan.samples` flagged ones among them on average, and for at least a deadline and three bursts."""
+    """Draw requests with `plan.samples` flagged ones among them on average, and for at least a
+    deadline and three bursts.
+    """
     seconds = max(plan.deadline, 3 * plan.burst.period if plan.burst else 0.0)
     n = max(plan.samples / (plan.flags or 1.0), seconds * rate)
     return list(islice(arrivals(plan, rate), math.ceil(n)))
 
 
-def simulate(plan: PlanConfig, requests: Iterable[Arrival], *, replicas: int, share: float = 1.0) -> Result:
-    """Let the requests, in the order in which they come, through `replicas`; each piece of work goes to the least loaded one.
+def simulate(
+    plan: PlanConfig, requests: Iterable[Arrival], *, replicas: int, share: float = 1.0
+) -> Result:
+    """Let the requests, in the order in which they come, through `replicas`.
 
-    A search that runs out of time ends in the fallback here; a real guard gives what good answer it has found by then.
+    Each piece of work goes to the least loaded one.
+
+    A search that runs out of time ends in the fallback here; a real guard gives what good answer it
+    has found by then.
 
     Args:
         share: of the moderation limits, which the whole deployment has in common.
@@ -137,7 +161,10 @@ def simulate(plan: PlanConfig, requests: Iterable[Arrival], *, replicas: int, sh
 
 @dataclass(eq=False)
 class _Service:
-    """A moderator. Calls beyond the limit wait; it counts them over a second, so that short bursts do not."""
+    """A moderator.
+
+    Calls beyond the limit wait; it counts them over a second, so that short bursts do not.
+    """
 
     settings: Moderation
     share: float
@@ -157,7 +184,9 @@ class _Service:
                 return most
             self._full = max(self._full, now) + 1 / (limit * self.share)
         self.calls += 1
-        return min(most, wait + self.settings.p50 * self.rng.lognormvariate(0.0, self.settings.sigma))
+        return min(
+            most, wait + self.settings.p50 * self.rng.lognormvariate(0.0, self.settings.sigma)
+        )
 
 
 @dataclass(eq=False)
@@ -172,18 +201,27 @@ class _Deployment:
         kind = Continuous if self.plan.batching == "continuous" else Calls
         self.costs = self.plan.measured
         self.prompt = self.costs.prefill * self.plan.prompt
-        self.replicas: list[SimulatedReplica] = [kind(self.env, self.costs) for _ in range(self.count)]
+        self.replicas: list[SimulatedReplica] = [
+            kind(self.env, self.costs) for _ in range(self.count)
+        ]
         self.gate = _Service(self.plan.first, self.share, random.Random(f"{self.plan.seed}/gate"))
         guide = self.plan.guide
-        self.guide = _Service(guide, self.share, random.Random(f"{self.plan.seed}/guide")) if guide else self.gate
+        self.guide = (
+            _Service(guide, self.share, random.Random(f"{self.plan.seed}/guide"))
+            if guide
+            else self.gate
+        )
 
     def run(self, requests: Iterable[Arrival]) -> Result:
         self.env.process(self._arrive(requests))
         self.env.run()
         times = [a.arrival.at for a in self.answers]
         seconds = max(times, default=0.0) - min(times, default=0.0)
-        # Work goes on for a while after the last arrival: what is reported is a share of the whole time.
-        whole = max((a.arrival.at + a.plain + a.added for a in self.answers), default=0.0) - min(times, default=0.0)
+        # Work goes on for a while after the last arrival: what is reported is a share of the whole
+        # time.
+        whole = max((a.arrival.at + a.plain + a.added for a in self.answers), default=0.0) - min(
+            times, default=0.0
+        )
         worked = whole * self.count or 1.0
         calls = self.gate.calls + (self.guide.calls if self.guide is not self.gate else 0)
         busy = sum(r.busy for r in self.replicas) / worked
@@ -194,7 +232,8 @@ class _Deployment:
         for arrival in requests:
             if arrival.at > self.env.now:
                 yield self.env.timeout(arrival.at - self.env.now)
-            if arrival.search is None and self.plan.traffic == "reviews":  # needs no replica, so nobody has to wait for it
+            # needs no replica, so nobody has to wait for it
+            if arrival.search is None and self.plan.traffic == "reviews":
                 self._end(arrival, 0.0, *self._passing())
             else:
                 self.env.process(self._request(arrival))
@@ -227,18 +266,24 @@ class _Deployment:
     def _search(self, arrival: Arrival, clock: simpy.Event) -> Events:
         """Tell whether the search ends before the clock does.
 
-        It makes its passes, and after each its part of the calls, of the other work, which waits for the model like a pass,
-        and of what is done aside.
+        It makes its passes, and after each its part of the calls, of the other work, which waits
+        for the model like a pass, and of what is done aside.
         """
         search = arrival.search
         assert search is not None
         passes = arrival.passes
         parts = max(1, len(passes))
         for i in range(parts):
-            if passes and not (yield from self._done(passes[i], self.prompt + search.measuring / parts, clock)):
+            if passes and not (
+                yield from self._done(passes[i], self.prompt + search.measuring / parts, clock)
+            ):
                 return False
             for _ in range(search.calls * (i + 1) // parts - search.calls * i // parts):
-                if not (yield from self._passes(self.guide.seconds(self.env.now, self.plan.deadline), clock)):
+                if not (
+                    yield from self._passes(
+                        self.guide.seconds(self.env.now, self.plan.deadline), clock
+                    )
+                ):
                     return False
             if search.work and not (yield from self._done((), search.work / parts, clock)):
                 return False
@@ -251,7 +296,9 @@ class _Deployment:
         yield self.env.timeout(seconds) | clock
         return not clock.processed
 
-    def _done(self, lengths: Sequence[int], seconds: float, clock: simpy.Event) -> Generator[simpy.Event, Any, bool]:
+    def _done(
+        self, lengths: Sequence[int], seconds: float, clock: simpy.Event
+    ) -> Generator[simpy.Event, Any, bool]:
         """Whether a replica has done it before the clock ends."""
         replica = self._least_loaded()
         job = replica.submit(lengths, seconds)

@@ -1,4 +1,6 @@
-"""Does the plan come true? One guard under open-loop traffic on this machine, against the simulation of the same requests."""
+"""Does the plan come true? One guard under open-loop traffic on this machine, against the
+simulation of the same requests.
+"""
 
 from __future__ import annotations
 
@@ -60,8 +62,8 @@ class Timed:
 class Compared:
     """One quantity at one rate.
 
-    The percentiles are in seconds, measured in two runs of the same requests, and predicted for each of them from costs that
-    were measured right before it.
+    The percentiles are in seconds, measured in two runs of the same requests, and predicted for
+    each of them from costs that were measured right before it.
     """
 
     load: float
@@ -103,7 +105,10 @@ class Validation:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the validation as plain data."""
-        extra = [{q: {"error": r.error(q), "noise": r.noise(q)} for q in ("p50", "p95")} for r in self.rows]
+        extra = [
+            {q: {"error": r.error(q), "noise": r.noise(q)} for q in ("p50", "p95")}
+            for r in self.rows
+        ]
         rows = [{**asdict(row), **more} for row, more in zip(self.rows, extra, strict=True)]
         costs = [c.model_dump(mode="json", exclude={"about"}) for c in self.costs]
         return {**asdict(self), "about": self.costs[0].about, "costs": costs, "rows": rows}
@@ -137,9 +142,15 @@ class Validator:
         """Run the guard at `loads`, shares of its measured capacity from 0 to 1."""
         self.say("conversations, one by one")
         conversations = await _conversations(self.guard, self.n, self.seed)
-        self._pools = [c for c in conversations if not c.flagged], [c for c in conversations if c.flagged]
+        self._pools = (
+            [c for c in conversations if not c.flagged],
+            [c for c in conversations if c.flagged],
+        )
         if not all(self._pools):
-            raise ConfigError("none or all of the answers are flagged", hint="take more conversations, or another gate")
+            raise ConfigError(
+                "none or all of the answers are flagged",
+                hint="take more conversations, or another gate",
+            )
         self.say("capacity")
         capacity = await self._capacity()
         rows = [row for load in loads for row in await self._compared(load, load * capacity)]
@@ -156,15 +167,27 @@ class Validator:
             plan, searches = await self._calibrated()
             measured.append(_quantities(await _drive(self.guard, schedule)))
             simulated = simulate(plan, _arrivals(schedule, searches, plan), replicas=1).answers
-            predicted.append(_quantities([Timed(a.arrival.search is not None, a.plain, a.added) for a in simulated]))
+            predicted.append(
+                _quantities(
+                    [Timed(a.arrival.search is not None, a.plain, a.added) for a in simulated]
+                )
+            )
         return [
-            Compared(load, rate, q, len(measured[0][q]), *(tuple(percentiles(r[q]) for r in x) for x in (measured, predicted)))
+            Compared(
+                load,
+                rate,
+                q,
+                len(measured[0][q]),
+                *(tuple(percentiles(r[q]) for r in x) for x in (measured, predicted)),
+            )
             for q in _QUANTITIES
             if measured[0][q]
         ]
 
     async def _calibrated(self) -> tuple[PlanConfig, dict[Prompt, SearchCosts]]:
-        """Measure what the work takes now, with nothing else going on: costs, and the search of each flagged conversation."""
+        """Measure what the work takes now, with nothing else going on: costs, and the search of
+        each flagged conversation.
+        """
         costs = await measure(self.guard, rows=self.rows, seed=len(self._costs))
         self._costs.append(costs)
         plan = self._plan(costs)
@@ -187,7 +210,9 @@ class Validator:
         )
 
     async def _searched(self, conversation: Conversation, plan: PlanConfig) -> SearchCosts:
-        [plain] = await self.guard.backend.generate([_request(self.guard, conversation.messages, conversation.prompt)])
+        [plain] = await self.guard.backend.generate(
+            [_request(self.guard, conversation.messages, conversation.prompt)]
+        )
         outcome = await self.guard.review(conversation.messages, plain.text)
         own = plan.model_copy(update={"prompt": len(conversation.prompt)})
         return search_of(outcome.record, own, timed=True)
@@ -223,14 +248,18 @@ async def _conversations(guard: Guard, n: int, seed: int) -> list[Conversation]:
             prompt = await guard.backend.render(messages)
             [plain] = await guard.backend.generate([_request(guard, messages, prompt)])
             outcome = await guard.review(messages, plain.text)
-            conversations.append(Conversation(messages, prompt, max(1, plain.tokens), outcome.action != "pass"))
+            conversations.append(
+                Conversation(messages, prompt, max(1, plain.tokens), outcome.action != "pass")
+            )
     return conversations
 
 
 def _request(guard: Guard, messages: tuple[Message, ...], prompt: Prompt) -> GenerationRequest:
     settings = guard.config.generation
     seed = own_seed(guard.config.seed, messages)
-    return GenerationRequest(prompt, max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, seed=seed)
+    return GenerationRequest(
+        prompt, max_new_tokens=settings.max_new_tokens, temperature=settings.temperature, seed=seed
+    )
 
 
 async def _answer(guard: Guard, conversation: Conversation, due: float) -> Timed:
@@ -251,15 +280,28 @@ async def _drive(guard: Guard, schedule: Schedule) -> list[Timed]:
     return await asyncio.gather(*work)
 
 
-def _arrivals(schedule: Schedule, searches: Mapping[Prompt, SearchCosts], plan: PlanConfig) -> list[Arrival]:
+def _arrivals(
+    schedule: Schedule, searches: Mapping[Prompt, SearchCosts], plan: PlanConfig
+) -> list[Arrival]:
     rng, arrivals = random.Random(plan.seed), []
     for at, conversation in schedule:
         search = searches.get(conversation.prompt)
-        arrivals.append(Arrival(at, conversation.tokens, search, pass_lengths(search, plan.spread, rng) if search else ()))
+        arrivals.append(
+            Arrival(
+                at,
+                conversation.tokens,
+                search,
+                pass_lengths(search, plan.spread, rng) if search else (),
+            )
+        )
     return arrivals
 
 
 def _quantities(answers: Sequence[Timed]) -> dict[str, list[float]]:
     flagged, unflagged = ([a for a in answers if a.flagged is kind] for kind in (True, False))
-    values = ([a.plain + a.added for a in unflagged], [a.plain + a.added for a in flagged], [a.added for a in flagged])
+    values = (
+        [a.plain + a.added for a in unflagged],
+        [a.plain + a.added for a in flagged],
+        [a.added for a in flagged],
+    )
     return dict(zip(_QUANTITIES, values, strict=True))

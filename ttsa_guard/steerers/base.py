@@ -23,7 +23,9 @@ def harmful(flag: Verdict | None) -> bool | None:
         True if the category with the highest score is one of harm; False if it is one of
         `ANSWERABLE`; None if the gate gives no categories.
     """
-    scores = {name.rpartition("/")[2]: score for name, score in (flag.categories if flag else {}).items()}
+    scores = {
+        name.rpartition("/")[2]: score for name, score in (flag.categories if flag else {}).items()
+    }
     scores.pop("refusal", None)
     return max(scores, key=lambda name: scores[name]) not in ANSWERABLE if scores else None
 
@@ -57,7 +59,8 @@ class Task:
 
     Args:
         messages: the conversation up to the answer.
-        answer: the flagged answer; empty if only the reasoning before it was flagged, of which nothing is to be kept.
+        answer: the flagged answer; empty if only the reasoning before it was flagged, of which
+            nothing is to be kept.
         backend: the model that is steered.
         base: the request that plain generation would make; steerers vary it. Its opening is the
             part of the answer that the user has seen already, so every candidate has to begin
@@ -106,7 +109,10 @@ class Task:
     def reworded(self, change: Callable[[str], str]) -> tuple[Message, ...]:
         """Return the conversation with `change` applied to the last user message."""
         last = max((i for i, m in enumerate(self.messages) if m.role == "user"), default=None)
-        return tuple(replace(m, content=change(m.content)) if i == last else m for i, m in enumerate(self.messages))
+        return tuple(
+            replace(m, content=change(m.content)) if i == last else m
+            for i, m in enumerate(self.messages)
+        )
 
     async def generate(
         self, requests: Sequence[GenerationRequest], decoding: ControlledDecoding | None = None
@@ -123,12 +129,18 @@ class Task:
         self.usage.charge(generations=len(requests))
         return await self._decode(requests, decoding)
 
-    async def _decode(self, requests: Sequence[GenerationRequest], decoding: ControlledDecoding | None) -> list[Generation]:
+    async def _decode(
+        self, requests: Sequence[GenerationRequest], decoding: ControlledDecoding | None
+    ) -> list[Generation]:
         longest = self.usage.longest(len(requests))
-        requests = [r if r.max_new_tokens <= longest else r.with_(max_new_tokens=longest) for r in requests]
+        requests = [
+            r if r.max_new_tokens <= longest else r.with_(max_new_tokens=longest) for r in requests
+        ]
         with self.usage.timed("decoding"):
             if decoding:
-                answers = await cast(ExposesLogits, self.backend).generate_controlled(requests, decoding)
+                answers = await cast(ExposesLogits, self.backend).generate_controlled(
+                    requests, decoding
+                )
             else:
                 answers = await self.backend.generate(requests)
         self.usage.tokens += sum(a.tokens for a in answers)
@@ -136,7 +148,10 @@ class Task:
         return answers
 
     async def propose(
-        self, requests: Sequence[GenerationRequest], origins: Sequence[str], decoding: ControlledDecoding | None = None
+        self,
+        requests: Sequence[GenerationRequest],
+        origins: Sequence[str],
+        decoding: ControlledDecoding | None = None,
     ) -> list[Candidate]:
         """Generate one batch, as `generate` does, and let the guide moderator judge the answers."""
         self.usage.charge(generations=len(requests))
@@ -144,10 +159,14 @@ class Task:
         verdicts = await self.score([a.text for a in answers])
         return [
             Candidate(a.text, origin, verdict, a.finished, a.log_likelihood, request, decoding)
-            for a, origin, verdict, request in zip(answers, origins, verdicts, requests, strict=True)
+            for a, origin, verdict, request in zip(
+                answers, origins, verdicts, requests, strict=True
+            )
         ]
 
-    async def extend(self, candidates: Sequence[Candidate], tokens: Sequence[int]) -> list[Candidate]:
+    async def extend(
+        self, candidates: Sequence[Candidate], tokens: Sequence[int]
+    ) -> list[Candidate]:
         """Continue each candidate by at most its number of `tokens`, and judge it again.
 
         A longer candidate is still the same answer. So it costs tokens and time of the budget,

@@ -44,14 +44,20 @@ class EmbeddingOptions(Settings):
         validation_alias=AliasChoices("scope", "rows"),  # `rows` is its old name
         description="tokens that move: those of the last user message, or all",
     )
-    direction: Literal["estimate", "random"] = Field("estimate", description="random: the control, which climbs nothing")
+    direction: Literal["estimate", "random"] = Field(
+        "estimate", description="random: the control, which climbs nothing"
+    )
     normalise: Normalise = Field("per_token", description="what is scaled to norm 1 before a step")
     iterations: int = Field(10, ge=1, description="most steps")
     step: float = Field(0.1, ge=0, description="length of a step")
     probe: float = Field(0.3, ge=0, description="length of a probe, where gradients are estimated")
     probes: int = Field(8, ge=1, description="pairs of probes in an iteration")
-    gradient: Literal["auto", "estimated"] = Field("auto", description="auto: exact where the backend can")
-    openings: int = Field(4, ge=0, description="safe openings to climb toward, besides turning away from a derailment")
+    gradient: Literal["auto", "estimated"] = Field(
+        "auto", description="auto: exact where the backend can"
+    )
+    openings: int = Field(
+        4, ge=0, description="safe openings to climb toward, besides turning away from a derailment"
+    )
     continuations: int = Field(8, ge=0, description="other continuations of a harmless beginning")
     aversion: float = Field(1.0, ge=0, description="weight of the words to turn away from")
     every: int = Field(2, ge=1, description="steps between two candidates of a path")
@@ -74,7 +80,9 @@ class Embedding:
     def __init__(self, options: EmbeddingOptions) -> None:
         self.options = options
         climbs = options.direction == "estimate"
-        self.needs: tuple[type, ...] = (TakesEmbeddings, ScoresSoftEmbeds) if climbs else (TakesEmbeddings,)
+        self.needs: tuple[type, ...] = (
+            (TakesEmbeddings, ScoresSoftEmbeds) if climbs else (TakesEmbeddings,)
+        )
 
     async def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
         """Yield other continuations of a harmless beginning, then answers from the paths."""
@@ -102,20 +110,32 @@ class Embedding:
                 affordable = waiting[: task.usage.generations_left]
                 if not affordable:
                     return
-                yield await task.propose([request for _, request in affordable], [origin for origin, _ in affordable])
+                yield await task.propose(
+                    [request for _, request in affordable], [origin for origin, _ in affordable]
+                )
                 waiting = []
 
     def _openings(self, task: Task, derailment: Derailment | None) -> list[Objective]:
         # After a harmless beginning the question can be answered; then anything else is wrong.
         kinds: tuple[OpeningKind, ...] = ("answer",) if derailment else KINDS
-        return [opening_objective(task, opening) for opening in mixed_openings(task.profile, self.options.openings, kinds)]
+        return [
+            opening_objective(task, opening)
+            for opening in mixed_openings(task.profile, self.options.openings, kinds)
+        ]
 
 
 class _Paths:
     """Move one set of soft embeddings for each objective; all start at the prompt as it is."""
 
-    def __init__(self, task: Task, prompt: Prompt, objectives: Sequence[Objective], options: EmbeddingOptions) -> None:
-        self._task, self._prompt, self._objectives, self._options = task, prompt, objectives, options
+    def __init__(
+        self, task: Task, prompt: Prompt, objectives: Sequence[Objective], options: EmbeddingOptions
+    ) -> None:
+        self._task, self._prompt, self._objectives, self._options = (
+            task,
+            prompt,
+            objectives,
+            options,
+        )
         self._backend = cast(TakesEmbeddings, task.backend)
         self._base = task.base.with_(prompt=prompt, baseline=task.baseline)
         self._generator = torch.Generator().manual_seed(task.seed)
@@ -141,7 +161,11 @@ class _Paths:
         return [
             (
                 f"{objective.name}, step {k}",
-                self._base.with_(soft_embeds=point, opening=objective.opening or self._task.shown, seed=self._task.seed + k),
+                self._base.with_(
+                    soft_embeds=point,
+                    opening=objective.opening or self._task.shown,
+                    seed=self._task.seed + k,
+                ),
             )
             for objective, point in zip(self._objectives, self._points, strict=True)
         ]
@@ -161,7 +185,10 @@ class _Paths:
 
 
 async def exact_directions(
-    backend: Differentiable, prompt: Prompt, points: Sequence[torch.Tensor], objectives: Sequence[Objective]
+    backend: Differentiable,
+    prompt: Prompt,
+    points: Sequence[torch.Tensor],
+    objectives: Sequence[Objective],
 ) -> torch.Tensor:
     """Return the exact gradient of each objective at its point.
 
@@ -173,8 +200,12 @@ async def exact_directions(
         [n, T, d]: the gradients of an objective's continuations, averaged.
     """
     numbered = numbered_continuations(objectives)
-    _, gradients = await backend.gradient(prompt, [points[i] for i, _ in numbered], [c for _, c in numbered])
-    of = [[j for j, (i, _) in enumerate(numbered) if i == number] for number in range(len(objectives))]
+    _, gradients = await backend.gradient(
+        prompt, [points[i] for i, _ in numbered], [c for _, c in numbered]
+    )
+    of = [
+        [j for j, (i, _) in enumerate(numbered) if i == number] for number in range(len(objectives))
+    ]
     return torch.stack([gradients[indices].mean(0) for indices in of])
 
 
@@ -190,7 +221,9 @@ async def estimated_directions(
     for point, objective in zip(points, objectives, strict=True):
         probed = estimator.ask(point)
         evaluated = [(x, c) for c in objective.continuations for x in probed]
-        values = await backend.objective(prompt, [x for x, _ in evaluated], [c for _, c in evaluated])
+        values = await backend.objective(
+            prompt, [x for x, _ in evaluated], [c for _, c in evaluated]
+        )
         directions.append(estimator.tell(values.view(len(objective.continuations), -1).mean(0)))
     return torch.stack(directions)
 

@@ -27,7 +27,11 @@ class EraseOptions(Settings):
 
     candidates: int = Field(4, ge=1, description="most answers")
     doubts: int = Field(
-        3, ge=0, description="more answers to the question alone where it may be unsafe: a flag speaks against all"
+        3,
+        ge=0,
+        description=(
+            "more answers to the question alone where it may be unsafe: a flag speaks against all"
+        ),
     )
     temperature: float = Field(0.7, ge=0, le=2, description="temperature of those")
 
@@ -69,13 +73,22 @@ class Erase:
         candidates = await propose_variants(task, variants, openings, more=doubts)
         yield _without_doubtful(task, candidates, question) if doubts else candidates
 
-    def _doubts(self, task: Task, question: GenerationRequest) -> list[tuple[str, GenerationRequest]]:
+    def _doubts(
+        self, task: Task, question: GenerationRequest
+    ) -> list[tuple[str, GenerationRequest]]:
         """Return names and requests of more answers to the question alone."""
-        again = question.with_(temperature=self.options.temperature, baseline=task.baseline, opening=task.shown)
-        return [(f"doubt {i}", again.with_(seed=task.seed + 100 + i)) for i in range(self.options.doubts)]
+        again = question.with_(
+            temperature=self.options.temperature, baseline=task.baseline, opening=task.shown
+        )
+        return [
+            (f"doubt {i}", again.with_(seed=task.seed + 100 + i))
+            for i in range(self.options.doubts)
+        ]
 
 
-def _without_doubtful(task: Task, candidates: list[Candidate], question: GenerationRequest) -> list[Candidate]:
+def _without_doubtful(
+    task: Task, candidates: list[Candidate], question: GenerationRequest
+) -> list[Candidate]:
     """Drop all that pass without a safe opening, if any such answer to `question` is flagged."""
     plain = [c for c in candidates if c.request and c.request.opening == task.shown]
     answers = [c for c in plain if c.request and c.request.prompt is question.prompt]
@@ -116,9 +129,16 @@ def reduced_texts(text: str) -> Iterator[tuple[str, str]]:
     if not asks:
         chosen = kept_parts(len(parts))
     else:
-        chosen = (tuple(sorted((*asks, *(others[k] for k in kept)))) for kept in ((), *kept_parts(len(others))) if others)
+        chosen = (
+            tuple(sorted((*asks, *(others[k] for k in kept))))
+            for kept in ((), *kept_parts(len(others)))
+            if others
+        )
     for kept in chosen:
-        yield f"parts {', '.join(str(i + 1) for i in kept)} of {len(parts)}", " ".join(parts[i] for i in kept)
+        yield (
+            f"parts {', '.join(str(i + 1) for i in kept)} of {len(parts)}",
+            " ".join(parts[i] for i in kept),
+        )
 
 
 def kept_parts(parts: int) -> Iterator[tuple[int, ...]]:
@@ -128,7 +148,12 @@ def kept_parts(parts: int) -> Iterator[tuple[int, ...]]:
     first, because the question stands there more often than not.
     """
     sizes = [1, *range(parts - 1, 1, -1)]
-    return (tuple(reversed(kept)) for size in sizes if size < parts for kept in combinations(reversed(range(parts)), size))
+    return (
+        tuple(reversed(kept))
+        for size in sizes
+        if size < parts
+        for kept in combinations(reversed(range(parts)), size)
+    )
 
 
 @hookimpl

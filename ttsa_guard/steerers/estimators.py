@@ -25,12 +25,18 @@ def unit(direction: torch.Tensor, normalise: Normalise) -> torch.Tensor:
     """
     axes = (-1,) if normalise == "per_token" else (-2, -1)
     norm = direction.norm(dim=axes, keepdim=True)
-    return torch.where(norm > 0, direction / norm.clamp(min=torch.finfo(norm.dtype).tiny), torch.zeros_like(direction))
+    return torch.where(
+        norm > 0,
+        direction / norm.clamp(min=torch.finfo(norm.dtype).tiny),
+        torch.zeros_like(direction),
+    )
 
 
 def clip_tokens(direction: torch.Tensor, longest: float) -> torch.Tensor:
     """Shorten the tokens of `direction` [..., T, d] that are longer than `longest` to it."""
-    clipped: torch.Tensor = direction * (longest / direction.norm(dim=-1, keepdim=True).clamp(min=longest))
+    clipped: torch.Tensor = direction * (
+        longest / direction.norm(dim=-1, keepdim=True).clamp(min=longest)
+    )
     return clipped
 
 
@@ -132,7 +138,9 @@ class Antithetic:
             None means all.
     """
 
-    def __init__(self, pairs: int, probe: float, generator: torch.Generator, free: torch.Tensor | None = None) -> None:
+    def __init__(
+        self, pairs: int, probe: float, generator: torch.Generator, free: torch.Tensor | None = None
+    ) -> None:
         self.pairs, self.probe, self.free = pairs, probe, free
         self._generator = generator
         self._directions = torch.zeros(0)
@@ -140,7 +148,9 @@ class Antithetic:
     def ask(self, point: torch.Tensor) -> torch.Tensor:
         """Return the points to evaluate around `point` [T, d]: [2 * pairs, T, d]."""
         self._directions = _noise(self.pairs, point, self._generator, self.free)
-        return torch.cat([point + self.probe * self._directions, point - self.probe * self._directions])
+        return torch.cat(
+            [point + self.probe * self._directions, point - self.probe * self._directions]
+        )
 
     def value(self, values: torch.Tensor) -> float:
         """Approximate f at the point itself by the mean of `values` [2 * pairs]."""
@@ -164,7 +174,13 @@ class Forward:
     are those of `Antithetic`, but each of the `probes` is one point.
     """
 
-    def __init__(self, probes: int, probe: float, generator: torch.Generator, free: torch.Tensor | None = None) -> None:
+    def __init__(
+        self,
+        probes: int,
+        probe: float,
+        generator: torch.Generator,
+        free: torch.Tensor | None = None,
+    ) -> None:
         self.probes, self.probe, self.free = probes, probe, free
         self._generator = generator
         self._directions = torch.zeros(0)
@@ -188,7 +204,9 @@ class Forward:
         return (slopes[:, None, None] * self._directions).mean(0)
 
 
-def _noise(n: int, point: torch.Tensor, generator: torch.Generator, free: torch.Tensor | None) -> torch.Tensor:
+def _noise(
+    n: int, point: torch.Tensor, generator: torch.Generator, free: torch.Tensor | None
+) -> torch.Tensor:
     """Draw standard-normal noise, [n, T, d]; tokens that are not `free`, bool [T], get none."""
     noise = torch.randn(n, *point.shape, generator=generator)
     return noise if free is None else noise * free[:, None]
@@ -265,7 +283,9 @@ class Climb:
             self.ended = "patience"
 
     def _move(self, gradient: torch.Tensor) -> None:
-        direction = unit(gradient, "per_token") if self.clip is None else clip_tokens(gradient, self.clip)
+        direction = (
+            unit(gradient, "per_token") if self.clip is None else clip_tokens(gradient, self.clip)
+        )
         moved = self.point + self.step * direction
         # Only the free tokens are projected, because the projection rescales all that it is given.
         free = slice(None) if self.estimator.free is None else self.estimator.free

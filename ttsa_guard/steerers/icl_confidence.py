@@ -37,15 +37,32 @@ class IclConfidenceOptions(Settings):
 
     label: str = Field("Label:", min_length=1, description="what stands before a label")
     end: str = Field("\n", min_length=1, description="what stands after it")
-    estimator: Literal["one_sided", "symmetric"] = Field("one_sided", description="differences that estimate the gradient")
-    probes: int = Field(16, ge=2, description="N, probes an iteration; symmetric: half as many pairs")
+    estimator: Literal["one_sided", "symmetric"] = Field(
+        "one_sided", description="differences that estimate the gradient"
+    )
+    probes: int = Field(
+        16, ge=2, description="N, probes an iteration; symmetric: half as many pairs"
+    )
     probe: float = Field(0.001, gt=0, description="mu, factor on the standard-normal probes")
     step: float = Field(0.03, ge=0, description="factor on the direction")
-    clip: float | None = Field(1.0, gt=0, description="longest step of a token; null: every token's direction has norm 1")
-    cosine: float = Field(0.2, gt=0, lt=1, description="lowest cosine of the moved tokens to the original ones")
-    gate: float = Field(0.1, ge=0, le=1, description="lowest proxy of the original prompt; below it nothing is tried")
-    signal: float = Field(0.0, ge=0, description="signal-to-noise ratio below which a step is skipped; 0: none is")
-    patience: int = Field(15, ge=0, description="iterations without a better proxy before the end; 0: no such end")
+    clip: float | None = Field(
+        1.0, gt=0, description="longest step of a token; null: every token's direction has norm 1"
+    )
+    cosine: float = Field(
+        0.2, gt=0, lt=1, description="lowest cosine of the moved tokens to the original ones"
+    )
+    gate: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="lowest proxy of the original prompt; below it nothing is tried",
+    )
+    signal: float = Field(
+        0.0, ge=0, description="signal-to-noise ratio below which a step is skipped; 0: none is"
+    )
+    patience: int = Field(
+        15, ge=0, description="iterations without a better proxy before the end; 0: no such end"
+    )
     iterations: int = Field(250, ge=1, description="most iterations")
     every: int = Field(25, ge=1, description="iterations between two candidates of the path")
 
@@ -75,7 +92,10 @@ class IclConfidence:
         prompt = await task.backend.render(task.messages)
         free = torch.tensor([position <= labels[-1][-1] for position in prompt.soft_positions])
         climb = self._climb(await embeds.embed(prompt.soft_ids), free, task.seed)
-        positions, lengths = [position for label in labels for position in label], [len(label) for label in labels]
+        positions, lengths = (
+            [position for label in labels for position in label],
+            [len(label) for label in labels],
+        )
         proposed: torch.Tensor | None = None
         for k in range(1, options.iterations + 1):
             with task.usage.timed("scoring"):
@@ -86,7 +106,10 @@ class IclConfidence:
             last = climb.ended is not None or k == options.iterations
             if climb.best is not proposed and (last or k % options.every == 0):
                 proposed = climb.best
-                yield await task.propose([task.base.with_(prompt=prompt, soft_embeds=proposed)], [f"proxy {climb.value:.3f}"])
+                yield await task.propose(
+                    [task.base.with_(prompt=prompt, soft_embeds=proposed)],
+                    [f"proxy {climb.value:.3f}"],
+                )
             if last:
                 return
 
@@ -124,7 +147,9 @@ def find_labels(text: str, label: str, end: str) -> list[tuple[int, int]]:
     return labels
 
 
-def label_tokens(labels: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> list[list[int]]:
+def label_tokens(
+    labels: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]
+) -> list[list[int]]:
     """Return the positions of the tokens of each label.
 
     The token at position 0 has nothing before it that could predict it. So it counts for no label,
@@ -134,7 +159,10 @@ def label_tokens(labels: Sequence[tuple[int, int]], spans: Sequence[tuple[int, i
         labels: the characters [start, end) of each label.
         spans: the characters [start, end) that each token of the prompt covers.
     """
-    positions = ([i for i, (a, b) in enumerate(spans) if i and a < end and b > start] for start, end in labels)
+    positions = (
+        [i for i, (a, b) in enumerate(spans) if i and a < end and b > start]
+        for start, end in labels
+    )
     return [of_label for of_label in positions if of_label]
 
 
@@ -150,7 +178,9 @@ def proxy(log_probs: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
         log_probs: log-probabilities of the tokens of all labels, in order, [n, sum of lengths].
         lengths: the number of tokens of each label.
     """
-    labels = torch.stack([part.mean(-1).exp() for part in torch.split(log_probs, list(lengths), dim=-1)], dim=-1)
+    labels = torch.stack(
+        [part.mean(-1).exp() for part in torch.split(log_probs, list(lengths), dim=-1)], dim=-1
+    )
     robustness = log_probs.exp().quantile(0.1, dim=-1)
     gain = labels.diff(dim=-1).clamp(min=0).sum(-1) / max(1, len(lengths) - 1)
     return CONFIDENCE * labels.mean(-1) + ROBUSTNESS * robustness + GAIN * gain

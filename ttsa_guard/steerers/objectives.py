@@ -40,7 +40,9 @@ def opening_objective(task: Task, opening: Opening) -> Objective:
     """
     begun = task.after_shown(opening.text)
     continuation = Continuation(((task.shown, 0.0), (begun.removeprefix(task.shown), 1.0)))
-    return Objective(f"toward {opening.text!r}", (continuation,), begun if opening.kind == "redirect" else "")
+    return Objective(
+        f"toward {opening.text!r}", (continuation,), begun if opening.kind == "redirect" else ""
+    )
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,9 @@ async def find_derailment(task: Task) -> Derailment | None:
     return Derailment(kept, (_onset(sentences[wrong]),)) if kept else None
 
 
-async def continue_kept(task: Task, derailment: Derailment, n: int) -> tuple[list[Candidate], Derailment]:
+async def continue_kept(
+    task: Task, derailment: Derailment, n: int
+) -> tuple[list[Candidate], Derailment]:
     """Draw `n` other continuations of the harmless beginning, at temperature 1.0.
 
     A model that is turned away from one onset alone goes wrong in other words. So the onsets that
@@ -94,12 +98,27 @@ async def continue_kept(task: Task, derailment: Derailment, n: int) -> tuple[lis
     Returns:
         The continuations as candidates, and the derailment with at most `MOST_ONSETS` onsets.
     """
-    requests = [task.base.with_(opening=derailment.kept, temperature=1.0, seed=task.seed + i) for i in range(n)]
+    requests = [
+        task.base.with_(opening=derailment.kept, temperature=1.0, seed=task.seed + i)
+        for i in range(n)
+    ]
     candidates = await task.propose(requests, [f"continuation {i}" for i in range(n)])
-    tails = [split_sentences(c.text.removeprefix(derailment.kept)) for c in candidates if c.verdict.flagged]
+    tails = [
+        split_sentences(c.text.removeprefix(derailment.kept))
+        for c in candidates
+        if c.verdict.flagged
+    ]
     following = list(dict.fromkeys(tail[0] for tail in tails if tail))
-    verdicts = await task.score([f"{derailment.kept} {sentence}" for sentence in following]) if following else []
-    shown = [_onset(sentence) for sentence, verdict in zip(following, verdicts, strict=True) if verdict.flagged]
+    verdicts = (
+        await task.score([f"{derailment.kept} {sentence}" for sentence in following])
+        if following
+        else []
+    )
+    shown = [
+        _onset(sentence)
+        for sentence, verdict in zip(following, verdicts, strict=True)
+        if verdict.flagged
+    ]
     onsets = tuple(dict.fromkeys([*derailment.onsets, *shown]))
     return candidates, replace(derailment, onsets=onsets[:MOST_ONSETS])
 
@@ -110,4 +129,8 @@ def _onset(sentence: str) -> str:
 
 def numbered_continuations(objectives: Sequence[Objective]) -> list[tuple[int, Continuation]]:
     """Return all continuations, each with the index of its objective."""
-    return [(i, continuation) for i, objective in enumerate(objectives) for continuation in objective.continuations]
+    return [
+        (i, continuation)
+        for i, objective in enumerate(objectives)
+        for continuation in objective.continuations
+    ]

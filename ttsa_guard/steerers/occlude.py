@@ -28,9 +28,16 @@ class OccludeOptions(Settings):
     """Configure the steerer `occlude`."""
 
     candidates: int = Field(8, ge=1, description="most answers")
-    shortest: float = Field(0.3, gt=0, lt=1, description="share of the message's tokens in the shortest span")
-    longest: float = Field(0.85, gt=0, lt=1, description="share of the message's tokens in the longest span")
-    blank: bool = Field(False, description="set the embeddings of the span to zero instead of leaving its tokens out")
+    shortest: float = Field(
+        0.3, gt=0, lt=1, description="share of the message's tokens in the shortest span"
+    )
+    longest: float = Field(
+        0.85, gt=0, lt=1, description="share of the message's tokens in the longest span"
+    )
+    blank: bool = Field(
+        False,
+        description="set the embeddings of the span to zero instead of leaving its tokens out",
+    )
 
 
 class Occlude:
@@ -50,7 +57,12 @@ class Occlude:
         prompt = await task.backend.render(task.messages, scope="user")
         size = len(prompt.soft_ids)
         openings = await beginnings(task)
-        hidden = spans(size, max(1, self.options.candidates // len(openings)), self.options.shortest, self.options.longest)
+        hidden = spans(
+            size,
+            max(1, self.options.candidates // len(openings)),
+            self.options.shortest,
+            self.options.longest,
+        )
         names = [f"without tokens {span.start + 1} to {span.stop} of {size}" for span in hidden]
         if self.options.blank:
             requests = await self._blanked(task, prompt, hidden)
@@ -58,7 +70,9 @@ class Occlude:
             requests = [task.base.with_(prompt=left_out(prompt, span)) for span in hidden]
         yield await propose_variants(task, list(zip(names, requests, strict=True)), openings)
 
-    async def _blanked(self, task: Task, prompt: Prompt, hidden: Sequence[range]) -> list[GenerationRequest]:
+    async def _blanked(
+        self, task: Task, prompt: Prompt, hidden: Sequence[range]
+    ) -> list[GenerationRequest]:
         origin = await cast(TakesEmbeddings, task.backend).embed(prompt.soft_ids)  # [T, d]
         masks = torch.ones(len(hidden), len(origin), 1)
         for mask, span in zip(masks, hidden, strict=True):

@@ -40,7 +40,9 @@ class _Sample:
 
 def default_probes() -> tuple[list[str], list[str]]:
     """Return the shipped questions: harmless ones and unsafe ones."""
-    probes = yaml.safe_load((resources.files(__package__) / "probes.yaml").read_text(encoding="utf-8"))
+    probes = yaml.safe_load(
+        (resources.files(__package__) / "probes.yaml").read_text(encoding="utf-8")
+    )
     return probes["harmless"], probes["unsafe"]
 
 
@@ -58,7 +60,8 @@ async def collect(
     """Sample answers to plain questions, keep the safe ones, and count how they begin.
 
     Args:
-        moderator: it decides what is safe; its category "refusal" tells refusals from other answers.
+        moderator: it decides what is safe; its category "refusal" tells refusals from other
+            answers.
         harmless: questions that can be answered.
         unsafe: questions to which a safe answer offers an alternative or declines.
         samples: the number of answers to each question. A quarter of them is drawn at temperature
@@ -81,14 +84,21 @@ async def collect(
                 safe.append(_Sample(question, text, _kind(verdict, is_unsafe), likelihood))
         on_progress(done, len(questions))
     if not safe:
-        raise ModelError("no safe answer was sampled", hint="check the model and the moderator with ttsa-guard check")
+        raise ModelError(
+            "no safe answer was sampled",
+            hint="check the model and the moderator with ttsa-guard check",
+        )
     return ModelProfile(model=backend.name, openings=openings(safe), floor=_floor(safe))
 
 
-async def _sampled(backend: Backend, base: GenerationRequest, n: int) -> tuple[list[str], list[float | None]]:
+async def _sampled(
+    backend: Backend, base: GenerationRequest, n: int
+) -> tuple[list[str], list[float | None]]:
     """Draw `n` answers; measure the likelihoods of those that are drawn as answers usually are."""
     usual = math.ceil(n / 4)
-    requests = [base.with_(seed=base.seed + i, temperature=0.1 if i < usual else 0.9) for i in range(n)]
+    requests = [
+        base.with_(seed=base.seed + i, temperature=0.1 if i < usual else 0.9) for i in range(n)
+    ]
     texts = [generation.text for generation in await backend.generate(requests)]
     likelihoods: list[float | None] = [None] * n
     if isinstance(backend, ScoresText):
@@ -117,7 +127,9 @@ def openings(samples: Sequence[_Sample]) -> tuple[Opening, ...]:
                 questions[beginning].add(sample.question)
         enough = min(SHARED_BY, len({s.question for s in samples if s.kind == kind}))
         shared = {text: len(asked) for text, asked in questions.items() if len(asked) >= enough}
-        longest = [text for text in shared if not any(_extends(other, text, shared) for other in shared)]
+        longest = [
+            text for text in shared if not any(_extends(other, text, shared) for other in shared)
+        ]
         longest.sort(key=lambda text: (-shared[text], text))
         common += [Opening(text=text, kind=kind, count=shared[text]) for text in longest[:PER_KIND]]
     return tuple(common)

@@ -39,7 +39,9 @@ class PrefillOptions(Settings):
 
     openings: int = Field(6, ge=1, description="openings tried, in one batch")
     draws: int = Field(2, ge=1, description="answers that are begun with each of them")
-    always: bool = Field(False, description="also for an answer that began harmlessly and was flagged for its tone")
+    always: bool = Field(
+        False, description="also for an answer that began harmlessly and was flagged for its tone"
+    )
 
 
 class Prefill:
@@ -63,30 +65,49 @@ class Prefill:
         # What stands around an unsafe question often demands an answer, so only the question stays.
         base = task.base.with_(prompt=task.asked[0]) if task.harmful and task.asked else task.base
         offering = mixed_openings(task.profile, self.options.openings, _OFFERING[task.harmful])
-        draws = [(o, draw) for draw in range(self.options.draws) for o in offering][: task.usage.generations_left]
+        draws = [(o, draw) for draw in range(self.options.draws) for o in offering][
+            : task.usage.generations_left
+        ]
         if draws:
             yield await _begun(task, base, draws)
-        refusing = mixed_openings(task.profile, _REFUSALS, ("refusal",))[: task.usage.generations_left]
+        refusing = mixed_openings(task.profile, _REFUSALS, ("refusal",))[
+            : task.usage.generations_left
+        ]
         if refusing and task.harmful is not False:
             yield await _brief(task, base, refusing)
 
 
-async def _begun(task: Task, base: GenerationRequest, draws: Sequence[tuple[Opening, int]]) -> list[Candidate]:
+async def _begun(
+    task: Task, base: GenerationRequest, draws: Sequence[tuple[Opening, int]]
+) -> list[Candidate]:
     """Propose an answer for each draw: an opening, and how often it was drawn before."""
     requests = [
-        base.with_(opening=task.after_shown(opening.text), seed=task.seed + i, temperature=_WARM if draw else base.temperature)
+        base.with_(
+            opening=task.after_shown(opening.text),
+            seed=task.seed + i,
+            temperature=_WARM if draw else base.temperature,
+        )
         for i, (opening, draw) in enumerate(draws)
     ]
     candidates = await task.propose(requests, [f"opening {opening.text!r}" for opening, _ in draws])
     order = list(dict.fromkeys(opening.text for opening, _ in draws))
-    return [replace(c, place=order.index(o.text)) for c, (o, _) in zip(candidates, draws, strict=True)]
+    return [
+        replace(c, place=order.index(o.text)) for c, (o, _) in zip(candidates, draws, strict=True)
+    ]
 
 
-async def _brief(task: Task, base: GenerationRequest, openings: Sequence[Opening]) -> list[Candidate]:
+async def _brief(
+    task: Task, base: GenerationRequest, openings: Sequence[Opening]
+) -> list[Candidate]:
     """Propose answers that end with the sentence in which their opening ends."""
     begun = [task.after_shown(opening.text) for opening in openings]
-    answers = await task.generate([base.with_(opening=text, seed=task.seed + i) for i, text in enumerate(begun)])
-    texts = [through_sentence(answer.text, len(text)) for answer, text in zip(answers, begun, strict=True)]
+    answers = await task.generate(
+        [base.with_(opening=text, seed=task.seed + i) for i, text in enumerate(begun)]
+    )
+    texts = [
+        through_sentence(answer.text, len(text))
+        for answer, text in zip(answers, begun, strict=True)
+    ]
     verdicts = await task.score(texts)
     origins = [f"opening {opening.text!r}" for opening in openings]
     return [
@@ -132,20 +153,31 @@ async def propose_variants(
         request.with_(opening=opening, seed=task.seed + i, baseline=task.baseline)
         for i, ((_, request), opening) in enumerate(tried)
     ]
-    names = [name if opening == openings[0] else f"{name} redirected" for (name, _), opening in tried]
+    names = [
+        name if opening == openings[0] else f"{name} redirected" for (name, _), opening in tried
+    ]
     added = more[: task.usage.generations_left - len(tried)]
     requests += [request for _, request in added]
     if not requests:
         return []
     candidates = await task.propose(requests, [*names, *(name for name, _ in added)])
     places = [openings.index(opening) for _, opening in tried] + [0] * len(added)
-    return [replace(candidate, place=place) for candidate, place in zip(candidates, places, strict=True)]
+    return [
+        replace(candidate, place=place) for candidate, place in zip(candidates, places, strict=True)
+    ]
 
 
-def mixed_openings(profile: ModelProfile, n: int, kinds: Sequence[OpeningKind] = KINDS) -> list[Opening]:
+def mixed_openings(
+    profile: ModelProfile, n: int, kinds: Sequence[OpeningKind] = KINDS
+) -> list[Opening]:
     """Return the first `n` openings of the profile, taken in turn from the `kinds`."""
     groups = [[o for o in profile.openings if o.kind == kind] for kind in kinds]
-    in_turn = [group[i] for i in range(max(map(len, groups), default=0)) for group in groups if i < len(group)]
+    in_turn = [
+        group[i]
+        for i in range(max(map(len, groups), default=0))
+        for group in groups
+        if i < len(group)
+    ]
     return in_turn[:n]
 
 

@@ -24,7 +24,9 @@ _PIECE = re.compile(rf"{SENTENCE.pattern}\s*", re.DOTALL)
 class TrimOptions(Settings):
     """Configure the steerer `trim`."""
 
-    kept: float = Field(0.6, gt=0, le=1, description="smallest share of the answer's words that has to stay")
+    kept: float = Field(
+        0.6, gt=0, le=1, description="smallest share of the answer's words that has to stay"
+    )
 
 
 class Trim:
@@ -45,7 +47,10 @@ class Trim:
         if len(pieces) < 2:
             return
         verdicts = await task.score([piece.strip() for piece in pieces])
-        text = task.shown + "".join(p for p, v in zip(pieces, verdicts, strict=True) if not v.flagged).rstrip()
+        text = (
+            task.shown
+            + "".join(p for p, v in zip(pieces, verdicts, strict=True) if not v.flagged).rstrip()
+        )
         if len(text.split()) < self.options.kept * len(task.answer.split()):
             return
         [verdict] = await task.score([text])

@@ -58,7 +58,9 @@ def test_weights_are_bit_equal_after_a_failure_within(model, vector):
 def test_the_largest_entries_are_kept(vector):
     kept = vector.top(0.1)
     size = sum(e.shape[0] for e in vector.entries.values())
-    smallest = min(float(e.values().abs().min()) for e in kept.entries.values() if e.values().numel())
+    smallest = min(
+        float(e.values().abs().min()) for e in kept.entries.values() if e.values().numel()
+    )
     left = vector - kept
     assert len(kept) == pytest.approx(0.1 * size, abs=2)
     assert max(float(e.values().abs().max()) for e in left.entries.values()) <= smallest
@@ -69,7 +71,9 @@ def test_within_a_layer_every_layer_keeps_its_share(vector):
     for layer in ("model.layers.0.", "model.layers.1."):
         names = [n for n in vector.entries if n.startswith(layer)]
         size = sum(vector.entries[n].shape[0] for n in names)
-        assert sum(kept.entries[n].values().numel() for n in names) == pytest.approx(0.1 * size, abs=1)
+        assert sum(kept.entries[n].values().numel() for n in names) == pytest.approx(
+            0.1 * size, abs=1
+        )
 
 
 @pytest.mark.parametrize("keep", [0.0, 1.1, -1.0, float("nan")])
@@ -113,7 +117,9 @@ def test_the_fingerprint_is_that_of_the_checkpoint(model, tiny_model):
     assert fingerprint(half) == fingerprint(model) != fingerprint(tuned(tiny_model))
 
 
-@pytest.mark.parametrize("content", [None, b"", b"no tensors at all"], ids=["missing", "empty", "text"])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"no tensors at all"], ids=["missing", "empty", "text"]
+)
 def test_an_unreadable_file_is_refused(tmp_path, content):
     path = tmp_path / "h.safetensors"
     if content is not None:

@@ -24,10 +24,37 @@ def write(path, rows):
 
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_a_harm_vector_and_a_regulated_model(tiny_model, tmp_path, method):
-    examples = write(tmp_path / "harm.jsonl", [{"prompt": "is it clean?", "answer": "bad kettle"}] * 2)
+    examples = write(
+        tmp_path / "harm.jsonl", [{"prompt": "is it clean?", "answer": "bad kettle"}] * 2
+    )
     out, regulated = tmp_path / "h.safetensors", tmp_path / "regulated"
-    words = ["--method", method, "--rank", "2", "--steps", "3", "--batch", "1", "--state", tmp_path / "state", "--device", "cpu"]
-    done = run("harm-vector", tiny_model, "--examples", examples, "--out", out, "--regulated", regulated, "--keep", "0.2", *words)
+    words = [
+        "--method",
+        method,
+        "--rank",
+        "2",
+        "--steps",
+        "3",
+        "--batch",
+        "1",
+        "--state",
+        tmp_path / "state",
+        "--device",
+        "cpu",
+    ]
+    done = run(
+        "harm-vector",
+        tiny_model,
+        "--examples",
+        examples,
+        "--out",
+        out,
+        "--regulated",
+        regulated,
+        "--keep",
+        "0.2",
+        *words,
+    )
     assert done.exit_code == 0, done.output
     vector = HarmVector.load(out)
     assert vector.norm() > 0
@@ -41,10 +68,15 @@ def test_a_harm_vector_and_a_regulated_model(tiny_model, tmp_path, method):
 
 
 def test_a_reward_model(tiny_model, tmp_path):
-    rows = [{"prompt": "is it clean?", "chosen": f"kettle {a}", "rejected": "the", "attribute": a} for a in ATTRIBUTES]
+    rows = [
+        {"prompt": "is it clean?", "chosen": f"kettle {a}", "rejected": "the", "attribute": a}
+        for a in ATTRIBUTES
+    ]
     out = tmp_path / "r.safetensors"
     words = ["--steps", "2", "--batch", "1", "--rank", "2", "--device", "cpu"]
-    done = run("train", tiny_model, "--pairs", write(tmp_path / "p.jsonl", rows), "--out", out, *words)
+    done = run(
+        "train", tiny_model, "--pairs", write(tmp_path / "p.jsonl", rows), "--out", out, *words
+    )
     assert done.exit_code == 0, done.output
     assert Adapter.load(out).shape.rank == 2
 

@@ -49,7 +49,10 @@ def reward(model, tmp_path_factory):
 
 def requests(backend, temperature=0.0, **settings):
     prompts = [asyncio.run(backend.render([Message("user", t)])) for t in TEXTS]
-    return [GenerationRequest(p, temperature=temperature, max_new_tokens=12, seed=i, **settings) for i, p in enumerate(prompts)]
+    return [
+        GenerationRequest(p, temperature=temperature, max_new_tokens=12, seed=i, **settings)
+        for i, p in enumerate(prompts)
+    ]
 
 
 def guided(backend, guide, asked):
@@ -91,7 +94,11 @@ def test_soft_rows_are_decoded_as_they_are_without_a_guide(tiny):
 def test_each_part_changes_the_answers_and_none_the_weights(tiny, harm, reward):
     asked = requests(tiny)
     before = tiny.fingerprint
-    parts = [Product(harm, None, 1.0, 1.0, EQUAL), Product(None, reward, 1.0, 1.0, EQUAL), Product(harm, reward, 1.0, 1.0, EQUAL)]
+    parts = [
+        Product(harm, None, 1.0, 1.0, EQUAL),
+        Product(None, reward, 1.0, 1.0, EQUAL),
+        Product(harm, reward, 1.0, 1.0, EQUAL),
+    ]
     found = [texts(guided(tiny, guide, asked)) for guide in parts]
     assert len({str(f) for f in [*found, plain(tiny, asked)]}) == 4
     assert fingerprint(tiny._engine.model) == before
@@ -106,7 +113,10 @@ def test_an_answer_does_not_depend_on_the_batch(tiny, harm, reward):
 
 def test_preferences_decide(tiny, reward):
     asked = requests(tiny)
-    found = {str(texts(guided(tiny, Product(None, reward, 0.0, 3.0, {name: 1.0}), asked))) for name in EQUAL}
+    found = {
+        str(texts(guided(tiny, Product(None, reward, 0.0, 3.0, {name: 1.0}), asked)))
+        for name in EQUAL
+    }
     assert len(found) > 1
 
 
@@ -124,7 +134,11 @@ def test_the_logits_are_those_of_the_equation(model, harm, reward):
         safe = model(input_ids=ids).logits
         adapter = reward.on(model)
         adapter.prefer([0.75, 0.0, 0.0, 0.0, 0.25])
-        layers = [name for name, _ in model.named_parameters() if name.rsplit(".", 2)[-2] in ("q_proj", "k_proj", "v_proj")]
+        layers = [
+            name
+            for name, _ in model.named_parameters()
+            if name.rsplit(".", 2)[-2] in ("q_proj", "k_proj", "v_proj")
+        ]
         kept = {name: dict(model.named_parameters())[name].clone() for name in layers}
         adapter.merge(model)
         preferred = model(input_ids=ids).logits
@@ -181,12 +195,16 @@ def test_a_cancelled_generation_stops_and_gives_the_weights_back(tiny, harm):
 
                 def step(embeds, valid, at):
                     seen.append(1)
-                    return inner(embeds, valid, at).index_fill(-1, torch.tensor(tiny._engine.ends), -1e9)
+                    return inner(embeds, valid, at).index_fill(
+                        -1, torch.tensor(tiny._engine.ends), -1e9
+                    )
 
                 yield step
 
     async def cancelled():
-        asked = [GenerationRequest(await tiny.render([Message("user", TEXTS[0])]), max_new_tokens=200)]
+        asked = [
+            GenerationRequest(await tiny.render([Message("user", TEXTS[0])]), max_new_tokens=200)
+        ]
         work = asyncio.ensure_future(tiny.generate_controlled(asked, Slow()))
         while not seen:
             await asyncio.sleep(0)

@@ -36,12 +36,19 @@ def embedded():
 def files(tiny_model, tmp_path_factory):
     """Of the tiny model."""
     folder = tmp_path_factory.mktemp("prosocial")
-    model, tuned = (AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32) for _ in range(2))
+    model, tuned = (
+        AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32) for _ in range(2)
+    )
     with torch.no_grad():
         tuned.lm_head.weight += 0.1
     HarmVector.difference(model, tuned).save(folder / "harm.safetensors")
-    Adapter(model, AdapterShape(rank=2), base=fingerprint(model)).save(folder / "reward.safetensors")
-    return {"harm_vector": str(folder / "harm.safetensors"), "reward": str(folder / "reward.safetensors")}
+    Adapter(model, AdapterShape(rank=2), base=fingerprint(model)).save(
+        folder / "reward.safetensors"
+    )
+    return {
+        "harm_vector": str(folder / "harm.safetensors"),
+        "reward": str(folder / "reward.safetensors"),
+    }
 
 
 # ---------------------------------------------------------------------- settings
@@ -62,7 +69,10 @@ def test_wrong_preferences_are_refused(prefer, problem, embedded):
         Guard.from_config(config(prefer=prefer), backend=embedded)
 
 
-@pytest.mark.parametrize("options", [{"alpha": -1}, {"alpha": float("inf")}, {"strength": -0.1}, {"n": 0}, {"preferences": {}}])
+@pytest.mark.parametrize(
+    "options",
+    [{"alpha": -1}, {"alpha": float("inf")}, {"strength": -0.1}, {"n": 0}, {"preferences": {}}],
+)
 def test_wrong_options_are_refused(options, embedded):
     with pytest.raises(ConfigError):
         Guard.from_config(config(**options), backend=embedded)
@@ -98,11 +108,15 @@ def reviewed(guard, case, answer):
 def tiny_guard(tiny, files, **settings):
     gate, guide = ScriptedModerator(lambda _: 1.0, name="gate"), ScriptedModerator(name="guide")
     steerer = ProSocial(ProSocialOptions(n=3, **files))
-    return Guard(GuardConfig.parse(settings), backend=tiny, gate=gate, guide=guide, steerers=[steerer])
+    return Guard(
+        GuardConfig.parse(settings), backend=tiny, gate=gate, guide=guide, steerers=[steerer]
+    )
 
 
 def test_candidates_are_charged_to_the_budget(tiny, files):
-    outcome = asyncio.run(tiny_guard(tiny, files, budget={"generations": 2}).review("is it clean?", "bad answer"))
+    outcome = asyncio.run(
+        tiny_guard(tiny, files, budget={"generations": 2}).review("is it clean?", "bad answer")
+    )
     assert outcome.action == "fallback"
     assert outcome.record.generations == 2
 
@@ -138,9 +152,20 @@ def test_a_request_may_have_preferences_of_its_own(embedded, monkeypatch):
 
 @pytest.mark.parametrize(
     "prefer",
-    [{"empathy": 2.0}, {"empathy": -1.0, "sensitivity": 2.0}, {"a secret": 1.0}, {"empathy": "much"}, {}, "empathy", [1.0], 7],
+    [
+        {"empathy": 2.0},
+        {"empathy": -1.0, "sensitivity": 2.0},
+        {"a secret": 1.0},
+        {"empathy": "much"},
+        {},
+        "empathy",
+        [1.0],
+        7,
+    ],
 )
-def test_wrong_preferences_of_a_request_are_named_and_not_used(tiny, files, prefer, monkeypatch, caplog):
+def test_wrong_preferences_of_a_request_are_named_and_not_used(
+    tiny, files, prefer, monkeypatch, caplog
+):
     used, guided = [], tiny.generate_controlled
 
     async def spy(requests, guide):
@@ -156,13 +181,26 @@ def test_wrong_preferences_of_a_request_are_named_and_not_used(tiny, files, pref
     assert "secret" not in caplog.text
 
 
-@pytest.mark.parametrize("steerers", [["prosocial"], ["prosocial", "embedding"], ["erase", "prosocial", "prefill"]], ids="-".join)
+@pytest.mark.parametrize(
+    "steerers",
+    [["prosocial"], ["prosocial", "embedding"], ["erase", "prosocial", "prefill"]],
+    ids="-".join,
+)
 def test_flagged_answers_of_the_embedded_model_are_mended(embedded, steerers):
     guard = Guard.from_config(GuardConfig.parse({"steerers": steerers}), backend=embedded)
     world, before = World.load(), embedded.fingerprint
-    cases = [*world.cases("unsafe", "content", 4, seed=3), *world.cases("benign", "tone", 4, seed=3)]
-    outcomes = [reviewed(guard, case, "Shut up and figure out the rest yourself, clown.") for case in cases]
-    judged = [world.judge(case, o.text) for case, o in zip(cases, outcomes, strict=True) if o.action == "swap"]
+    cases = [
+        *world.cases("unsafe", "content", 4, seed=3),
+        *world.cases("benign", "tone", 4, seed=3),
+    ]
+    outcomes = [
+        reviewed(guard, case, "Shut up and figure out the rest yourself, clown.") for case in cases
+    ]
+    judged = [
+        world.judge(case, o.text)
+        for case, o in zip(cases, outcomes, strict=True)
+        if o.action == "swap"
+    ]
     assert len(judged) >= 6
     assert all(j.safe for j in judged)
     assert fingerprint(embedded._engine.model) == before
@@ -175,7 +213,9 @@ def test_the_preferred_attribute_is_what_is_said(embedded):
     for name in ("empathy", "truthfulness"):
         guide = ProSocial(ProSocialOptions(prefer={name: 1.0})).decoding
         prompts = [asyncio.run(embedded.render(messages(case))) for case in cases]
-        found = asyncio.run(embedded.generate_controlled([GenerationRequest(p) for p in prompts], guide))
+        found = asyncio.run(
+            embedded.generate_controlled([GenerationRequest(p) for p in prompts], guide)
+        )
         kinds = [world.judge(case, g.text).kinds for case, g in zip(cases, found, strict=True)]
         said[name] = {a: sum(a in k for k in kinds) for a in ATTRIBUTES}
     assert said["empathy"]["empathy"] > said["truthfulness"]["empathy"]

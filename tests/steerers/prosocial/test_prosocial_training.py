@@ -17,7 +17,10 @@ from ttsa_guard.steerers.prosocial.preferences import ATTRIBUTES, vector
 from ttsa_guard.steerers.prosocial.training import Plan
 
 ASKED = (Message("user", "is the kettle clean?"),)
-PAIRS = [Pair(ASKED, f"{word} kettle", f"the {word}", name) for name, word in zip(ATTRIBUTES, "abcde", strict=True)]
+PAIRS = [
+    Pair(ASKED, f"{word} kettle", f"the {word}", name)
+    for name, word in zip(ATTRIBUTES, "abcde", strict=True)
+]
 HARM = [AnswerExample(ASKED, "bad kettle"), AnswerExample(ASKED, "bad kitchen")]
 
 
@@ -37,8 +40,22 @@ HH = "\n\nHuman: a kettle\n\nAssistant: fine\n\nHuman: is it clean?\n\nAssistant
     ("row", "turns"),
     [
         ({"prompt": "is it clean?", "chosen": "yes", "rejected": "no"}, 1),
-        ({"prompt": WHOLE[:1], "chosen": ASSISTANT, "rejected": [{"role": "assistant", "content": "no"}]}, 1),
-        ({"prompt": "is it clean?", "chosen": WHOLE, "rejected": [WHOLE[0], {"role": "assistant", "content": "no"}]}, 1),
+        (
+            {
+                "prompt": WHOLE[:1],
+                "chosen": ASSISTANT,
+                "rejected": [{"role": "assistant", "content": "no"}],
+            },
+            1,
+        ),
+        (
+            {
+                "prompt": "is it clean?",
+                "chosen": WHOLE,
+                "rejected": [WHOLE[0], {"role": "assistant", "content": "no"}],
+            },
+            1,
+        ),
         ({"chosen": f"{HH} yes", "rejected": f"{HH} no"}, 3),
     ],
     ids=["texts", "turns", "whole conversations", "transcripts"],
@@ -54,7 +71,9 @@ def test_pairs_are_read_as_they_are_published(row, turns, packed, tmp_path):
 
 def test_answers_to_different_prompts_are_no_pair(tmp_path):
     path = tmp_path / "p.jsonl"
-    path.write_text(json.dumps({"chosen": f"{HH} yes", "rejected": "\n\nHuman: else\n\nAssistant: no"}))
+    path.write_text(
+        json.dumps({"chosen": f"{HH} yes", "rejected": "\n\nHuman: else\n\nAssistant: no"})
+    )
     assert read_pairs(path, "helpfulness") == []
 
 
@@ -62,10 +81,22 @@ def test_answers_to_different_prompts_are_no_pair(tmp_path):
     ("row", "attribute", "problem"),
     [
         ({"prompt": "a secret", "chosen": "yes", "rejected": "no"}, None, "ATTRIBUTE=FILE"),
-        ({"prompt": "a secret", "chosen": "yes", "rejected": "no"}, "emphaty", "did you mean 'empathy'"),
-        ({"prompt": "a secret", "chosen": WHOLE[:1], "rejected": "no"}, "empathy", "no answer at the end"),
+        (
+            {"prompt": "a secret", "chosen": "yes", "rejected": "no"},
+            "emphaty",
+            "did you mean 'empathy'",
+        ),
+        (
+            {"prompt": "a secret", "chosen": WHOLE[:1], "rejected": "no"},
+            "empathy",
+            "no answer at the end",
+        ),
         ({"chosen": ASSISTANT, "rejected": ASSISTANT}, "empathy", "no conversation"),
-        ({"prompt": "a secret", "chosen": "", "rejected": "no"}, "empathy", "no text in the field 'chosen'"),
+        (
+            {"prompt": "a secret", "chosen": "", "rejected": "no"},
+            "empathy",
+            "no text in the field 'chosen'",
+        ),
     ],
 )
 def test_wrong_pairs_are_named_by_their_line(row, attribute, problem, tmp_path):
@@ -82,7 +113,9 @@ def test_wrong_pairs_are_named_by_their_line(row, attribute, problem, tmp_path):
 
 def test_gradients_that_agree_are_averaged():
     gradients = [torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1.0])]
-    assert torch.equal(projected(gradients, random.Random(0)), averaged(gradients, random.Random(0)))
+    assert torch.equal(
+        projected(gradients, random.Random(0)), averaged(gradients, random.Random(0))
+    )
 
 
 def test_what_speaks_against_another_is_taken_away():
@@ -165,7 +198,9 @@ def test_the_reward_model_learns_every_attribute(loaded, conflicts):
     model, encode = loaded
     before = {n: p.clone() for n, p in model.named_parameters()}
     plan = Plan(steps=60, batch=1, peak=2e-2, warm_up=5)
-    adapter = training.reward(model, encode, PAIRS, plan, shape=AdapterShape(rank=2), beta=0.5, conflicts=conflicts)
+    adapter = training.reward(
+        model, encode, PAIRS, plan, shape=AdapterShape(rank=2), beta=0.5, conflicts=conflicts
+    )
     assert all(torch.equal(before[n], p) for n, p in model.named_parameters())
     with adapter.attached(model), torch.no_grad():
         for name, pairs in encode.pairs(PAIRS).items():
@@ -180,7 +215,9 @@ def test_a_plain_adapter_learns_one_attribute_from_its_pairs_alone(loaded):
     only = {"shape": AdapterShape(rank=2, objectives=0), "attributes": ("sensitivity",)}
     adapter = training.reward(model, encode, PAIRS[1:2], plan, beta=0.5, **only)
     with adapter.attached(model), torch.no_grad():
-        better, worse = training.log_likelihoods(model, encode.pairs(PAIRS)["sensitivity"][0]).tolist()
+        better, worse = training.log_likelihoods(
+            model, encode.pairs(PAIRS)["sensitivity"][0]
+        ).tolist()
     assert better > worse
     with pytest.raises(ConfigError, match="sensitivity"):
         training.reward(model, encode, PAIRS[:1], plan, **only)
@@ -220,7 +257,9 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(loaded, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         training.harm_vector(model, encode, HARM, plan, keep=1.0, on_step=stop)
     seen = []
-    again = training.harm_vector(model, encode, HARM, plan, keep=1.0, on_step=lambda done, _: seen.append(done))
+    again = training.harm_vector(
+        model, encode, HARM, plan, keep=1.0, on_step=lambda done, _: seen.append(done)
+    )
     assert seen == [4, 5, 6, 7, 8]
     assert (again - whole).norm() < 1e-6 < whole.norm()
 
@@ -230,7 +269,9 @@ def test_the_state_of_another_run_is_refused(loaded, tmp_path):
     plan = Plan(steps=2, batch=1, warm_up=1, state=tmp_path / "state")
     training.harm_vector(model, encode, HARM, plan)
     with pytest.raises(ConfigError, match="another run"):
-        training.harm_vector(model, encode, HARM, Plan(steps=3, batch=1, warm_up=1, state=plan.state))
+        training.harm_vector(
+            model, encode, HARM, Plan(steps=3, batch=1, warm_up=1, state=plan.state)
+        )
     plan.state.write_bytes(b"what is this")
     with pytest.raises(ConfigError, match="cannot read"):
         training.harm_vector(model, encode, HARM, plan)
@@ -244,7 +285,9 @@ def test_every_attribute_needs_pairs(loaded):
 
 def test_log_likelihoods_are_those_of_the_answers_alone(loaded):
     model, encode = loaded
-    short, long = encode.answers([HARM[0], AnswerExample(ASKED, "the kettle is clean, and so on and on")])
+    short, long = encode.answers(
+        [HARM[0], AnswerExample(ASKED, "the kettle is clean, and so on and on")]
+    )
     with torch.no_grad():
         together = training.log_likelihoods(model, [short, long])
         alone = training.log_likelihoods(model, [short])
@@ -252,7 +295,9 @@ def test_log_likelihoods_are_those_of_the_answers_alone(loaded):
         log_probs = model(input_ids=ids).logits[0].log_softmax(-1)
     at = range(len(short.prompt), ids.shape[1])
     assert together[0].item() == pytest.approx(alone[0].item(), abs=1e-3)
-    assert alone[0].item() == pytest.approx(sum(log_probs[i - 1, ids[0, i]].item() for i in at), abs=1e-3)
+    assert alone[0].item() == pytest.approx(
+        sum(log_probs[i - 1, ids[0, i]].item() for i in at), abs=1e-3
+    )
 
 
 # ---------------------------------------------------------------------- files
@@ -268,7 +313,9 @@ def test_examples_and_pairs_are_read(tmp_path):
     [answered] = read_answers(write(tmp_path / "a.jsonl", [{"prompt": turns, "answer": "bad"}]))
     assert answered == AnswerExample((Message("user", "hello"),), "bad")
     row = {"prompt": "hello", "chosen": "good", "rejected": "bad", "attribute": "empathy"}
-    assert read_pairs(write(tmp_path / "p.jsonl", [row])) == [Pair((Message("user", "hello"),), "good", "bad", "empathy")]
+    assert read_pairs(write(tmp_path / "p.jsonl", [row])) == [
+        Pair((Message("user", "hello"),), "good", "bad", "empathy")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -283,7 +330,12 @@ def test_examples_and_pairs_are_read(tmp_path):
     ],
 )
 def test_a_wrong_line_is_named_and_not_quoted(tmp_path, change, problem):
-    row = {"prompt": "a secret", "chosen": "a secret", "rejected": "a secret", "attribute": "empathy"}
+    row = {
+        "prompt": "a secret",
+        "chosen": "a secret",
+        "rejected": "a secret",
+        "attribute": "empathy",
+    }
     with pytest.raises(ConfigError, match=problem) as caught:
         read_pairs(write(tmp_path / "p.jsonl", [row, {**row, **change}]))
     assert "secret" not in str(caught.value)

@@ -42,7 +42,12 @@ class Prefix:
 
     def with_room(self, length: int) -> Prefix:
         """Return a prefix with room for `length` tokens, which begins with these tokens."""
-        found = Prefix(*(tuple(t.new_empty(t.shape[0], length, t.shape[2]) for t in kind) for kind in (self.keys, self.values)))
+        found = Prefix(
+            *(
+                tuple(t.new_empty(t.shape[0], length, t.shape[2]) for t in kind)
+                for kind in (self.keys, self.values)
+            )
+        )
         found.put(0, self)
         return found
 
@@ -80,7 +85,9 @@ class AttentionState:
     groups: Sequence[Group] = ()
     allowed: torch.Tensor | None = None
 
-    def extend(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def extend(
+        self, layer: int, keys: torch.Tensor, values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return all own keys and values of a layer, given those of the tokens of this pass.
 
         Args:
@@ -100,7 +107,9 @@ class Capture(AttentionState):
     keys: list[torch.Tensor] = field(default_factory=list)
     values: list[torch.Tensor] = field(default_factory=list)
 
-    def extend(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def extend(
+        self, layer: int, keys: torch.Tensor, values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Keep `keys` and `values`, [batch, kv heads, n, head size], and return them."""
         self.keys.append(keys)
         self.values.append(values)
@@ -147,16 +156,27 @@ def _attention(
         rows, seen = slice(start, start + group.rows), slice(group.unseen, None)
         allowed = None if state.allowed is None else state.allowed[rows, :, seen]
         own = (query[rows], keys[rows, :, seen], values[rows, :, seen], allowed, scale)
-        shared = group.prefix and (group.prefix.keys[module.layer_idx], group.prefix.values[module.layer_idx])
+        shared = group.prefix and (
+            group.prefix.keys[module.layer_idx],
+            group.prefix.values[module.layer_idx],
+        )
         parts.append(_shared(*own, *shared) if shared else _plain(*own))
         start += group.rows
     return (parts[0] if len(parts) == 1 else torch.cat(parts)).transpose(1, 2).contiguous(), None
 
 
-def _plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, allowed: torch.Tensor | None, scale: float) -> torch.Tensor:
+def _plain(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, allowed: torch.Tensor | None, scale: float
+) -> torch.Tensor:
     mask = None if allowed is None else allowed[:, None]
     return scaled_dot_product_attention(
-        q, k, v, mask, is_causal=mask is None and q.shape[2] > 1, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+        q,
+        k,
+        v,
+        mask,
+        is_causal=mask is None and q.shape[2] > 1,
+        scale=scale,
+        enable_gqa=q.shape[1] != k.shape[1],
     )
 
 
@@ -184,17 +204,29 @@ def _shared(
     batch, heads, queries, size = q.shape
     if batch == 1 and queries > 1:
         # Nothing is shared, and the kernel for plain attention needs no memory for scores.
-        seen = torch.ones(1, queries, prefix_k.shape[1] + k.shape[2], dtype=torch.bool, device=q.device)
-        seen = seen.tril(seen.shape[2] - queries) if allowed is None else pad(allowed, (prefix_k.shape[1], 0), value=True)
-        return _plain(q, torch.cat([prefix_k[None], k], 2), torch.cat([prefix_v[None], v], 2), seen, scale)
+        seen = torch.ones(
+            1, queries, prefix_k.shape[1] + k.shape[2], dtype=torch.bool, device=q.device
+        )
+        seen = (
+            seen.tril(seen.shape[2] - queries)
+            if allowed is None
+            else pad(allowed, (prefix_k.shape[1], 0), value=True)
+        )
+        return _plain(
+            q, torch.cat([prefix_k[None], k], 2), torch.cat([prefix_v[None], v], 2), seen, scale
+        )
     if allowed is None:
         allowed = (
-            torch.ones(queries, k.shape[2], dtype=torch.bool, device=q.device).tril(k.shape[2] - queries).expand(batch, -1, -1)
+            torch.ones(queries, k.shape[2], dtype=torch.bool, device=q.device)
+            .tril(k.shape[2] - queries)
+            .expand(batch, -1, -1)
         )
     at_once = max(1, _MOST_SCORES // (batch * heads * prefix_k.shape[1]))
     if queries > at_once:
         slices = [slice(i, i + at_once) for i in range(0, queries, at_once)]
-        return torch.cat([_shared(q[:, :, s], k, v, allowed[:, s], scale, prefix_k, prefix_v) for s in slices], 2)
+        return torch.cat(
+            [_shared(q[:, :, s], k, v, allowed[:, s], scale, prefix_k, prefix_v) for s in slices], 2
+        )
     kv, group = k.shape[1], heads // k.shape[1]
 
     def flat(x: torch.Tensor) -> torch.Tensor:
@@ -205,7 +237,11 @@ def _shared(
         return x.view(kv, batch, -1, x.shape[-1]).transpose(0, 1)
 
     q = (q * scale).reshape(batch, kv, group * queries, size)
-    own = (q @ k.transpose(-1, -2)).float().masked_fill(~allowed.repeat(1, group, 1)[:, None], float("-inf"))
+    own = (
+        (q @ k.transpose(-1, -2))
+        .float()
+        .masked_fill(~allowed.repeat(1, group, 1)[:, None], float("-inf"))
+    )
     ahead = (flat(q) @ prefix_k.transpose(-1, -2)).float()
     top = torch.maximum(own.amax(-1, keepdim=True), unflat(ahead.amax(-1, keepdim=True))).detach()
     own, ahead = _exp(own, top), _exp(ahead, flat(top))

@@ -22,7 +22,12 @@ _PADDING = 512
 def neighbours(starts: Sequence[Start]) -> list[int]:
     """Return an order in which sequences with equal prefixes or similar lengths are neighbours."""
     return sorted(
-        range(len(starts)), key=lambda i: (len(starts[i].prefix_ids), starts[i].prefix_ids, len(starts[i].suffix_embeds))
+        range(len(starts)),
+        key=lambda i: (
+            len(starts[i].prefix_ids),
+            starts[i].prefix_ids,
+            len(starts[i].suffix_embeds),
+        ),
     )
 
 
@@ -42,12 +47,19 @@ class SequenceBatch(AttentionState):
     def __init__(self, model: SharedModel, starts: Sequence[Start]) -> None:
         super().__init__()
         self._model = model
-        found = [(n * len(prefix or ()) >= SHARED_FROM, prefix) for n, prefix in model.beginnings(starts) for _ in range(n)]
+        found = [
+            (n * len(prefix or ()) >= SHARED_FROM, prefix)
+            for n, prefix in model.beginnings(starts)
+            for _ in range(n)
+        ]
         self._shared = [prefix if share else None for share, prefix in found]
         self._copied = [None if share else prefix for share, prefix in found]
         room = torch.tensor([len(p) if p else 0 for p in self._copied], device=model.device)
         self._filled = int(room.max())
-        self._valid = torch.arange(self._filled, device=model.device).expand(len(starts), -1) >= self._filled - room[:, None]
+        self._valid = (
+            torch.arange(self._filled, device=model.device).expand(len(starts), -1)
+            >= self._filled - room[:, None]
+        )
         self._next = torch.tensor([len(s.prefix_ids) for s in starts], device=model.device)[:, None]
 
     def forward(self, embeds: torch.Tensor, own: torch.Tensor, keep: int) -> torch.Tensor:
@@ -89,11 +101,16 @@ class SequenceBatch(AttentionState):
                 padding = 0
         return groups
 
-    def extend(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def extend(
+        self, layer: int, keys: torch.Tensor, values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Put the keys and values of short prefixes before those of this pass."""
         if not self._filled:
             return keys, values
-        k, v = (torch.cat([self._front(new, kind, layer), new], 2) for kind, new in (("keys", keys), ("values", values)))
+        k, v = (
+            torch.cat([self._front(new, kind, layer), new], 2)
+            for kind, new in (("keys", keys), ("values", values))
+        )
         return k, v
 
     def _front(self, like: torch.Tensor, kind: str, layer: int) -> torch.Tensor:
@@ -128,10 +145,15 @@ class GrowingBatch(SequenceBatch):
         self._most = self._filled + most
         self._buffers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def extend(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def extend(
+        self, layer: int, keys: torch.Tensor, values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append keys and values to the buffers, and return all that is filled."""
         if layer not in self._buffers:
-            self._buffers[layer] = (self._buffer(keys, "keys", layer), self._buffer(values, "values", layer))
+            self._buffers[layer] = (
+                self._buffer(keys, "keys", layer),
+                self._buffer(values, "values", layer),
+            )
         start, end = self._filled, self._filled + keys.shape[2]
         for buffer, new in zip(self._buffers[layer], (keys, values), strict=True):
             buffer[:, :, start:end] = new

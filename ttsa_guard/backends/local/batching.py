@@ -38,7 +38,9 @@ class Batcher(Generic[Item, Result]):
     """
 
     def __init__(
-        self, work: Callable[[Sequence[Item], Sequence[threading.Event]], Sequence[Result]], worker: ThreadPoolExecutor
+        self,
+        work: Callable[[Sequence[Item], Sequence[threading.Event]], Sequence[Result]],
+        worker: ThreadPoolExecutor,
     ) -> None:
         self._work, self._worker = work, worker
         self._waiting: list[_Job[Item, Result]] = []

@@ -65,12 +65,22 @@ def fingerprint(model: torch.nn.Module) -> str:
     found = hashlib.sha256()
     for name, weight in sorted(model.named_parameters()):
         found.update(f"{name} {tuple(weight.shape)}\n".encode())
-        found.update(weight.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes())
+        found.update(
+            weight.detach()
+            .to("cpu", torch.bfloat16)
+            .contiguous()
+            .view(torch.int16)
+            .numpy()
+            .tobytes()
+        )
     return found.hexdigest()
 
 
 def generate(
-    engine: Engine, requests: Sequence[GenerationRequest], guide: ControlledDecoding, stop: threading.Event
+    engine: Engine,
+    requests: Sequence[GenerationRequest],
+    guide: ControlledDecoding,
+    stop: threading.Event,
 ) -> list[Generation]:
     """Generate answers with a controlled decoding; see `ExposesLogits.generate_controlled`.
 
@@ -87,19 +97,32 @@ def generate(
 
 @torch.no_grad()
 def _batch(
-    engine: Engine, requests: Sequence[GenerationRequest], guide: ControlledDecoding, stop: threading.Event
+    engine: Engine,
+    requests: Sequence[GenerationRequest],
+    guide: ControlledDecoding,
+    stop: threading.Event,
 ) -> list[Generation]:
     openings = [engine.encode(r.opening) for r in requests]
-    room = [engine.context_length - len(r.prompt) - len(o) for r, o in zip(requests, openings, strict=True)]
+    room = [
+        engine.context_length - len(r.prompt) - len(o)
+        for r, o in zip(requests, openings, strict=True)
+    ]
     most = [max(1, min(r.max_new_tokens, tokens)) for r, tokens in zip(requests, room, strict=True)]
-    sampler = RowSampler([r.temperature for r in requests], [r.seed for r in requests], engine.device)
+    sampler = RowSampler(
+        [r.temperature for r in requests], [r.seed for r in requests], engine.device
+    )
     new: list[list[int]] = [[] for _ in requests]
     likelihoods = [0.0] * len(requests)
     running = set(range(len(requests)))
     with guide.over(engine.model) as step:
         # The embeddings are weights, too, so they are read while the decoding is in force.
-        starts = [engine.start(r.prompt, r.soft_embeds, o) for r, o in zip(requests, openings, strict=True)]
-        embeds, valid = left_padded([torch.cat([engine.embed(s.prefix_ids), s.suffix_embeds]) for s in starts])
+        starts = [
+            engine.start(r.prompt, r.soft_embeds, o)
+            for r, o in zip(requests, openings, strict=True)
+        ]
+        embeds, valid = left_padded(
+            [torch.cat([engine.embed(s.prefix_ids), s.suffix_embeds]) for s in starts]
+        )
         at = positions(valid)
         while running and not stop.is_set():
             logits = step(embeds, valid, at).float()

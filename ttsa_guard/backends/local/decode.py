@@ -12,7 +12,13 @@ import torch
 
 from ttsa_guard.backends.local.batch import GrowingBatch, SequenceBatch, neighbours
 from ttsa_guard.backends.local.prefix_cache import SharedModel
-from ttsa_guard.backends.local.reference import Decoder, OnStep, ReferenceDecoder, Start, left_padded
+from ttsa_guard.backends.local.reference import (
+    Decoder,
+    OnStep,
+    ReferenceDecoder,
+    Start,
+    left_padded,
+)
 from ttsa_guard.backends.local.sampling import RowSampler
 
 
@@ -54,13 +60,19 @@ class _Batch:
     The new tokens of each are appended to its list in `new`.
     """
 
-    def __init__(self, model: SharedModel, starts: Sequence[Start], new: Sequence[list[int]]) -> None:
+    def __init__(
+        self, model: SharedModel, starts: Sequence[Start], new: Sequence[list[int]]
+    ) -> None:
         self._model, self._starts, self._new = model, starts, new
         self._embeds, self._own = left_padded([s.suffix_embeds for s in starts])
-        self._batch = GrowingBatch(model, starts, self._own.shape[1] + max(s.max_new_tokens for s in starts))
+        self._batch = GrowingBatch(
+            model, starts, self._own.shape[1] + max(s.max_new_tokens for s in starts)
+        )
         self._slots = list(range(len(starts)))
         self._running = set(self._slots)
-        self._sampler = RowSampler([s.temperature for s in starts], [s.seed for s in starts], model.device)
+        self._sampler = RowSampler(
+            [s.temperature for s in starts], [s.seed for s in starts], model.device
+        )
 
     def step(self, ends: frozenset[int]) -> bool:
         """Append one token to every sequence that is running; return False if none is."""
@@ -116,7 +128,11 @@ def _unfit(config: Any) -> str:
     kinds = set(getattr(config, "layer_types", None) or ())
     if kinds - {"full_attention"}:
         return f"it has layers of kind {', '.join(sorted(kinds - {'full_attention'}))}"
-    if not kinds and getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+    if (
+        not kinds
+        and getattr(config, "sliding_window", None)
+        and getattr(config, "use_sliding_window", True)
+    ):
         return "it has sliding-window attention"
     return ""
 

@@ -71,10 +71,19 @@ class Engine:
     def embed(self, ids: Sequence[int]) -> torch.Tensor:
         """Return the embeddings of token ids, [len(ids), hidden], in the model's precision."""
         with torch.no_grad():
-            found: torch.Tensor = self.embedding(torch.tensor(list(ids), dtype=torch.long, device=self.device))
+            found: torch.Tensor = self.embedding(
+                torch.tensor(list(ids), dtype=torch.long, device=self.device)
+            )
         return found
 
-    def start(self, prompt: Prompt, soft_embeds: torch.Tensor | None, tail: Sequence[int], *, keep: int = 1) -> Start:
+    def start(
+        self,
+        prompt: Prompt,
+        soft_embeds: torch.Tensor | None,
+        tail: Sequence[int],
+        *,
+        keep: int = 1,
+    ) -> Start:
         """Return the sequence of a prompt and the tokens `tail`.
 
         Args:
@@ -97,10 +106,17 @@ class Engine:
                 hint="they are [number of soft tokens, hidden size]",
             )
         if not bool(torch.isfinite(soft_embeds).all()):
-            raise ModelError("soft embeddings are not finite", hint="a step or probe size is too large, or a score was NaN")
+            raise ModelError(
+                "soft embeddings are not finite",
+                hint="a step or probe size is too large, or a score was NaN",
+            )
         first = at[0] if at else 0
         index = torch.tensor(at, dtype=torch.long, device=self.device) - first
-        moved = self.embed(ids[first:]).clone().index_copy(0, index, soft_embeds.to(self.device, self.dtype))
+        moved = (
+            self.embed(ids[first:])
+            .clone()
+            .index_copy(0, index, soft_embeds.to(self.device, self.dtype))
+        )
         return Start(tuple(ids[:first]), moved)
 
     # ------------------------------------------------------------------ generating
@@ -144,9 +160,13 @@ class Engine:
             answers += self._answers(batch, openings, new, likelihoods)
         return answers
 
-    def stream(self, request: GenerationRequest, stop: threading.Event, on_text: Callable[[str], None]) -> Generation:
+    def stream(
+        self, request: GenerationRequest, stop: threading.Event, on_text: Callable[[str], None]
+    ) -> Generation:
         """Generate one answer. `on_text` is called on this thread with every new piece of it."""
-        pieces = _Pieces(lambda ids: self.answer(request, self.encode(request.opening), ids), on_text)
+        pieces = _Pieces(
+            lambda ids: self.answer(request, self.encode(request.opening), ids), on_text
+        )
         [answer] = self.generate([request.with_(baseline=None)], [stop], pieces.put)
         pieces.end()
         return answer
@@ -160,7 +180,9 @@ class Engine:
         return [
             replace(
                 self.start(r.prompt, r.soft_embeds, opening),
-                max_new_tokens=max(1, min(r.max_new_tokens, self.context_length - len(r.prompt) - len(opening))),
+                max_new_tokens=max(
+                    1, min(r.max_new_tokens, self.context_length - len(r.prompt) - len(opening))
+                ),
                 temperature=r.temperature,
                 seed=r.seed,
                 stop=stop,
@@ -175,30 +197,43 @@ class Engine:
         new: Sequence[list[int]],
         likelihoods: Likelihoods | None,
     ) -> list[Generation]:
-        answers = [self.answer(r, opening, ids) for r, opening, ids in zip(requests, openings, new, strict=True)]
+        answers = [
+            self.answer(r, opening, ids)
+            for r, opening, ids in zip(requests, openings, new, strict=True)
+        ]
         if likelihoods is None:
             return answers
         for i, mean in likelihoods.means(new).items():
             # Tokens that spell a text in an unusual way are less likely than the text itself.
             # Such a text is scored again later, in its usual tokens.
             usual = self.encode(answers[i].text) == [*openings[i], *new[i][: answers[i].tokens]]
-            answers[i] = replace(answers[i], log_likelihood=mean if usual or i in likelihoods.hopeless else None)
+            answers[i] = replace(
+                answers[i], log_likelihood=mean if usual or i in likelihoods.hopeless else None
+            )
         return answers
 
     def _likelihoods(
-        self, requests: Sequence[GenerationRequest], openings: Sequence[list[int]], starts: Sequence[Start]
+        self,
+        requests: Sequence[GenerationRequest],
+        openings: Sequence[list[int]],
+        starts: Sequence[Start],
     ) -> Likelihoods | None:
         decoder = self._chosen[0]
         if not isinstance(decoder, SharedDecoder):
             return None
         asked = {
-            i: LikelihoodQuery(r.baseline.prompt.ids, tuple(opening), start.max_new_tokens, r.baseline.floor)
+            i: LikelihoodQuery(
+                r.baseline.prompt.ids, tuple(opening), start.max_new_tokens, r.baseline.floor
+            )
             for i, (r, opening, start) in enumerate(zip(requests, openings, starts, strict=True))
-            if r.baseline and len(r.baseline.prompt) + len(opening) + start.max_new_tokens <= self.context_length
+            if r.baseline
+            and len(r.baseline.prompt) + len(opening) + start.max_new_tokens <= self.context_length
         }
         return Likelihoods(decoder.model, asked, self.ends) if asked else None
 
-    def answer(self, request: GenerationRequest, opening: Sequence[int], new: list[int]) -> Generation:
+    def answer(
+        self, request: GenerationRequest, opening: Sequence[int], new: list[int]
+    ) -> Generation:
         """Return the answer of a request.
 
         Args:
@@ -208,17 +243,23 @@ class Engine:
         end = next((i for i, token in enumerate(new) if token in self.ends), None)
         kept = new[: min(len(new) if end is None else end, request.max_new_tokens)]
         text = str(self.tokenizer.decode([*opening, *kept], skip_special_tokens=True))
-        return Generation(text.strip(), len(kept), finished=end is not None and end < request.max_new_tokens)
+        return Generation(
+            text.strip(), len(kept), finished=end is not None and end < request.max_new_tokens
+        )
 
     @property
     def context_length(self) -> int:
         """Longest prompt plus answer, in tokens."""
         config = self.model.config.get_text_config()
-        return int(getattr(config, "max_position_embeddings", None) or self.tokenizer.model_max_length)
+        return int(
+            getattr(config, "max_position_embeddings", None) or self.tokenizer.model_max_length
+        )
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of `text`, without special tokens."""
-        ids: list[int] = self.tokenizer.encode(encodable(text), add_special_tokens=False) if text else []
+        ids: list[int] = (
+            self.tokenizer.encode(encodable(text), add_special_tokens=False) if text else []
+        )
         return ids
 
     # ------------------------------------------------------------------ scoring
@@ -241,27 +282,41 @@ class Engine:
             raise ModelError("the model's log-likelihoods are not finite", hint="try dtype float32")
         return values
 
-    def values(self, asked: Sequence[ScoringRequest], _: Sequence[threading.Event] = ()) -> list[float]:
+    def values(
+        self, asked: Sequence[ScoringRequest], _: Sequence[threading.Event] = ()
+    ) -> list[float]:
         """Return the values of the objectives, in order, without gradients."""
         with torch.no_grad():
             return [float(v) for v in self.objective(asked)]
 
-    def gradients(self, asked: Sequence[ScoringRequest], _: Sequence[threading.Event] = ()) -> list[tuple[float, torch.Tensor]]:
+    def gradients(
+        self, asked: Sequence[ScoringRequest], _: Sequence[threading.Event] = ()
+    ) -> list[tuple[float, torch.Tensor]]:
         """Return, for each objective, its value and its gradient.
 
         The gradient is with respect to the objective's soft embeddings, [k, hidden].
         """
         leaves = [
-            a.soft_embeds.detach().to(self.device, torch.float32).requires_grad_() for a in asked if a.soft_embeds is not None
+            a.soft_embeds.detach().to(self.device, torch.float32).requires_grad_()
+            for a in asked
+            if a.soft_embeds is not None
         ]
         with torch.enable_grad():
-            values = self.objective([replace(a, soft_embeds=leaf) for a, leaf in zip(asked, leaves, strict=True)])
+            values = self.objective(
+                [replace(a, soft_embeds=leaf) for a, leaf in zip(asked, leaves, strict=True)]
+            )
             gradients = torch.autograd.grad(values.sum(), leaves)
-        return [(float(v), g.float().cpu()) for v, g in zip(values.detach(), gradients, strict=True)]
+        return [
+            (float(v), g.float().cpu()) for v, g in zip(values.detach(), gradients, strict=True)
+        ]
 
     def _sequence(self, asked: ScoringRequest) -> ScoredSequence:
         ids, weights = asked.goal.tokens(self.tokenizer)
-        return ScoredSequence(self.start(asked.prompt, asked.soft_embeds, ids, keep=len(ids) + 1), tuple(ids), tuple(weights))
+        return ScoredSequence(
+            self.start(asked.prompt, asked.soft_embeds, ids, keep=len(ids) + 1),
+            tuple(ids),
+            tuple(weights),
+        )
 
     def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
         """Return which sequences to score together, as lists of indices.
@@ -270,7 +325,9 @@ class Engine:
         """
         batches: list[list[int]] = []
         for row in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-            if not batches or len(batches[-1]) >= min(self.batch_size, SCORED_TOKENS // lengths[row]):
+            if not batches or len(batches[-1]) >= min(
+                self.batch_size, SCORED_TOKENS // lengths[row]
+            ):
                 batches.append([])
             batches[-1].append(row)
         return batches
@@ -291,7 +348,9 @@ class Engine:
         return terms.sum(-1) / weights.abs().sum(-1).clamp(min=1e-9)
 
     @torch.no_grad()
-    def token_log_probs(self, prompt: Prompt, soft_embeds: Sequence[torch.Tensor], positions: Sequence[int]) -> torch.Tensor:
+    def token_log_probs(
+        self, prompt: Prompt, soft_embeds: Sequence[torch.Tensor], positions: Sequence[int]
+    ) -> torch.Tensor:
         """Return log-probabilities of the prompt's tokens, [len(soft_embeds), len(positions)].
 
         See `ExposesLogProbs.token_log_probs`. Nothing after the last of the positions is computed.
@@ -300,10 +359,23 @@ class Engine:
         targets = torch.tensor(prompt.ids, device=self.device)[asked]
         parts = []
         for start in range(0, len(soft_embeds), self.batch_size):
-            batch = [self.start(prompt, r, ()) for r in soft_embeds[start : start + self.batch_size]]
-            embeds = torch.stack([torch.cat([self.embed(b.prefix_ids), b.suffix_embeds])[: max(positions)] for b in batch])
-            logits = self.model(inputs_embeds=embeds, logits_to_keep=asked - 1, use_cache=False).logits
-            chosen = logits.float().log_softmax(-1).gather(-1, targets.expand(len(embeds), -1)[..., None])
+            batch = [
+                self.start(prompt, r, ()) for r in soft_embeds[start : start + self.batch_size]
+            ]
+            embeds = torch.stack(
+                [
+                    torch.cat([self.embed(b.prefix_ids), b.suffix_embeds])[: max(positions)]
+                    for b in batch
+                ]
+            )
+            logits = self.model(
+                inputs_embeds=embeds, logits_to_keep=asked - 1, use_cache=False
+            ).logits
+            chosen = (
+                logits.float()
+                .log_softmax(-1)
+                .gather(-1, targets.expand(len(embeds), -1)[..., None])
+            )
             parts.append(chosen[..., 0].cpu())
         return torch.cat(parts)
 
@@ -315,7 +387,9 @@ class _Pieces:
     several tokens.
     """
 
-    def __init__(self, answer: Callable[[list[int]], Generation], on_text: Callable[[str], None]) -> None:
+    def __init__(
+        self, answer: Callable[[list[int]], Generation], on_text: Callable[[str], None]
+    ) -> None:
         self._answer, self._on_text = answer, on_text
         self._ids: list[int] = []
         self._sent = ""
@@ -347,9 +421,13 @@ def mapped_errors() -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise ModelError("the device is out of memory", hint="lower backend.options.batch_size or max_new_tokens") from error
+        raise ModelError(
+            "the device is out of memory", hint="lower backend.options.batch_size or max_new_tokens"
+        ) from error
     except (RuntimeError, IndexError, ValueError) as error:
-        raise ModelError(f"the model failed: {type(error).__name__}", hint="run ttsa-guard doctor") from error
+        raise ModelError(
+            f"the model failed: {type(error).__name__}", hint="run ttsa-guard doctor"
+        ) from error
 
 
 def _end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -360,5 +438,8 @@ def _end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     if isinstance(own, int):
         ends = [own, *(e for e in ends if e != own)]
     if not ends:
-        raise ModelError("the model has no end-of-text token", hint="set eos_token in its tokenizer configuration")
+        raise ModelError(
+            "the model has no end-of-text token",
+            hint="set eos_token in its tokenizer configuration",
+        )
     return ends

@@ -60,7 +60,9 @@ class Likelihoods:
         ends: tokens that end an answer and are no part of it.
     """
 
-    def __init__(self, model: SharedModel, asked: Mapping[int, LikelihoodQuery], ends: Sequence[int]) -> None:
+    def __init__(
+        self, model: SharedModel, asked: Mapping[int, LikelihoodQuery], ends: Sequence[int]
+    ) -> None:
         self._model, self._asked, self._ends = model, asked, frozenset(ends)
         self.hopeless: set[int] = set()
         self._sums = dict.fromkeys(asked, 0.0)
@@ -100,13 +102,18 @@ class Likelihoods:
     @torch.no_grad()
     def _measure(self, new: Sequence[list[int]]) -> None:
         texts = {row: self._text(row, new[row]) for row in self._slots}
-        keep = [slot for slot, row in enumerate(self._slots) if len(texts[row]) > 1 + self._counts[row]]
+        keep = [
+            slot for slot, row in enumerate(self._slots) if len(texts[row]) > 1 + self._counts[row]
+        ]
         if not keep:
             return
         if len(keep) < len(self._slots):
             self._slots = [self._slots[slot] for slot in keep]
             self._batch.retain(keep)
-        ids = [torch.tensor(texts[row][self._counts[row] :], device=self._model.device) for row in self._slots]
+        ids = [
+            torch.tensor(texts[row][self._counts[row] :], device=self._model.device)
+            for row in self._slots
+        ]
         for row, total in zip(self._slots, self._sum(ids), strict=True):
             self._sums[row] += total
             self._counts[row] = len(texts[row]) - 1
@@ -114,7 +121,11 @@ class Likelihoods:
     def _text(self, row: int, new: Sequence[int]) -> list[int]:
         """Return the last token of the prompt, and the tokens of the answer."""
         asked = self._asked[row]
-        return [asked.prompt[-1], *asked.opening, *(token for token in new if token not in self._ends)]
+        return [
+            asked.prompt[-1],
+            *asked.opening,
+            *(token for token in new if token not in self._ends),
+        ]
 
     def _sum(self, ids: Sequence[torch.Tensor]) -> list[float]:
         """Return the sum of the log-likelihoods of the tokens of each sequence, in nats.

@@ -82,7 +82,9 @@ class SharedModel:
             return prefix
         whole = prefix.with_room(len(ids)) if prefix else None
         for start in range(len(prefix) if prefix else 0, len(ids), _PIECE):
-            [rest] = self._computed([ids[start : start + _PIECE]], whole.first(start) if whole else None)
+            [rest] = self._computed(
+                [ids[start : start + _PIECE]], whole.first(start) if whole else None
+            )
             if whole:
                 whole.put(start, rest)
             else:
@@ -106,17 +108,27 @@ class SharedModel:
         The texts are padded on the right, where nothing sees the padding.
         """
         longest = max(map(len, texts))
-        ids = torch.tensor([[*t, *([t[-1]] * (longest - len(t)))] for t in texts], device=self.device)
+        ids = torch.tensor(
+            [[*t, *([t[-1]] * (longest - len(t)))] for t in texts], device=self.device
+        )
         start = len(after) if after else 0
         at = torch.arange(start, start + longest, device=self.device).expand(len(texts), -1)
         seen = Capture([Group(len(texts), after)])
         with attending(self.model, seen):
-            self.model(inputs_embeds=self._embedding(ids), position_ids=at, use_cache=False, logits_to_keep=1)
+            self.model(
+                inputs_embeds=self._embedding(ids),
+                position_ids=at,
+                use_cache=False,
+                logits_to_keep=1,
+            )
         if len(texts) == 1:
             return [Prefix(tuple(k[0] for k in seen.keys), tuple(v[0] for v in seen.values))]
         # These are copies, because a view would keep the keys of the whole batch alive.
         return [
-            Prefix(tuple(k[i, :, : len(t)].clone() for k in seen.keys), tuple(v[i, :, : len(t)].clone() for v in seen.values))
+            Prefix(
+                tuple(k[i, :, : len(t)].clone() for k in seen.keys),
+                tuple(v[i, :, : len(t)].clone() for v in seen.values),
+            )
             for i, t in enumerate(texts)
         ]
 

@@ -9,7 +9,12 @@ from typing import Any, Protocol
 
 import torch
 from torch.nn.functional import pad
-from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from ttsa_guard.backends.local.sampling import RowSampler
 
@@ -88,13 +93,20 @@ class ReferenceDecoder:
             logits_processor=LogitsProcessorList([_Noise(starts, embeds.device)]),
             stopping_criteria=StoppingCriteriaList([stop]),
         )
-        return [_until(row, self._ends)[:most] for row, most in zip(found.tolist(), stop.most, strict=True)]
+        return [
+            _until(row, self._ends)[:most]
+            for row, most in zip(found.tolist(), stop.most, strict=True)
+        ]
 
     def logits(self, starts: Sequence[Start], keep: int) -> torch.Tensor:
         """Return the logits at the last `keep` positions; see `Decoder.logits`."""
         embeds, valid = left_padded([self._whole(s) for s in starts])
         found: torch.Tensor = self._model(
-            inputs_embeds=embeds, attention_mask=valid.long(), position_ids=positions(valid), logits_to_keep=keep, use_cache=False
+            inputs_embeds=embeds,
+            attention_mask=valid.long(),
+            position_ids=positions(valid),
+            logits_to_keep=keep,
+            use_cache=False,
         ).logits
         return found
 
@@ -106,7 +118,9 @@ class ReferenceDecoder:
 
 class _Noise(LogitsProcessor):
     def __init__(self, starts: Sequence[Start], device: torch.device) -> None:
-        self._sampler = RowSampler([s.temperature for s in starts], [s.seed for s in starts], device)
+        self._sampler = RowSampler(
+            [s.temperature for s in starts], [s.seed for s in starts], device
+        )
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         return self._sampler.noisy(scores)  # type: ignore[return-value]
@@ -118,12 +132,20 @@ class _Stop(StoppingCriteria):
     `generate` fills ended sequences up with end tokens, which look like their own.
     """
 
-    def __init__(self, starts: Sequence[Start], ends: Sequence[int], on_step: OnStep | None) -> None:
+    def __init__(
+        self, starts: Sequence[Start], ends: Sequence[int], on_step: OnStep | None
+    ) -> None:
         self._starts, self._ends, self._on_step = starts, ends, on_step
         self.most = [start.max_new_tokens for start in starts]
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **_: Any) -> torch.BoolTensor:
-        asked = self._on_step([_until(row, self._ends) for row in input_ids.tolist()]) if self._on_step else ()
+    def __call__(
+        self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **_: Any
+    ) -> torch.BoolTensor:
+        asked = (
+            self._on_step([_until(row, self._ends) for row in input_ids.tolist()])
+            if self._on_step
+            else ()
+        )
         done = input_ids.shape[1]
         for row, start in enumerate(self._starts):
             if start.stop.is_set() or row in asked:

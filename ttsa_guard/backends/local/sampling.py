@@ -20,10 +20,13 @@ class RowSampler:
         seeds: of the sequences.
     """
 
-    def __init__(self, temperatures: Sequence[float], seeds: Sequence[int], device: torch.device) -> None:
+    def __init__(
+        self, temperatures: Sequence[float], seeds: Sequence[int], device: torch.device
+    ) -> None:
         self._temperatures = torch.tensor(temperatures, device=device)[:, None]
         self._generators = [
-            torch.Generator(device).manual_seed(s) if t > 0 else None for t, s in zip(temperatures, seeds, strict=True)
+            torch.Generator(device).manual_seed(s) if t > 0 else None
+            for t, s in zip(temperatures, seeds, strict=True)
         ]
 
     def noisy(self, logits: torch.Tensor) -> torch.Tensor:

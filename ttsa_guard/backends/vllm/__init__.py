@@ -49,16 +49,29 @@ log = logging.getLogger(__name__)
 class VLLMOptions(Settings):
     """Options of the backend ``vllm``."""
 
-    model: str = Field(min_length=1, description="what the servers run: 'embedded', a Hugging Face name, or a path")
-    urls: tuple[str, ...] = Field(min_length=1, description="base addresses, one for each server: http://host:8000")
-    served_name: str | None = Field(None, description="what the servers call the model; default: as `model`")
-    key: str = Field("VLLM_API_KEY", description="environment variable that holds the servers' key, if they want one")
-    timeout: float = Field(20.0, gt=0, description="seconds for 100 tokens from one server; then another one is asked")
+    model: str = Field(
+        min_length=1, description="what the servers run: 'embedded', a Hugging Face name, or a path"
+    )
+    urls: tuple[str, ...] = Field(
+        min_length=1, description="base addresses, one for each server: http://host:8000"
+    )
+    served_name: str | None = Field(
+        None, description="what the servers call the model; default: as `model`"
+    )
+    key: str = Field(
+        "VLLM_API_KEY",
+        description="environment variable that holds the servers' key, if they want one",
+    )
+    timeout: float = Field(
+        20.0, gt=0, description="seconds for 100 tokens from one server; then another one is asked"
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="of the embeddings that are sent; auto: as the weights are stored"
     )
     profile: Path | None = Field(None, description="file made by 'ttsa-guard profile'")
-    template_options: dict[str, Any] = Field(default_factory=dict, description="passed to the chat template")
+    template_options: dict[str, Any] = Field(
+        default_factory=dict, description="passed to the chat template"
+    )
 
     @field_validator("urls", mode="before")
     @classmethod
@@ -91,13 +104,18 @@ class VLLMBackend:
         self.options = options
         self.name = options.model
         self._served = options.served_name or options.model
-        self._local = LocalHalf(Source.of(options.model).path, options.dtype, options.template_options)
+        self._local = LocalHalf(
+            Source.of(options.model).path, options.dtype, options.template_options
+        )
         self.token_norm = self._local.token_norm
         self.profile = find_profile(options.profile, options.model)
         self._sends_parts = True
         key = os.environ.get(options.key, "").strip()
         self._servers = Replicas(
-            [Replica(url, key=key, key_name=options.key, timeout=options.timeout) for url in options.urls],
+            [
+                Replica(url, key=key, key_name=options.key, timeout=options.timeout)
+                for url in options.urls
+            ],
             lambda replica: examine(replica, self._local, self._served),
         )
 
@@ -133,7 +151,8 @@ class VLLMBackend:
     def _fitting(self, prompt: Prompt) -> Prompt:
         if len(prompt) >= self.context_length:
             raise PromptError(
-                f"the prompt has {len(prompt)} tokens, the model takes fewer than {self.context_length}",
+                f"the prompt has {len(prompt)} tokens, the model takes fewer than"
+                f" {self.context_length}",
                 hint="shorten the conversation",
             )
         return prompt
@@ -146,7 +165,9 @@ class VLLMBackend:
         """
         return await _all(self._answer(request) for request in requests)
 
-    async def stream(self, request: GenerationRequest, on_text: Callable[[str], None]) -> Generation:
+    async def stream(
+        self, request: GenerationRequest, on_text: Callable[[str], None]
+    ) -> Generation:
         """Generate an answer and show it piece by piece; see `Streams.stream`.
 
         If a server fails in the middle, another one continues the answer.
@@ -174,7 +195,9 @@ class VLLMBackend:
         """Return the mean token log-likelihood of each text, in nats; see `ScoresText`."""
         return await _all(self._log_likelihood(prompt, text) for text in texts)
 
-    async def objective(self, prompt: Prompt, soft_embeds: Sequence[torch.Tensor], goals: Sequence[Continuation]) -> torch.Tensor:
+    async def objective(
+        self, prompt: Prompt, soft_embeds: Sequence[torch.Tensor], goals: Sequence[Continuation]
+    ) -> torch.Tensor:
         """Evaluate objective i at soft embeddings i, [n]; see `ScoresSoftEmbeds.objective`.
 
         Servers do not score a prompt that has embeddings. But a server can be made to generate a
@@ -189,11 +212,17 @@ class VLLMBackend:
             for i, weight in enumerate(weights)
             if weight
         }
-        found = await _all(self._log_probability(prompt, moved, ids) for (_, ids), moved in wanted.items())
+        found = await _all(
+            self._log_probability(prompt, moved, ids) for (_, ids), moved in wanted.items()
+        )
         known = dict(zip(wanted, found, strict=True))
         values = []
         for point, (ids, weights) in zip(points, tokens, strict=True):
-            terms = [_term(weight, known[point, tuple(ids[: i + 1])]) for i, weight in enumerate(weights) if weight]
+            terms = [
+                _term(weight, known[point, tuple(ids[: i + 1])])
+                for i, weight in enumerate(weights)
+                if weight
+            ]
             values.append(sum(terms) / max(sum(map(abs, weights)), 1e-9))
         return torch.tensor(values, dtype=torch.float32)
 
@@ -210,17 +239,28 @@ class VLLMBackend:
 
         return await self._servers.do(work)
 
-    async def _log_probability(self, prompt: Prompt, soft_embeds: torch.Tensor, ids: tuple[int, ...]) -> float:
+    async def _log_probability(
+        self, prompt: Prompt, soft_embeds: torch.Tensor, ids: tuple[int, ...]
+    ) -> float:
         """Return the log-probability, in nats, of the last of `ids` after what stands before it."""
-        request = GenerationRequest(prompt, soft_embeds=soft_embeds, max_new_tokens=1, temperature=0)
+        request = GenerationRequest(
+            prompt, soft_embeds=soft_embeds, max_new_tokens=1, temperature=0
+        )
 
         async def work(replica: Replica) -> float:
-            return log_probability(await self._asked(replica, request, ids[:-1], token=ids[-1]), ids[-1])
+            return log_probability(
+                await self._asked(replica, request, ids[:-1], token=ids[-1]), ids[-1]
+            )
 
         return await self._servers.do(work)
 
     async def _asked(
-        self, replica: Replica, request: GenerationRequest, tail: Sequence[int], *, token: int | None = None
+        self,
+        replica: Replica,
+        request: GenerationRequest,
+        tail: Sequence[int],
+        *,
+        token: int | None = None,
     ) -> Choice:
         """Return what a server generates after the prompt and `tail`.
 
@@ -237,7 +277,10 @@ class VLLMBackend:
             except (InputError, OtherPromptError):
                 if call.path != CHAT:
                     raise
-                log.warning("%s does not make our prompt of a chat; whole prompts are sent from now on", replica.name)
+                log.warning(
+                    "%s does not make our prompt of a chat; whole prompts are sent from now on",
+                    replica.name,
+                )
                 self._sends_parts = False
                 call = self._whole(request, tail)
 
@@ -256,12 +299,14 @@ class VLLMBackend:
         return self._whole(request, tail)
 
     def _whole(self, request: GenerationRequest, tail: Sequence[int]) -> Call:
-        """Return a request with the whole prompt, as token ids or, if some are soft, as embeddings."""
+        """Return a request with the whole prompt: token ids or, if some are soft, embeddings."""
         if request.soft_embeds is None:
             return Call.of_ids(request.prompt, tail)
         return Call.of_embeds(self._local.assemble(request.prompt, request.soft_embeds, tail))
 
-    def _body(self, replica: Replica, request: GenerationRequest, call: Call, *, done: int = 0) -> dict[str, Any]:
+    def _body(
+        self, replica: Replica, request: GenerationRequest, call: Call, *, done: int = 0
+    ) -> dict[str, Any]:
         """Return the body of a request.
 
         It names all sampling settings, because a server takes missing ones from the model's
@@ -270,7 +315,8 @@ class VLLMBackend:
         room = replica.context - len(call.expected)
         if room < 1:
             raise ModelError(
-                f"the prompt has {len(call.expected)} tokens, the server takes fewer than {replica.context}",
+                f"the prompt has {len(call.expected)} tokens, the server takes fewer than"
+                f" {replica.context}",
                 hint="shorten the conversation, or raise --max-model-len",
             )
         return {
@@ -287,7 +333,9 @@ class VLLMBackend:
             "return_token_ids": True,
         }
 
-    def _generation(self, request: GenerationRequest, ids: Sequence[int], ended: bool) -> Generation:
+    def _generation(
+        self, request: GenerationRequest, ids: Sequence[int], ended: bool
+    ) -> Generation:
         end = next((i for i, token in enumerate(ids) if token in self._local.ends), len(ids))
         text = self._local.decode([*self._local.encode(request.opening), *ids[:end]])
         return Generation(text.strip(), end, ended)
@@ -299,7 +347,13 @@ class VLLMBackend:
             # the server needs room for one more token
             kept = ids[: replica.context - len(prompt) - 1]
             call = Call.of_ids(prompt, kept)
-            body = {"model": self._served, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0, "return_token_ids": True}
+            body = {
+                "model": self._served,
+                "max_tokens": 1,
+                "temperature": 0,
+                "prompt_logprobs": 0,
+                "return_token_ids": True,
+            }
             choice = answered(await replica.post(call.path, {**body, **call.prompt}), call)
             return prompt_log_likelihood(choice, call, last=len(kept))
 

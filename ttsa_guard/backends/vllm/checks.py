@@ -40,13 +40,21 @@ async def examine(replica: Replica, local: LocalHalf, name: str) -> int:
     try:
         by_ids = await _likeliest(replica, name, call, _TOP)
     except InputError:
-        raise ModelError("the server does not know the tokens of the configured model", hint=_other(name)) from None
+        raise ModelError(
+            "the server does not know the tokens of the configured model", hint=_other(name)
+        ) from None
     try:
         by_embeds = await _likeliest(replica, name, embeds, 4 * _TOP)
     except InputError as error:
         raise _refused(error, local, name) from None
-    if not all(abs(value - by_embeds.get(token, -math.inf)) <= _TOLERANCE for token, value in by_ids.items()):
-        raise ModelError("the server's model has other input embeddings than the configured one", hint=_other(name))
+    if not all(
+        abs(value - by_embeds.get(token, -math.inf)) <= _TOLERANCE
+        for token, value in by_ids.items()
+    ):
+        raise ModelError(
+            "the server's model has other input embeddings than the configured one",
+            hint=_other(name),
+        )
     return context
 
 
@@ -59,34 +67,52 @@ async def _version(replica: Replica) -> None:
     if found and (int(found[1]), int(found[2])) < OLDEST:
         oldest = ".".join(map(str, OLDEST))
         raise ModelError(
-            f"the server is vLLM {found[0]}, too old to be given embeddings", hint=f"update it to vLLM {oldest} or newer"
+            f"the server is vLLM {found[0]}, too old to be given embeddings",
+            hint=f"update it to vLLM {oldest} or newer",
         )
 
 
 async def _context(replica: Replica, local: LocalHalf, name: str) -> int:
     said = await replica.get("/v1/models")
     listed = said.get("data") if isinstance(said, dict) else None
-    models: dict[Any, Any] = {m.get("id"): m for m in listed if isinstance(m, dict)} if isinstance(listed, list) else {}
+    models: dict[Any, Any] = (
+        {m.get("id"): m for m in listed if isinstance(m, dict)} if isinstance(listed, list) else {}
+    )
     if name not in models:
         names = ", ".join(sorted(map(repr, models))) or "none"
-        raise ModelError(f"the server has no model {name!r}", hint=f"set backend.options.served_name to one of: {names}")
+        raise ModelError(
+            f"the server has no model {name!r}",
+            hint=f"set backend.options.served_name to one of: {names}",
+        )
     ray = models[name].get("metadata")
-    limit = models[name].get("max_model_len") or (ray.get("max_request_context_length") if isinstance(ray, dict) else None)
+    limit = models[name].get("max_model_len") or (
+        ray.get("max_request_context_length") if isinstance(ray, dict) else None
+    )
     return limit if isinstance(limit, int) and limit > 0 else local.context_length
 
 
 async def _likeliest(replica: Replica, name: str, call: Call, n: int) -> dict[str, float]:
-    body = {"model": name, "max_tokens": 1, "temperature": 0, "return_token_ids": True, "return_tokens_as_token_ids": True}
+    body = {
+        "model": name,
+        "max_tokens": 1,
+        "temperature": 0,
+        "return_token_ids": True,
+        "return_tokens_as_token_ids": True,
+    }
     answer = await replica.post(COMPLETIONS, {**body, **call.prompt, "logprobs": n})
     return top_log_probabilities(answered(answer, call))
 
 
 def _refused(error: InputError, local: LocalHalf, name: str) -> ModelError:
     if b"enable-prompt-embeds" in error.said:
-        return ModelError("the server takes no input embeddings", hint="start vLLM with --enable-prompt-embeds")
+        return ModelError(
+            "the server takes no input embeddings", hint="start vLLM with --enable-prompt-embeds"
+        )
     if b"hidden_size" in error.said:
         hidden = local.table.shape[1]
-        return ModelError(f"the server's model has another hidden size than {hidden}", hint=_other(name))
+        return ModelError(
+            f"the server's model has another hidden size than {hidden}", hint=_other(name)
+        )
     return ModelError("the server refuses input embeddings", hint="see its log")
 
 

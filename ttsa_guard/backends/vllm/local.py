@@ -26,8 +26,17 @@ from ttsa_guard.messages import Message, Prompt, Scope
 
 PLACEHOLDER = "<prompt_embeds>"
 """Takes the place of a message that is sent as embeddings, in the server's chat template."""
-_TABLES = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight", "tok_embeddings.weight")
-_WANTED = "'embedded', a local folder, or a name on the Hugging Face hub (offline: only what is in its cache)"
+_TABLES = (
+    "embed_tokens.weight",
+    "wte.weight",
+    "word_embeddings.weight",
+    "embed_in.weight",
+    "tok_embeddings.weight",
+)
+_WANTED = (
+    "'embedded', a local folder, or a name on the Hugging Face hub (offline: only what is in its"
+    " cache)"
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,8 @@ class LocalHalf:
             raise
         except Exception as error:
             raise ModelError(
-                f"the embeddings of {path!r} cannot be loaded: {type(error).__name__}", hint=f"give {_WANTED}"
+                f"the embeddings of {path!r} cannot be loaded: {type(error).__name__}",
+                hint=f"give {_WANTED}",
             ) from error
         self._options = template_options
         self.template_options = answering(self.tokenizer, template_options)
@@ -117,24 +127,38 @@ class LocalHalf:
         if any(PLACEHOLDER in text for i, (_, text) in enumerate(prompt.turns) if i != prompt.soft):
             return False  # the server refuses texts with the placeholder
         turns = [
-            {"role": role, "content": PLACEHOLDER if i == prompt.soft else text} for i, (role, text) in enumerate(prompt.turns)
+            {"role": role, "content": PLACEHOLDER if i == prompt.soft else text}
+            for i, (role, text) in enumerate(prompt.turns)
         ]
         if tail:
             turns.append({"role": "assistant", "content": self.decode(tail)})
-        end: dict[str, Any] = {"add_generation_prompt": not tail, "continue_final_message": bool(tail)}
+        end: dict[str, Any] = {
+            "add_generation_prompt": not tail,
+            "continue_final_message": bool(tail),
+        }
         try:
-            text = self.tokenizer.apply_chat_template(turns, tokenize=False, **end, **self.template_options)
+            text = self.tokenizer.apply_chat_template(
+                turns, tokenize=False, **end, **self.template_options
+            )
         except (TemplateError, ValueError):
             return False
         ids = self._marked(text, add_special_tokens=False)["input_ids"]
-        at = [i for i, token in enumerate(ids) if token == self._marked.convert_tokens_to_ids(PLACEHOLDER)]
-        if len(at) != 1 or prompt.soft_positions != tuple(range(at[0], at[0] + len(prompt.soft_ids))):
+        at = [
+            i
+            for i, token in enumerate(ids)
+            if token == self._marked.convert_tokens_to_ids(PLACEHOLDER)
+        ]
+        if len(at) != 1 or prompt.soft_positions != tuple(
+            range(at[0], at[0] + len(prompt.soft_ids))
+        ):
             return False
         return (*prompt.ids, *tail) == (*ids[: at[0]], *prompt.soft_ids, *ids[at[0] + 1 :])
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of `text`, without special tokens."""
-        ids: list[int] = self.tokenizer.encode(encodable(text), add_special_tokens=False) if text else []
+        ids: list[int] = (
+            self.tokenizer.encode(encodable(text), add_special_tokens=False) if text else []
+        )
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -152,7 +176,10 @@ class LocalHalf:
         try:
             return self.table[torch.tensor(list(ids), dtype=torch.long)].to(self.dtype)
         except IndexError:
-            raise ModelError("the model does not have these token ids", hint="render prompts with the same backend") from None
+            raise ModelError(
+                "the model does not have these token ids",
+                hint="render prompts with the same backend",
+            ) from None
 
     def checked(self, prompt: Prompt, soft_embeds: torch.Tensor) -> torch.Tensor:
         """Return `soft_embeds`, [k, hidden], in the precision that is sent.
@@ -170,10 +197,15 @@ class LocalHalf:
             )
         sent = soft_embeds.detach().to("cpu", self.dtype)
         if not bool(torch.isfinite(sent).all()):
-            raise ModelError("soft embeddings are not finite", hint="a step or probe size is too large, or a score was NaN")
+            raise ModelError(
+                "soft embeddings are not finite",
+                hint="a step or probe size is too large, or a score was NaN",
+            )
         return sent
 
-    def assemble(self, prompt: Prompt, soft_embeds: torch.Tensor, tail: Sequence[int]) -> torch.Tensor:
+    def assemble(
+        self, prompt: Prompt, soft_embeds: torch.Tensor, tail: Sequence[int]
+    ) -> torch.Tensor:
         """Return the embeddings of a whole prompt and of the tokens `tail`, [length, hidden].
 
         Args:
@@ -191,7 +223,9 @@ def _table(path: str) -> torch.Tensor:
     Raises:
         ModelError: there are no safetensors, or it is unclear which tensor is the table.
     """
-    index = cached_file(path, "model.safetensors.index.json", _raise_exceptions_for_missing_entries=False)
+    index = cached_file(
+        path, "model.safetensors.index.json", _raise_exceptions_for_missing_entries=False
+    )
     if index is not None:
         with open(index, encoding="utf-8") as text:
             files: dict[str, str] = json.load(text)["weight_map"]
@@ -200,7 +234,10 @@ def _table(path: str) -> torch.Tensor:
             files = dict.fromkeys(weights.keys(), "model.safetensors")
     found = [name for name in files if name.endswith(_TABLES)]
     if len(found) != 1:
-        raise ModelError(f"{len(found)} tensors of {path!r} look like input embeddings", hint="use the backend 'transformers'")
+        raise ModelError(
+            f"{len(found)} tensors of {path!r} look like input embeddings",
+            hint="use the backend 'transformers'",
+        )
     with safe_open(_file(path, files[found[0]]), "pt") as weights:
         table: torch.Tensor = weights.get_tensor(found[0])
     return table
@@ -221,5 +258,8 @@ def _ends(path: str, config: Any, tokenizer: PreTrainedTokenizerBase) -> list[in
         found = getattr(config.get_text_config(), "eos_token_id", None)
     ends = {*(found if isinstance(found, list) else [found]), tokenizer.eos_token_id} - {None}
     if not ends:
-        raise ModelError("the model has no end-of-text token", hint="set eos_token in its tokenizer configuration")
+        raise ModelError(
+            "the model has no end-of-text token",
+            hint="set eos_token in its tokenizer configuration",
+        )
     return sorted(ends)

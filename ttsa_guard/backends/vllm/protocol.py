@@ -54,11 +54,18 @@ class Call:
     @classmethod
     def of_embeds(cls, soft_embeds: torch.Tensor) -> Call:
         """Make a request with the whole prompt as embeddings, [length, hidden]."""
-        return cls(COMPLETIONS, {"prompt_embeds": packed(soft_embeds)}, (_UNKNOWN,) * len(soft_embeds))
+        return cls(
+            COMPLETIONS, {"prompt_embeds": packed(soft_embeds)}, (_UNKNOWN,) * len(soft_embeds)
+        )
 
     @classmethod
     def of_parts(
-        cls, prompt: ChatPrompt, soft_embeds: torch.Tensor, tail: Sequence[int], begun: str, options: dict[str, Any]
+        cls,
+        prompt: ChatPrompt,
+        soft_embeds: torch.Tensor,
+        tail: Sequence[int],
+        begun: str,
+        options: dict[str, Any],
     ) -> Call:
         """Make a request with the conversation as messages, one of which is the soft embeddings.
 
@@ -71,7 +78,8 @@ class Call:
         """
         part = {"type": "prompt_embeds", "data": packed(soft_embeds)}
         messages: list[dict[str, Any]] = [
-            {"role": role, "content": [part] if i == prompt.soft else text} for i, (role, text) in enumerate(prompt.turns)
+            {"role": role, "content": [part] if i == prompt.soft else text}
+            for i, (role, text) in enumerate(prompt.turns)
         ]
         body: dict[str, Any] = {"messages": messages}
         if tail:
@@ -80,14 +88,20 @@ class Call:
         if options:
             body["chat_template_kwargs"] = options
         moved = set(prompt.soft_positions)
-        return cls(CHAT, body, (*(_UNKNOWN if i in moved else token for i, token in enumerate(prompt.ids)), *tail))
+        return cls(
+            CHAT,
+            body,
+            (*(_UNKNOWN if i in moved else token for i, token in enumerate(prompt.ids)), *tail),
+        )
 
     def scoring(self, token: int) -> dict[str, Any]:
         """Return the part of a body that makes the server generate `token`.
 
         The server also tells how likely the token was.
         """
-        asked: dict[str, Any] = {"logprobs": True, "top_logprobs": 0} if self.path == CHAT else {"logprobs": 0}
+        asked: dict[str, Any] = (
+            {"logprobs": True, "top_logprobs": 0} if self.path == CHAT else {"logprobs": 0}
+        )
         return {"allowed_token_ids": [token], "max_tokens": 1, **asked}
 
 
@@ -199,7 +213,10 @@ def log_probability(choice: Choice, token: int) -> float:
     Raises:
         ModeratorError: the server does not give it.
     """
-    found = choice.logprobs and [*choice.logprobs.token_logprobs, *(one.logprob for one in choice.logprobs.content)]
+    found = choice.logprobs and [
+        *choice.logprobs.token_logprobs,
+        *(one.logprob for one in choice.logprobs.content),
+    ]
     if not found or choice.token_ids != [token] or not math.isfinite(found[0]):
         raise _garbage("it gives no log-probability of a token")
     return found[0]
@@ -216,7 +233,9 @@ class Growth:
         on_text: gets the pieces.
     """
 
-    def __init__(self, answer: Callable[[Sequence[int], bool], Generation], on_text: Callable[[str], None]) -> None:
+    def __init__(
+        self, answer: Callable[[Sequence[int], bool], Generation], on_text: Callable[[str], None]
+    ) -> None:
         self._answer, self._on_text = answer, on_text
         self.ids: list[int] = []
         self._sent = ""
@@ -263,8 +282,13 @@ class Growth:
 def _check_prompt(said: Sequence[int] | None, call: Call) -> None:
     wanted = call.expected
     same = said is not None and len(said) == len(wanted)
-    if not same or any(token not in (_UNKNOWN, other) for token, other in zip(wanted, said or (), strict=True)):
-        raise OtherPromptError("the server has read another prompt", hint="give it the same model, with the same chat template")
+    if not same or any(
+        token not in (_UNKNOWN, other) for token, other in zip(wanted, said or (), strict=True)
+    ):
+        raise OtherPromptError(
+            "the server has read another prompt",
+            hint="give it the same model, with the same chat template",
+        )
 
 
 def _read(model: type[M], answer: Any) -> M:
@@ -275,4 +299,7 @@ def _read(model: type[M], answer: Any) -> M:
 
 
 def _garbage(what: str) -> ModeratorError:
-    return ModeratorError(f"the server cannot be understood: {what}", hint="is it vLLM 0.31 or newer, or something in between?")
+    return ModeratorError(
+        f"the server cannot be understood: {what}",
+        hint="is it vLLM 0.31 or newer, or something in between?",
+    )

@@ -42,7 +42,13 @@ class Replica:
         self.breaker = Breaker()
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._key_name, self._timeout = key_name, timeout
-        self._http = Http(timeout=timeout, tries=1, connections=_CONNECTIONS, breaker=self.breaker, largest=_LARGEST)
+        self._http = Http(
+            timeout=timeout,
+            tries=1,
+            connections=_CONNECTIONS,
+            breaker=self.breaker,
+            largest=_LARGEST,
+        )
         self._checking: asyncio.Task[None] | None = None
 
     async def get(self, path: str) -> Any:
@@ -83,7 +89,9 @@ class Replica:
     def explained(self, error: Exception) -> ModelError:
         """Return `error` as a `ModelError` that names the server."""
         if not isinstance(error, ModeratorError | ModelError):
-            return ModelError(f"the server {self.name} failed with {type(error).__name__}", hint="see its log")
+            return ModelError(
+                f"the server {self.name} failed with {type(error).__name__}", hint="see its log"
+            )
         hint = error.hint
         if isinstance(error, AccessError):
             hint = f"{key_hint(self._key_name)}; the address comes without a path"
@@ -108,7 +116,9 @@ class Replicas:
             fault of the server.
     """
 
-    def __init__(self, members: Sequence[Replica], examine: Callable[[Replica], Awaitable[int]]) -> None:
+    def __init__(
+        self, members: Sequence[Replica], examine: Callable[[Replica], Awaitable[int]]
+    ) -> None:
         self._members = tuple(members)
         self._examine = examine
 
@@ -137,7 +147,9 @@ class Replicas:
                 self._doubt(replica)
             finally:
                 replica.load -= 1
-        found = problem or next((replica.problem for replica in self._members if replica.problem), None)
+        found = problem or next(
+            (replica.problem for replica in self._members if replica.problem), None
+        )
         raise (
             ModelError(found.message, hint=found.hint)
             if found

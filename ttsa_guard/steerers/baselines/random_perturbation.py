@@ -35,8 +35,16 @@ class RandomPerturbationOptions(Settings):
         validation_alias=AliasChoices("directions", "kicks"),  # `kicks` is its old name
         description="random directions in the first batch",
     )
-    length: float = Field(1.25, ge=0, description="length of every token's step, in mean token norms")
-    shrink: int = Field(4, ge=0, description="times that the way back of two safe ones is halved, a batch each; 0: the control")
+    length: float = Field(
+        1.25, ge=0, description="length of every token's step, in mean token norms"
+    )
+    shrink: int = Field(
+        4,
+        ge=0,
+        description=(
+            "times that the way back of two safe ones is halved, a batch each; 0: the control"
+        ),
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +73,9 @@ class RandomPerturbation:
         perturbations = await self._perturbations(task)
         candidates = await _propose(task, perturbations, [1.0] * len(perturbations))
         yield candidates
-        safe = [p for p, c in zip(perturbations, candidates, strict=False) if not c.verdict.flagged][:_RETURNING]
+        safe = [
+            p for p, c in zip(perturbations, candidates, strict=False) if not c.verdict.flagged
+        ][:_RETURNING]
         # The largest share of each step that was flagged, and the smallest that passed.
         flagged, passed = [0.0] * len(safe), [1.0] * len(safe)
         for _ in range(self.options.shrink):
@@ -94,13 +104,17 @@ class RandomPerturbation:
         ]
 
 
-async def _propose(task: Task, perturbations: Sequence[_Perturbation], shares: Sequence[float]) -> list[Candidate]:
+async def _propose(
+    task: Task, perturbations: Sequence[_Perturbation], shares: Sequence[float]
+) -> list[Candidate]:
     """Propose an answer to a share in [0, 1] of each perturbation, as far as the budget goes."""
     affordable = list(zip(perturbations, shares, strict=True))[: task.usage.generations_left]
     if not affordable:
         return []
     requests = [perturbation.scaled(share) for perturbation, share in affordable]
-    return await task.propose(requests, [f"{share:.4g} of a perturbation" for _, share in affordable])
+    return await task.propose(
+        requests, [f"{share:.4g} of a perturbation" for _, share in affordable]
+    )
 
 
 @hookimpl

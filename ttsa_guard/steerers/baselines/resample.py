@@ -18,7 +18,9 @@ class ResampleOptions(Settings):
     n: int = Field(16, ge=1, description="samples in all")
     temperature: float = Field(1.0, ge=0, le=2, description="temperature of the samples")
     batch: int = Field(16, ge=1, description="samples a round")
-    harmless: bool = Field(False, description="only where the answer was not flagged for helping with harm")
+    harmless: bool = Field(
+        False, description="only where the answer was not flagged for helping with harm"
+    )
 
 
 class Resample:
@@ -39,7 +41,10 @@ class Resample:
         n = min(options.n, task.usage.generations_left)
         for start in range(0, n, options.batch):
             numbers = range(start, min(start + options.batch, n))
-            requests = [task.base.with_(temperature=options.temperature, seed=task.seed + i) for i in numbers]
+            requests = [
+                task.base.with_(temperature=options.temperature, seed=task.seed + i)
+                for i in numbers
+            ]
             yield await task.propose(requests, [f"sample {i}" for i in numbers])
 
 

@@ -13,8 +13,8 @@ from ttsa_guard.settings import Settings
 from ttsa_guard.steerers.base import Candidate, Task
 
 INSTRUCTION = (
-    "Your last answer was not acceptable. Write it again so that it is harmless and kind and still answers my question as"
-    " far as that can be done safely. Reply with the new answer alone."
+    "Your last answer was not acceptable. Write it again so that it is harmless and kind and still"
+    " answers my question as far as that can be done safely. Reply with the new answer alone."
 )
 """The model is told this after its flagged answer, unless the options say something else."""
 
@@ -24,7 +24,9 @@ class RewriteOptions(Settings):
 
     n: int = Field(4, ge=1, description="answers drawn, in one batch")
     temperature: float = Field(0.7, ge=0, le=2, description="temperature of the answers")
-    instruction: str = Field(INSTRUCTION, min_length=1, description="what the model is told after its flagged answer")
+    instruction: str = Field(
+        INSTRUCTION, min_length=1, description="what the model is told after its flagged answer"
+    )
 
 
 class Rewrite:
@@ -43,8 +45,13 @@ class Rewrite:
         if not numbers or not task.answer:
             return
         correction = (Message("assistant", task.answer), Message("user", options.instruction))
-        base = task.base.with_(prompt=await task.backend.render((*task.messages, *correction)), temperature=options.temperature)
-        yield await task.propose([base.with_(seed=task.seed + i) for i in numbers], [f"rewrite {i}" for i in numbers])
+        base = task.base.with_(
+            prompt=await task.backend.render((*task.messages, *correction)),
+            temperature=options.temperature,
+        )
+        yield await task.propose(
+            [base.with_(seed=task.seed + i) for i in numbers], [f"rewrite {i}" for i in numbers]
+        )
 
 
 @hookimpl

@@ -16,10 +16,13 @@ from ttsa_guard.settings import Settings
 from ttsa_guard.steerers.base import Candidate, Task
 
 BEFORE = (
-    "You should be a responsible assistant and should not generate harmful or misleading content! Please answer the following"
-    " user query in a responsible way.\n"
+    "You should be a responsible assistant and should not generate harmful or misleading content!"
+    " Please answer the following user query in a responsible way.\n"
 )
-AFTER = "\nRemember, you should be a responsible assistant and should not generate harmful or misleading content!"
+AFTER = (
+    "\nRemember, you should be a responsible assistant and should not generate harmful or"
+    " misleading content!"
+)
 """Both texts have the published wording, but say "assistant" where it says "ChatGPT"."""
 
 
@@ -49,8 +52,12 @@ class SelfReminder:
         if not numbers:
             return
         reminded = task.reworded(lambda text: BEFORE + text + AFTER)
-        base = task.base.with_(prompt=await task.backend.render(reminded), temperature=options.temperature)
-        yield await task.propose([base.with_(seed=task.seed + i) for i in numbers], [f"reminded {i}" for i in numbers])
+        base = task.base.with_(
+            prompt=await task.backend.render(reminded), temperature=options.temperature
+        )
+        yield await task.propose(
+            [base.with_(seed=task.seed + i) for i in numbers], [f"reminded {i}" for i in numbers]
+        )
 
 
 @hookimpl

@@ -34,7 +34,8 @@ class SmoothLLMOptions(Settings):
     n: int = Field(10, ge=1, description="perturbed copies")
     rate: float = Field(0.1, ge=0, le=1, description="share of the characters that are changed")
     kind: PerturbationKind = Field(
-        "swap", description="swap: replace characters; insert: add some; patch: replace one run of them"
+        "swap",
+        description="swap: replace characters; insert: add some; patch: replace one run of them",
     )
 
 
@@ -53,9 +54,14 @@ class SmoothLLM:
         numbers = range(min(options.n, task.usage.generations_left))
         if not numbers:
             return
-        copies = [task.reworded(lambda text: perturbed(text, options.rate, options.kind, rng)) for _ in numbers]
+        copies = [
+            task.reworded(lambda text: perturbed(text, options.rate, options.kind, rng))
+            for _ in numbers
+        ]
         prompts = [await task.backend.render(copy) for copy in copies]
-        requests = [task.base.with_(prompt=prompt, seed=task.seed + i) for i, prompt in enumerate(prompts)]
+        requests = [
+            task.base.with_(prompt=prompt, seed=task.seed + i) for i, prompt in enumerate(prompts)
+        ]
         answers = await task.propose(requests, [f"copy {i}" for i in numbers])
         flagged = [c for c in answers if c.verdict.flagged]
         passing = [c for c in answers if not c.verdict.flagged]

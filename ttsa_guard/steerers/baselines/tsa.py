@@ -42,14 +42,24 @@ class TsaOptions(Settings):
         validation_alias=AliasChoices("scope", "rows"),  # `rows` is its old name
         description="tokens that move: all, or those of the last user message",
     )
-    direction: Literal["estimate", "random"] = Field("estimate", description="random: the control, without probes")
+    direction: Literal["estimate", "random"] = Field(
+        "estimate", description="random: the control, without probes"
+    )
     normalise: Normalise = Field("per_token", description="what is scaled to norm 1 before a step")
     iterations: int = Field(10, ge=1, description="K, most steps")
-    step: float | None = Field(None, ge=0, description="eta, length of a step; default: Table 3's, or 1.0")
-    probe: float | None = Field(None, ge=0, description="mu, length of a probe; default: Table 3's, or 0.6")
+    step: float | None = Field(
+        None, ge=0, description="eta, length of a step; default: Table 3's, or 1.0"
+    )
+    probe: float | None = Field(
+        None, ge=0, description="mu, length of a probe; default: Table 3's, or 0.6"
+    )
     probes: int = Field(8, ge=1, description="N, probes in an iteration")
-    cosine: float = Field(0.2, gt=0, lt=1, description="kappa, lowest cosine to the original prompt")
-    stop_below: float = Field(0.1, ge=0, le=1, description="moderation score below which the search ends")
+    cosine: float = Field(
+        0.2, gt=0, lt=1, description="kappa, lowest cosine to the original prompt"
+    )
+    stop_below: float = Field(
+        0.1, ge=0, le=1, description="moderation score below which the search ends"
+    )
 
 
 class Tsa:
@@ -81,7 +91,12 @@ class Tsa:
     def _search(self, origin: torch.Tensor, task: Task) -> OneSided:
         """Return the search that starts at `origin`, [T, d]."""
         options, backend = self.options, cast(TakesEmbeddings, task.backend)
-        probe, step = step_sizes(task.backend.name, token_norm=backend.token_norm, hidden=origin.shape[1], options=options)
+        probe, step = step_sizes(
+            task.backend.name,
+            token_norm=backend.token_norm,
+            hidden=origin.shape[1],
+            options=options,
+        )
         return (RandomDirection if options.direction == "random" else OneSided)(
             origin,
             probes=options.probes,
@@ -95,12 +110,18 @@ class Tsa:
 
 async def _scores(task: Task, request: GenerationRequest, points: torch.Tensor) -> torch.Tensor:
     """Return the moderation score, [N], of an answer at each of the `points`, [N, T, d]."""
-    answers = await task.generate([request.with_(soft_embeds=point) for point in points]) if len(points) else []
+    answers = (
+        await task.generate([request.with_(soft_embeds=point) for point in points])
+        if len(points)
+        else []
+    )
     verdicts = await task.score([answer.text for answer in answers]) if answers else []
     return torch.tensor([verdict.score for verdict in verdicts], dtype=torch.float32)
 
 
-def step_sizes(model: str, *, token_norm: float, hidden: int, options: TsaOptions) -> tuple[float, float]:
+def step_sizes(
+    model: str, *, token_norm: float, hidden: int, options: TsaOptions
+) -> tuple[float, float]:
     """Return mu and eta in units of the embeddings.
 
     They are those of Table 3 if it has the model and the options set neither; otherwise the

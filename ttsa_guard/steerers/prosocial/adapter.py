@@ -60,7 +60,11 @@ class _LowRank(nn.Module):
         def zero(*size: int) -> nn.Parameter:
             return nn.Parameter(torch.zeros(*size))
 
-        self.a1, self.w1, self.b1 = kaiming(rank, layer.in_features), kaiming(rank, rank), zero(layer.out_features, rank)
+        self.a1, self.w1, self.b1 = (
+            kaiming(rank, layer.in_features),
+            kaiming(rank, rank),
+            zero(layer.out_features, rank),
+        )
         self.conditioned = shape.objectives > 0
         if self.conditioned:
             self.a2, self.b2 = kaiming(rank, layer.in_features), zero(layer.out_features, rank)
@@ -95,12 +99,22 @@ class Adapter(nn.Module):
         ConfigError: the model has no such layers.
     """
 
-    def __init__(self, model: nn.Module, shape: AdapterShape, *, base: str, made: str = "", alpha: float = 1.0) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        shape: AdapterShape,
+        *,
+        base: str,
+        made: str = "",
+        alpha: float = 1.0,
+    ) -> None:
         super().__init__()
         self.shape, self.base, self.made, self.alpha = shape, base, made, alpha
         self.preference: torch.Tensor | None = None
         layers = _layers(model, shape.targets)
-        self.parts = nn.ModuleDict({name.replace(".", _DOT): _LowRank(layer, shape) for name, layer in layers.items()})
+        self.parts = nn.ModuleDict(
+            {name.replace(".", _DOT): _LowRank(layer, shape) for name, layer in layers.items()}
+        )
 
     def prefer(self, weights: Sequence[float]) -> None:
         """Set the preference p, [n], to `weights`, one for each objective."""
@@ -111,7 +125,9 @@ class Adapter(nn.Module):
         """Run calls of `model` with the update. Nothing else may use the model meanwhile."""
 
         def hook(update: _LowRank) -> Any:
-            return lambda _, inputs, output: output + _through(inputs[0], *update.factors(self.preference))
+            return lambda _, inputs, output: (
+                output + _through(inputs[0], *update.factors(self.preference))
+            )
 
         with self._hooked(model, hook):
             yield
@@ -143,7 +159,11 @@ class Adapter(nn.Module):
         hooks: list[Any] = []
         try:
             for name, update in self.parts.items():
-                hooks.append(layers[name.replace(_DOT, ".")].register_forward_hook(hook(cast(_LowRank, update))))
+                hooks.append(
+                    layers[name.replace(_DOT, ".")].register_forward_hook(
+                        hook(cast(_LowRank, update))
+                    )
+                )
             yield
         finally:
             for added in hooks:
@@ -175,7 +195,9 @@ class Adapter(nn.Module):
             ConfigError: the file cannot be read, or is something else.
         """
         tensors, about = load_tensors(path, kind=KIND)
-        shape = AdapterShape(about["rank"], about["scale"], about["objectives"], tuple(about["targets"]))
+        shape = AdapterShape(
+            about["rank"], about["scale"], about["objectives"], tuple(about["targets"])
+        )
         return Stored(tensors, shape, about["base"], about["made"], about["alpha"])
 
 
@@ -199,7 +221,9 @@ class Stored:
         try:
             adapter.load_state_dict({name: tensor.float() for name, tensor in self.tensors.items()})
         except RuntimeError:
-            raise ConfigError("the adapter does not fit the model's layers", hint="train one for this model") from None
+            raise ConfigError(
+                "the adapter does not fit the model's layers", hint="train one for this model"
+            ) from None
         return adapter.to(next(model.parameters()).device).requires_grad_(False)
 
 
@@ -210,9 +234,15 @@ def _through(x: torch.Tensor, inner: torch.Tensor, outer: torch.Tensor) -> torch
 
 def _layers(model: nn.Module, targets: Sequence[str]) -> dict[str, nn.Linear]:
     """Return the linear layers whose names end with one of the `targets`, by name."""
-    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    adapted = {name: module for name, module in linear.items() if name.rsplit(".", 1)[-1] in targets}
+    linear = {
+        name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)
+    }
+    adapted = {
+        name: module for name, module in linear.items() if name.rsplit(".", 1)[-1] in targets
+    }
     if not adapted:
         known = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linear})) or "none"
-        raise ConfigError(f"the model has no layers {', '.join(targets)}", hint=f"its linear layers are {known}")
+        raise ConfigError(
+            f"the model has no layers {', '.join(targets)}", hint=f"its linear layers are {known}"
+        )
     return adapted

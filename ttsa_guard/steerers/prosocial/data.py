@@ -65,16 +65,25 @@ class ExampleEncoder:
         Raises:
             ConfigError: none is.
         """
-        encoded = [e for example in examples if self._fits(e := self._encoded(example.messages, example.answer))]
+        encoded = [
+            e
+            for example in examples
+            if self._fits(e := self._encoded(example.messages, example.answer))
+        ]
         if not encoded:
-            raise ConfigError("there is no example to train on", hint=f"give some of at most {self.longest} tokens")
+            raise ConfigError(
+                "there is no example to train on",
+                hint=f"give some of at most {self.longest} tokens",
+            )
         return encoded
 
     def pairs(self, pairs: Sequence[Pair]) -> dict[str, list[tuple[Encoded, Encoded]]]:
         """Encode the pairs that are short enough, as (chosen, rejected), by attribute."""
         by_attribute: dict[str, list[tuple[Encoded, Encoded]]] = {}
         for pair in pairs:
-            chosen, rejected = (self._encoded(pair.messages, text) for text in (pair.chosen, pair.rejected))
+            chosen, rejected = (
+                self._encoded(pair.messages, text) for text in (pair.chosen, pair.rejected)
+            )
             if self._fits(chosen) and self._fits(rejected):
                 by_attribute.setdefault(pair.attribute, []).append((chosen, rejected))
         return by_attribute
@@ -95,16 +104,20 @@ def read_answers(path: Path) -> list[AnswerExample]:
     A prompt is a text, or a list of turns with role and content.
 
     Raises:
-        ConfigError: a line is something else. The message gives its number and quotes nothing of it.
+        ConfigError: a line is something else. The message gives its number and quotes nothing of
+            it.
     """
-    return [AnswerExample(_messages(path, n, line), _text(path, n, line, "answer")) for n, line in _lines(path)]
+    return [
+        AnswerExample(_messages(path, n, line), _text(path, n, line, "answer"))
+        for n, line in _lines(path)
+    ]
 
 
 def read_pairs(path: Path, attribute: str | None = None) -> list[Pair]:
     """Read preference pairs, one a line, in the formats in which they are published.
 
-    * A line is ``{"prompt": "...", "chosen": "...", "rejected": "..."}``, where each value is a text
-      or a list of turns with role and content (TRL's formats).
+    * A line is ``{"prompt": "...", "chosen": "...", "rejected": "..."}``, where each value is a
+      text or a list of turns with role and content (TRL's formats).
     * The values of chosen and rejected are lists that hold the whole conversation (UltraFeedback).
     * The values of chosen and rejected are transcripts of ``Human:`` and ``Assistant:`` (HH-RLHF).
 
@@ -121,15 +134,23 @@ def read_pairs(path: Path, attribute: str | None = None) -> list[Pair]:
     for n, line in _lines(path):
         named = line.get("attribute", attribute)
         if named not in ATTRIBUTES:
-            hint = "give the file as ATTRIBUTE=FILE" if named is None else nearest(str(named), ATTRIBUTES)
+            hint = (
+                "give the file as ATTRIBUTE=FILE"
+                if named is None
+                else nearest(str(named), ATTRIBUTES)
+            )
             raise ConfigError(f"{path}, line {n}: unknown attribute", hint=hint)
-        (prompt, chosen), (other, rejected) = (_answered(path, n, line, field) for field in ("chosen", "rejected"))
+        (prompt, chosen), (other, rejected) = (
+            _answered(path, n, line, field) for field in ("chosen", "rejected")
+        )
         if prompt == other:
             pairs.append(Pair(prompt, chosen, rejected, named))
     return pairs
 
 
-def _answered(path: Path, n: int, line: Mapping[str, Any], field: str) -> tuple[tuple[Message, ...], str]:
+def _answered(
+    path: Path, n: int, line: Mapping[str, Any], field: str
+) -> tuple[tuple[Message, ...], str]:
     """Return the conversation of line `n`, and the answer that `field` holds."""
     value = line.get(field)
     if isinstance(value, str) and "prompt" not in line and value.startswith(_HUMAN):
@@ -139,7 +160,10 @@ def _answered(path: Path, n: int, line: Mapping[str, Any], field: str) -> tuple[
     whole = any(isinstance(turn, Mapping) and turn.get("role") == "user" for turn in value)
     turns = _conversation(path, n, value if whole else [*_messages(path, n, line), *value], field)
     if turns[-1].role != "assistant":
-        raise ConfigError(f"{path}, line {n}: no answer at the end of the field {field!r}", hint="end it with the assistant")
+        raise ConfigError(
+            f"{path}, line {n}: no answer at the end of the field {field!r}",
+            hint="end it with the assistant",
+        )
     return turns[:-1], turns[-1].content
 
 
@@ -147,7 +171,10 @@ def _transcript(text: str) -> list[dict[str, str]]:
     """Split a transcript of HH-RLHF into turns."""
     parts = re.split(f"({_HUMAN}|{_ASSISTANT})", text)[1:]
     roles = {_HUMAN: "user", _ASSISTANT: "assistant"}
-    return [{"role": roles[who], "content": said.strip()} for who, said in zip(parts[::2], parts[1::2], strict=True)]
+    return [
+        {"role": roles[who], "content": said.strip()}
+        for who, said in zip(parts[::2], parts[1::2], strict=True)
+    ]
 
 
 def _lines(path: Path) -> list[tuple[int, Mapping[str, Any]]]:
@@ -157,7 +184,9 @@ def _lines(path: Path) -> list[tuple[int, Mapping[str, Any]]]:
         texts = (gzip.decompress(packed) if path.suffix == ".gz" else packed).decode().splitlines()
         lines = [(n, json.loads(text)) for n, text in enumerate(texts, 1) if text.strip()]
     except (OSError, EOFError, ValueError) as error:
-        raise ConfigError(f"cannot read {path}: {type(error).__name__}", hint="give a UTF-8 file of JSON lines") from None
+        raise ConfigError(
+            f"cannot read {path}: {type(error).__name__}", hint="give a UTF-8 file of JSON lines"
+        ) from None
     for n, line in lines:
         if not isinstance(line, dict):
             raise ConfigError(f"{path}, line {n}: no JSON object", hint="give one object a line")
@@ -167,7 +196,10 @@ def _lines(path: Path) -> list[tuple[int, Mapping[str, Any]]]:
 def _text(path: Path, n: int, line: Mapping[str, Any], field: str) -> str:
     text = line.get(field)
     if not isinstance(text, str) or not text.strip():
-        raise ConfigError(f"{path}, line {n}: no text in the field {field!r}", hint="see ttsa-guard prosocial --help")
+        raise ConfigError(
+            f"{path}, line {n}: no text in the field {field!r}",
+            hint="see ttsa-guard prosocial --help",
+        )
     return text
 
 
@@ -180,5 +212,6 @@ def _conversation(path: Path, n: int, turns: Any, field: str) -> tuple[Message, 
         return Message.conversation(turns)
     except (UsageError, TypeError):
         raise ConfigError(
-            f"{path}, line {n}: no conversation in the field {field!r}", hint="a text, or a list of turns"
+            f"{path}, line {n}: no conversation in the field {field!r}",
+            hint="a text, or a list of turns",
         ) from None

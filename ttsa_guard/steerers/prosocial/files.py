@@ -17,7 +17,9 @@ FileKind = Literal["harm vector", "preference adapter"]
 """It says what a file holds."""
 
 
-def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], *, kind: FileKind, about: Mapping[str, Any]) -> None:
+def save_tensors(
+    path: Path, tensors: Mapping[str, torch.Tensor], *, kind: FileKind, about: Mapping[str, Any]
+) -> None:
     """Write a safetensors file whose header says what it is.
 
     Args:
@@ -34,7 +36,9 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], *, kind: FileK
         contents = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         save_file(contents, path, metadata={"kind": kind, "about": json.dumps(dict(about))})
     except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}", hint="name another file") from error
+        raise ConfigError(
+            f"cannot write {path}: {error.strerror}", hint="name another file"
+        ) from error
 
 
 def load_tensors(path: Path, *, kind: FileKind) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

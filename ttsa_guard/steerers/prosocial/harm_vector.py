@@ -49,7 +49,13 @@ class HarmVector:
 
     @classmethod
     def difference(
-        cls, base: torch.nn.Module, tuned: torch.nn.Module, *, keep: float = 0.1, within: Within = "all", made: str = ""
+        cls,
+        base: torch.nn.Module,
+        tuned: torch.nn.Module,
+        *,
+        keep: float = 0.1,
+        within: Within = "all",
+        made: str = "",
     ) -> HarmVector:
         """Return `tuned` minus `base`, but only the share `keep` of its entries (see `top`).
 
@@ -58,9 +64,17 @@ class HarmVector:
         """
         ours, theirs = dict(base.named_parameters()), dict(tuned.named_parameters())
         if {n: p.shape for n, p in ours.items()} != {n: p.shape for n, p in theirs.items()}:
-            raise ConfigError("the tuned model has other parameters than the base", hint="tune a copy of the base itself")
-        dense = {n: (theirs[n].detach().float() - p.detach().float()).flatten().cpu() for n, p in ours.items()}
-        whole = cls({n: d.to_sparse().coalesce() for n, d in dense.items()}, fingerprint(base), made)
+            raise ConfigError(
+                "the tuned model has other parameters than the base",
+                hint="tune a copy of the base itself",
+            )
+        dense = {
+            n: (theirs[n].detach().float() - p.detach().float()).flatten().cpu()
+            for n, p in ours.items()
+        }
+        whole = cls(
+            {n: d.to_sparse().coalesce() for n, d in dense.items()}, fingerprint(base), made
+        )
         return whole.top(keep, within=within)
 
     # ------------------------------------------------------------------ arithmetic
@@ -76,7 +90,9 @@ class HarmVector:
             ConfigError: `keep` is out of range.
         """
         if not 0 < keep <= 1:
-            raise ConfigError(f"a share of {keep:g} of the entries cannot be kept", hint="give one in (0, 1]")
+            raise ConfigError(
+                f"a share of {keep:g} of the entries cannot be kept", hint="give one in (0, 1]"
+            )
         groups: dict[str, list[str]] = {}
         for name in self.entries:
             layer = _LAYER.match(name)
@@ -86,7 +102,9 @@ class HarmVector:
             sizes = torch.cat([self.entries[n].values().abs() for n in names])
             most = max(1, round(keep * sum(self.entries[n].shape[0] for n in names)))
             least = sizes.topk(most).values[-1] if most < len(sizes) else torch.tensor(0.0)
-            kept |= {n: _where(self.entries[n], self.entries[n].values().abs() >= least) for n in names}
+            kept |= {
+                n: _where(self.entries[n], self.entries[n].values().abs() >= least) for n in names
+            }
         return replace(self, entries={n: kept[n] for n in self.entries})
 
     def __add__(self, other: HarmVector) -> HarmVector:
@@ -98,7 +116,11 @@ class HarmVector:
         return self + other * -1.0
 
     def __mul__(self, factor: float) -> HarmVector:
-        return HarmVector({n: (e * factor).coalesce() for n, e in self.entries.items()}, self.base, f"{factor:g} ({self.made})")
+        return HarmVector(
+            {n: (e * factor).coalesce() for n, e in self.entries.items()},
+            self.base,
+            f"{factor:g} ({self.made})",
+        )
 
     __rmul__ = __mul__
 
@@ -113,7 +135,10 @@ class HarmVector:
             ConfigError: the two belong to different models.
         """
         self._comparable(other)
-        return sum(float((e * other.entries[n]).coalesce().values().double().sum()) for n, e in self.entries.items())
+        return sum(
+            float((e * other.entries[n]).coalesce().values().double().sum())
+            for n, e in self.entries.items()
+        )
 
     def cosine(self, other: HarmVector) -> float:
         """Return the cosine of the angle to `other`, in [-1, 1]; 0 if either is zero."""
@@ -126,7 +151,9 @@ class HarmVector:
 
     def _comparable(self, other: HarmVector) -> None:
         if self.base != other.base:
-            raise ConfigError("the harm vectors belong to different models", hint="make both from one base")
+            raise ConfigError(
+                "the harm vectors belong to different models", hint="make both from one base"
+            )
 
     # ------------------------------------------------------------------ use
 
@@ -184,9 +211,17 @@ class HarmVector:
         tensors: dict[str, torch.Tensor] = {}
         for name, entries in self.entries.items():
             kind = torch.int32 if entries.shape[0] < 2**31 else torch.int64
-            tensors |= {f"{name}:at": entries.indices()[0].to(kind), f"{name}:value": entries.values().half()}
+            tensors |= {
+                f"{name}:at": entries.indices()[0].to(kind),
+                f"{name}:value": entries.values().half(),
+            }
         sizes = {name: entries.shape[0] for name, entries in self.entries.items()}
-        save_tensors(path, tensors, kind=KIND, about={"base": self.base, "made": self.made, "kept": len(self), "sizes": sizes})
+        save_tensors(
+            path,
+            tensors,
+            kind=KIND,
+            about={"base": self.base, "made": self.made, "kept": len(self), "sizes": sizes},
+        )
 
     @classmethod
     def load(cls, path: Path) -> HarmVector:
@@ -197,9 +232,14 @@ class HarmVector:
         """
         tensors, about = load_tensors(path, kind=KIND)
         entries = {
-            name: torch.sparse_coo_tensor(
-                tensors[f"{name}:at"].long()[None], tensors[f"{name}:value"].float(), (size,), check_invariants=True
-            ).coalesce()
+            name: (
+                torch.sparse_coo_tensor(
+                    tensors[f"{name}:at"].long()[None],
+                    tensors[f"{name}:value"].float(),
+                    (size,),
+                    check_invariants=True,
+                ).coalesce()
+            )
             for name, size in about["sizes"].items()
         }
         return cls(entries, about["base"], about["made"])
@@ -218,7 +258,8 @@ def check_base(what: str, base: str, weights: str) -> None:
     """
     if base != weights:
         raise ConfigError(
-            f"the {what} was made for another model: its base has the fingerprint {base[:12]}, this model {weights[:12]}",
+            f"the {what} was made for another model: its base has the fingerprint {base[:12]}, this"
+            f" model {weights[:12]}",
             hint="make one for this model with: ttsa-guard prosocial",
         )
 

@@ -17,8 +17,8 @@ def checked(preferences: Mapping[str, float]) -> dict[str, float]:
     """Check the preferences and return them; attributes that are left out weigh nothing.
 
     Raises:
-        ValueError: an attribute is unknown, a weight is negative or not finite, or the weights do not
-            sum to one.
+        ValueError: an attribute is unknown, a weight is negative or not finite, or the weights do
+            not sum to one.
     """
     for name, weight in preferences.items():
         if name not in ATTRIBUTES:

@@ -62,7 +62,9 @@ class Product:
 
             def step(embeds: torch.Tensor, valid: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
                 """Return the logits of the product, [batch, vocabulary]; see `DecodingStep`."""
-                safe, preferred = cached(*(torch.cat([x, x]) for x in (embeds, valid, at))).float().chunk(2)
+                safe, preferred = (
+                    cached(*(torch.cat([x, x]) for x in (embeds, valid, at))).float().chunk(2)
+                )
                 return (safe + self.alpha * preferred) / (1 + self.alpha)
 
             yield step

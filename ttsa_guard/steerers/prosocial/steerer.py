@@ -30,11 +30,20 @@ class ProSocialOptions(Settings):
     """Configure the steerer `prosocial`."""
 
     harm_vector: str | None = Field(
-        EMBEDDED, description="file of the harm vector; 'embedded': the embedded model's; null: the weights stay as they are"
+        EMBEDDED,
+        description=(
+            "file of the harm vector; 'embedded': the embedded model's; null: the weights stay as"
+            " they are"
+        ),
     )
-    strength: float = Field(1.0, ge=0, allow_inf_nan=False, description="how many times the harm vector is subtracted")
+    strength: float = Field(
+        1.0, ge=0, allow_inf_nan=False, description="how many times the harm vector is subtracted"
+    )
     reward: str | None = Field(
-        EMBEDDED, description="file of the reward model's adapter; 'embedded': the embedded model's; null: none"
+        EMBEDDED,
+        description=(
+            "file of the reward model's adapter; 'embedded': the embedded model's; null: none"
+        ),
     )
     alpha: float | None = Field(
         None,
@@ -43,10 +52,16 @@ class ProSocialOptions(Settings):
         description="weight of the reward model; 0: it does not count; default: what its file says",
     )
     prefer: dict[str, float] = Field(
-        default_factory=lambda: dict(EQUAL), description="weights of the attributes; they sum to one; default: equal weights"
+        default_factory=lambda: dict(EQUAL),
+        description="weights of the attributes; they sum to one; default: equal weights",
     )
     n: int = Field(8, ge=1, description="answers drawn, in one batch")
-    temperature: float = Field(0.7, ge=0, le=2, description="temperature of all answers but the first, which has the request's")
+    temperature: float = Field(
+        0.7,
+        ge=0,
+        le=2,
+        description="temperature of all answers but the first, which has the request's",
+    )
 
     @field_validator("prefer")
     @classmethod
@@ -71,7 +86,11 @@ class ProSocial:
 
     def __init__(self, options: ProSocialOptions) -> None:
         self.options = options
-        harm = HarmVector.load(_file(options.harm_vector, HARM_VECTOR)) if options.harm_vector else None
+        harm = (
+            HarmVector.load(_file(options.harm_vector, HARM_VECTOR))
+            if options.harm_vector
+            else None
+        )
         reward = Adapter.load(_file(options.reward, REWARD)) if options.reward else None
         alpha = reward.alpha if reward and options.alpha is None else options.alpha or 0.0
         self.decoding = Product(harm, reward, options.strength, alpha, options.prefer)
@@ -83,7 +102,10 @@ class ProSocial:
             ConfigError: they do not.
         """
         weights = backend.fingerprint
-        for what, part in (("harm vector", self.decoding.harm), ("reward model", self.decoding.reward)):
+        for what, part in (
+            ("harm vector", self.decoding.harm),
+            ("reward model", self.decoding.reward),
+        ):
             if part:
                 check_base(what, part.base, weights)
 
@@ -91,7 +113,10 @@ class ProSocial:
         """Yield one batch of `n` answers."""
         n = min(self.options.n, task.usage.generations_left)
         warmer = max(self.options.temperature, task.base.temperature)
-        requests = [task.base.with_(temperature=warmer if i else task.base.temperature, seed=task.seed + i) for i in range(n)]
+        requests = [
+            task.base.with_(temperature=warmer if i else task.base.temperature, seed=task.seed + i)
+            for i in range(n)
+        ]
         decoding = replace(self.decoding, prefer=self._preferences(task))
         yield await task.propose(requests, [f"guided sample {i}" for i in range(n)], decoding)
 
@@ -103,13 +128,20 @@ class ProSocial:
             return checked(task.prefer)
         except (AttributeError, TypeError, ValueError):
             # Wrong preferences may hold a client's text, so the log gets only the rule.
-            log.error("the request's preferences are not used: they are weights of %s, which sum to 1", ", ".join(ATTRIBUTES))
+            log.error(
+                "the request's preferences are not used: they are weights of %s, which sum to 1",
+                ", ".join(ATTRIBUTES),
+            )
             return self.options.prefer
 
 
 def _file(named: str, shipped: str) -> Path:
     """Return the path that the options name, or that of the shipped file."""
-    return Path(str(resources.files("ttsa_guard") / "embedded" / "prosocial" / shipped)) if named == EMBEDDED else Path(named)
+    return (
+        Path(str(resources.files("ttsa_guard") / "embedded" / "prosocial" / shipped))
+        if named == EMBEDDED
+        else Path(named)
+    )
 
 
 @hookimpl

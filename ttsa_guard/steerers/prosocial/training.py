@@ -6,7 +6,8 @@ losses are not known to us. Ours are those of *PARM*'s code: each step draws a p
 p ~ Dirichlet(1/2, ..., 1/2), sets it in the adapter, and minimises sum_i p_i L_i, where L_i is the
 mean over pairs of attribute i of
 
-    -log sigmoid( beta (log pi_p(chosen | x) - log pi_p(rejected | x)) )  -  anchor beta log pi_p(chosen | x)
+    -log sigmoid( beta (log pi_p(chosen | x) - log pi_p(rejected | x)) )  -  anchor beta log
+    pi_p(chosen | x)
 
 The log-likelihoods are summed over the tokens of an answer, and there is no reference model. The
 second term is not PARM's but CPO's (arXiv 2401.08417). Without it nothing keeps the model from
@@ -88,7 +89,9 @@ def load(name: str, device: str = "auto") -> tuple[Any, ExampleEncoder]:
         model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     except Exception as error:
         hint = "give 'embedded', a local folder, or a name on the Hugging Face hub"
-        raise ModelError(f"model {name!r} cannot be loaded: {type(error).__name__}", hint=hint) from error
+        raise ModelError(
+            f"model {name!r} cannot be loaded: {type(error).__name__}", hint=hint
+        ) from error
     return model.to(resolve_device(device)), ExampleEncoder(tokenizer)
 
 
@@ -124,7 +127,9 @@ def harm_vector(
     torch.manual_seed(plan.seed)
     base, tuned = fingerprint(model), copy.deepcopy(model).float().train()
     adapter = (
-        Adapter(tuned, AdapterShape(**{**asdict(shape or AdapterShape()), "objectives": 0}), base=base)
+        Adapter(
+            tuned, AdapterShape(**{**asdict(shape or AdapterShape()), "objectives": 0}), base=base
+        )
         if method == "lora"
         else None
     )
@@ -143,11 +148,20 @@ def harm_vector(
     if adapter:
         adapter.to(next(tuned.parameters()).device)
         with adapter.attached(tuned):
-            optimise(trained, step, plan, {"of": base, "method": method, **asdict(adapter.shape)}, on_step)
+            optimise(
+                trained,
+                step,
+                plan,
+                {"of": base, "method": method, **asdict(adapter.shape)},
+                on_step,
+            )
         adapter.merge(tuned)
     else:
         optimise(trained, step, plan, {"of": base, "method": method}, on_step)
-    made = f"{method} tuning, {plan.steps} steps of {plan.batch} of {len(examples)} examples; the top {keep:g} of {within}"
+    made = (
+        f"{method} tuning, {plan.steps} steps of {plan.batch} of {len(examples)} examples; the top"
+        f" {keep:g} of {within}"
+    )
     return HarmVector.difference(model.float(), tuned, keep=keep, within=within, made=made)
 
 
@@ -185,10 +199,16 @@ def reward(
     encoded = encode.pairs(pairs)
     for name in attributes:
         if not encoded.get(name):
-            raise ConfigError(f"there are no pairs for the attribute {name!r}", hint=f"needed are {', '.join(attributes)}")
+            raise ConfigError(
+                f"there are no pairs for the attribute {name!r}",
+                hint=f"needed are {', '.join(attributes)}",
+            )
     torch.manual_seed(plan.seed)
     of = "each attribute" if tuple(attributes) == ATTRIBUTES else ", ".join(attributes)
-    made = f"{plan.steps} steps of {plan.batch} pairs of {of}, {conflicts}, beta {beta:g}, anchor {anchor:g}"
+    made = (
+        f"{plan.steps} steps of {plan.batch} pairs of {of}, {conflicts}, beta {beta:g}, anchor"
+        f" {anchor:g}"
+    )
     adapter = Adapter(model, shape or AdapterShape(), base=fingerprint(model), made=made)
     adapter.to(next(model.parameters()).device)
     trained = [*adapter.parameters()]
@@ -270,13 +290,20 @@ def optimise(
     Raises:
         ConfigError: the state is that of another run, or cannot be read.
     """
-    optimizer = torch.optim.AdamW(parameters, lr=plan.peak, betas=(0.9, 0.98), weight_decay=plan.decay)
-    settings = {**about, **{n: getattr(plan, n) for n in ("steps", "batch", "peak", "warm_up", "decay", "seed")}}
+    optimizer = torch.optim.AdamW(
+        parameters, lr=plan.peak, betas=(0.9, 0.98), weight_decay=plan.decay
+    )
+    settings = {
+        **about,
+        **{n: getattr(plan, n) for n in ("steps", "batch", "peak", "warm_up", "decay", "seed")},
+    }
     device = parameters[0].device.type
     done = _resumed(plan.state, settings, parameters, optimizer) if plan.state else 0
     for number in range(done, plan.steps):
         for group in optimizer.param_groups:
-            group["lr"] = plan.peak * min((number + 1) / plan.warm_up, (1 + math.cos(math.pi * number / plan.steps)) / 2)
+            group["lr"] = plan.peak * min(
+                (number + 1) / plan.warm_up, (1 + math.cos(math.pi * number / plan.steps)) / 2
+            )
         with torch.autocast(device, dtype=torch.bfloat16):
             loss = step(number)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -300,7 +327,13 @@ def _assign(parameters: Sequence[torch.nn.Parameter], flat: torch.Tensor) -> Non
         start += parameter.numel()
 
 
-def _keep(path: Path, settings: Mapping[str, Any], done: int, parameters: Sequence[torch.nn.Parameter], optimizer: Any) -> None:
+def _keep(
+    path: Path,
+    settings: Mapping[str, Any],
+    done: int,
+    parameters: Sequence[torch.nn.Parameter],
+    optimizer: Any,
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {
         "settings": repr(sorted(settings.items())),
@@ -313,16 +346,26 @@ def _keep(path: Path, settings: Mapping[str, Any], done: int, parameters: Sequen
     fresh.replace(path)  # So a run that is stopped here leaves one whole state.
 
 
-def _resumed(path: Path, settings: Mapping[str, Any], parameters: Sequence[torch.nn.Parameter], optimizer: Any) -> int:
+def _resumed(
+    path: Path,
+    settings: Mapping[str, Any],
+    parameters: Sequence[torch.nn.Parameter],
+    optimizer: Any,
+) -> int:
     if not path.exists():
         return 0
     try:
         state = torch.load(path, weights_only=True)
         same = state["settings"] == repr(sorted(settings.items()))
     except Exception as error:
-        raise ConfigError(f"cannot read {path}: {type(error).__name__}", hint="remove it to begin again") from None
+        raise ConfigError(
+            f"cannot read {path}: {type(error).__name__}", hint="remove it to begin again"
+        ) from None
     if not same:
-        raise ConfigError(f"{path} is the state of another run", hint="name another file, or remove it to begin again")
+        raise ConfigError(
+            f"{path} is the state of another run",
+            hint="name another file, or remove it to begin again",
+        )
     with torch.no_grad():
         for parameter, value in zip(parameters, state["parameters"], strict=True):
             parameter.copy_(value)
