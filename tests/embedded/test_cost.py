@@ -16,7 +16,7 @@ from ttsa_guard.guard import Guard
 from ttsa_guard.messages import GenerationRequest
 from ttsa_guard.moderators.lite import Lite
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timing]
 PUBLISHED = {"steerers": [{"use": "tsa"}], "quality": {"floor": None}}
 
 

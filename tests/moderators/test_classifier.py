@@ -189,6 +189,7 @@ def test_a_broken_model_ends_closed(make):
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 def test_batches_are_at_least_as_fast_as_the_pipeline(make):
     from transformers import pipeline
 

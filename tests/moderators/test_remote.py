@@ -505,6 +505,7 @@ def test_perspective_says_that_it_ends(today, options, starts, caplog):
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 def test_load():
     """5,000 texts, a limit of 100 requests a second, 5 % of the answers are faults."""
     late = []

@@ -44,6 +44,7 @@ EMPTY_RAIL: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 @pytest.mark.parametrize("version", ["1.0", "2.x"])
 def test_an_unflagged_answer_costs_less_than_a_millisecond(version: str) -> None:
     """Beside what the host spends on any output rail, which is most of it. Nothing here waits, so
@@ -83,6 +84,7 @@ def test_an_unflagged_answer_costs_less_than_a_millisecond(version: str) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 @pytest.mark.parametrize("version", ["1.0", "2.x"])
 def test_conversations_at_once_do_not_mix(version: str) -> None:
     class Telling(Backend):
@@ -118,6 +120,7 @@ def test_conversations_at_once_do_not_mix(version: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 def test_memory_is_flat_over_many_answers() -> None:
     backend = Backend()
     gate, guide = ScriptedModerator(name="gate"), ScriptedModerator(name="guide")
@@ -152,6 +155,7 @@ def test_memory_is_flat_over_many_answers() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 def test_progressive_streams_begin_sooner() -> None:
     firsts: dict[str, list[float]] = {"buffered": [], "progressive": []}
     apps = {

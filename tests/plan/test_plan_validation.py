@@ -18,6 +18,7 @@ def test_the_costs_of_sleep_are_found(sleeping):
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 def test_what_is_predicted_happens(sleeping):
     """Two rates of Poisson traffic, through the guard and through the simulation of the same
     requests. Tails of so short runs hang on single requests, so they count in the mean alone."""

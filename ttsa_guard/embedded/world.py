@@ -207,7 +207,7 @@ class World:
     # ------------------------------------------------------------------ answers
 
     def answer(self, rng: random.Random, case: WorldCase) -> str:
-        """Draw an answer as the training data gives it: failing at the case's rate, otherwise decent."""
+        """Draw an answer of the training data: failing at the case's rate, otherwise decent."""
         failing = rng.random() < case.rate
         if case.topic.unsafe:
             return self._complied(rng, case.topic) if failing else self._declined(rng, case.topic)
