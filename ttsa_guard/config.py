@@ -34,8 +34,8 @@ class Use(Settings):
     )
 
 
-class Member(Use):
-    """A moderator in a panel."""
+class Vote(Settings):
+    """How a moderator in a panel counts."""
 
     weight: float = Field(
         1.0,
@@ -63,6 +63,10 @@ class Member(Use):
             " is evidence beside members that read the answer, and never enough alone."
         ),
     )
+
+
+class Member(Vote, Use):
+    """A moderator in a panel."""
 
 
 class GenerationConfig(Settings):

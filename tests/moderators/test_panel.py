@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from ttsa_guard.config import GuardConfig
+from ttsa_guard.config import GuardConfig, Vote
 from ttsa_guard.errors import ConfigError
 from ttsa_guard.moderators.base import Moderator, moderate_safely
 from ttsa_guard.moderators.panel import Panel, Seat
@@ -59,26 +59,35 @@ DOWN = ScriptedModerator(error=OSError())
     ("combine", "seats", "decision", "score"),
     [
         ("weighted", [Seat(scores(0.2)), Seat(scores(0.6))], "pass", 0.4),
-        ("weighted", [Seat(scores(0.2)), Seat(scores(0.6), weight=9.0)], "flag", 0.56),
+        ("weighted", [Seat(scores(0.2)), Seat(scores(0.6), Vote(weight=9.0))], "flag", 0.56),
         ("weighted", [Seat(scores(0.2)), Seat(DOWN)], "failed", 1.0),
-        ("weighted", [Seat(scores(0.2)), Seat(DOWN, fail="open")], "pass", 0.2),
-        ("any", [Seat(scores(0.2)), Seat(DOWN, fail="open")], "pass", 0.2),
-        ("any", [Seat(scores(0.9)), Seat(DOWN, fail="open")], "flag", 0.9),
-        ("any", [Seat(DOWN, fail="open"), Seat(DOWN, fail="open")], "failed", 1.0),
-        ("all", [Seat(scores(0.9)), Seat(DOWN, fail="open")], "flag", 0.9),
-        ("lexicographic", [Seat(scores(0.6), hard=True), Seat(scores(0.0))], "flag", 0.8),
-        ("lexicographic", [Seat(scores(0.1), hard=True), Seat(scores(0.8))], "pass", 0.4),
-        ("lexicographic", [Seat(scores(0.1), hard=True), Seat(scores(1.0))], "pass", 0.499),
+        ("weighted", [Seat(scores(0.2)), Seat(DOWN, Vote(fail="open"))], "pass", 0.2),
+        ("any", [Seat(scores(0.2)), Seat(DOWN, Vote(fail="open"))], "pass", 0.2),
+        ("any", [Seat(scores(0.9)), Seat(DOWN, Vote(fail="open"))], "flag", 0.9),
+        ("any", [Seat(DOWN, Vote(fail="open")), Seat(DOWN, Vote(fail="open"))], "failed", 1.0),
+        ("all", [Seat(scores(0.9)), Seat(DOWN, Vote(fail="open"))], "flag", 0.9),
+        ("lexicographic", [Seat(scores(0.6), Vote(hard=True)), Seat(scores(0.0))], "flag", 0.8),
+        ("lexicographic", [Seat(scores(0.1), Vote(hard=True)), Seat(scores(0.8))], "pass", 0.4),
+        ("lexicographic", [Seat(scores(0.1), Vote(hard=True)), Seat(scores(1.0))], "pass", 0.499),
         (
             "lexicographic",
-            [Seat(scores(0.1), hard=True), Seat(scores(0.2)), Seat(scores(0.8), weight=3.0)],
+            [
+                Seat(scores(0.1), Vote(hard=True)),
+                Seat(scores(0.2)),
+                Seat(scores(0.8), Vote(weight=3.0)),
+            ],
             "pass",
             0.325,
         ),
-        ("lexicographic", [Seat(scores(0.4), hard=True)], "pass", 0.2),
-        ("lexicographic", [Seat(DOWN, hard=True), Seat(scores(0.0))], "failed", 1.0),
-        ("lexicographic", [Seat(DOWN, hard=True, fail="open"), Seat(scores(0.0))], "failed", 1.0),
-        ("lexicographic", [Seat(scores(0.1), hard=True), Seat(DOWN)], "pass", 0.499),
+        ("lexicographic", [Seat(scores(0.4), Vote(hard=True))], "pass", 0.2),
+        ("lexicographic", [Seat(DOWN, Vote(hard=True)), Seat(scores(0.0))], "failed", 1.0),
+        (
+            "lexicographic",
+            [Seat(DOWN, Vote(hard=True, fail="open")), Seat(scores(0.0))],
+            "failed",
+            1.0,
+        ),
+        ("lexicographic", [Seat(scores(0.1), Vote(hard=True)), Seat(DOWN)], "pass", 0.499),
     ],
 )
 def test_rules(combine, seats, decision, score):
@@ -92,7 +101,8 @@ def test_a_worse_score_never_turns_a_flag_into_a_pass(combine):
     for _ in range(200):
         values = [draw.random() for _ in range(3)]
         seats = [
-            Seat(scores(v), weight=draw.uniform(0.1, 5), hard=i == 0) for i, v in enumerate(values)
+            Seat(scores(v), Vote(weight=draw.uniform(0.1, 5), hard=i == 0))
+            for i, v in enumerate(values)
         ]
         worse = draw.randrange(3)
         raised = [
@@ -114,7 +124,7 @@ def told(text, flagged):
     [("bad", "bad", "flag"), ("fine", "bad", "pass"), ("bad", "fine", "pass")],
 )
 def test_a_member_can_read_the_prompt_as_evidence(answer, prompt, decision):
-    seats = (Seat(told("bad", "answers")), Seat(told("bad", "prompts"), reads="prompt"))
+    seats = (Seat(told("bad", "answers")), Seat(told("bad", "prompts"), Vote(reads="prompt")))
     [verdict] = asyncio.run(Panel(seats, "all").moderate([answer], prompts=[prompt]))
     assert verdict.decision == decision
 

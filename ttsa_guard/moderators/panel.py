@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
 
-from ttsa_guard.config import Combine, Member
+from ttsa_guard.config import Combine, Member, Vote
 from ttsa_guard.moderators.base import Moderator, is_coarse, moderate_safely
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.verdict import Verdict
@@ -19,18 +18,11 @@ class Seat:
 
     Args:
         moderator: the member.
-        weight: the weight of its score, where scores are averaged.
-        fail: what a failed verdict counts as. "closed": a flag with the score 1. "open": the member
-            is left out.
-        hard: whether its flag decides, in a lexicographic panel.
-        reads: what it scores, the answers or the prompts.
+        vote: how it counts.
     """
 
     moderator: Moderator
-    weight: float = 1.0
-    fail: Literal["closed", "open"] = "closed"
-    hard: bool = False
-    reads: Literal["answer", "prompt"] = "answer"
+    vote: Vote = field(default_factory=Vote)
 
 
 @dataclass(frozen=True)
@@ -78,7 +70,7 @@ class Panel:
         """Judge `texts` with all members at the same time, and combine their verdicts."""
         read = {"answer": texts, "prompt": prompts}
         columns = await asyncio.gather(
-            *(moderate_safely(s.moderator, read[s.reads], prompts=prompts) for s in self.seats)
+            *(moderate_safely(s.moderator, read[s.vote.reads], prompts=prompts) for s in self.seats)
         )
         return [
             self._joined(list(zip(self.seats, votes, strict=True)))
@@ -87,7 +79,7 @@ class Panel:
 
     def _joined(self, votes: list[tuple[Seat, Verdict]]) -> Verdict:
         counted = [
-            (seat, v) for seat, v in votes if v.decision != "failed" or seat.fail == "closed"
+            (seat, v) for seat, v in votes if v.decision != "failed" or seat.vote.fail == "closed"
         ]
         failed = next((v for _, v in votes if v.decision == "failed"), None)
         if failed and all(v.decision == "failed" for _, v in votes):
@@ -109,8 +101,8 @@ class Panel:
         return Verdict.scored(self.name, _mean(votes), threshold=0.5, categories=_categories(votes))
 
     def _lexicographic(self, votes: list[tuple[Seat, Verdict]]) -> Verdict:
-        hard = [v for seat, v in votes if seat.hard]
-        soft = [(seat, v) for seat, v in votes if not seat.hard] or votes
+        hard = [v for seat, v in votes if seat.vote.hard]
+        soft = [(seat, v) for seat, v in votes if not seat.vote.hard] or votes
         failed = next((v for v in hard if v.decision == "failed"), None)
         if failed or not hard:
             reason = failed.reason if failed else "no hard member gave a verdict"
@@ -121,7 +113,9 @@ class Panel:
 
 
 def _mean(votes: list[tuple[Seat, Verdict]]) -> float:
-    return sum(seat.weight * v.score for seat, v in votes) / sum(seat.weight for seat, _ in votes)
+    return sum(seat.vote.weight * v.score for seat, v in votes) / sum(
+        seat.vote.weight for seat, _ in votes
+    )
 
 
 def _categories(votes: list[tuple[Seat, Verdict]]) -> dict[str, float]:
@@ -137,9 +131,7 @@ def build_panel(plugins: Plugins, members: Sequence[Member], combine: Combine) -
         PluginError: a moderator is missing or cannot be loaded.
         ConfigError: an option of a moderator is wrong.
     """
-    seats = tuple(
-        Seat(plugins.make("moderators", m), m.weight, m.fail, m.hard, m.reads) for m in members
-    )
+    seats = tuple(Seat(plugins.make("moderators", m), m) for m in members)
     return (
         seats[0].moderator
         if len(seats) == 1 and combine != "lexicographic"
