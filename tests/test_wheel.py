@@ -52,7 +52,6 @@ def names(tmp_path_factory):
         "moderators/lite.py",
         "cli/__init__.py",
         "bench/embedded.yaml",
-        "bench/page.html",
         "steerers/probes.yaml",
         "page.html",
     ],

@@ -3,17 +3,19 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from ttsa_guard.steerers.prosocial.preferences import ATTRIBUTES
 
 pytest.importorskip("moocore")
+ROOT = Path(__file__).parents[2]
 
 
 def run(module, *words):
-    command = [sys.executable, "-m", f"ttsa_guard.{module}", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    command = [sys.executable, "-m", f"research.{module}", *map(str, words)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
 
 
@@ -23,7 +25,7 @@ def test_the_study_measures_what_its_card_says(tmp_path):
         run("embedded.train_prosocial", "--only", name, "--scale", "0.02", "--out", tmp_path)
     file, picture = tmp_path / "s.json", tmp_path / "p.png"
     few = ["--n", 8, "--benign", 8, "--grid", 4]
-    run("bench.prosocial", *few, "--separate", tmp_path, "--plot", picture, "--json", file)
+    run("prosocial.study", *few, "--separate", tmp_path, "--plot", picture, "--json", file)
     found = json.loads(file.read_text())
     arms, wins, trade = found["arms"], found["win rates"]["meters"], found["trade-offs"]
     assert (
