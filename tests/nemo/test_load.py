@@ -34,12 +34,16 @@ async def allow_all() -> RailOutcome:
 
 
 NO_RAIL = {"1.0": {}, "2.x": {"colang": CHAT_V2}}
+# As the host's own rails are: a flow that asks an action, and looks at what it says.
 EMPTY_RAIL: dict[str, dict[str, Any]] = {
     "1.0": {
         "colang": "define subflow allow\n  $o = execute allow_all\n  if $o.is_blocked\n    stop\n",
         "rails": {"output": {"flows": ["allow"]}},
     },
-    "2.x": {"colang": f"{CHAT_V2}\nflow output rails $output_text\n  await AllowAllAction()\n"},
+    "2.x": {
+        "colang": f"{CHAT_V2}\nflow allow\n  $o = await AllowAllAction()\n  if $o.is_blocked\n    abort\n"
+        "\nflow output rails $output_text\n  allow\n"
+    },
 }
 
 
