@@ -20,10 +20,18 @@ INTRODUCTION = """\
 
 <!-- Written by docs/make_cli.py; change the commands' docstrings and run it again. -->
 
-`ttsa-guard COMMAND --help` shows what stands here. An error is one line on the standard error
-stream with a hint how to mend it, and the exit status is 2. `ttsa-guard --install-completion`
-completes commands
-and options in your shell.
+`ttsa-guard COMMAND --help` shows what stands here. `ttsa-guard --install-completion` completes
+commands and options in your shell.
+
+The exit status is one of these:
+
+* 0: the command did what it was told.
+* 1: it ran, but something is not well: `check` has flagged the text, `doctor` has found something
+  broken, or an arm of `bench run` has failed.
+* 2: it could not do it. One line on the standard error stream says why, and a hint how to mend it.
+* 130: Ctrl-C has stopped it. One line says what is kept and how to go on: `bench run`, `moderate`,
+  and `prosocial` with `--state` go on where they were when the same command is started again;
+  others begin anew.
 """
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
 from typer.testing import CliRunner, Result
 
@@ -24,6 +27,7 @@ from ttsa_guard.steerers.baselines.resample import Resample, ResampleOptions
 from ttsa_guard.testing import ScriptedBackend, ScriptedModerator, scripted_guard
 
 COMMANDS = ("demo", "chat", "steer", "check", "plugins", "doctor", "profile")
+HEAVY = {"torch", "transformers", "nemoguardrails", "matplotlib", "sklearn", "scipy", "aiohttp"}
 BAD = "a bad answer that nobody may see"
 GOOD = "A decent answer to your question."
 
@@ -96,22 +100,77 @@ def test_version() -> None:
     assert run("--version").output.startswith("ttsa-guard 0.")
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--help"], ["demo", "--help"], ["plugins"], ["check", "hello there"]]
-)
-def test_light_commands_import_no_torch(arguments: list[str]) -> None:
+def test_commands_that_need_no_model_import_nothing_heavy(tmp_path: Path) -> None:
+    texts, records = tmp_path / "texts.jsonl", tmp_path / "audit.jsonl"
+    texts.write_text('{"text": "What a lovely day."}\n', encoding="utf-8")
+    asyncio.run(scripted_guard([], audit={"path": records}).review("q", GOOD))
+    helps = [[*words[1:], "--help"] for words in _all_commands()]
+    assert len(helps) > 15
+    commands = [
+        ["--help"],
+        *helps,
+        ["--version"],
+        ["plugins"],
+        ["audit", "summary", str(records)],
+        ["check", "hello there"],
+        ["moderate", str(texts)],
+    ]
     program = f"""
 import sys
+import ttsa_guard
+assert not {{"pydantic", "numpy", "typer"}} & set(sys.modules)
 from ttsa_guard.cli import main
-sys.argv[1:] = {arguments!r}
-try:
-    main()
-except SystemExit as end:
-    assert not end.code, end.code
-heavy = {{"torch", "transformers", "nemoguardrails"}} & set(sys.modules)
-assert not heavy, heavy
+for command in {commands!r}:
+    sys.argv[1:] = command
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, (command, end.code)
+    heavy = {HEAVY!r} & set(sys.modules)
+    assert not heavy, (command, heavy)
+    if command[-1] == "--help":
+        assert "numpy" not in sys.modules, command
 """
-    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def _all_commands() -> Iterator[list[str]]:
+    def below(words: list[str], command: Any) -> Iterator[list[str]]:
+        yield words
+        for name, found in getattr(command, "commands", {}).items():
+            yield from below([*words, name], found)
+
+    return below(["ttsa-guard"], typer.main.get_command(app))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["demo"], "the demo keeps nothing; the same command begins anew"),
+        (["profile", "embedded"], "--no-trials or fewer --samples take less time"),
+        (["plan", "validate", "--out", "results"], "fewer --seconds take less time"),
+        (["moderate", "texts.jsonl"], "the same command goes on from there"),
+        (["steer", "hello"], "stopped"),
+    ],
+)
+def test_ctrl_c_is_one_line_that_says_how_to_go_on(
+    arguments: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    Path("texts.jsonl").write_text('{"text": "What a lovely day."}\n', encoding="utf-8")
+    for builder in ("build_guard", "build_moderator"):
+        monkeypatch.setattr(common, builder, stop)
+    result = run(*arguments)
+    assert (result.exit_code, result.stdout) == (130, "")
+    [line] = result.stderr.splitlines()
+    assert line.startswith("stopped")
+    assert line.endswith(told)
 
 
 def test_the_console_script_sets_the_wait_policy_before_torch() -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -43,6 +47,53 @@ def test_the_folder(folder: Path) -> None:
     assert {"ttsa-guard", "python", "torch", "transformers", "nemoguardrails"} <= meta[
         "versions"
     ].keys()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGINT for another process")
+def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    # A shell may start its background jobs, and so this suite, deaf to Ctrl-C.
+    program = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from ttsa_guard.cli import main; main()"
+    )
+    rows = tmp_path / "rows.jsonl"
+    words = ["bench", "run", "quick", "--n", "1", "--out", str(tmp_path)]
+    stopped = subprocess.Popen(
+        [sys.executable, "-c", program, *words], stderr=subprocess.PIPE, text=True
+    )
+    until = time.monotonic() + 60
+    while not (rows.exists() and rows.read_bytes()) and time.monotonic() < until:
+        time.sleep(0.01)
+    stopped.send_signal(signal.SIGINT)
+    _, told = stopped.communicate(timeout=60)
+    assert stopped.returncode == 130
+    assert told == ("stopped: the results so far are kept; the same command goes on from there\n")
+    before = rows.read_text(encoding="utf-8")
+    assert run("report", tmp_path, "--json").exit_code == 0
+    done = run(*words[1:])
+    assert done.exit_code == 0, done.output
+    after = rows.read_text(encoding="utf-8")
+    assert after.startswith(before)
+    assert len(after) > len(before)
+    keys = [(row["arm"], row["case"]) for row in map(json.loads, after.splitlines())]
+    assert len(keys) == len(set(keys))
+    assert json.loads(run("report", tmp_path, "--json").stdout)["missing"] == {}
+
+
+def test_the_report_needs_no_model(folder: Path) -> None:
+    program = f"""
+import sys
+from ttsa_guard.cli import main
+sys.argv[1:] = ["bench", "report", {str(folder)!r}]
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+heavy = {{"torch", "transformers", "nemoguardrails", "matplotlib", "scipy"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, timeout=60)
 
 
 def test_what_it_finds(summary: dict[str, Any]) -> None:

@@ -27,18 +27,22 @@ from ttsa_guard.cli import (
     talk,
     tune,
 )
-from ttsa_guard.cli.common import fail
+from ttsa_guard.cli.common import fail, stoppable
 from ttsa_guard.errors import TTSAError
 
 __all__ = ["app", "main"]
 
 
 class _Commands(TyperGroup):
-    """Turn our own errors into one red line and the hint, with exit status 2 and no traceback."""
+    """Turn our own errors into one red line and the hint, with exit status 2 and no traceback.
+
+    Ctrl-C becomes one line, too, with exit status 130.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with stoppable():
+                return super().invoke(ctx)
         except TTSAError as error:
             fail(error)
             raise typer.Exit(2) from None

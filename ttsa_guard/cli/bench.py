@@ -28,6 +28,7 @@ def _group() -> None:
 
 
 @app.command()
+@common.stoppable("the results so far are kept; the same command goes on from there")
 def run(
     config: Annotated[
         str,

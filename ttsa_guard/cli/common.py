@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from ttsa_guard.record import AuditRecord
 
 T = TypeVar("T")
+STOPPED = 130
+"""The exit status of a command that Ctrl-C has stopped: 128 and the number of the signal."""
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
@@ -183,6 +185,20 @@ def progress(console: Console = err) -> Progress:
 def waiting(what: str) -> AbstractContextManager[Any]:
     """Say what is being done, to a person who is watching."""
     return err.status(what) if err.is_terminal else nullcontext()
+
+
+@contextmanager
+def stoppable(how: str = "") -> Iterator[None]:
+    """End with one line and the status `STOPPED` where Ctrl-C stops a command.
+
+    Args:
+        how: says what is kept, and how to go on.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        err.print("stopped" + (f": {how}" if how else ""), markup=False, soft_wrap=True)
+        raise typer.Exit(STOPPED) from None
 
 
 def run(guard: Guard, work: Coroutine[Any, Any, T]) -> T:

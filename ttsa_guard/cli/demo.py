@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ttsa_guard.guard import Guard
 
 
+@common.stoppable("the demo keeps nothing; the same command begins anew")
 def demo(
     as_json: common.AsJson = False,
     plot: Annotated[

@@ -12,6 +12,7 @@ from ttsa_guard.cli import common
 from ttsa_guard.moderators.labelled import read_texts
 
 
+@common.stoppable("the scores so far are kept; the same command goes on from there")
 def moderate(
     file: Annotated[
         Path, typer.Argument(help="Texts, one JSON object a line.", show_default=False)

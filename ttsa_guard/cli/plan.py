@@ -133,6 +133,9 @@ def measure(
 
 
 @app.command()
+@common.stoppable(
+    "nothing is written; the same command begins anew; fewer --seconds take less time"
+)
 def validate(
     out: Annotated[Path, _option("Folder for the results.")],
     model: common.Model = None,

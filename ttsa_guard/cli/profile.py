@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 _PROBES = ("harmless", "unsafe")
 
 
+@common.stoppable(
+    "nothing is written; the same command begins anew; --no-trials or fewer --samples take less"
+    " time"
+)
 def profile(
     model: Annotated[
         str, typer.Argument(help="'embedded', a Hugging Face name, or a path.", show_default=False)

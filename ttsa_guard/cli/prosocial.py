@@ -89,7 +89,7 @@ def harm_vector(
     with _loaded(model, device) as (loaded, encode):
         plan = training.Plan(steps=steps, batch=batch, peak=peak, state=state)
         shape = AdapterShape(rank=rank, targets=tuple(targets.split(",")))
-        with _bar("tuning on harm", steps) as on_step:
+        with _bar("tuning on harm", steps, state) as on_step:
             vector = training.harm_vector(
                 loaded,
                 encode,
@@ -162,7 +162,7 @@ def train(
     with _loaded(model, device) as (loaded, encode):
         plan = training.Plan(steps=steps, batch=batch, peak=peak, state=state)
         shape = AdapterShape(rank=rank, targets=tuple(targets.split(",")))
-        with _bar("training the reward model", steps) as on_step:
+        with _bar("training the reward model", steps, state) as on_step:
             adapter = training.reward(
                 loaded,
                 encode,
@@ -198,8 +198,13 @@ def _loaded(model: str, device: str) -> Iterator[tuple[Any, ExampleEncoder]]:
 
 
 @contextmanager
-def _bar(what: str, steps: int) -> Iterator[Callable[[int, float], None]]:
-    with common.progress() as bar:
+def _bar(what: str, steps: int, state: Path | None) -> Iterator[Callable[[int, float], None]]:
+    how = (
+        f"the same command goes on from the last state in {state}"
+        if state
+        else "nothing is kept; with --state FILE, the same command goes on from there"
+    )
+    with common.stoppable(how), common.progress() as bar:
         task = bar.add_task(what, total=steps)
         yield lambda done, loss: bar.update(
             task, completed=done, description=f"{what}, loss {loss:.3f}"
