@@ -7,7 +7,8 @@ import torch
 
 from ttsa_guard.errors import ModelError
 from ttsa_guard.hf import loading
-from ttsa_guard.hf.loading import Source, load
+from ttsa_guard.hf.loading import load
+from ttsa_guard.hf.source import Source
 
 
 class GatedRepoError(Exception):
