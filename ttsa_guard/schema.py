@@ -16,11 +16,14 @@ from ttsa_guard.config import AUTO, GuardConfig
 from ttsa_guard.plugins import KINDS, Kind
 
 FILE = Path(__file__).parent / "settings.schema.json"
-_PLACES: dict[Kind, tuple[str, ...]] = {
-    "moderators": ("gate", "guide"),
-    "backends": ("backend",),
-    "steerers": ("steerers", "steerers_for_harm"),
+PLACES: dict[str, Kind] = {
+    "gate": "moderators",
+    "guide": "moderators",
+    "steerers": "steerers",
+    "steerers_for_harm": "steerers",
+    "backend": "backends",
 }
+"""The kind of plugin that each setting names."""
 
 
 def shipped_schema() -> dict[str, Any]:
@@ -46,7 +49,7 @@ def settings_schema() -> dict[str, Any]:
             "anyOf": [{"enum": names}, {"type": "string"}, {**use, "allOf": []}]
         }
         one = {"$ref": f"#/$defs/{kind}"}
-        for key in _PLACES[kind]:
+        for key in (place for place, its in PLACES.items() if its == kind):
             field = schema["properties"][key]
             kept = {k: v for k, v in field.items() if k in ("description", "default")}
             choices = [one, {"type": "array", "items": one}]

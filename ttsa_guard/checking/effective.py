@@ -16,6 +16,7 @@ from ttsa_guard.checking.folder import HostFolder
 from ttsa_guard.config import AUTO, GuardConfig, Use
 from ttsa_guard.errors import ConfigError
 from ttsa_guard.hf.profiles import find_profile
+from ttsa_guard.schema import PLACES
 from ttsa_guard.settings import VARIABLE, Settings, read_yaml
 
 HIDDEN = "(hidden)"
@@ -93,7 +94,10 @@ def effective(path: Path | None) -> list[Effective]:
             told += f"; {AUTO} is {value[0]['use']} here"
         return told + "".join(_variables(value))
 
-    return [Effective(k, _shown(v), origin(k, v)) for k, v in _flat(applied)]
+    return [
+        Effective(key, _shown(value) if key in PLACES else value, origin(key, value))
+        for key, value in _flat(applied)
+    ]
 
 
 def as_yaml(settings: list[Effective]) -> str:

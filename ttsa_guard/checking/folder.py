@@ -124,6 +124,8 @@ class HostFolder:
     def _add(self, path: Path) -> None:
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         for file in files:
+            if path.is_dir() and file.relative_to(path).parts[0].startswith("kb"):
+                continue  # documents, for the host
             if file.suffix in (".yml", ".yaml"):
                 data = read_yaml(file, hint="mend the file; NeMo Guardrails cannot read it, either")
                 found = data if isinstance(data, Mapping) else {}

@@ -15,15 +15,9 @@ from ttsa_guard.config import AUTO, ENCODER_MODULE, GuardConfig
 from ttsa_guard.errors import ConfigError, ModelError, TTSAError
 from ttsa_guard.hf.profiles import find_profile
 from ttsa_guard.plugins import Kind, Plugins
+from ttsa_guard.schema import PLACES
 from ttsa_guard.settings import VARIABLE, tried
 
-_PLACES: dict[str, Kind] = {
-    "gate": "moderators",
-    "guide": "moderators",
-    "steerers": "steerers",
-    "steerers_for_harm": "steerers",
-    "backend": "backends",
-}
 _HOST_ONLY = "nemo_rail"
 
 
@@ -50,7 +44,7 @@ def check_settings(
         key: value for key, value in (data or {}).items() if key in GuardConfig.model_fields
     }
     plugins = Plugins()
-    for key, kind in _PLACES.items():
+    for key, kind in PLACES.items():
         for index, use, options in _uses(settings.get(key, [])):
             where = f"{name}.{key}" + ("" if key == "backend" else f"[{index}]")
             if use == _HOST_ONLY and not hosted:

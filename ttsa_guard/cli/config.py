@@ -11,6 +11,7 @@ from rich.table import Table
 
 from ttsa_guard.cli import common
 from ttsa_guard.cli.common import counted, out, plain
+from ttsa_guard.errors import ConfigError
 
 if TYPE_CHECKING:
     from ttsa_guard.checking.report import Report
@@ -87,14 +88,28 @@ def show(
 
 
 @app.command()
-def schema() -> None:
+def schema(
+    to: Annotated[
+        Path | None,
+        typer.Option("--out", help="Write it to this file instead.", show_default=False),
+    ] = None,
+) -> None:
     """Print the JSON schema of all settings, with the options of the installed plugins.
 
-    Example: ttsa-guard config schema
+    Example: ttsa-guard config schema --out settings.schema.json
     """
     from ttsa_guard.checking.options import installed_schema
 
-    typer.echo(json.dumps(installed_schema(), indent=1, ensure_ascii=False))
+    text = json.dumps(installed_schema(), indent=1, ensure_ascii=False)
+    if to is None:
+        typer.echo(text)
+        return
+    try:
+        to.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {to}: {type(error).__name__}", hint="name a file in a folder that exists"
+        ) from None
 
 
 def _show(report: Report, path: Path) -> None:
