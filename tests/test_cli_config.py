@@ -298,6 +298,22 @@ def test_a_flow_may_call_the_rail_and_a_file_may_bring_it() -> None:
     assert check(folder_2("import ttsa_guard.rails\n" + MAIN, import_paths=[]))["ok"]
 
 
+def test_our_flows_import_those_of_the_host() -> None:
+    colang = MAIN.replace("import guardrails\n", "")
+    assert check(folder_2(colang))["ok"]
+    folder = folder_2(colang, import_paths=[])
+    file_of("from ttsa_guard.nemo import init\n", "host/config.py")
+    [problem] = check(folder)["problems"]
+    assert "import guardrails" in problem["hint"]
+
+
+def test_flows_may_stand_in_a_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    file_of(MAIN, "lib/own/rails.co")
+    monkeypatch.setenv("COLANGPATH", "lib")
+    assert check(folder_2("import core\nimport own.rails\n"))["ok"]
+    assert not check(folder_2("import core\nimport other.rails\n"))["ok"]
+
+
 @pytest.mark.parametrize(
     ("make", "said", "mend"),
     [

@@ -70,7 +70,7 @@ def effective(path: Path | None) -> list[Effective]:
     config = GuardConfig.parse(data)
     given = data or {}
     profile_path = config.backend.options.get("profile")
-    profile = find_profile(None if profile_path is None else Path(profile_path), config.model)
+    profile = find_profile(None if profile_path is None else Path(str(profile_path)), config.model)
     applied = profile.applied(config.resolved())
     of_profile = {
         key

@@ -31,9 +31,10 @@ from ttsa_guard.nemo.rails import rails_path
 from ttsa_guard.settings import read_yaml
 
 _OURS = "ttsa_guard/rails"
+_RAILS_MODULE = "ttsa_guard.rails"
 _COMMENT = re.compile(r'""".*?"""|#.*?$', re.DOTALL | re.MULTILINE)
 _OUTPUT_RAILS = re.compile(r"^flow output rails\b.*\n((?:[ \t]+.*\n|[ \t]*\n)*)", re.MULTILINE)
-_IMPORT = re.compile(r"^import +(ttsa_guard\.rails|guardrails)\s*$", re.MULTILINE)
+_IMPORT = re.compile(r"^import +([\w.]+)[ \t]*$", re.MULTILINE)
 _DOOR = re.compile(r"^\s*(from|import)\s+ttsa_guard\.nemo\b", re.MULTILINE)
 
 
@@ -71,8 +72,14 @@ class HostFolder:
         while waiting := [p for p in folder._import_paths() if p not in imported]:
             imported += waiting
             for name in waiting:
-                folder._import(name)
-        folder.imports_rails |= "ttsa_guard.rails" in _IMPORT.findall(folder.colang)
+                if not folder._import(name, _roots()):
+                    folder.lost.append(name)
+        # modules of the host have no flow of the app, and the host says which of them are missing
+        while modules := [m for m in _IMPORT.findall(folder.colang) if m not in imported]:
+            imported += modules
+            for module in modules:
+                folder._import(module.replace(".", "/"), _own_roots())
+        folder.imports_rails |= _RAILS_MODULE in imported
         return folder
 
     @property
@@ -105,21 +112,27 @@ class HostFolder:
         """Return whether an output rail of the app is ours, or calls it."""
         if self.version == "1.0":
             return FLOW in self.output_rails() or FLOW in self.colang
-        chain = self.imports_rails or "guardrails" in _IMPORT.findall(self.colang)
-        return chain and FLOW in self.output_rails()
+        chain = {"guardrails", _RAILS_MODULE} & {*_IMPORT.findall(self.colang)}
+        return bool(chain) and FLOW in self.output_rails()
 
     def _import_paths(self) -> list[str]:
         found = self.data.get("import_paths")
         return [str(name) for name in found] if isinstance(found, list) else []
 
-    def _import(self, name: str) -> None:
-        place = next((root / name for root in _roots() if (root / name).exists()), None)
+    def _import(self, name: str, roots: list[Path]) -> bool:
+        """Add an imported folder or Colang file, and return whether there is one."""
+        # the host adds the ending to what it looks up elsewhere, not in the current folder
+        found = [root / f"{name}{end}" for root in roots for end in ("", ".co")]
+        places = (place for place in (Path(name), *found) if place.exists())
+        place = next(places, None)
         if place is None:
-            self.lost.append(name)
-        elif place.resolve() == Path(rails_path()).resolve():
+            return False
+        if place.resolve() == Path(rails_path()).resolve():
             self.imports_rails = True
+            self.colang += "import guardrails\n"  # as our flows do
         else:
             self._add(place)
+        return True
 
     def _add(self, path: Path) -> None:
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
@@ -195,12 +208,18 @@ def _models(folder: HostFolder) -> list[tuple[str, Any]]:
     return [(str(m.get("engine")), m.get("model")) for m in found]
 
 
+def _own_roots() -> list[Path]:
+    """Return the folders in COLANGPATH."""
+    named = [p.strip() for p in os.environ.get("COLANGPATH", "").split(os.pathsep)]
+    return [Path(p) for p in named if p]
+
+
 def _roots() -> list[Path]:
-    """Return the folders in which the host looks import paths up."""
-    named = [Path(p.strip()) for p in os.environ.get("COLANGPATH", "").split(os.pathsep)]
+    """Return the folders in which the host looks import paths up, besides the current one."""
     spec = find_spec("nemoguardrails")
-    beside = [Path(p).parent for p in (spec.submodule_search_locations or ())] if spec else []
-    return [Path(), *(p for p in named if p != Path()), *beside]
+    host = [Path(p) for p in (spec.submodule_search_locations or ())] if spec else []
+    beside = [place for p in host for place in (p / "colang" / "v2_x" / "library", p.parent)]
+    return [*_own_roots(), *beside]
 
 
 def _join(into: dict[str, Any], found: Mapping[str, Any]) -> None:
