@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -90,10 +91,15 @@ SETTINGS = [
     (
         "plugin",
         "gate: lit",
-        "no plugin named 'lit' is installed",
+        "ttsa_guard.gate[0]: no plugin named 'lit' is installed",
         "did you mean 'lite'? or pip install",
     ),
-    ("kind", "gate: prefill", "plugin 'prefill' registers no moderator", "valid: (none)"),
+    (
+        "kind",
+        "gate: prefill",
+        "ttsa_guard.gate[0]: plugin 'prefill' registers no moderator",
+        "valid: (none)",
+    ),
     ("kind-2", "steerers: [classifier]", "registers no steerer of that name", ""),
     (
         "option",
@@ -265,13 +271,21 @@ def test_wrong_folders(make: Any, said: str, mend: str) -> None:
 
 
 def test_all_problems_are_told_at_once() -> None:
-    guard = {"gate": ["lit", {"use": "lite", "options": {"x": 1}}], "budget": {"y": 2}, "seed": "z"}
+    gate = ["lit", {"use": "lite", "options": {"x": 1}}]
+    guard = {"gate": gate, "budget": {"y": 2}, "seed": "z", "audit": {"path": "."}}
     result = run("check", folder_of(guard=guard, rails={"output": {**OUTPUT, "parallel": True}}))
     assert result.exit_code == 1
     told = " ".join(result.stdout.split())
-    for said in ("'lit'", "gate[1].options.x", "budget.y", "ttsa_guard.seed", "parallel: true"):
+    for said in (
+        "'lit'",
+        "gate[1].options.x",
+        "budget.y",
+        "ttsa_guard.seed",
+        "parallel: true",
+        "audit.path",
+    ):
         assert said in told
-    assert "5 problems in host" in told
+    assert "6 problems in host" in told
 
 
 @pytest.mark.parametrize(
@@ -284,6 +298,13 @@ def test_what_is_right_says_what_to_expect(path: Path) -> None:
     assert "3.1% false alarms" in report["expect"]["gate"]
     assert "candidates" in report["expect"]["a flagged answer"]
     assert "nothing is wrong" in run("check", path).stdout
+
+
+def test_an_old_name_is_told() -> None:
+    assert check(file_of("steerers: [kick]"))["notes"] == [
+        "ttsa_guard.steerers[0]: kick is now called random_perturbation; the old name works for a"
+        " while"
+    ]
 
 
 def test_a_weak_gate_is_told() -> None:
@@ -421,3 +442,49 @@ assert not heavy, heavy
     )
     note = "checked by the schema alone, because importing vllm needs torch"
     assert (note in " ".join(done.stdout.split())) == (command == "check")
+
+
+HOOK = "from pydantic import BaseModel\nfrom ttsa_guard import hookimpl\n"
+PLUGIN = (
+    HOOK
+    + """
+class {title}Options(BaseModel, extra="forbid"):
+    strength: int = 1
+
+@hookimpl
+def ttsa_register_moderators(register):
+    register("{name}", lambda options: None, options={title}Options)
+"""
+)
+
+
+def test_plugins_of_other_packages(tmp_path: Path) -> None:
+    """Their options are checked, unless importing them needs what is heavy."""
+    for name, first in (("gentle", ""), ("heavy", "import torch\n")):
+        source = first + PLUGIN.format(name=name, title=name.title())
+        file_of(source, f"site/{name}_plugin.py")
+        points = f"[ttsa_guard]\n{name} = {name}_plugin\n"
+        file_of(points, f"site/{name}_plugin-1.dist-info/entry_points.txt")
+        meta = f"Metadata-Version: 2.1\nName: {name}-plugin\nVersion: 1\n"
+        file_of(meta, f"site/{name}_plugin-1.dist-info/METADATA")
+    gate = [{"use": name, "options": {"strenth": 2}} for name in ("gentle", "heavy")]
+    path = file_of({"gate": gate})
+    program = "from ttsa_guard.cli import main; main()"
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", program, "config", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        ).stdout
+        for arguments in (["check", str(path), "--json"], ["schema"])
+    ]
+    report, schema = map(json.loads, told)
+    [problem] = report["problems"]
+    assert problem["message"] == "unknown setting 'ttsa_guard.gate[0].options.strenth'"
+    assert report["notes"] == [
+        "ttsa_guard.gate[1].options: not checked, because importing heavy needs torch"
+    ]
+    assert "moderators.gentle" in schema["$defs"]
+    assert "moderators.heavy" not in schema["$defs"]

@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
 from typing import Any
 
-from pydantic import BaseModel
-
 from ttsa_guard.errors import ConfigError, PluginError, TTSAError, nearest
 from ttsa_guard.plugins import KINDS, RENAMED, Kind, Plugins, Registered
 from ttsa_guard.schema import add_options, options_schema, shipped_schema
@@ -98,50 +96,43 @@ def check_options(
     """Check a plugin and its options.
 
     Args:
-        where: the path to the options in messages.
+        where: the path to the plugin in messages.
 
     Returns:
         the options with their defaults, as far as they are known; what is wrong; and a note on what
         was not checked, or "".
     """
+    inside = f"{where}.options"
     try:
         registered, heavy = load_light(plugins, kind, name)
     except PluginError as error:
-        return options, [error], ""
+        return options, [PluginError(f"{where}: {error.message}", hint=error.hint)], ""
     if registered is not None:
         problems: list[ConfigError] = []
-        made = tried(registered.options, options, where=where, problems=problems)
-        values = _defaults(registered.options) | dict(options) if made is None else dict(made)
+        made = tried(registered.options, options, where=inside, problems=problems)
+        values = dict(options) if made is None else dict(made)
         return values, [*problems], ""
     name = RENAMED.get(name, name)
     shipped = shipped_schema()
     schema = options_schema(shipped, kind, name)
     if schema is None:
         if others := [k for k in shipped["$defs"] if k.endswith(f".{name}") and k.count(".") == 1]:
-            return options, [_wrong_kind(kind, name, others[0])], ""
-        note = f"{where}: options not checked, because importing {name} needs {heavy}"
+            return options, [_wrong_kind(where, kind, name, others[0])], ""
+        note = f"{inside}: not checked, because importing {name} needs {heavy}"
         return options, [], note if options else ""
     known = {
         k: rule["default"] for k, rule in schema.get("properties", {}).items() if "default" in rule
     }
-    note = f"{where}: checked by the schema alone, because importing {name} needs {heavy}"
-    found: list[TTSAError] = [*_by_schema(schema, options, where)]
+    note = f"{inside}: checked by the schema alone, because importing {name} needs {heavy}"
+    found: list[TTSAError] = [*_by_schema(schema, options, inside)]
     return known | dict(options), found, note if options and not found else ""
 
 
-def _wrong_kind(kind: Kind, name: str, found: str) -> PluginError:
+def _wrong_kind(where: str, kind: Kind, name: str, found: str) -> PluginError:
     return PluginError(
-        f"plugin {name!r} registers no {kind[:-1]} of that name",
-        hint=f"it is a plugin for {found.partition('.')[0]}",
+        f"{where}: plugin {name!r} registers no {kind[:-1]} of that name",
+        hint=f"it is one of the {found.partition('.')[0]}",
     )
-
-
-def _defaults(options: type[BaseModel]) -> dict[str, Any]:
-    return {
-        name: field.get_default(call_default_factory=True)
-        for name, field in options.model_fields.items()
-        if not field.is_required()
-    }
 
 
 def _by_schema(

@@ -14,7 +14,7 @@ from ttsa_guard.checking.report import Report
 from ttsa_guard.config import AUTO, ENCODER_MODULE, GuardConfig
 from ttsa_guard.errors import ConfigError, ModelError, TTSAError
 from ttsa_guard.hf.profiles import find_profile
-from ttsa_guard.plugins import Kind, Plugins
+from ttsa_guard.plugins import RENAMED, Kind, Plugins
 from ttsa_guard.schema import PLACES
 from ttsa_guard.settings import VARIABLE, tried
 
@@ -50,12 +50,12 @@ def check_settings(
             if use == _HOST_ONLY and not hosted:
                 report.add(file, [_needs_host(where)])
             _check_plugin(report, plugins, kind, use, options, where=where, file=file)
-    if config is None:
-        return _without_wrong_keys(settings, name)
-    report.add(file, _audit_problems(config.audit.path, f"{name}.audit.path"))
-    if not report.problems:
+    usable = config or _without_wrong_keys(settings, name)
+    if usable is not None:
+        report.add(file, _audit_problems(usable.audit.path, f"{name}.audit.path"))
+    if config is not None and not report.problems:
         report.expect.update(expectations(config))
-    return config
+    return usable
 
 
 def _without_wrong_keys(settings: Mapping[str, Any], name: str) -> GuardConfig | None:
@@ -89,13 +89,14 @@ def _check_plugin(
     where: str,
     file: str,
 ) -> None:
-    inside = f"{where}.options"
-    values, problems, note = check_options(plugins, kind, use, options, where=inside)
+    values, problems, note = check_options(plugins, kind, use, options, where=where)
     report.add(file, problems)
     if note:
         report.note(note)
+    if use in RENAMED and use not in plugins.installed():
+        report.note(f"{where}: {use} is now called {RENAMED[use]}; the old name works for a while")
     if not problems:
-        report.add(file, _file_problems(kind, values, inside))
+        report.add(file, _file_problems(kind, values, f"{where}.options"))
         report.add(file, _key_problems(plugins, kind, use, values, where))
         if use == "encoder" and find_spec(ENCODER_MODULE) is None:
             hint = "pip install 'ttsa-guard[encoder]'"
