@@ -55,6 +55,7 @@ def names(tmp_path_factory):
         "bench/page.html",
         "steerers/probes.yaml",
         "page.html",
+        "settings.schema.json",
     ],
 )
 def test_the_wheel_has(names, name):

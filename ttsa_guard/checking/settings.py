@@ -134,21 +134,28 @@ def _key_problems(
     name = options.get("key")
     if not isinstance(name, str):
         return
+    unset = not os.environ.get(name, "").strip()
+    if not VARIABLE.fullmatch(name):
+        setting = f"{where}.options.key"
+        yield ConfigError(f"setting {setting!r} names no variable", hint=_key_hint(name))
+    elif unset and _needs_key(plugins, kind, use):
+        yield ConfigError(f"{where}: moderator {use!r} has no key", hint=_key_hint(name))
+
+
+def _key_hint(name: str) -> str:
     from ttsa_guard.service import key_hint  # it brings an HTTP client
 
-    if not VARIABLE.fullmatch(name):
-        yield ConfigError(
-            f"setting {where + '.options.key'!r} names no variable", hint=key_hint(name)
-        )
-    elif _needs_key(plugins, kind, use) and not os.environ.get(name, "").strip():
-        yield ConfigError(f"{where}: moderator {use!r} has no key", hint=key_hint(name))
+    return key_hint(name)
 
 
 def _needs_key(plugins: Plugins, kind: Kind, use: str) -> bool:
+    """Return whether a plugin is a service that takes no request without a key."""
+    registered = plugins.found[kind].get(use)
+    if registered is None or kind != "moderators":
+        return False
     from ttsa_guard.moderators.remote import RemoteOptions
 
-    registered = plugins.found[kind].get(use)
-    return registered is not None and issubclass(registered.options, RemoteOptions)
+    return issubclass(registered.options, RemoteOptions)
 
 
 def _audit_problems(path: Path | None, where: str) -> Iterator[ConfigError]:
