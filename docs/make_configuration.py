@@ -65,7 +65,18 @@ The settings of a guard are one mapping. It stands in one of three places:
 
 Every key has a default. The defaults guard the model in the package. An unknown key or a value
 out of range stops the program, and the message names the key and the nearest valid one.
-`ttsa-guard doctor --config FILE` checks a file.
+`ttsa-guard config check PATH` finds everything that is wrong in a file or a folder without loading
+a model, and `ttsa-guard config show PATH` prints the settings that hold.
+`ttsa-guard doctor --config FILE` loads what a file names and tries it.
+
+Editors that know the language server for YAML complete keys and explain them, if the first line of
+the settings names the schema. It is `ttsa_guard/settings.schema.json` in the installed package;
+`ttsa-guard config schema --out FILE` writes it with the plugins of other packages, too.
+
+```yaml
+# yaml-language-server: $schema=settings.schema.json
+gate: lite
+```
 
 A plugin is named by its entry point, with options if it needs any: `lite`, or
 `{use: lite, options: {threshold: 0.5}}`. Where several plugins can stand, one alone needs no list.

@@ -10,10 +10,10 @@ import ttsa_guard
 
 ROOT = Path(ttsa_guard.__file__).parent
 LAYERS = """
-    errors forks aside messages verdict settings text budget quality record audit telemetry config
-    hookspecs plugins observers service quotes reasoning profile request hf moderators backends
-    steerers completion selection streaming review search guard profiling nemo embedded bench plan
-    plots page conformance testing cli
+    errors forks aside messages verdict settings text budget quality record audit telemetry
+    config hookspecs plugins schema observers service quotes reasoning profile request hf
+    moderators backends steerers completion selection streaming review search guard profiling
+    nemo embedded bench plan plots page conformance testing checking cli
 """.split()
 
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from ttsa_guard.errors import ModelError
-from ttsa_guard.hf import loading
-from ttsa_guard.hf.loading import Source, load
+from ttsa_guard.hf import loading, source
+from ttsa_guard.hf.loading import load
+from ttsa_guard.hf.source import Source
 
 
 class GatedRepoError(Exception):
@@ -40,7 +41,8 @@ def installed(monkeypatch, **folders):
         spec.submodule_search_locations = [str(folders[name])] if folders[name] else None
         return spec
 
-    monkeypatch.setattr(loading, "find_spec", find)
+    for module in (loading, source):
+        monkeypatch.setattr(module, "find_spec", find)
 
 
 def test_names_folders_and_files():

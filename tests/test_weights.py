@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from ttsa_guard.errors import ModelError
-from ttsa_guard.hf.loading import Source, load
+from ttsa_guard.hf.loading import load
+from ttsa_guard.hf.source import Source
 from ttsa_guard.moderators.classifier import Classifier, ClassifierOptions
 from ttsa_guard.moderators.guard_llm import GuardLLM, GuardLLMOptions
 

@@ -56,6 +56,7 @@ def names(tmp_path_factory):
         "bench/embedded.yaml",
         "steerers/probes.yaml",
         "page.html",
+        "settings.schema.json",
     ],
 )
 def test_the_wheel_has(names, name):

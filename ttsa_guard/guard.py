@@ -131,13 +131,11 @@ class Guard:
         # The backend comes last. It takes longest, and a typo elsewhere should show at once.
         backend = backend or plugins.make("backends", config.backend)
         profile = backend.profile if isinstance(backend, Profiled) else GENERIC
-        if "steerers" not in config.model_fields_set and profile.steerers:
-            steerers = _made(plugins, profile.steerers)
-        if (
-            not config.model_fields_set & {"steerers", "steerers_for_harm"}
-            and profile.steerers_for_harm
-        ):
-            for_harm = _made(plugins, profile.steerers_for_harm)
+        applied = profile.applied(config)
+        if applied.steerers is not config.steerers:
+            steerers = _made(plugins, applied.steerers)
+        if applied.steerers_for_harm and config.steerers_for_harm is None:
+            for_harm = _made(plugins, applied.steerers_for_harm)
         if weak := weak_gate(backend.name, [member.use for member in config.gate]):
             _warn_once(weak)
         return cls(

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from ttsa_guard.config import Use
+from ttsa_guard.config import GuardConfig, Use
 from ttsa_guard.errors import ModelError
 
 OpeningKind = Literal["answer", "redirect", "refusal"]
@@ -63,6 +63,16 @@ class ModelProfile(BaseModel):
             if isinstance(value, list | tuple)
             else value
         )
+
+    def applied(self, config: GuardConfig) -> GuardConfig:
+        """Return the settings with this profile's cascades where the settings name none."""
+        found: dict[str, Any] = {}
+        if "steerers" not in config.model_fields_set and self.steerers:
+            found["steerers"] = self.steerers
+        own = config.model_fields_set & {"steerers", "steerers_for_harm"}
+        if not own and self.steerers_for_harm:
+            found["steerers_for_harm"] = self.steerers_for_harm
+        return config.model_copy(update=found)
 
     @classmethod
     def load(cls, path: Path) -> ModelProfile:

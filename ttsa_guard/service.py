@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import re
 import threading
 import time
 import zlib
@@ -24,6 +23,7 @@ import aiohttp
 
 from ttsa_guard.budget import Clock
 from ttsa_guard.errors import AccessError, InputError, ModeratorError
+from ttsa_guard.settings import VARIABLE
 
 _PACE = 0.95
 """Share of a rate limit that is used.
@@ -46,11 +46,6 @@ _LARGEST = 2**20
 _BITS = zlib.MAX_WBITS | 32
 """A setting of zlib: the data begin with a gzip or a zlib header."""
 _JSON = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-_VARIABLE = re.compile(r"[A-Z]{1,20}|[A-Z][A-Z0-9]{0,20}(_[A-Z0-9]{1,20})+")
-"""Matches what looks like the name of an environment variable and not like a key.
-
-Parts are short, and digits stand only in names with underscores.
-"""
 _ACCESS = {401, 402, 403, 404, 405, 407}
 _INPUT = {400, 413, 414, 422}
 
@@ -425,7 +420,7 @@ def key_hint(name: str) -> str:
         name: the name of the environment variable that should hold the key. If it looks like a key
             itself, it is not shown.
     """
-    if _VARIABLE.fullmatch(name):
+    if VARIABLE.fullmatch(name):
         return f"set the environment variable {name} to its key"
     return "give the NAME of an environment variable, such as MY_SERVICE_KEY, never the key itself"
 

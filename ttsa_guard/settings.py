@@ -6,6 +6,7 @@ no error quotes a value.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
@@ -17,6 +18,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ttsa_guard.errors import ConfigError, nearest
 
 M = TypeVar("M", bound=BaseModel)
+VARIABLE = re.compile(r"[A-Z]{1,20}|[A-Z][A-Z0-9]{0,20}(_[A-Z0-9]{1,20})+")
+"""Matches what looks like the name of an environment variable and not like a key.
+
+Parts are short, and digits stand only in names with underscores.
+"""
 
 
 class Settings(BaseModel):
@@ -49,30 +55,52 @@ def validated(model: type[M], data: Mapping[str, Any], *, where: str) -> M:
     Raises:
         ConfigError: it names the first wrong key and how to correct it. Values are never quoted.
     """
+    problems: list[ConfigError] = []
+    found = tried(model, data, where=where, problems=problems)
+    if found is None:
+        raise problems[0]
+    return found
+
+
+def tried(model: type[M], data: Any, *, where: str, problems: list[ConfigError]) -> M | None:
+    """Return `data` as an instance of `model`, or None, and then add every problem to `problems`.
+
+    Unknown keys come first, because a typo also explains a missing field.
+
+    Args:
+        where: the name of the settings in error messages.
+    """
     if not isinstance(data, Mapping):
-        raise ConfigError(
-            f"{where} holds a {type(data).__name__}, not settings",
-            hint="give a mapping such as 'gate: [lite]'",
+        problems.append(
+            ConfigError(
+                f"{where} holds a {type(data).__name__}, not settings",
+                hint="give a mapping such as 'gate: [lite]'",
+            )
         )
+        return None
     try:
         return model.model_validate(dict(data))
     except ValidationError as error:
-        found = error.errors(include_url=False)
-        # An unknown key comes first, because a typo also explains a missing field.
-        first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
-        path, valid = _locate(model, first["loc"])
-        key = where + path
-        if first["type"] == "extra_forbidden":
-            raise ConfigError(
-                f"unknown setting {key!r}", hint=nearest(str(first["loc"][-1]), valid)
-            ) from None
-        problem, hint = first["msg"], f"got {type(first['input']).__name__}"
-        if first["type"] == "value_error":  # from a validator of ours, whose message is complete
-            problem, hint = (
-                first["ctx"]["error"],
-                "change it; ttsa-guard plugins --verbose tells the options of plugins",
-            )
-        raise ConfigError(f"setting {key!r}: {problem}", hint=hint) from None
+        found = sorted(
+            error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden"
+        )
+        problems.extend(_problem(model, one, where) for one in found)
+        return None
+
+
+def _problem(model: type[BaseModel], found: Any, where: str) -> ConfigError:
+    """Return one of pydantic's errors in our words."""
+    path, valid = _locate(model, found["loc"])
+    key = where + path
+    if found["type"] == "extra_forbidden":
+        return ConfigError(f"unknown setting {key!r}", hint=nearest(str(found["loc"][-1]), valid))
+    problem, hint = found["msg"], f"got {type(found['input']).__name__}"
+    if found["type"] == "value_error":  # from a validator of ours, whose message is complete
+        problem, hint = (
+            str(found["ctx"]["error"]),
+            "change it; ttsa-guard plugins --verbose tells the options of plugins",
+        )
+    return ConfigError(f"setting {key!r}: {problem}", hint=hint)
 
 
 def _locate(annotation: Any, location: tuple[int | str, ...]) -> tuple[str, set[str]]:

@@ -10,7 +10,7 @@ from nemoguardrails import LLMRails, RailsConfig
 
 from ttsa_guard.backends.vllm import VLLMOptions
 from ttsa_guard.config import GuardConfig
-from ttsa_guard.hf.loading import Source
+from ttsa_guard.hf.source import Source
 from ttsa_guard.nemo import installed_guard
 
 from .vllm_server import Server, running

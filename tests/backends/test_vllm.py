@@ -33,7 +33,7 @@ from ttsa_guard.cli import app
 from ttsa_guard.config import GuardConfig
 from ttsa_guard.errors import ConfigError, ModelError, PromptError
 from ttsa_guard.guard import Guard
-from ttsa_guard.hf.loading import Source
+from ttsa_guard.hf.source import Source
 from ttsa_guard.messages import GenerationRequest, Message
 from ttsa_guard.nemo import BackendModel
 from ttsa_guard.service import Breaker

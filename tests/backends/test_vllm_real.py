@@ -25,7 +25,7 @@ from ttsa_guard.cli.showcase import scenes
 from ttsa_guard.config import GuardConfig
 from ttsa_guard.embedded.world import World
 from ttsa_guard.guard import Guard
-from ttsa_guard.hf.loading import Source
+from ttsa_guard.hf.source import Source
 from ttsa_guard.messages import GenerationRequest, Message
 
 PYTHON = os.environ.get("TTSA_VLLM_PYTHON", "")

@@ -15,8 +15,8 @@ from nemoguardrails.testing import FakeLLMModel
 from ttsa_guard.errors import ConfigError
 from ttsa_guard.guard import Guard
 from ttsa_guard.nemo import install, rails_path
-from ttsa_guard.nemo.actions import FLOW
 from ttsa_guard.nemo.gate import NemoRail, NemoRailOptions
+from ttsa_guard.nemo.names import FLOW
 from ttsa_guard.testing import ScriptedModerator
 
 from .conftest import CHAT_V2, FALLBACK, FLAGGED, SAFE, STEERED, USER, make_config, make_guard, say

@@ -17,6 +17,7 @@ from ttsa_guard.cli import (
     bench,
     check,
     compare,
+    config,
     demo,
     doctor,
     moderate,
@@ -83,6 +84,7 @@ _COMMANDS = (
 for _command in _COMMANDS:
     app.command()(_command)
 app.add_typer(audit.app, name="audit")
+app.add_typer(config.app, name="config")
 compare.app.command()(tune.tune)
 app.add_typer(compare.app, name="moderators")
 app.add_typer(bench.app, name="bench")

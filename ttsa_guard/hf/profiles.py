@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from ttsa_guard.hf.loading import Source
+from ttsa_guard.hf.source import Source
 from ttsa_guard.profile import FILE, GENERIC, ModelProfile
 
 

@@ -14,7 +14,8 @@ from transformers import AutoModelForSequenceClassification
 
 from ttsa_guard.errors import ConfigError
 from ttsa_guard.hf.devices import Device, Dtype, resolve_device, resolve_dtype
-from ttsa_guard.hf.loading import Source, load
+from ttsa_guard.hf.loading import load
+from ttsa_guard.hf.source import Source
 from ttsa_guard.hf.tokens import encodable
 from ttsa_guard.moderators.categories import CategoryOptions
 from ttsa_guard.moderators.obscured import Scores, worst_scores

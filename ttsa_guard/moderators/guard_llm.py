@@ -23,7 +23,8 @@ from transformers import AutoConfig
 
 from ttsa_guard.errors import ConfigError, ModelError, ModeratorError
 from ttsa_guard.hf.devices import Device, Dtype, resolve_device, resolve_dtype
-from ttsa_guard.hf.loading import Source, load, load_tokenizer
+from ttsa_guard.hf.loading import load, load_tokenizer
+from ttsa_guard.hf.source import Source
 from ttsa_guard.hf.tokens import markers, without_markers
 from ttsa_guard.moderators.categories import CategoryOptions
 from ttsa_guard.moderators.guard_server import GuardServer, Question, ServerOptions, address

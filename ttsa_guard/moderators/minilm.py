@@ -84,8 +84,8 @@ def load() -> tuple[Any, Any]:
     import torch
     from transformers import AutoModel
 
-    from ttsa_guard.hf.loading import Source
     from ttsa_guard.hf.loading import load as load_model
+    from ttsa_guard.hf.source import Source
 
     # The package's module is not imported: that needs a library which only wraps these files.
     spec = find_spec(ENCODER_MODULE)

@@ -21,12 +21,8 @@ from ttsa_guard.streaming import StreamGate
 log = logging.getLogger(__name__)
 NAME = "ttsa_steer"
 """In Colang 2.x: ``TtsaSteerAction``."""
-FLOW = "ttsa steer output"
 TOOLS_NAME = "ttsa_gate_tools"
 TOOLS_FLOW = "ttsa gate tool calls"
-KEY = "ttsa_guard"
-"""Of our settings in ``custom_data``, and of the guard among the app's registered parameters."""
-
 PREFER = "ttsa_prefer"
 """In the conversation's context: what this user prefers, for the steerer prosocial."""
 

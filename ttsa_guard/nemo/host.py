@@ -20,8 +20,6 @@ from ttsa_guard.config import GuardConfig
 from ttsa_guard.errors import ConfigError
 from ttsa_guard.guard import Guard
 from ttsa_guard.nemo.actions import (
-    FLOW,
-    KEY,
     NAME,
     TOOLS_FLOW,
     TOOLS_NAME,
@@ -29,8 +27,10 @@ from ttsa_guard.nemo.actions import (
     make_tools_action,
 )
 from ttsa_guard.nemo.gate import NemoRail
-from ttsa_guard.nemo.model import ENGINE, BackendModel
+from ttsa_guard.nemo.model import BackendModel
+from ttsa_guard.nemo.names import ENGINE, FLOW, KEY
 from ttsa_guard.nemo.privacy import guard_actions, guard_records, silence
+from ttsa_guard.nemo.problems import unused
 from ttsa_guard.nemo.rails import rails_path
 from ttsa_guard.nemo.refusals import (
     enabled,
@@ -73,10 +73,7 @@ def init(app: Any) -> None:
     refuse_settings(app.config)
     refuse_other_weights(app.config, config.backend)
     if app.config.colang_version == "1.0" and not enabled(app):
-        raise ConfigError(
-            f"the flow {FLOW!r} is imported but not used",
-            hint=f"add {FLOW!r} to rails.output.flows",
-        )
+        raise unused()
     refuse_app(app)
     guard = Guard.from_config(config)
     install(app, guard)

@@ -15,10 +15,10 @@ from ttsa_guard.budget import answered
 from ttsa_guard.config import GenerationConfig
 from ttsa_guard.errors import ModelError, TTSAError
 from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt, own_seed
+from ttsa_guard.nemo.names import ENGINE
 from ttsa_guard.reasoning import shown_so_far, split_reasoning
 
 log = logging.getLogger(__name__)
-ENGINE = "ttsa_guard"
 
 
 class BackendModel:

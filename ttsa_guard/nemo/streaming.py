@@ -18,7 +18,8 @@ from nemoguardrails.context import streaming_handler_var
 from nemoguardrails.streaming import END_OF_STREAM, StreamingHandler
 
 from ttsa_guard.guard import Guard
-from ttsa_guard.nemo.actions import FLOW, current_release
+from ttsa_guard.nemo.actions import current_release
+from ttsa_guard.nemo.names import FLOW
 from ttsa_guard.nemo.requests import RequestRefusedError
 
 log = logging.getLogger(__name__)

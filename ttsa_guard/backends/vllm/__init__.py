@@ -36,8 +36,8 @@ from ttsa_guard.backends.vllm.protocol import (
 )
 from ttsa_guard.backends.vllm.replicas import Replica, Replicas
 from ttsa_guard.errors import InputError, ModelError, PromptError
-from ttsa_guard.hf.loading import Source
 from ttsa_guard.hf.profiles import find_profile
+from ttsa_guard.hf.source import Source
 from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt, Scope
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.settings import Settings

@@ -20,7 +20,8 @@ from transformers.utils.hub import cached_file
 
 from ttsa_guard.errors import ModelError
 from ttsa_guard.hf.chat_template import answering, render, render_reasoning
-from ttsa_guard.hf.loading import Source, load_config, load_tokenizer
+from ttsa_guard.hf.loading import load_config, load_tokenizer
+from ttsa_guard.hf.source import Source
 from ttsa_guard.hf.tokens import encodable, markers, without_markers
 from ttsa_guard.messages import Message, Prompt, Scope
 

@@ -36,7 +36,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ttsa_guard.backends.local.controlled import fingerprint
 from ttsa_guard.errors import ConfigError, ModelError
 from ttsa_guard.hf.devices import resolve_device
-from ttsa_guard.hf.loading import Source
+from ttsa_guard.hf.source import Source
 from ttsa_guard.steerers.prosocial.adapter import Adapter, AdapterShape
 from ttsa_guard.steerers.prosocial.conflict import averaged, projected
 from ttsa_guard.steerers.prosocial.data import AnswerExample, Encoded, ExampleEncoder, Pair

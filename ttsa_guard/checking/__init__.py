@@ -1,0 +1,1 @@
+"""Check settings and configurations, and say what they come to, without loading a model."""
