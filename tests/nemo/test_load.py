@@ -41,8 +41,8 @@ EMPTY_RAIL: dict[str, dict[str, Any]] = {
         "rails": {"output": {"flows": ["allow"]}},
     },
     "2.x": {
-        "colang": f"{CHAT_V2}\nflow allow\n  $o = await AllowAllAction()\n  if $o.is_blocked\n    abort\n"
-        "\nflow output rails $output_text\n  allow\n"
+        "colang": f"{CHAT_V2}\nflow allow\n  $o = await AllowAllAction()\n"
+        "  if $o.is_blocked\n    abort\n\nflow output rails $output_text\n  allow\n"
     },
 }
 
