@@ -41,6 +41,7 @@ from ttsa_guard.nemo.refusals import (
 )
 from ttsa_guard.nemo.requests import guard_prompts, guard_requests
 from ttsa_guard.nemo.streaming import guard_streams
+from ttsa_guard.nemo.threads import separate_threads
 from ttsa_guard.settings import Settings, validated
 
 _building: ContextVar[Guard | None] = ContextVar("ttsa_guard_building", default=None)
@@ -103,6 +104,7 @@ def install(app: Any, guard: Guard) -> None:
         app.__getstate__ = _refuse_pickle
         guard_requests(app, lambda: app.runtime.registered_action_params[KEY])
         guard_prompts(app)
+        separate_threads(app)
         guard_records(app)
         guard_actions(app)
         guard_streams(app, lambda: app.runtime.registered_action_params[KEY])
