@@ -1,4 +1,4 @@
-"""Apps of Colang 2.x in several threads: the host shares what two threads must not change at once."""
+"""Apps of Colang 2.x in several threads: the host shares what two must not change at once."""
 
 from __future__ import annotations
 
