@@ -50,7 +50,8 @@ def test_the_user_reads_the_right_text(
 @pytest.mark.parametrize("ask", [plain, streaming])
 def test_all_of_it_at_once(version: str, ask: Any) -> None:
     async def run() -> list[str]:
-        app = app_for(version, streaming="progressive")
+        # Ten conversations on one busy core: the limits of a single one would be missed by chance.
+        app = app_for(version, streaming="progressive", gate_seconds=2.0, budget={"seconds": 4.0})
         return list(
             await asyncio.gather(*(ask(app, [{"role": "user", "content": case}]) for case in ENDS))
         )
