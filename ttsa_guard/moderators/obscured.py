@@ -2,9 +2,12 @@
 encodings and ciphers undone.
 
 A moderator that has learned from plain English scores a text as it is written and, where something
-was undone, as it reads; the worse of the two counts. Whether a step has found something is decided
-by words: what it makes of a text has to be English of the vocabulary of the second opinion. So
-code, maths, addresses and other languages stay as they are, and a plain text has no second reading.
+was undone, as it reads; the worse of the two counts. Where nothing but letters was joined, as those
+of `k e t t l e` and `ke**tt**le`, the text as it reads is the text, and it alone counts: the look
+of the text as it is written tells a moderator nothing. Whether a step has found something is
+decided by words: what it makes of a text has to be English of the vocabulary of the second opinion.
+So code, maths, addresses and other languages stay as they are, and a plain text has no second
+reading.
 """
 
 from __future__ import annotations
@@ -108,10 +111,13 @@ class Reading:
         plain: the text with its disguises undone; the text itself if it has none.
         obscured: share of its letters and digits, 0 to 1, that no reader of English can make words
             of even so: other scripts and languages, ciphers, long codes.
+        joined: whether `plain` has the letters of the text, and nothing else was undone than what
+            stood between them.
     """
 
     plain: str
     obscured: float = 0.0
+    joined: bool = False
 
 
 def read(text: str) -> Reading:
@@ -123,7 +129,9 @@ def read(text: str) -> Reading:
     if odd:
         plain = _leet_undone(plain)
     plain, strange = _deciphered(plain)
-    return Reading(plain, _share(plain, strange) if strange or odd or not plain.isascii() else 0.0)
+    obscured = _share(plain, strange) if strange or odd or not plain.isascii() else 0.0
+    joined = plain != text and plain == _spaced_joined(_marks_removed(text))
+    return Reading(plain, obscured, joined)
 
 
 def worst_scores(
@@ -141,19 +149,17 @@ def worst_scores(
             change the others by a rounding.
         literal: a head for which only the text as it is written counts.
     """
-    found = [read(text) for text in texts]
+    readings = [read(text) for text in texts]
     scores = np.array(score(texts, range(len(texts))))
-    owners = [
-        i
-        for i, (text, reading) in enumerate(zip(texts, found, strict=True))
-        if reading.plain != text
-    ]
-    if owners:
+    disguised = [i for i, text in enumerate(texts) if readings[i].plain != text]
+    if disguised:
         written = scores.copy()
-        np.maximum.at(scores, owners, score([found[i].plain for i in owners], owners))
+        scores[[i for i in disguised if readings[i].joined]] = 0.0
+        plain = score([readings[i].plain for i in disguised], disguised)
+        np.maximum.at(scores, disguised, plain)
         if literal is not None:
             scores[:, literal] = written[:, literal]
-    return scores, [reading.obscured for reading in found]
+    return scores, [reading.obscured for reading in readings]
 
 
 def told(obscured: float) -> dict[str, float]:
