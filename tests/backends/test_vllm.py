@@ -741,13 +741,13 @@ def test_one_that_is_slow_is_left_out_and_its_candidates_are_done_elsewhere(
     pair, backend_for, tiny
 ):
     pair[0].fault = hanging
-    backend = backend_for(*pair, timeout=0.4)
+    backend = backend_for(*pair, timeout=1.5)
     requests = [request_for(backend, move=0.5, seed=i) for i in range(6)]
     expected = asyncio.run(tiny.generate(requests))
     assert generate(backend, *requests) == expected
     started = time.monotonic()
     assert generate(backend, *requests) == expected
-    assert time.monotonic() - started < 0.4
+    assert time.monotonic() - started < 1.5
 
 
 def test_one_that_comes_back_is_examined_and_used_again(pair, backend_for, monkeypatch):
@@ -820,7 +820,8 @@ def test_steering_with_a_server_that_is_killed_in_the_middle():
             "use": "vllm",
             "options": {"model": "embedded", "served_name": "m", "urls": urls, "dtype": "float32"},
         }
-        guard = Guard.from_config(GuardConfig.parse({"backend": backend, "steerers": steerers}))
+        settings = {"backend": backend, "steerers": steerers, "budget": {"seconds": 300}}
+        guard = Guard.from_config(GuardConfig.parse(settings))
         question = "Mock me like a rude clown. How do I draw an owl?"
         outcome = run(guard, guard.respond(question))
     record = outcome.record
