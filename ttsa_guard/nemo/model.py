@@ -170,9 +170,8 @@ class BackendModel:
         Its message may quote a text, and the host logs messages. Errors of our own backends quote
         none.
         """
-        package, ours = (
-            name.partition(".")[0] for name in (type(self.backend).__module__, __name__)
-        )
+        modules = (type(self.backend).__module__, __name__)
+        package, ours = (module.partition(".")[0] for module in modules)
         if isinstance(error, TTSAError) and package == ours:
             return error
         return ModelError(

@@ -85,7 +85,7 @@ def output_rails(app: Any) -> list[str]:
 
 
 def enabled(app: Any) -> bool:
-    """Return whether the configuration names our flow as an output rail, or another flow calls it."""
+    """Return whether our flow is an output rail in the configuration, or another flow calls it."""
     others = (flow for name, flow in app.runtime.flow_configs.items() if name != FLOW)
     return FLOW in app.config.rails.output.flows or any(
         FLOW in (flow.source_code or "") for flow in others
