@@ -152,18 +152,20 @@ def train(
     from ttsa_guard.steerers.prosocial.data import read_pairs
 
     read = [pair for named in pairs for pair in read_pairs(*_named(named))]
-    with _loaded(model, device) as (loaded, encode):
-        with _bar("training the reward model", steps, state) as on_step:
-            adapter = training.reward(
-                loaded,
-                encode,
-                read,
-                training.Plan(steps=steps, batch=batch, peak=peak, state=state),
-                shape=_shape(rank, targets),
-                beta=beta,
-                conflicts=conflicts,
-                on_step=on_step,
-            )
+    with (
+        _loaded(model, device) as (loaded, encode),
+        _bar("training the reward model", steps, state) as on_step,
+    ):
+        adapter = training.reward(
+            loaded,
+            encode,
+            read,
+            training.Plan(steps=steps, batch=batch, peak=peak, state=state),
+            shape=_shape(rank, targets),
+            beta=beta,
+            conflicts=conflicts,
+            on_step=on_step,
+        )
     adapter.alpha = alpha
     adapter.save(file)
     parameters = sum(p.numel() for p in adapter.parameters())
