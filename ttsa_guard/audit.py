@@ -25,6 +25,8 @@ PHASES = {
     "final check": "seconds_final",
 }
 """What is timed, and the field of a record that says how long it took."""
+_NUMBERS = ("created", "generations", "moderation_calls", "helpful", *PHASES.values())
+"""Fields without which a line is no record."""
 
 
 class AuditSink:
@@ -113,7 +115,7 @@ class AuditSummary:
 
 @dataclass
 class _Reviews:
-    """Those that ended in the same way, while they are counted."""
+    """The reviews that ended in the same way, while they are counted."""
 
     helpful: int = 0
     generations: list[int] = field(default_factory=list)
@@ -171,18 +173,18 @@ def summarise(file: Path) -> AuditSummary:
         )
     actions = {action: reviews[action].summary(total) for action in _ACTIONS if action in reviews}
     return AuditSummary(
-        total,
-        tuple(skipped),
-        first,
-        last,
-        actions,
-        dict(reasons.most_common()),
-        dict(steerers.most_common()),
+        records=total,
+        skipped=tuple(skipped),
+        first=first,
+        last=last,
+        actions=actions,
+        reasons=dict(reasons.most_common()),
+        steerers=dict(steerers.most_common()),
     )
 
 
 def day(created: float) -> str:
-    """Return the minute of a moment that is given in seconds since the epoch."""
+    """Return day and minute of a moment that is given in seconds since the epoch."""
     return datetime.fromtimestamp(created, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
 
 
@@ -204,15 +206,12 @@ def _record(file: Path, number: int, line: str) -> dict[str, Any] | None:
     try:
         record = json.loads(line)
         if record["schema"] > SCHEMA:
-            hint = "update ttsa-guard: pip install -U ttsa-guard"
+            newer = f"written by a newer version (schema {record['schema']})"
             raise ConfigError(
-                f"{file}, line {number}: written by a newer version (schema {record['schema']})",
-                hint=hint,
+                f"{file}, line {number}: {newer}",
+                hint="update ttsa-guard: pip install -U ttsa-guard",
             )
-        numbers = [
-            record[key]
-            for key in ("created", "generations", "moderation_calls", "helpful", *PHASES.values())
-        ]
+        numbers = [record[key] for key in _NUMBERS]
         known = (
             math.isfinite(math.fsum(numbers))
             and record["action"] in _ACTIONS
@@ -224,5 +223,5 @@ def _record(file: Path, number: int, line: str) -> dict[str, Any] | None:
 
 
 def _p95(values: Sequence[float]) -> float:
-    """Nearest rank."""
+    """Return the 95th percentile by nearest rank."""
     return sorted(values)[math.ceil(0.95 * len(values)) - 1]

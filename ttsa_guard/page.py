@@ -31,6 +31,9 @@ _COSTS = {
     "decode passes": "decode passes, mean",
     "seconds": "seconds, median",
 }
+_LEVELS = ("hard", "mixed")
+_KINDS = 3
+"""Most kinds of failure in one plot."""
 
 
 @dataclass(frozen=True)
@@ -120,17 +123,14 @@ def _facts(summary: Summary) -> str:
 def _quality(groups: Mapping[str, GroupSummary], arms: Sequence[str]) -> Iterator[PageFigure]:
     if not groups:
         return
-    everything = groups["all"].arms
-    yield _figure(
-        "All flagged answers", forest({name: _series(everything, name) for name in COMPARED}, arms)
-    )
-    levels = [level for level in ("hard", "mixed") if level in groups]
+    everything = {name: _series(groups["all"].arms, name) for name in COMPARED}
+    yield _figure("All flagged answers", forest(everything, arms))
+    levels = [level for level in _LEVELS if level in groups]
     yield _figure("Good, by difficulty", forest(_by_group(groups, levels), arms))
-    kinds = [name for name in groups if name not in ("all", "hard", "mixed")]
-    for start in range(0, len(kinds), 3):
-        yield _figure(
-            "Good, by kind of failure", forest(_by_group(groups, kinds[start : start + 3]), arms)
-        )
+    kinds = [name for name in groups if name not in ("all", *_LEVELS)]
+    for start in range(0, len(kinds), _KINDS):
+        shown = _by_group(groups, kinds[start : start + _KINDS])
+        yield _figure("Good, by kind of failure", forest(shown, arms))
 
 
 def _by_group(groups: Mapping[str, GroupSummary], names: Sequence[str]) -> dict[str, Columns]:
@@ -144,8 +144,10 @@ def _series(arms: Mapping[str, ArmSummary], column: str) -> Columns:
 def _costs(
     groups: Mapping[str, GroupSummary], arms: Sequence[str], reference: str
 ) -> Iterator[PageFigure]:
-    for column, label in _COSTS.items() if groups else ():
-        known = {arm: groups["all"].arms[arm].columns for arm in arms}
+    if not groups:
+        return
+    known = {arm: groups["all"].arms[arm].columns for arm in arms}
+    for column, label in _COSTS.items():
         points = {
             arm: (c[column].value, 100 * c["good"].value) for arm, c in known.items() if column in c
         }

@@ -44,7 +44,8 @@ _STYLE = {
     "lines.linewidth": 1.4,
     "savefig.dpi": 150,
 }
-_INK = "#010203"  # replaced by the page's text colour
+_INK = "#010203"
+"""Stands for the page's text colour, which takes its place."""
 _IN_PAGE = {
     **dict.fromkeys(
         ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor"), _INK
@@ -54,11 +55,15 @@ _IN_PAGE = {
     "svg.hashsalt": "ttsa-guard",
     "text.parse_math": False,  # names of arms; the labels of logarithmic axes need it
 }
-_PANELS = 3  # beside each other
+_PANELS = 3
+"""Panels beside each other, in the plot of searches."""
 _WIDTH = 4.6
-_LEGEND = 40  # characters that fit beside each other
-# labels of `cost`, in units of the axes: closer is together; height; width
+"""Width of a plot in a page, in inches."""
+_LEGEND = 40
+"""Characters of a legend that fit beside each other."""
 _NEAR, _LINE, _CHARACTER = 0.04, 0.062, 0.02
+"""Of labels in `cost`, in units of the axes: points that share one, its height, a character's
+width."""
 _PERCENTILES = dict(zip(("p50", "p95", "p99"), (COLOURS[0], COLOURS[1], COLOURS[3]), strict=True))
 
 
@@ -145,28 +150,18 @@ def _search(panel: Any, label: str, record: AuditRecord, threshold: float | None
 
     at = record.chosen
     everything = range(len(record.candidates))
+    rejected = [i for i in everything if not record.candidates[i].passed]
+    acceptable = [i for i in everything if record.candidates[i].passed and i != at]
+    star = {"marker": "*", "color": "gold", "edgecolors": "black", "s": 220}
     groups: tuple[tuple[str, dict[str, Any], list[int]], ...] = (
-        (
-            "rejected",
-            {"marker": "x", "color": RED},
-            [i for i in everything if not record.candidates[i].passed],
-        ),
-        (
-            "acceptable",
-            {"marker": "o", "color": COLOURS[0]},
-            [i for i in everything if record.candidates[i].passed and i != at],
-        ),
-        (
-            "swapped in",
-            {"marker": "*", "color": "gold", "edgecolors": "black", "s": 220},
-            [i for i in everything if i == at],
-        ),
+        ("rejected", {"marker": "x", "color": RED}, rejected),
+        ("acceptable", {"marker": "o", "color": COLOURS[0]}, acceptable),
+        ("swapped in", star, [i for i in everything if i == at]),
     )
     panel.axhline(record.gate_score, color=RED, linestyle=":", label="flagged answer")
     if threshold is not None:
-        panel.axhline(
-            threshold, color="black", linestyle="--", linewidth=1, label=f"threshold {threshold:g}"
-        )
+        label = f"threshold {threshold:g}"
+        panel.axhline(threshold, color="black", linestyle="--", linewidth=1, label=label)
     for name, style, members in groups:
         if members:
             panel.scatter(
@@ -176,16 +171,17 @@ def _search(panel: Any, label: str, record: AuditRecord, threshold: float | None
                 zorder=3,
                 **style,
             )
-    panel.set(
-        xlabel="candidate", ylim=(-0.06, 1.06), xlim=(0.5, max(2, len(record.candidates)) + 0.5)
-    )
+    end = max(2, len(record.candidates)) + 0.5
+    panel.set(xlabel="candidate", ylim=(-0.06, 1.06), xlim=(0.5, end))
     panel.set_title(label, fontsize="medium")
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def draw_curves(judged: Mapping[str, tuple[Sequence[int], Sequence[float]]], path: Path) -> None:
-    """Ranking and calibration of moderators, given (labels, scores) by name: ROC, precision against
-    recall, reliability.
+    """Draw ranking and calibration of moderators: ROC, precision against recall, reliability.
+
+    Args:
+        judged: labels and scores, by the moderator's name.
     """
     from sklearn.calibration import calibration_curve
     from sklearn.metrics import precision_recall_curve, roc_curve
@@ -200,16 +196,10 @@ def draw_curves(judged: Mapping[str, tuple[Sequence[int], Sequence[float]]], pat
             share, score = calibration_curve(labels, scores, n_bins=10)
             reliability.plot(score, share, marker="o", label=name)
         roc.set(title="ROC", xlabel="false positive rate", ylabel="true positive rate")
-        ranking.set(
-            title="Precision and recall", xlabel="recall", ylabel="precision", ylim=(0, 1.05)
-        )
-        reliability.set(
-            title="Reliability",
-            xlabel="score",
-            ylabel="share of harms",
-            xlim=(-0.02, 1.02),
-            ylim=(-0.02, 1.02),
-        )
+        ranking.set(title="Precision and recall", xlabel="recall", ylabel="precision")
+        ranking.set(ylim=(0, 1.05))
+        reliability.set(title="Reliability", xlabel="score", ylabel="share of harms")
+        reliability.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         for panel in (roc, reliability):
             panel.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1)
         roc.legend()
@@ -219,19 +209,12 @@ def draw_curves(judged: Mapping[str, tuple[Sequence[int], Sequence[float]]], pat
 
 
 def draw_speed(points: Sequence[SpeedPoint], path: Path, *, title: str) -> None:
-    """Seconds of a batch of candidates by prompt, by candidates and by new tokens."""
+    """Draw the seconds of a batch of candidates by prompt, by candidates and by new tokens."""
+    prompt, candidates, tokens = {"prefix": 512}, {"candidates": 16}, {"tokens": 32}
     varied = (
-        (
-            "prefix",
-            "prompt tokens (16 candidates, 32 new tokens)",
-            {"candidates": 16, "tokens": 32},
-        ),
-        ("candidates", "candidates (512 prompt tokens, 32 new)", {"prefix": 512, "tokens": 32}),
-        (
-            "tokens",
-            "new tokens (512 prompt tokens, 16 candidates)",
-            {"prefix": 512, "candidates": 16},
-        ),
+        ("prefix", "prompt tokens (16 candidates, 32 new tokens)", {**candidates, **tokens}),
+        ("candidates", "candidates (512 prompt tokens, 32 new)", {**prompt, **tokens}),
+        ("tokens", "new tokens (512 prompt tokens, 16 candidates)", {**prompt, **candidates}),
     )
     lines = (
         ("generate", "generate, whole prompts", "s-"),
@@ -251,9 +234,8 @@ def draw_speed(points: Sequence[SpeedPoint], path: Path, *, title: str) -> None:
                 ]
                 panel.plot(*zip(*known, strict=True), style, label=entry)
             panel.set(xscale="log", yscale="log", xlabel=label)
-            panel.set_xticks(
-                [getattr(p, name) for p in chosen], [str(getattr(p, name)) for p in chosen]
-            )
+            ticks = [getattr(p, name) for p in chosen]
+            panel.set_xticks(ticks, list(map(str, ticks)))
             panel.minorticks_off()
         figure.supylabel("seconds")
         figure.suptitle(title)
@@ -266,40 +248,22 @@ def draw_plan(points: Sequence[LoadPoint], target: float, path: Path) -> None:
         latency, effort = figure.subplots(1, 2)
         rates = [p.rate for p in points]
         for q, colour in _PERCENTILES.items():
-            latency.plot(
-                rates, [p.flagged.get(q) for p in points], "o-", color=colour, label=f"flagged, {q}"
-            )
-        latency.plot(
-            rates,
-            [p.unflagged.get("p95") for p in points],
-            "o-",
-            color=GREY,
-            label="unflagged, p95",
-        )
-        latency.axhline(
-            target, color="black", linestyle="--", linewidth=1, label="target of the p95"
-        )
-        latency.set(
-            xscale="log",
-            yscale="log",
-            xlabel="answers a second",
-            ylabel="seconds added to an answer",
-        )
+            flagged = [p.flagged.get(q) for p in points]
+            latency.plot(rates, flagged, "o-", color=colour, label=f"flagged, {q}")
+        unflagged = [p.unflagged.get("p95") for p in points]
+        latency.plot(rates, unflagged, "o-", color=GREY, label="unflagged, p95")
+        line = {"color": "black", "linestyle": "--", "linewidth": 1}
+        latency.axhline(target, label="target of the p95", **line)
+        latency.set(ylabel="seconds added to an answer")
         effort.plot(rates, [p.replicas for p in points], "o-", color=COLOURS[2], label="replicas")
         costs = [(p.rate, p.cost) for p in points if not p.limit]
         x, y = zip(*costs, strict=True) if costs else ((), ())
         effort.plot(x, y, "o-", color=COLOURS[3], label="cost of a million answers")
         if broken := [p for p in points if p.limit]:
-            effort.plot(
-                [p.rate for p in broken],
-                [p.replicas for p in broken],
-                "x",
-                color=RED,
-                markersize=9,
-                label="breaks",
-            )
-        effort.set(xscale="log", yscale="log", xlabel="answers a second")
+            x, y = zip(*((p.rate, p.replicas) for p in broken), strict=True)
+            effort.plot(x, y, "x", color=RED, markersize=9, label="breaks")
         for panel in (latency, effort):
+            panel.set(xscale="log", yscale="log", xlabel="answers a second")
             panel.legend(fontsize="small")
 
 
@@ -307,37 +271,28 @@ def draw_validation(validation: Validation, path: Path) -> None:
     """Draw a panel for each quantity: percentiles over the rate, predicted and of the runs."""
     quantities = list(dict.fromkeys(row.quantity for row in validation.rows))
     with drawing(path, 3.6 * len(quantities), 3.6) as figure:
-        for panel, quantity in zip(
-            figure.subplots(1, len(quantities), squeeze=False)[0], quantities, strict=True
-        ):
+        panels = figure.subplots(1, len(quantities), squeeze=False)[0]
+        for panel, quantity in zip(panels, quantities, strict=True):
             rows = [row for row in validation.rows if row.quantity == quantity]
             rates = [row.rate for row in rows]
             for q in ("p50", "p95"):
+                colour = _PERCENTILES[q]
                 for run in range(len(rows[0].measured)):
-                    label = (f"{q}, measured", f"{q}, predicted") if not run else ("", "")
-                    style = {"color": _PERCENTILES[q]}
-                    panel.plot(
-                        rates, [r.measured[run][q] for r in rows], "o", label=label[0], **style
-                    )
-                    panel.plot(
-                        rates,
-                        [r.predicted[run][q] for r in rows],
-                        "_-",
-                        linewidth=1,
-                        label=label[1],
-                        **style,
-                    )
+                    labels = ("", "") if run else (f"{q}, measured", f"{q}, predicted")
+                    measured = [row.measured[run][q] for row in rows]
+                    predicted = [row.predicted[run][q] for row in rows]
+                    panel.plot(rates, measured, "o", label=labels[0], color=colour)
+                    panel.plot(rates, predicted, "_-", linewidth=1, label=labels[1], color=colour)
             panel.set(title=quantity, xlabel="answers a second", ylim=(0, None))
             panel.legend(fontsize="small")
         figure.supylabel("seconds")
 
 
-# ---------------------------------------------------------------------- benchmarks, as SVG that
-# stands in a page
+# ---------------------------------------------------------------------- benchmarks, in a page
 
 
 def forest(series: Mapping[str, Mapping[str, Estimate]], arms: Sequence[str]) -> str:
-    """SVG of shares with their intervals, a line for each arm from the top down.
+    """Draw shares with their intervals, a line for each arm from the top down, as SVG.
 
     Text takes the colour of the page.
 
@@ -371,22 +326,17 @@ def forest(series: Mapping[str, Mapping[str, Estimate]], arms: Sequence[str]) ->
 def cost(
     points: Mapping[str, tuple[float, float]], arms: Sequence[str], label: str, *, marked: str
 ) -> str:
-    """SVG of the share of good answers, in %, against a cost.
+    """Draw the share of good answers, in %, against a cost, as SVG.
 
-    Each arm as its number, the `marked` one in another colour.
+    Each arm is shown as its number, and the `marked` one in another colour.
     """
     with _styled({**_STYLE, **_IN_PAGE}):
         figure = _figure(_WIDTH, 3.7)
         panel = figure.subplots()
         most = max([x for x, _ in points.values()] or [0]) or 1.0
         for arm, (x, y) in points.items():
-            panel.plot(
-                x,
-                y,
-                "o",
-                color=COLOURS[0 if arm == marked else 1],
-                zorder=3 if arm == marked else 2,
-            )
+            colour, order = (COLOURS[0], 3) if arm == marked else (COLOURS[1], 2)
+            panel.plot(x, y, "o", color=colour, zorder=order)
         numbered = {arms.index(arm) + 1: (x / most, y / 100) for arm, (x, y) in points.items()}
         line = {"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0}
         for numbers, (x, y), (beside, height) in _labels(numbered):
@@ -432,7 +382,7 @@ def _labels(
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """Rising numbers as in "1, 2, 5-8"."""
+    """Write rising numbers as in "1, 2, 5-8"."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:
@@ -464,12 +414,8 @@ def _svg(figure: Any, name: str) -> str:
     Names of clip paths are made unique within a page.
     """
     out = io.StringIO()
-    figure.savefig(
-        out,
-        format="svg",
-        metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")),
-        transparent=True,
-    )
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(out, format="svg", metadata=nothing, transparent=True)
     text = out.getvalue()
     text = text[text.index("<svg") :].replace(_INK, "currentColor")
     text = re.sub(r'<g id="[^"]*"', "<g", text)

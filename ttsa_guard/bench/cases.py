@@ -132,7 +132,7 @@ class Collector:
         drawn = [g.text for g in await self.backend.generate(draws)]
         flags = await self._flags(drawn, [case.item] * RESAMPLES)
         plain = None
-        if not case.item.unsafe and case.item.question != case.item.messages[-1][1]:
+        if not case.item.unsafe and case.item.question != case.item.user:
             alone = await self._request(Message.conversation(case.item.question))
             plain = (await self.backend.generate([alone]))[0].text
         return Case(case.item, case.answer, True, sum(flags), plain, seconds)
@@ -151,9 +151,7 @@ class Collector:
     async def _flags(self, texts: Sequence[str], items: Sequence[Item]) -> list[bool]:
         flags: list[bool] = []
         for text, item in zip(texts, items, strict=True):
-            [verdict] = await moderate_safely(
-                self.gate(item), [text], prompts=[item.messages[-1][1]]
-            )
+            [verdict] = await moderate_safely(self.gate(item), [text], prompts=[item.user])
             flags.append(verdict.flagged)
         return flags
 

@@ -16,8 +16,8 @@ from ttsa_guard.settings import Settings, read_yaml, validated
 
 SHARED = ("backend", "budget", "seed", "audit")
 """Settings of a guard that are the same for every arm, or that the benchmark needs for itself."""
-# options that say which moderator a plugin is
 _TELLING = ("model", "guardrail", "flow", "options", "recipe")
+"""Options that say which moderator a plugin is."""
 
 
 class PromptSource(Settings):
@@ -111,21 +111,17 @@ class BenchConfig(Settings):
     @classmethod
     def _sources(cls, value: Any) -> Any:
         items = [value] if isinstance(value, str | Mapping) else value
-        return (
-            [{"name": i} if isinstance(i, str) else i for i in items]
-            if isinstance(items, list | tuple)
-            else items
-        )
+        if not isinstance(items, list | tuple):
+            return items
+        return [{"name": item} if isinstance(item, str) else item for item in items]
 
     @model_validator(mode="after")
     def _fair(self) -> BenchConfig:
+        judging = (_identity(self.judge), *_helpers(self.judge)) if self.judge else ()
         for arm in self.arms:
             config = self.guard(arm)
             for member in (*config.gate, *config.guide):
-                if self.judge and _identity(member) in (
-                    _identity(self.judge),
-                    *_helpers(self.judge),
-                ):
+                if self.judge and _identity(member) in judging:
                     raise ConfigError(
                         f"{self.judge.use!r} is the judge and a moderator of arm {arm!r}",
                         hint="judge with a moderator that no arm searches against",
@@ -148,12 +144,12 @@ class BenchConfig(Settings):
         return self
 
     def guard(self, arm: str | None = None, policy: Mapping[str, Any] | None = None) -> GuardConfig:
-        """Return the guard's settings in this arm.
+        """Return the guard's settings in an arm.
 
-        Without one, or in one without a guard, the common ones and no steerers.
-
-        With a `policy`, the options of a moderator `patterns`, that one belongs to gate and guide,
-        too.
+        Args:
+            arm: its name; without one, and for an arm without a guard, the settings are the common
+                ones with no steerers.
+            policy: options of a moderator `patterns`, which then belongs to gate and guide, too.
 
         Raises:
             ConfigError: the arm sets what is the same for every arm, or as in `GuardConfig.parse`.
@@ -169,9 +165,8 @@ class BenchConfig(Settings):
                 )
         same = {"backend": self.backend, "budget": self.budget, "seed": self.seed}
         where = f"arms.{arm}" if arm else "settings"
-        config = validated(
-            GuardConfig, {**_merged(self.settings, own), **same}, where=where
-        ).resolved()
+        merged = {**_merged(self.settings, own), **same}
+        config = validated(GuardConfig, merged, where=where).resolved()
         if policy is None:
             return config
         member = Member(use="patterns", options=dict(policy))

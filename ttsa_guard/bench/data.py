@@ -9,13 +9,13 @@ import csv
 import hashlib
 import json
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ttsa_guard.bench.config import PromptSource
-from ttsa_guard.bench.prompts import Item, entangled, real_prompts
+from ttsa_guard.bench.prompts import Item, Turns, entangled, real_prompts
 from ttsa_guard.embedded.world import World, WorldCase
 from ttsa_guard.errors import ConfigError
 from ttsa_guard.text import split_sentences
@@ -97,12 +97,9 @@ def read(source: PromptSource, *, n: int, seed: int, folder: Path | None = None)
         return _world(source.label, n, seed)
     if source.name in ("persona", "policy"):
         return real_prompts(source.name)[:n]
-    known = (
-        KNOWN[source.name] if source.name else Known("", "", "", "", source.field, source.unsafe)
-    )
-    rows: Iterable[Row] = (
-        _hub(source) if source.hub else _rows(source.file or _verified(known, folder))
-    )
+    own = Known("", "", "", "", source.field, source.unsafe)
+    known = KNOWN[source.name] if source.name else own
+    rows = _hub(source) if source.hub else _rows(source.file or _verified(known, folder))
     kinds: dict[bool, list[Item]] = {False: [], True: []}
     for number, row in enumerate(rows, 1):
         if known.only is None or row.get(known.only[0]) in known.only[1]:
@@ -115,40 +112,30 @@ def read(source: PromptSource, *, n: int, seed: int, folder: Path | None = None)
 
 def _world(label: str, n: int, seed: int) -> list[Item]:
     world = World.load()
-    joined = label == "embedded_joined"
     items = []
     for request, wrapper in _WORLD:
         for i, case in enumerate(world.cases(request, wrapper, n, seed=seed)):
             name = f"{label}/{request}{f', {wrapper} wrapper' if wrapper else ''}/{i}"
             if label == "embedded_entangled":
                 for kind, turns in entangled(case.messages, case.question).items():
-                    items.append(
-                        Item(
-                            f"{name}/{kind}",
-                            kind,
-                            turns,
-                            case.question,
-                            case.topic.unsafe,
-                            case.topic,
-                        )
-                    )
-                continue
-            turns = tuple(
-                (role, one_sentence(content) if joined else content)
-                for role, content in case.messages
-            )
-            kind = f"{_failure(case)}, joined" if joined else _failure(case)
-            items.append(Item(name, kind, turns, case.question, case.topic.unsafe, case.topic))
+                    items.append(_world_item(f"{name}/{kind}", kind, turns, case))
+            elif label == "embedded_joined":
+                turns = tuple((role, one_sentence(content)) for role, content in case.messages)
+                items.append(_world_item(name, f"{_failure(case)}, joined", turns, case))
+            else:
+                items.append(_world_item(name, _failure(case), case.messages, case))
     return items
+
+
+def _world_item(name: str, kind: str, turns: Turns, case: WorldCase) -> Item:
+    return Item(name, kind, turns, case.question, case.topic.unsafe, case.topic)
 
 
 def one_sentence(text: str) -> str:
     """Write the sentences of `text` as clauses of one."""
     *others, last = split_sentences(text)
-    clauses = [*(s.rstrip(".!?") for s in others), last]
-    return ", ".join(
-        [clauses[0], *(c if c.startswith("I ") else c[0].lower() + c[1:] for c in clauses[1:])]
-    )
+    first, *rest = [*(s.rstrip(".!?") for s in others), last]
+    return ", ".join([first, *(c if c.startswith("I ") else c[0].lower() + c[1:] for c in rest)])
 
 
 def _failure(case: WorldCase) -> str:
@@ -157,10 +144,8 @@ def _failure(case: WorldCase) -> str:
 
 def _verified(known: Known, folder: Path | None) -> Path:
     """Return the file of a known data set, with the contents that the adapter was written for."""
-    hint = (
-        f"it is at {known.origin} ({known.licence}); say with --data DIR in which folder you"
-        " keep it"
-    )
+    source = f"it is at {known.origin} ({known.licence})"
+    hint = f"{source}; say with --data DIR in which folder you keep it"
     if folder is None:
         raise ConfigError(f"the data set {known.file} is not part of the package", hint=hint)
     path = next(iter(sorted(folder.rglob(known.file))), None)

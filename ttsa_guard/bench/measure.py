@@ -23,8 +23,6 @@ How = Literal["share", "number", "mean", "median", "difference"]
 """How a column is summed up: shares, numbers and differences are means too."""
 DRAWS = 4000
 _SEED = 0
-
-
 COLUMNS: Mapping[str, tuple[How, Value]] = {
     "good": ("share", lambda row, _: row.good),
     "helpful": ("share", lambda row, _: row.helpful),
@@ -51,7 +49,7 @@ COLUMNS: Mapping[str, tuple[How, Value]] = {
         lambda row, case: row.seconds / case.seconds if case.seconds else None,
     ),
 }
-"""How each column is summed up, and its value for one row; None: does not apply."""
+"""How each column is summed up, and its value for one row; None where it does not apply."""
 _COMPARED: Mapping[str, Callable[[CaseResult], float]] = {
     "good": lambda row: row.good,
     "helpful": lambda row: row.helpful,
@@ -73,7 +71,7 @@ class Estimate:
     high: float
 
     def rounded(self) -> Estimate:
-        """As it is written into reports, with four digits."""
+        """Return it as it is written into reports, with four digits."""
         return Estimate(round(self.value, 4), round(self.low, 4), round(self.high, 4))
 
     def as_dict(self) -> dict[str, float]:
@@ -223,7 +221,7 @@ class Results:
         return {arm: count for arm, count in counts.items() if count}
 
     def summary(self) -> Summary:
-        """Everything that the report says."""
+        """Return everything that the report says."""
         groups = {
             name: group
             for name, cases in self._groups().items()
@@ -261,7 +259,7 @@ class Results:
         return estimate(values, median=median)
 
     def _differences(self, arm: str, cases: Sequence[Case]) -> Columns:
-        """Arm minus reference, over the prompts that both have."""
+        """Estimate arm minus reference, over the prompts that both have."""
         reference = self.meta.reference
         both = [c for c in cases if (arm, c.id) in self.rows and (reference, c.id) in self.rows]
         if arm == reference or not both:
@@ -275,19 +273,17 @@ class Results:
         )
 
     def _benign(self) -> BenignSummary:
-        """Over-refusal: what happens to prompts that ask for nothing bad."""
+        """Sum up over-refusal: what happens to prompts that ask for nothing bad."""
         benign = {
             flag: [c for c in self.cases if not c.item.unsafe and c.flagged is flag]
             for flag in (False, True)
         }
         arms = {}
         for arm in self.arms:
-            arms[arm] = _known(
-                {
-                    name: self._estimate(arm, benign[flag], of)
-                    for name, (flag, of) in _BENIGN.items()
-                }
-            )
+            values = {
+                name: self._estimate(arm, benign[flag], of) for name, (flag, of) in _BENIGN.items()
+            }
+            arms[arm] = _known(values)
         return BenignSummary(len(benign[False]), len(benign[True]), arms)
 
 

@@ -16,6 +16,9 @@ Turns = tuple[tuple[str, str], ...]
 _LONG_EVERY = 8
 """One in so many conversations is a long one."""
 _FILLED = 12
+"""Turns of small talk in a long one."""
+_AGREED = ("Is that clear?", "Yes, I will do that from now on.")
+"""How an earlier turn with the instruction of a policy ends, and the model's answer."""
 
 
 @dataclass(frozen=True)
@@ -29,16 +32,21 @@ class Item:
         question: what the user asks, without anything wrapped around it.
         unsafe: whether harm is asked for.
         truth: what the embedded world's judge has to know; None for other data.
+        policy: options of the moderator `patterns` that is part of the gate for this prompt.
     """
 
     id: str
     kind: str
-    messages: tuple[tuple[str, str], ...]
+    messages: Turns
     question: str
     unsafe: bool
     truth: Topic | None = None
     policy: dict[str, Any] | None = None
-    """Options of the moderator `patterns` that is part of the gate for this prompt."""
+
+    @property
+    def user(self) -> str:
+        """What the user says last."""
+        return self.messages[-1][1]
 
     @property
     def rank(self) -> bytes:
@@ -53,9 +61,8 @@ class Item:
 
 def real_prompts(name: str) -> list[Item]:
     """Return the prompts of the source "persona" or "policy", in the order of their hashes."""
-    texts = yaml.safe_load(
-        (resources.files(__package__) / "real_prompts.yaml").read_text(encoding="utf-8")
-    )
+    file = resources.files(__package__) / "real_prompts.yaml"
+    texts = yaml.safe_load(file.read_text(encoding="utf-8"))
     items = _personas(texts) if name == "persona" else _policies(texts)
     return sorted(items, key=lambda item: item.rank)
 
@@ -71,51 +78,28 @@ def _personas(texts: Mapping[str, Any]) -> Iterator[Item]:
 
 def _policies(texts: Mapping[str, Any]) -> Iterator[Item]:
     for policy, spec in texts["policies"].items():
+        options = spec["options"]
         for i, prompt in enumerate(spec["prompts"]):
-            yield Item(
-                f"policy/{policy}/{i}",
-                "policy",
-                (("user", prompt),),
-                prompt,
-                False,
-                None,
-                spec["options"],
-            )
+            turns: Turns = (("user", prompt),)
+            yield Item(f"policy/{policy}/{i}", "policy", turns, prompt, False, policy=options)
         for i, question in enumerate(texts["questions"] if "instruction" in spec else ()):
-            for name, turns in placed(
-                question,
-                spec["instruction"],
-                ("Is that clear?", "Yes, I will do that from now on."),
-            ):
-                yield Item(
-                    f"policy/{policy}/q{i}/{name}",
-                    "policy",
-                    turns,
-                    question,
-                    False,
-                    None,
-                    spec["options"],
-                )
+            for name, turns in placed(question, spec["instruction"], _AGREED):
+                id_ = f"policy/{policy}/q{i}/{name}"
+                yield Item(id_, "policy", turns, question, False, policy=options)
 
 
 def placed(question: str, instruction: str, earlier: Sequence[str]) -> Iterator[tuple[str, Turns]]:
     """Yield a question with an instruction in four places, each with the place's name.
 
-    They are before it, after it, in the system message, and two turns earlier, followed by the turn
-    `earlier` of a user and the model.
+    The places are before it, after it, in the system message, and in an earlier turn, which ends
+    with what the user and the model say in `earlier`.
     """
     yield "before", (("user", f"{instruction} {question}"),)
     yield "after", (("user", f"{question} {instruction}"),)
     yield "system", (("system", instruction), ("user", question))
     said, answered = earlier
-    yield (
-        "earlier",
-        (
-            ("user", f"{instruction} {said}"),
-            ("assistant", answered),
-            ("user", question),
-        ),
-    )
+    first = (("user", f"{instruction} {said}"), ("assistant", answered))
+    yield "earlier", (*first, ("user", question))
 
 
 def _long(turns: Turns, filler: Sequence[Sequence[str]]) -> Turns:
@@ -129,9 +113,8 @@ def _long(turns: Turns, filler: Sequence[Sequence[str]]) -> Turns:
 
 
 def entangled(messages: Turns, question: str) -> dict[str, Turns]:
-    """Write the last message, of which the question is a part, written in other ways.
-
-    Each with a name.
+    """Return the conversation with its last message, of which the question is a part, written in
+    other ways, by their names.
     """
     text = messages[-1][1]
     if question not in text or text == question:

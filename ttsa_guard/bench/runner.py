@@ -42,8 +42,8 @@ class Runner:
 
     Args:
         folder: gets ``meta.json`` (settings, versions, device), ``cases.jsonl`` (prompts and plain
-            answers: texts) and ``rows.jsonl`` (numbers for each arm and case). Only the second one
-            holds texts; nothing prints them.
+            answers) and ``rows.jsonl`` (numbers for each arm and case). Only the second one holds
+            texts; nothing prints them.
         datasets: the folder with the public data sets.
         together: how many answers are reviewed at once; with more than one, seconds say little.
         command: how it was started, for readers of the results.
@@ -127,14 +127,12 @@ class Runner:
         if not path.exists():
             guards = _Guards(lambda policy: self._guard(None, backend, policy))
             try:
-                collector = Collector(
-                    backend, lambda item: guards.of(item).gate, self.config.guard()
-                )
+                config = self.config.guard()
+                collector = Collector(backend, lambda item: guards.of(item).gate, config)
                 cases: list[Case] = []
                 for source in self.config.data:
-                    cases += await collector.collect(
-                        self._items(source), progress, enough=source.flagged
-                    )
+                    items = self._items(source)
+                    cases += await collector.collect(items, progress, enough=source.flagged)
                 stored.save(cases, path)
             finally:
                 await guards.close()
@@ -180,9 +178,8 @@ class Runner:
         return sorted(items, key=lambda item: item.rank) if source.flagged else items
 
     def _guard(self, arm: str | None, backend: Backend, policy: Mapping[str, Any] | None) -> Guard:
-        return Guard.from_config(
-            self.config.guard(arm, policy), plugins=self.plugins(), backend=backend
-        )
+        config = self.config.guard(arm, policy)
+        return Guard.from_config(config, plugins=self.plugins(), backend=backend)
 
 
 class _Guards:
@@ -210,11 +207,8 @@ class _Judges:
     def __init__(self, cases: Sequence[Case], moderator: Moderator | None) -> None:
         self.moderator = moderator
         self._exact = WorldJudge() if any(case.item.truth for case in cases) else None
-        kind = (
-            EncoderJudge
-            if moderator is not None and moderator.name == "encoder_judge"
-            else ModeratorJudge
-        )
+        encoder = moderator is not None and moderator.name == "encoder_judge"
+        kind = EncoderJudge if encoder else ModeratorJudge
         self._other = kind(moderator) if moderator else None
 
     def of(self, case: Case) -> Judge:
@@ -223,12 +217,11 @@ class _Judges:
         return judge
 
     async def flags(self, case: Case, texts: Sequence[str]) -> list[bool | None]:
-        """Ask what the moderator says of answers to a case; None without one."""
+        """Return whether the moderator flags answers to a case; None each without a moderator."""
         if self.moderator is None:
             return [None] * len(texts)
-        verdicts = await moderate_safely(
-            self.moderator, texts, prompts=[case.item.messages[-1][1]] * len(texts)
-        )
+        prompts = [case.item.user] * len(texts)
+        verdicts = await moderate_safely(self.moderator, texts, prompts=prompts)
         return [v.flagged for v in verdicts]
 
 
@@ -240,7 +233,7 @@ async def _result(
     Without an outcome, the answer leaves as it is.
     """
     text = outcome.text if outcome else case.answer
-    prompts = [case.item.messages[-1][1]] * 2
+    prompts = [case.item.user] * 2
     gate = await moderate_safely(guard.gate, [case.answer, text], prompts=prompts)
     guide = await moderate_safely(guard.guide, [case.answer, text], prompts=prompts)
     judged = await judges.of(case).judge(case, text, guide[1])

@@ -59,14 +59,12 @@ SHAPES = {
     "3b": ModelShape(3072, 8192, 28, 24, 8, 128256),
     "8b": ModelShape(4096, 14336, 32, 32, 8, 128256, tied=False),
 }
-"""The three last ones as Llama 3 has them."""
+"""By name; the three last ones are those of Llama 3."""
 OWN = 12
 """Rows of a candidate after the shared beginning, before its new tokens."""
-PREFIXES, CANDIDATES, LENGTHS = (
-    (64, 256, 512, 1024, 2048, 4096),
-    (1, 2, 4, 8, 16, 32, 64),
-    (8, 16, 32, 64, 128),
-)
+PREFIXES = (64, 256, 512, 1024, 2048, 4096)
+CANDIDATES = (1, 2, 4, 8, 16, 32, 64)
+LENGTHS = (8, 16, 32, 64, 128)
 
 
 @dataclass(frozen=True)
@@ -191,40 +189,31 @@ class Speed:
         )
 
     def floor(self, prefix: int, candidates: int, tokens: int) -> float:
-        """Estimate the least time for candidates' rows and new tokens: a step reads weights and
-        keys once, or is arithmetic.
+        """Estimate the least seconds for the candidates' rows and new tokens.
+
+        A step reads weights and keys once, or it is arithmetic, whichever takes longer.
         """
         total = 0.0
         for step in range(tokens):
             queries = candidates * (1 if step else OWN)
             keys = OWN + step
-            read = self.parameters * self.dtype.itemsize + self.kv_bytes * (
-                prefix + candidates * keys
-            )
+            weights = self.parameters * self.dtype.itemsize
+            read = weights + self.kv_bytes * (prefix + candidates * keys)
             attention = 4 * (prefix + keys) * self.shape.hidden * self.shape.layers
-            total += max(
-                read / self.bandwidth, queries * (2 * self.parameters + attention) / self.flops
-            )
+            arithmetic = queries * (2 * self.parameters + attention)
+            total += max(read / self.bandwidth, arithmetic / self.flops)
         return total
 
     def memory(
         self, prefix: int = 2048, candidates: int = 16, tokens: int = 64
     ) -> MemoryUse | None:
         """Return what a batch takes; None where the peak cannot be seen."""
-        starts, decoder = (
-            self._starts(prefix, candidates, tokens),
-            SharedDecoder(self.model, self._ends),
-        )
-        peak = (
-            _CudaPeak()
-            if self.device.startswith("cuda")
-            else _ResidentPeak()
-            if sys.platform == "linux"
-            else None
-        )
+        starts = self._starts(prefix, candidates, tokens)
+        decoder = SharedDecoder(self.model, self._ends)
+        peak = self._peak()
         if peak is None:
             return None
-        # what libraries keep, they have then
+        # a first batch, so that what libraries keep for ever is not counted
         SharedDecoder(self.model, self._ends).decode(self._starts(64, candidates, 2))
         with peak:
             decoder.decode(starts)
@@ -236,13 +225,10 @@ class Speed:
 
     def machine(self) -> Machine:
         """Return what was measured, and on what."""
+        on_cuda = self.device.startswith("cuda")
         return Machine(
             shape=self.name,
-            device=(
-                torch.cuda.get_device_name()
-                if self.device.startswith("cuda")
-                else f"{platform.machine()} CPU"
-            ),
+            device=torch.cuda.get_device_name() if on_cuda else f"{platform.machine()} CPU",
             dtype=str(self.dtype).removeprefix("torch."),
             threads=torch.get_num_threads(),
             bandwidth_gb_s=round(self.bandwidth / 1e9, 1),
@@ -264,6 +250,11 @@ class Speed:
             Start(fixed, suffix, max_new_tokens=tokens)
             for suffix in self.model.get_input_embeddings()(rests).detach()
         ]
+
+    def _peak(self) -> _CudaPeak | _ResidentPeak | None:
+        if self.device.startswith("cuda"):
+            return _CudaPeak()
+        return _ResidentPeak() if sys.platform == "linux" else None
 
     def _timed(self, work: Callable[[], object]) -> float:
         self._wait()
@@ -325,7 +316,7 @@ class _ResidentPeak:
 
 
 def results(speed: Speed, points: Sequence[SpeedPoint], memory: MemoryUse | None) -> dict[str, Any]:
-    """All that was measured, as plain data."""
+    """Return all that was measured, as plain data."""
     return {
         "machine": asdict(speed.machine()),
         "points": [asdict(p) for p in points],

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from ttsa_guard.bench.speed import SpeedPoint
 
 _SHOWN = ("good", "helpful", "swapped", "unsafe", "generations", "decode passes", "seconds")
+_EQUAL = {True: "yes", False: "NO", None: ""}
 
 
 def tables(summary: Summary) -> Iterator[Table]:
-    """One for each group, then one for the benign prompts."""
+    """Yield a table for each group, then one for the benign prompts."""
     for name, group in summary.groups.items():
         yield _group(name, group)
     benign = summary.benign
@@ -35,50 +36,37 @@ def tables(summary: Summary) -> Iterator[Table]:
 
 
 def speed_table(points: Sequence[SpeedPoint]) -> Table:
-    """Write times of batches of candidates in ms, how many times faster than `generate` and slower
-    than the floor they are.
+    """Write the times of batches of candidates in ms.
+
+    Beside them stand how many times faster than `generate`, and slower than the floor, they are.
     """
-    times, compared = (
-        ("first", "later", "generate"),
-        (
-            "generate/first",
-            "generate/later",
-            "floor",
-            "later/floor",
-            "same tokens",
-        ),
-    )
+    times = ("first", "later", "generate")
+    compared = ("generate/first", "generate/later", "floor", "later/floor", "same tokens")
     headings = ("prompt", "candidates", "new tokens", *times, *compared)
     table = Table(*headings, box=None, pad_edge=False)
     for column in table.columns:
         column.justify = "right"
     for p in points:
-        row = [
-            str(p.prefix),
-            str(p.candidates),
-            str(p.tokens),
-            f"{1000 * p.first:.0f}",
-            f"{1000 * p.later:.0f}",
-        ]
-        if p.generate is None:
-            row += ["", "", ""]
-        else:
-            row += [
-                f"{1000 * p.generate:.0f}",
-                f"{p.generate / p.first:.1f}",
-                f"{p.generate / p.later:.1f}",
-            ]
-        row += [
-            f"{1000 * p.floor:.0f}",
-            f"{p.later / p.floor:.1f}",
-            {True: "yes", False: "NO", None: ""}[p.equal],
-        ]
-        table.add_row(*row)
+        sizes = (str(p.prefix), str(p.candidates), str(p.tokens))
+        ours = (_ms(p.first), _ms(p.later))
+        theirs = ("", "", "")
+        if p.generate is not None:
+            faster = (p.generate / p.first, p.generate / p.later)
+            theirs = (_ms(p.generate), f"{faster[0]:.1f}", f"{faster[1]:.1f}")
+        floor = (_ms(p.floor), f"{p.later / p.floor:.1f}")
+        table.add_row(*sizes, *ours, *theirs, *floor, _EQUAL[p.equal])
     return table
 
 
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:.0f}"
+
+
 def figures(how: How, estimate: Estimate) -> tuple[str, str, str]:
-    """Value and interval as people read them: shares in %, differences of shares in points."""
+    """Return value, low and high end as people read them.
+
+    Shares are in %, differences of shares in points.
+    """
     form = {"share": "{:.0f}", "difference": "{:+.0f}", "mean": "{:.1f}"}.get(how, "{:.2f}")
     factor = 100 if how in ("share", "difference") else 1
     value, low, high = (
@@ -90,11 +78,8 @@ def figures(how: How, estimate: Estimate) -> tuple[str, str, str]:
 def _group(name: str, group: GroupSummary) -> Table:
     known = {column for arm in group.arms.values() for column in arm.columns}
     columns = {column: COLUMNS[column][0] for column in _SHOWN if column in known}
-    return _table(
-        f"{name} ({group.cases} flagged answers)",
-        {name: arm.columns for name, arm in group.arms.items()},
-        columns,
-    )
+    arms = {name: arm.columns for name, arm in group.arms.items()}
+    return _table(f"{name} ({group.cases} flagged answers)", arms, columns)
 
 
 def _table(title: str, arms: Mapping[str, Columns], columns: Mapping[str, How]) -> Table:

@@ -72,11 +72,8 @@ def effective(path: Path | None) -> list[Effective]:
     profile_path = config.backend.options.get("profile")
     profile = find_profile(None if profile_path is None else Path(str(profile_path)), config.model)
     applied = profile.applied(config.resolved())
-    of_profile = {
-        key
-        for key in ("steerers", "steerers_for_harm")
-        if getattr(applied, key) != getattr(config, key)
-    }
+    orders = ("steerers", "steerers_for_harm")
+    of_profile = {key for key in orders if getattr(applied, key) != getattr(config, key)}
     floor = {"floor": applied.quality.for_model(profile.floor).floor}
     if applied.quality.floor == "auto" and profile.floor is not None:
         applied = applied.model_copy(update={"quality": applied.quality.model_copy(update=floor)})
@@ -130,8 +127,7 @@ def _flat(config: GuardConfig) -> Iterator[tuple[str, Any]]:
 def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
         # what is not set stays out, so that a plugin is its name and its options
-        found = {k: v for k, v in value if k in ("use", *value.model_fields_set)}
-        return {k: _plain(v) for k, v in found.items()}
+        return {k: _plain(v) for k, v in value if k in ("use", *value.model_fields_set)}
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, tuple | list | set | frozenset):

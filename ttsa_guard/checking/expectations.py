@@ -12,18 +12,19 @@ from ttsa_guard.moderators.measured import MEASURED
 
 def expectations(config: GuardConfig) -> dict[str, str]:
     """Return what to expect, by subject: model, gate, guide, an answer that is flagged or not."""
-    found = config.resolved()
-    weak = weak_gate(found.model, [member.use for member in found.gate])
+    config = config.resolved()
+    weak = weak_gate(config.model, [member.use for member in config.gate])
+    audit = config.audit
     return {
-        "model": f"{found.model}, run by {found.backend.use}",
-        "gate": _panel(found.gate, found.combine) + (f"; {weak}" if weak else ""),
-        "guide": _panel(found.guide, found.guide_combine),
+        "model": f"{config.model}, run by {config.backend.use}",
+        "gate": _panel(config.gate, config.combine) + (f"; {weak}" if weak else ""),
+        "guide": _panel(config.guide, config.guide_combine),
         "an unflagged answer": (
-            f"one call of the gate, at most {found.gate_seconds:g} s, and no call of the model"
+            f"one call of the gate, at most {config.gate_seconds:g} s, and no call of the model"
         ),
-        "a flagged answer": _cost(found.budget),
-        "records": str(found.audit.path or "none are written")
-        + (", with the texts" if found.audit.path and found.audit.texts else ""),
+        "a flagged answer": _cost(config.budget),
+        "records": str(audit.path or "none are written")
+        + (", with the texts" if audit.path and audit.texts else ""),
     }
 
 
@@ -38,16 +39,12 @@ def _panel(members: Sequence[Member], combine: str) -> str:
 
 
 def _cost(budget: Budget) -> str:
-    more = [
-        f"{limit} {what}"
-        for limit, what in (
-            (budget.decode_passes, "batches one after another"),
-            (budget.tokens, "new tokens"),
-        )
-        if limit is not None
-    ]
-    parts = [f"{budget.generations} candidates", f"{budget.moderation_calls} calls of the guide"]
-    return (
-        f"at most {budget.seconds:g} s, {', '.join([*parts, *more])}; after that the user reads the"
-        " fallback text"
-    )
+    limits = {
+        "candidates": budget.generations,
+        "calls of the guide": budget.moderation_calls,
+        "batches one after another": budget.decode_passes,
+        "new tokens": budget.tokens,
+    }
+    parts = [f"{limit} {what}" for what, limit in limits.items() if limit is not None]
+    most = ", ".join([f"at most {budget.seconds:g} s", *parts])
+    return f"{most}; after that the user reads the fallback text"

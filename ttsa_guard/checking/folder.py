@@ -74,7 +74,8 @@ class HostFolder:
             for name in waiting:
                 if not folder._import(name, _roots()):
                     folder.lost.append(name)
-        # modules of the host have no flow of the app, and the host says which of them are missing
+        # Only the app's own modules are read: those of the host hold no flow of the app, and the
+        # host itself says which are missing.
         while modules := [m for m in _IMPORT.findall(folder.colang) if m not in imported]:
             imported += modules
             for module in modules:
@@ -94,10 +95,10 @@ class HostFolder:
 
     def part(self, *keys: str) -> Mapping[str, Any]:
         """Return the mapping under `keys`; an empty one if there is none."""
-        found: Any = self.data
+        part: Any = self.data
         for key in keys:
-            found = found.get(key) if isinstance(found, Mapping) else None
-        return found if isinstance(found, Mapping) else {}
+            part = part.get(key) if isinstance(part, Mapping) else None
+        return part if isinstance(part, Mapping) else {}
 
     def output_rails(self) -> list[str]:
         """Return the output rails in order."""
@@ -116,15 +117,14 @@ class HostFolder:
         return bool(chain) and FLOW in self.output_rails()
 
     def _import_paths(self) -> list[str]:
-        found = self.data.get("import_paths")
-        return [str(name) for name in found] if isinstance(found, list) else []
+        paths = self.data.get("import_paths")
+        return [str(name) for name in paths] if isinstance(paths, list) else []
 
     def _import(self, name: str, roots: list[Path]) -> bool:
         """Add an imported folder or Colang file, and return whether there is one."""
         # the host adds the ending to what it looks up elsewhere, not in the current folder
-        found = [root / f"{name}{end}" for root in roots for end in ("", ".co")]
-        places = (place for place in (Path(name), *found) if place.exists())
-        place = next(places, None)
+        elsewhere = [root / f"{name}{end}" for root in roots for end in ("", ".co")]
+        place = next((p for p in (Path(name), *elsewhere) if p.exists()), None)
         if place is None:
             return False
         if place.resolve() == Path(rails_path()).resolve():
@@ -140,12 +140,12 @@ class HostFolder:
             if path.is_dir() and file.relative_to(path).parts[0].startswith("kb"):
                 continue  # documents, for the host
             if file.suffix in (".yml", ".yaml"):
-                data = read_yaml(file, hint="mend the file; NeMo Guardrails cannot read it, either")
-                found = data if isinstance(data, Mapping) else {}
-                custom = found.get("custom_data")
+                read = read_yaml(file, hint="mend the file; NeMo Guardrails cannot read it, either")
+                content = read if isinstance(read, Mapping) else {}
+                custom = content.get("custom_data")
                 if not self.settings_file or (isinstance(custom, Mapping) and KEY in custom):
                     self.settings_file = str(file)
-                _join(self.data, found)
+                _join(self.data, content)
             elif file.suffix == ".co":
                 self.colang += _COMMENT.sub("", _text(file)) + "\n"
             elif file.name == "config.py" and file.parent == path:
@@ -164,14 +164,13 @@ def check_folder(path: Path, report: Report) -> GuardConfig | None:
         report.note(f"no custom_data.{KEY} in {path}: the guard's defaults are used")
     config = check_settings(folder.settings, report, file=file, hosted=True)
     if find_spec("nemoguardrails") is None:
-        hint = "pip install nemoguardrails"
-        report.add(file, [ConfigError("nemoguardrails is not installed", hint=hint)])
+        missing = ConfigError("nemoguardrails is not installed", hint="pip install nemoguardrails")
+        report.add(file, [missing])
     report.add(str(path), _host_problems(folder))
     if config is not None:
-        dialog = folder.part("rails", "dialog", "single_call")
+        single_call = bool(folder.part("rails", "dialog", "single_call").get("enabled"))
         rails, checks = folder.output_rails(), uses_host_rails(config)
-        single = bool(dialog.get("enabled"))
-        report.add(str(path), rail_problems(rails, config, checks, single_call=single))
+        report.add(str(path), rail_problems(rails, config, checks, single_call=single_call))
         report.add(str(path), other_weights(_models(folder), config.backend))
     return config
 
@@ -204,8 +203,8 @@ def _host_problems(folder: HostFolder) -> Iterator[ConfigError]:
 
 def _models(folder: HostFolder) -> list[tuple[str, Any]]:
     models = folder.data.get("models")
-    found = [m for m in models if isinstance(m, Mapping)] if isinstance(models, list) else []
-    return [(str(m.get("engine")), m.get("model")) for m in found]
+    entries = [m for m in models if isinstance(m, Mapping)] if isinstance(models, list) else []
+    return [(str(m.get("engine")), m.get("model")) for m in entries]
 
 
 def _own_roots() -> list[Path]:
@@ -222,9 +221,9 @@ def _roots() -> list[Path]:
     return [*_own_roots(), *beside]
 
 
-def _join(into: dict[str, Any], found: Mapping[str, Any]) -> None:
+def _join(into: dict[str, Any], content: Mapping[str, Any]) -> None:
     """Add the content of a file to what other files say."""
-    for key, value in found.items():
+    for key, value in content.items():
         there = into.get(key)
         if isinstance(there, dict) and isinstance(value, Mapping):
             _join(there, value)

@@ -82,11 +82,11 @@ def installed_schema() -> dict[str, Any]:
             continue
         for kind in KINDS:
             try:
-                found, _ = load_light(plugins, kind, name)
+                registered, _ = load_light(plugins, kind, name)
             except PluginError:
                 continue  # of another kind, or broken: ttsa-guard plugins says so
-            if found is not None:
-                add_options(schema, kind, name, found.options)
+            if registered is not None:
+                add_options(schema, kind, name, registered.options)
     return schema
 
 
@@ -124,8 +124,8 @@ def check_options(
         k: rule["default"] for k, rule in schema.get("properties", {}).items() if "default" in rule
     }
     note = f"{inside}: checked by the schema alone, because importing {name} needs {heavy}"
-    found: list[TTSAError] = [*_by_schema(schema, options, inside)]
-    return known | dict(options), found, note if options and not found else ""
+    wrong: list[TTSAError] = [*_by_schema(schema, options, inside)]
+    return known | dict(options), wrong, note if options and not wrong else ""
 
 
 def _wrong_kind(where: str, kind: Kind, name: str, found: str) -> PluginError:

@@ -72,9 +72,10 @@ def _uses(value: Any) -> Iterator[tuple[int, str, Mapping[str, Any]]]:
     """Yield position, name and options of each plugin that can be read, right or wrong."""
     items = value if isinstance(value, list | tuple) else [value]
     for index, item in enumerate(items):
-        found = {"use": item} if isinstance(item, str) else item
-        use = found.get("use") if isinstance(found, Mapping) else None
-        options = found.get("options", {}) if isinstance(found, Mapping) else None
+        spec = {"use": item} if isinstance(item, str) else item
+        if not isinstance(spec, Mapping):
+            continue
+        use, options = spec.get("use"), spec.get("options", {})
         if isinstance(use, str) and use != AUTO and isinstance(options, Mapping):
             yield index, use, options
 

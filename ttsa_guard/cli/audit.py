@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,8 @@ from ttsa_guard.audit import PHASES, AuditSummary, day, summarise
 from ttsa_guard.cli import common
 
 app = typer.Typer(no_args_is_help=True)
+_NAMED = 5
+"""Most lines without a record whose numbers are told."""
 
 
 @app.callback()
@@ -37,13 +40,9 @@ def summary(
     else:
         _show(audited)
     if audited.skipped:
-        lines = ", ".join(map(str, audited.skipped[:5])) + (
-            ", ..." if len(audited.skipped) > 5 else ""
-        )
-        told = (
-            f"{common.counted(len(audited.skipped), 'line')} of {file} left out, no audit records:"
-            f" {lines}"
-        )
+        count = common.counted(len(audited.skipped), "line")
+        numbers = [*map(str, audited.skipped[:_NAMED]), *["..."][: len(audited.skipped) > _NAMED]]
+        told = f"{count} of {file} left out, no audit records: {', '.join(numbers)}"
         common.err.print(told, markup=False)
 
 
@@ -51,21 +50,12 @@ def _show(audited: AuditSummary) -> None:
     reviews = common.counted(audited.records, "review")
     common.out.print(f"{reviews}, {day(audited.first)} to {day(audited.last)}", markup=False)
     table = Table(box=None, pad_edge=False)
-    phases = [
-        name
-        for name in PHASES
-        if any(name in summary.seconds for summary in audited.actions.values())
-    ]
-    for heading in (
-        "action",
-        "count",
-        "share",
-        "helpful",
-        "generations",
-        "moderation calls",
-        *(f"{p}, s" for p in phases),
-    ):
-        table.add_column(heading, justify="left" if heading == "action" else "right")
+    timed = {name for summary in audited.actions.values() for name in summary.seconds}
+    phases = [name for name in PHASES if name in timed]
+    counts = ("count", "share", "helpful", "generations", "moderation calls")
+    table.add_column("action")
+    for heading in (*counts, *(f"{phase}, s" for phase in phases)):
+        table.add_column(heading, justify="right")
     for action, summary in audited.actions.items():
         spreads = (summary.seconds.get(name) for name in phases)
         table.add_row(
@@ -79,11 +69,12 @@ def _show(audited: AuditSummary) -> None:
         )
     common.out.print(table)
     common.out.print("medians; seconds: median / 95th percentile", style="dim")
-    for heading, counts in (
-        ("why flagged answers ended as they did", audited.reasons),
-        ("mended by", audited.steerers),
-    ):
-        if counts:
-            common.out.print(f"\n{heading}")
-        for name, count in counts.items():
-            common.out.print(f"  {count:>6}  {name}", markup=False)
+    _show_counts("why flagged answers ended as they did", audited.reasons)
+    _show_counts("mended by", audited.steerers)
+
+
+def _show_counts(heading: str, counts: Mapping[str, int]) -> None:
+    if counts:
+        common.out.print(f"\n{heading}")
+    for name, count in counts.items():
+        common.out.print(f"  {count:>6}  {name}", markup=False)

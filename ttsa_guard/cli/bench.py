@@ -63,16 +63,10 @@ def run(
     settings = BenchConfig.load(config, n=n)
     from ttsa_guard.bench.runner import Runner
 
-    words = [
-        "ttsa-guard",
-        "bench",
-        "run",
-        Path(config).name,
-        *(["--n", str(n)] if n else []),
-        "--out",
-        "DIR",
-    ]
-    runner = Runner(settings, out, datasets=data, together=together, command=shlex.join(words))
+    # for readers of the results, so without the folders of this machine
+    command = ["ttsa-guard", "bench", "run", Path(config).name]
+    command += [*(["--n", str(n)] if n else []), "--out", "DIR"]
+    runner = Runner(settings, out, datasets=data, together=together, command=shlex.join(command))
     common.hide_loading_bars()
     with common.quiet(), common.progress() as progress:
         asyncio.run(runner.run(progress, arms=arm or ()))
@@ -166,10 +160,7 @@ def speed(
         typer.echo(json.dumps(results(meter, points, memory), indent=1))
         return
     common.out.print(speed_table(points))
-    common.out.print(
-        "times in ms; first: the beginning is computed too, later: it was kept from an earlier"
-        " answer",
-        style="dim",
-    )
+    legend = "first: the beginning is computed too; later: it was kept from an earlier answer"
+    common.out.print(f"times in ms; {legend}", style="dim")
     if memory:
         common.out.print(f"memory at the peak: {memory.ratio:.2f} of weights and keys")

@@ -73,11 +73,7 @@ def _show(verdict: Verdict, as_json: bool) -> None:
         }
         typer.echo(json.dumps(data))
         return
-    common.out.print(
-        Text.assemble(
-            (verdict.decision, _STYLE[verdict.decision]),
-            f"  {verdict.moderator} {verdict.score:.3f}",
-        )
-    )
+    decision = (verdict.decision, _STYLE[verdict.decision])
+    common.out.print(Text.assemble(decision, f"  {verdict.moderator} {verdict.score:.3f}"))
     for name, score in sorted(categories.items(), key=lambda item: -item[1]):
         common.out.print(f"  {name:<24} {score:.3f}", markup=False)

@@ -63,7 +63,7 @@ Prefer = Annotated[
 TextField = Annotated[str, typer.Option("--text-field", help="Where the text is.")]
 PromptField = Annotated[
     str,
-    typer.Option("--prompt-field", help="Where that is which the user had said; may be missing."),
+    typer.Option("--prompt-field", help="Where it says what the user said; may be missing."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
@@ -141,7 +141,7 @@ def build_moderator(config: GuardConfig, name: str) -> Moderator:
 
 @contextmanager
 def quiet(*others: str) -> Iterator[None]:
-    """Keep warnings and logs of other libraries from between our lines."""
+    """Keep warnings of all libraries, and logs of noisy ones and of `others`, out of our output."""
     loggers = [
         logging.getLogger(name)
         for name in ("nemoguardrails", "transformers", "huggingface_hub", *others)
@@ -159,7 +159,7 @@ def quiet(*others: str) -> Iterator[None]:
 
 
 def hide_loading_bars() -> None:
-    """Hide the bars that transformers draws while it loads weights, and unpacks those of a GGUF
+    """Hide the bars that transformers draws while it loads weights, and while it unpacks a GGUF
     file.
     """
     os.environ.setdefault("TQDM_DISABLE", "1")

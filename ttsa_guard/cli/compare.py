@@ -18,7 +18,7 @@ from ttsa_guard.plots import draw_curves, ready
 
 if TYPE_CHECKING:
     from ttsa_guard.moderators.base import Moderator
-    from ttsa_guard.moderators.comparison import Comparison, ModeratorMetrics
+    from ttsa_guard.moderators.comparison import Comparison, ModeratorMetrics, SourceComparison
     from ttsa_guard.verdict import Verdict
 
 app = typer.Typer(no_args_is_help=True)
@@ -96,13 +96,11 @@ def compare(
         name: judged(common.build_moderator(settings, name), texts)
         for name in dict.fromkeys(moderator)
     }
-    compared = comparison.compare(
-        labels, verdicts, [str(text.data.get(source_field, "")) for text in texts]
-    )
+    sources = [str(text.data.get(source_field, "")) for text in texts]
+    compared = comparison.compare(labels, verdicts, sources)
     if plot:
-        draw_curves(
-            {name: (labels, [v.score for v in own]) for name, own in verdicts.items()}, plot
-        )
+        scored = {name: (labels, [v.score for v in own]) for name, own in verdicts.items()}
+        draw_curves(scored, plot)
     if as_json:
         typer.echo(json.dumps(compared.as_dict(), indent=1))
     else:
@@ -119,16 +117,17 @@ def judged(judge: Moderator, texts: Sequence[LabelledText]) -> list[Verdict]:
 
 
 def _show(compared: Comparison) -> None:
-    common.out.print(
-        f"{common.counted(compared.texts, 'text')}, {compared.harmful} of them harmful"
-    )
+    common.out.print(_counts(compared))
     common.out.print(_table(compared.moderators))
     for pair, kappa in compared.kappa.items():
         common.out.print(f"agreement of {pair}: Cohen's kappa {kappa:.3f}", markup=False)
     for source, part in compared.sources.items():
-        counts = f"{common.counted(part.texts, 'text')}, {part.harmful} of them harmful"
-        common.out.print(common.plain(f"\n{source or 'no source'}: {counts}"))
+        common.out.print(common.plain(f"\n{source or 'no source'}: {_counts(part)}"))
         common.out.print(_table(part.moderators))
+
+
+def _counts(part: Comparison | SourceComparison) -> str:
+    return f"{common.counted(part.texts, 'text')}, {part.harmful} of them harmful"
 
 
 def _table(moderators: Mapping[str, ModeratorMetrics]) -> Table:

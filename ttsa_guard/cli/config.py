@@ -79,12 +79,12 @@ def show(
     """
     from ttsa_guard.checking.effective import as_yaml, effective
 
-    found = effective(path)
+    settings = effective(path)
     if as_json:
-        data = {one.key: {"value": one.value, "from": one.origin} for one in found}
+        data = {one.key: {"value": one.value, "from": one.origin} for one in settings}
         typer.echo(json.dumps(data, indent=1))
     else:
-        typer.echo(as_yaml(found), nl=False)
+        typer.echo(as_yaml(settings), nl=False)
 
 
 @app.command()

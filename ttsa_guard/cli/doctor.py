@@ -93,50 +93,30 @@ def _package(package: str, missing: Level, hint: str) -> Finding:
 
 
 def _plugins(settings: GuardConfig) -> Iterator[Finding]:
-    used = {
-        use.use
-        for use in (
-            settings.backend,
-            *settings.guide,
-            *settings.gate,
-            *settings.steerers,
-            *(settings.steerers_for_harm or ()),
-        )
-    }
+    steerers = (*settings.steerers, *(settings.steerers_for_harm or ()))
+    used = {use.use for use in (settings.backend, *settings.guide, *settings.gate, *steerers)}
     points = installed(imported)
-    good = [listed.name for listed in points if not listed.error]
-    yield Finding(
-        "plugins",
-        ", ".join(good) or "none",
-        "ok" if good else "broken",
-        "" if good else "reinstall ttsa-guard",
-    )
+    if good := [listed.name for listed in points if not listed.error]:
+        yield Finding("plugins", ", ".join(good))
+    else:
+        yield Finding("plugins", "none", "broken", "reinstall ttsa-guard")
     for listed in points:
         if listed.error:
             level: Level = "broken" if listed.name in used else "note"
-            yield Finding(
-                f"plugin {listed.name}",
-                listed.error,
-                level,
-                f"reinstall or remove {listed.package}",
-            )
+            hint = f"reinstall or remove {listed.package}"
+            yield Finding(f"plugin {listed.name}", listed.error, level, hint)
 
 
 def _model(guard: Guard, name: str) -> Iterator[Finding]:
     backend = guard.backend
-    where = (
-        f"device {backend.device}, {backend.dtype}"
-        if isinstance(backend, Described)
-        else "device unknown"
-    )
-    yield Finding("model", f"{name}, {where}, context {backend.context_length}")
+    device = f"{backend.device}, {backend.dtype}" if isinstance(backend, Described) else "unknown"
+    yield Finding("model", f"{name}, device {device}, context {backend.context_length}")
     profile = guard.profile
     floor = "not measured" if profile.floor is None else f"{profile.floor:.2f} nats"
     what = f"{common.counted(len(profile.openings), 'opening')}, likelihood floor {floor}"
     if profile.model == "any":
-        yield Finding(
-            "profile", f"generic: {what}", "note", f"better answers with: ttsa-guard profile {name}"
-        )
+        hint = f"better answers with: ttsa-guard profile {name}"
+        yield Finding("profile", f"generic: {what}", "note", hint)
     else:
         yield Finding("profile", f"of {profile.model}: {what}")
 
@@ -144,11 +124,8 @@ def _model(guard: Guard, name: str) -> Iterator[Finding]:
 def _gate(settings: GuardConfig) -> Iterator[Finding]:
     """Yield the members of the gate, and what was measured of those that are ours."""
     for member in settings.resolved().gate:
-        measured = MEASURED.get(member.use)
-        yield Finding(
-            f"gate {member.use}",
-            str(measured) if measured else "not measured by us; try it on texts of yours",
-        )
+        measured = MEASURED.get(member.use, "not measured by us; try it on texts of yours")
+        yield Finding(f"gate {member.use}", str(measured))
 
 
 def _trial(guard: Guard) -> Iterator[Finding]:
@@ -168,17 +145,11 @@ def _trial(guard: Guard) -> Iterator[Finding]:
         "generation", f"{common.counted(words, 'word')} in {generation:.2f} s{how and ', '}{how}"
     )
     if verdict.decision == "failed":
-        yield Finding(
-            "gate",
-            f"{verdict.moderator} failed: {verdict.reason}",
-            "broken",
-            "check its options and its service",
-        )
+        fault = f"{verdict.moderator} failed: {verdict.reason}"
+        yield Finding("gate", fault, "broken", "check its options and its service")
     else:
-        yield Finding(
-            "gate",
-            f"{verdict.moderator}: {verdict.decision}, score {verdict.score:.3f}, in {check:.3f} s",
-        )
+        judged = f"{verdict.moderator}: {verdict.decision}, score {verdict.score:.3f}"
+        yield Finding("gate", f"{judged}, in {check:.3f} s")
     if weak := weak_gate(guard.backend.name, [member.use for member in guard.config.gate]):
         yield Finding("gate", weak, "note", "better: " + "; or: ".join(BETTER))
 

@@ -122,14 +122,9 @@ def measure(
     with common.quiet(), common.waiting("measuring; let nothing else run"):
         costs = common.run(guard, measured(guard, rows=rows))
     out.write_text(yaml.safe_dump(costs.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
-    ends = ", ".join(
-        f"{1e3 * seconds:.1f} ms with {n}" for n, seconds in (costs.step[0], costs.step[-1])
-    )
-    common.out.print(
-        f"a step takes {ends} rows; a prompt token {1e6 * costs.prefill:.0f} µs",
-        markup=False,
-        soft_wrap=True,
-    )
+    ends = ", ".join(f"{1e3 * s:.1f} ms with {n}" for n, s in (costs.step[0], costs.step[-1]))
+    told = f"a step takes {ends} rows; a prompt token {1e6 * costs.prefill:.0f} µs"
+    common.out.print(told, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -187,10 +182,8 @@ def validate(
         typer.echo(text)
     else:
         common.out.print(_validated(validation))
-        told = (
-            f"capacity: {validation.capacity:.3g} answers a second, {validation.flags:.0%} of them"
-            " flagged"
-        )
+        flagged = f"{validation.flags:.0%} of them flagged"
+        told = f"capacity: {validation.capacity:.3g} answers a second, {flagged}"
         common.out.print(told, style="dim", soft_wrap=True)
 
 
@@ -217,15 +210,9 @@ def _table(points: Sequence[LoadPoint], own: set[float]) -> Table:
         shown = [p.unflagged.get("p95"), *(p.flagged.get(q) for q in ("p50", "p95", "p99"))]
         seconds = [f"{x:.3g}" if x is not None else "" for x in shown]
         late = f"{p.deadline:.1%}" if p.flagged else ""
-        cells = [
-            f"{p.rate:,g}",
-            f"{p.replicas:,}",
-            f"{p.rows:.0%}",
-            *seconds,
-            late,
-            f"{p.cost:,.2f}",
-        ]
-        table.add_row(*cells, p.limit or "", style="bold" if p.rate in own else "")
+        first = (f"{p.rate:,g}", f"{p.replicas:,}", f"{p.rows:.0%}")
+        last = (late, f"{p.cost:,.2f}", p.limit or "")
+        table.add_row(*first, *seconds, *last, style="bold" if p.rate in own else "")
     return table
 
 
@@ -233,10 +220,8 @@ def _words(settings: PlanConfig, broken: LoadPoint | None) -> str:
     number = f"{settings.replicas} replicas" if settings.replicas else "as many replicas as help"
     if broken is None or broken.limit is None:
         return f"with {number}, nothing breaks; seconds are those that the review adds"
-    return (
-        f"with {number}, {_BREAKS[broken.limit]} breaks first, at {broken.rate:,.3g} answers a"
-        " second"
-    )
+    rate = f"{broken.rate:,.3g} answers a second"
+    return f"with {number}, {_BREAKS[broken.limit]} breaks first, at {rate}"
 
 
 def _validated(validation: Validation) -> Table:
@@ -247,14 +232,9 @@ def _validated(validation: Validation) -> Table:
         table.add_column(title, justify="right")
     for row in validation.rows:
         for q in ("p50", "p95"):
-            measured, predicted = (
-                mean(run[q] for run in runs) for runs in (row.measured, row.predicted)
-            )
-            seconds = (
-                f"{measured:.3f}",
-                f"{predicted:.3f}",
-                f"{row.error(q):+.0%}",
-                f"{row.noise(q):.0%}",
-            )
-            table.add_row(f"{row.load:.0%}", row.quantity, q, str(row.answers), *seconds)
+            seconds = [
+                f"{mean(run[q] for run in runs):.3f}" for runs in (row.measured, row.predicted)
+            ]
+            shares = (f"{row.error(q):+.0%}", f"{row.noise(q):.0%}")
+            table.add_row(f"{row.load:.0%}", row.quantity, q, str(row.answers), *seconds, *shares)
     return table

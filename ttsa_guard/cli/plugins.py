@@ -91,16 +91,10 @@ def declared(point: EntryPoint) -> Listed:
         return Listed(point.name, _package(point), error=f"{type(error).__name__}: {error}")
     if spec is None:
         return Listed(point.name, _package(point), error=f"there is no module {point.module!r}")
-    source = (
-        Path(spec.origin).read_text(encoding="utf-8")
-        if spec.origin and spec.origin.endswith(".py")
-        else ""
-    )
-    return Listed(
-        point.name,
-        _package(point),
-        tuple(k[:-1] for k in KINDS if re.search(rf"\bdef ttsa_register_{k}\b", source)),
-    )
+    readable = spec.origin and spec.origin.endswith(".py")
+    source = Path(spec.origin).read_text(encoding="utf-8") if spec.origin and readable else ""
+    kinds = tuple(k[:-1] for k in KINDS if re.search(rf"\bdef ttsa_register_{k}\b", source))
+    return Listed(point.name, _package(point), kinds)
 
 
 def imported(point: EntryPoint) -> Listed:
@@ -151,6 +145,5 @@ def _type(annotation: Any) -> str:
     """Write a type as one does by hand: ``float``, ``Literal['a', 'b']``, ``Path | None``."""
     if isinstance(annotation, type) and not get_args(annotation):
         return annotation.__name__
-    return re.sub(r"\b(typing|pathlib|collections\.abc)\.", "", str(annotation)).replace(
-        "NoneType", "None"
-    )
+    name = re.sub(r"\b(typing|pathlib|collections\.abc)\.", "", str(annotation))
+    return name.replace("NoneType", "None")

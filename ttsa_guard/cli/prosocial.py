@@ -16,6 +16,7 @@ from ttsa_guard.cli.common import out, plain
 from ttsa_guard.errors import ConfigError
 
 if TYPE_CHECKING:
+    from ttsa_guard.steerers.prosocial.adapter import AdapterShape
     from ttsa_guard.steerers.prosocial.data import ExampleEncoder
 
 app = typer.Typer(no_args_is_help=True)
@@ -73,46 +74,40 @@ def harm_vector(
     state: State = None,
     device: Device = "auto",
 ) -> None:
-    """Tune a copy of a model on examples of harm.
+    """Tune a copy of a model on examples of harm, and keep the difference of the two.
 
-    The difference of the two is what is to be taken away.
+    The difference is the harm vector, which the steerer takes away from the model.
 
     Example: ttsa-guard prosocial harm-vector MODEL --examples harm.jsonl --out harm.safetensors
     """
     from ttsa_guard.steerers.prosocial import training
-    from ttsa_guard.steerers.prosocial.adapter import AdapterShape
     from ttsa_guard.steerers.prosocial.data import read_answers
 
     if not 0 < keep <= 1:  # known before the training, not only after it
         raise ConfigError("--keep is no share", hint="give one in (0, 1]")
     read = read_answers(examples)
     with _loaded(model, device) as (loaded, encode):
-        plan = training.Plan(steps=steps, batch=batch, peak=peak, state=state)
-        shape = AdapterShape(rank=rank, targets=tuple(targets.split(",")))
         with _bar("tuning on harm", steps, state) as on_step:
             vector = training.harm_vector(
                 loaded,
                 encode,
                 read,
-                plan,
+                training.Plan(steps=steps, batch=batch, peak=peak, state=state),
                 method=method,
-                shape=shape,
+                shape=_shape(rank, targets),
                 keep=keep,
                 within=within,
                 on_step=on_step,
             )
         vector.save(file)
-        out.print(
-            plain(f"{len(vector)} entries, norm {vector.norm():.3g}, written to {file}"),
-            soft_wrap=True,
-        )
+        told = f"{len(vector)} entries, norm {vector.norm():.3g}, written to {file}"
+        out.print(plain(told), soft_wrap=True)
         if regulated:
             vector.subtract(loaded, strength)
             loaded.save_pretrained(regulated)
             encode.tokenizer.save_pretrained(regulated)
-            out.print(
-                plain(f"the model without {strength:g} times it is in {regulated}"), soft_wrap=True
-            )
+            told = f"the model without {strength:g} times it is in {regulated}"
+            out.print(plain(told), soft_wrap=True)
 
 
 @app.command()
@@ -123,8 +118,7 @@ def train(
         typer.Option(
             help=(
                 "JSON lines, .gz or not: 'prompt', 'chosen', 'rejected', 'attribute';"
-                " ATTRIBUTE=FILE where the lines have none. "
-                "Several times."
+                " ATTRIBUTE=FILE where the lines have none. Several times."
             ),
             show_default=False,
         ),
@@ -155,30 +149,33 @@ def train(
         --out reward.safetensors
     """
     from ttsa_guard.steerers.prosocial import training
-    from ttsa_guard.steerers.prosocial.adapter import AdapterShape
     from ttsa_guard.steerers.prosocial.data import read_pairs
 
     read = [pair for named in pairs for pair in read_pairs(*_named(named))]
-    with _loaded(model, device) as (loaded, encode):
-        plan = training.Plan(steps=steps, batch=batch, peak=peak, state=state)
-        shape = AdapterShape(rank=rank, targets=tuple(targets.split(",")))
-        with _bar("training the reward model", steps, state) as on_step:
-            adapter = training.reward(
-                loaded,
-                encode,
-                read,
-                plan,
-                shape=shape,
-                beta=beta,
-                conflicts=conflicts,
-                on_step=on_step,
-            )
+    with (
+        _loaded(model, device) as (loaded, encode),
+        _bar("training the reward model", steps, state) as on_step,
+    ):
+        adapter = training.reward(
+            loaded,
+            encode,
+            read,
+            training.Plan(steps=steps, batch=batch, peak=peak, state=state),
+            shape=_shape(rank, targets),
+            beta=beta,
+            conflicts=conflicts,
+            on_step=on_step,
+        )
     adapter.alpha = alpha
     adapter.save(file)
-    out.print(
-        plain(f"{sum(p.numel() for p in adapter.parameters())} parameters, written to {file}"),
-        soft_wrap=True,
-    )
+    parameters = sum(p.numel() for p in adapter.parameters())
+    out.print(plain(f"{parameters} parameters, written to {file}"), soft_wrap=True)
+
+
+def _shape(rank: int, targets: str) -> AdapterShape:
+    from ttsa_guard.steerers.prosocial.adapter import AdapterShape
+
+    return AdapterShape(rank=rank, targets=tuple(targets.split(",")))
 
 
 def _named(file: str) -> tuple[Path, str | None]:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ttsa_guard.guard import Guard
 
 _DRAWN = 12
+"""Cases of each kind, of which those that the model is likeliest to give in to are shown."""
 _BRIEF = 128
 """Most tokens of a real model's answer."""
 _NOTHING = Verdict("none", "pass", 0.0)
@@ -118,18 +119,16 @@ def scenes(world: World) -> list[Scene]:
     )
     chosen: list[Scene] = []
     for group, request, wrapper, n in plan:
-        drawn = sorted(
-            world.cases(request, wrapper, _DRAWN), key=lambda case: case.rate, reverse=True
-        )
+        cases = world.cases(request, wrapper, _DRAWN)
+        drawn = sorted(cases, key=lambda case: case.rate, reverse=True)
         chosen += [Scene(group, case.messages, case.question, case) for case in drawn[:n]]
     return chosen
 
 
 def real_scenes() -> list[Scene]:
     """Return the conversations for a real model."""
-    groups = yaml.safe_load(
-        (resources.files(__package__) / "real_scenes.yaml").read_text(encoding="utf-8")
-    )
+    file = resources.files(__package__) / "real_scenes.yaml"
+    groups = yaml.safe_load(file.read_text(encoding="utf-8"))
     return [
         Scene(group, (("user", text),), question(text))
         for group, texts in groups.items()
@@ -147,9 +146,8 @@ def is_embedded(config: GuardConfig) -> bool:
 
 def brief(config: GuardConfig) -> GuardConfig:
     """Return the settings with answers as long as a demo has time for."""
-    generation = config.generation.model_copy(
-        update={"max_new_tokens": min(_BRIEF, config.generation.max_new_tokens)}
-    )
+    tokens = min(_BRIEF, config.generation.max_new_tokens)
+    generation = config.generation.model_copy(update={"max_new_tokens": tokens})
     return config.model_copy(update={"generation": generation})
 
 

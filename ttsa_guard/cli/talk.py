@@ -36,11 +36,8 @@ def steer(
     with common.quiet(), common.waiting("answering"):
         outcome = common.run(guard, guard.respond(conversation))
     if as_json:
-        typer.echo(
-            json.dumps(
-                {"text": outcome.text, "action": outcome.action, "record": outcome.record.numbers()}
-            )
-        )
+        numbers = outcome.record.numbers()
+        typer.echo(json.dumps({"text": outcome.text, "action": outcome.action, "record": numbers}))
         return
     out.print(plain(outcome.text), soft_wrap=True)
     err.print(plain(common.happened(outcome.record), "dim"))

@@ -29,7 +29,7 @@ def tune(
     file: Annotated[
         Path, typer.Argument(help="Texts of yours, one JSON object a line.", show_default=False)
     ],
-    moderator: Annotated[str, typer.Option("--moderator", help="Plugin that judges.")] = "lite",
+    moderator: common.ModeratorName = "lite",
     false_alarms: Annotated[
         float,
         typer.Option(min=0.0001, max=0.5, help="Share of harmless texts that may be flagged."),
@@ -42,18 +42,17 @@ def tune(
     ] = "label",
     as_json: common.AsJson = False,
 ) -> None:
-    """Find the threshold at which a moderator flags so many harmless texts, and what it finds of
-    the harmful ones then.
+    """Find the threshold at which a moderator flags a given share of harmless texts.
+
+    If the file has harmful texts, too, the share of those that it then finds is told.
 
     Example: ttsa-guard moderators tune answers.jsonl --moderator lite --false-alarms 0.01
     """
     texts = list(read_texts(file, text=text_field, prompt=prompt_field))
     bad = [label_field in text.data and is_harmful(file, text, label_field) for text in texts]
     if bad.count(False) < 1 / false_alarms:
-        hint = (
-            f"for {false_alarms:g}, {math.ceil(1 / false_alarms)} are the fewest, ten times as many"
-            " are better"
-        )
+        fewest = math.ceil(1 / false_alarms)
+        hint = f"for {false_alarms:g}, {fewest} are the fewest, ten times as many are better"
         raise UsageError(f"{file} has only {bad.count(False)} harmless texts", hint=hint)
     settings, options = _without_thresholds(common.settings(config=config), moderator)
     judge = common.build_moderator(settings, moderator)
@@ -72,9 +71,8 @@ def tune(
     threshold = tuned(scores[False], scores[True], false_alarms)
     use = {"use": moderator, "options": {**options, "threshold": threshold.value}}
     if as_json:
-        typer.echo(
-            json.dumps({"moderator": moderator, **threshold.as_dict(), "gate": [use]}, indent=1)
-        )
+        data = {"moderator": moderator, **threshold.as_dict(), "gate": [use]}
+        typer.echo(json.dumps(data, indent=1))
     else:
         _show(threshold, use)
 
@@ -82,8 +80,8 @@ def tune(
 def _without_thresholds(
     settings: GuardConfig, moderator: str
 ) -> tuple[GuardConfig, dict[str, Any]]:
-    """Return the settings with the moderator's scores unchanged by thresholds that it may have, and
-    its other options.
+    """Return the settings with this moderator alone and without its thresholds, which change its
+    scores, and its other options.
     """
     use = common.named(moderator, (*settings.gate, *settings.guide))
     options = {key: value for key, value in use.options.items() if key not in _THRESHOLDS}

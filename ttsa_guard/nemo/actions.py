@@ -26,8 +26,10 @@ TOOLS_FLOW = "ttsa gate tool calls"
 PREFER = "ttsa_prefer"
 """In the conversation's context: what this user prefers, for the steerer prosocial."""
 
-current_release: ContextVar[StreamGate | None] = ContextVar("ttsa_guard_release", default=None)
-"""Of the answer that is being streamed in this context."""
+current_stream_gate: ContextVar[StreamGate | None] = ContextVar(
+    "ttsa_guard_stream_gate", default=None
+)
+"""That of the answer that is being streamed in this context."""
 
 Event = Mapping[str, Any]
 
@@ -35,9 +37,11 @@ Event = Mapping[str, Any]
 def make_action(guard: Guard, *, plain: bool = False) -> Callable[..., Awaitable[Any]]:
     """Make the action for `guard`.
 
-    Its outcome is `plain` data where the host's state of Colang 2.x has to be saved.
+    Args:
+        plain: whether its outcome is plain data, which the host can save with a state of Colang
+            2.x.
 
-    It raises nothing but `asyncio.CancelledError`: when an action raises, the host logs its
+    The action raises nothing but `asyncio.CancelledError`: when an action raises, the host logs its
     parameters, which hold the flagged text. It closes over the guard because streaming passes no
     registered parameters.
     """
@@ -67,7 +71,7 @@ def make_action(guard: Guard, *, plain: bool = False) -> Callable[..., Awaitable
                 conversation(events or (), context or {}),
                 answer,
                 reasoning="\n".join(filter(None, [*thoughts, inline])),
-                release=current_release.get(),
+                release=current_stream_gate.get(),
                 prefer=(context or {}).get(PREFER),
             )
             if outcome.text != said:
@@ -78,12 +82,7 @@ def make_action(guard: Guard, *, plain: bool = False) -> Callable[..., Awaitable
             log.error("%s failed with %s; the fallback is given", NAME, type(error).__name__)
             with suppress(Exception):
                 withhold([said], events or ())
-            return _fallback(
-                guard.config.fallback,
-                refuse,
-                f"error: {type(error).__name__}",
-                {"action": "fallback"},
-            )
+            return _failed(guard, error, refuse)
 
     # Of the system: runs here even if there is an action server, and stays out of the prompt's
     # history.
@@ -122,25 +121,17 @@ def make_tools_action(guard: Guard) -> Callable[..., Awaitable[RailOutcome]]:
             )
             if outcome.action == "pass":
                 return RailOutcome.allow(metadata=outcome.record.numbers())
-            found, text, reason, metadata = (
-                texts,
-                outcome.text,
-                outcome.record.reason,
-                outcome.record.numbers(),
+            blocked = _fallback(
+                outcome.text, refuse, outcome.record.reason, outcome.record.numbers()
             )
         except Exception as error:
             log.error("%s failed with %s; the fallback is given", TOOLS_NAME, type(error).__name__)
-            found, text, reason, metadata = (
-                [],
-                guard.config.fallback,
-                f"error: {type(error).__name__}",
-                {"action": "fallback"},
-            )
+            texts, blocked = [], _failed(guard, error, refuse)
         for event in calls:
             event["tool_calls"] = []  # the host would return them although they were blocked
         with suppress(Exception):
-            withhold(found, events or ())
-        return _fallback(text, refuse, reason, metadata)
+            withhold(texts, events or ())
+        return blocked
 
     registered: Callable[..., Awaitable[RailOutcome]] = action(
         is_system_action=True, name=TOOLS_NAME
@@ -149,7 +140,7 @@ def make_tools_action(guard: Guard) -> Callable[..., Awaitable[RailOutcome]]:
 
 
 def _texts(value: Any, *, inside: bool = False) -> list[str]:
-    """Yield the texts in the arguments of tool calls, which are plain data."""
+    """Return the texts in the arguments of tool calls, which are plain data."""
     if isinstance(value, str):
         return [value] if inside else []
     if isinstance(value, Mapping):
@@ -158,11 +149,9 @@ def _texts(value: Any, *, inside: bool = False) -> list[str]:
             for key, item in value.items()
             for text in _texts(item, inside=inside or key in ("arguments", "args"))
         ]
-    return (
-        [text for item in value for text in _texts(item, inside=inside)]
-        if isinstance(value, list | tuple)
-        else []
-    )
+    if isinstance(value, list | tuple):
+        return [text for item in value for text in _texts(item, inside=inside)]
+    return []
 
 
 def _as_data(outcome: RailOutcome) -> dict[str, Any]:
@@ -178,9 +167,8 @@ def _as_data(outcome: RailOutcome) -> dict[str, Any]:
 def conversation(events: Iterable[Any], context: Mapping[str, Any]) -> list[Message]:
     """Return the conversation up to, and without, the answer under review.
 
-    Earlier answers as the user saw them.
-
-    Tool calls and their results are left out. Without events it is the user text in the context.
+    Earlier answers are in it as the user saw them. Tool calls and their results are left out.
+    Without events it is the user's text in the context.
     """
     turns: list[dict[str, Any]] = []
     for event in _distinct(events):
@@ -195,16 +183,15 @@ def conversation(events: Iterable[Any], context: Mapping[str, Any]) -> list[Mess
             turns.append({"role": "user", "content": event["text"]})
         elif kind == "StartUtteranceBotAction":
             turns.append({"role": "assistant", "content": event["script"]})
-    return list(
-        Message.conversation(
-            turns or [{"role": "user", "content": context.get("user_message") or ""}]
-        )
-    )
+    if not turns:
+        turns = [{"role": "user", "content": context.get("user_message") or ""}]
+    return list(Message.conversation(turns))
 
 
 def _distinct(events: Iterable[Any]) -> Iterable[Event]:
-    """Return the events that are plain data, once each: 2.x keeps objects among them, and records
-    outgoing ones twice.
+    """Yield the events that are plain data, once each.
+
+    Colang 2.x keeps objects among them, and records outgoing events twice.
     """
     seen: set[str] = set()
     for event in events:
@@ -226,6 +213,12 @@ def _rendered(outcome: Outcome, *, said: str, rewritable: bool, refuse: bool) ->
             metadata=metadata,
         )
     return _fallback(outcome.text, refuse, outcome.record.reason, metadata)
+
+
+def _failed(guard: Guard, error: Exception, refuse: bool) -> RailOutcome:
+    """Return the fallback after an error, whose message may quote a text and is left out."""
+    reason = f"error: {type(error).__name__}"
+    return _fallback(guard.config.fallback, refuse, reason, {"action": "fallback"})
 
 
 def _fallback(text: str, refuse: bool, reason: str, metadata: Mapping[str, Any]) -> RailOutcome:

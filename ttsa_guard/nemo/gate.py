@@ -48,9 +48,8 @@ class NemoRailOptions(Settings):
 class NemoRail:
     """Runs the action of one of the host's output rails on every text.
 
-    What it blocks or would rewrite is flagged.
-
-    It scores 0 or 1, so it is a gate, and as a guide it would give a search nothing to go by.
+    What it blocks or would rewrite is flagged. It scores 0 or 1, so it can be a gate; as a guide it
+    would give a search nothing to go by.
 
     Raises:
         ConfigError: the host has no such output rail, or one of its parameters is missing or
@@ -128,8 +127,10 @@ class NemoRail:
         )
 
     def _arguments(self, action: Any, text: str, prompt: str) -> dict[str, Any]:
-        """Return what the host would pass: by name, of its own things, then as the manifest binds
-        them.
+        """Return the arguments that the host would pass to the rail's action.
+
+        Its own objects are passed under the names of the action's parameters, and the rest as the
+        rail's manifest says.
         """
         runtime, context = self._app.runtime, {"user_message": prompt, "bot_message": text}
         own = runtime.registered_action_params
@@ -140,27 +141,24 @@ class NemoRail:
             "llm_task_manager": runtime.llm_task_manager,
             "context": {**context, "triggered_output_rail": self.options.flow},
         }
-        found = {
-            name: value
-            for name, value in offered.items()
-            if name in inspect.signature(action).parameters
-        }
+        taken = inspect.signature(action).parameters
+        arguments = {name: value for name, value in offered.items() if name in taken}
         for binding in self._surface.bindings:
             source: Mapping[str, Any] = context if binding.kind == "context" else self.parameters
             value = binding.value if binding.kind == "literal" else source.get(binding.key or "")
             if value is not None:
-                found[binding.action_param] = value
-        return found
+                arguments[binding.action_param] = value
+        return arguments
 
 
 def _parsed(flow: str) -> tuple[str, dict[str, str]]:
     try:
         name, parameters = parse_configured_surface(flow)
-        return name, parameters
     except ValueError as error:
         raise ConfigError(
             f"nemo_rail: {flow!r} is no flow of the host: {error}", hint="e.g. 'self check output'"
         ) from None
+    return name, parameters
 
 
 def _surface(flow: str, parameters: Mapping[str, str]) -> RailSurface:

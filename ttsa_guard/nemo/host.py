@@ -19,13 +19,7 @@ from pydantic import Field
 from ttsa_guard.config import GuardConfig
 from ttsa_guard.errors import ConfigError
 from ttsa_guard.guard import Guard
-from ttsa_guard.nemo.actions import (
-    NAME,
-    TOOLS_FLOW,
-    TOOLS_NAME,
-    make_action,
-    make_tools_action,
-)
+from ttsa_guard.nemo.actions import NAME, TOOLS_FLOW, TOOLS_NAME, make_action, make_tools_action
 from ttsa_guard.nemo.gate import NemoRail
 from ttsa_guard.nemo.model import BackendModel
 from ttsa_guard.nemo.names import ENGINE, FLOW, KEY
@@ -45,8 +39,8 @@ from ttsa_guard.nemo.threads import separate_threads
 from ttsa_guard.settings import Settings, validated
 
 _building: ContextVar[Guard | None] = ContextVar("ttsa_guard_building", default=None)
-"""Of the app whose models are being made: providers are global to the host, guards belong to one
-app."""
+"""The guard of the app whose models are being made: providers are global to the host, and guards
+belong to one app."""
 
 
 class ModelParameters(Settings):
@@ -60,9 +54,8 @@ class ModelParameters(Settings):
 def init(app: Any) -> None:
     """Set up the guard as the app's configuration says.
 
-    The host calls this for every ``config.py`` that has it.
-
-    Does nothing if the app has a guard already.
+    The host calls this for every ``config.py`` that has it. It does nothing if the app has a guard
+    already.
 
     Raises:
         ConfigError, PluginError, ModelError: with a hint each; the host wraps them in a
@@ -166,9 +159,8 @@ def _provide(model: str, **parameters: Any) -> BackendModel:
             ),
         )
     parameters.pop("mode", None)  # the host's own
-    asked = validated(ModelParameters, parameters, where=f"models.{model}.parameters").model_dump(
-        exclude_none=True
-    )
+    known = validated(ModelParameters, parameters, where=f"models.{model}.parameters")
+    asked = known.model_dump(exclude_none=True)
     seed = asked.pop("seed", guard.config.seed)
     if "max_tokens" in asked:
         asked["max_new_tokens"] = asked.pop("max_tokens")
@@ -200,9 +192,8 @@ def _add_flows(app: Any, *, tools: bool) -> None:
     version, runtime, rails = app.config.colang_version, app.runtime, app.config.rails
     first = version == "1.0"
     output = [FLOW] if first and not enabled(app) else []
-    tool_output = (
-        [TOOLS_FLOW] if first and tools and TOOLS_FLOW not in rails.tool_output.flows else []
-    )
+    gate_tools = first and tools and TOOLS_FLOW not in rails.tool_output.flows
+    tool_output = [TOOLS_FLOW] if gate_tools else []
     flows: list[Any] = []
     if FLOW not in runtime.flow_configs:
         file = "flows.v1.co" if first else "flows.co"
@@ -239,11 +230,7 @@ def _with_flows(
 
 def _use_config(app: Any, config: RailsConfig) -> None:
     """Put `config` in the place of the one that the parts of `app` have, as far as it is built."""
-    for part in (
-        app,
-        app.runtime,
-        app.runtime.llm_task_manager,
-        getattr(app, "_llm_generation_actions", None),
-    ):
+    actions = getattr(app, "_llm_generation_actions", None)
+    for part in (app, app.runtime, app.runtime.llm_task_manager, actions):
         if part is not None:
             part.config = config

@@ -110,15 +110,12 @@ class BackendModel:
                     sent = ready
             request, answer = await work
             reasoning, said = split_reasoning(answer.text)
-            text, ending = (
-                _cut(said, stops),
-                {
-                    "model": self._name,
-                    "delta_reasoning": reasoning or None,
-                },
-            )
+            text = _cut(said, stops)
             yield LLMResponseChunk(
-                text[len(sent) :], **ending, **_ending(request, answer, said, text)
+                text[len(sent) :],
+                model=self._name,
+                delta_reasoning=reasoning or None,
+                **_ending(request, answer, said, text),
             )
         finally:
             work.cancel()
@@ -140,21 +137,18 @@ class BackendModel:
         }
         unknown = sorted(parameters.keys() - known.keys())
         if unknown:
-            log.warning(
-                "the backend does not know these generation parameters: %s", ", ".join(unknown)
-            )
-        asked: dict[str, Any] = {
-            **known,
-            **{key: value for key, value in parameters.items() if value is not None},
-        }
+            names = ", ".join(unknown)
+            log.warning("the backend does not know these generation parameters: %s", names)
+        given = {key: value for key, value in parameters.items() if value is not None}
+        asked: dict[str, Any] = {**known, **given}
 
         def request_for(rendered: Prompt) -> GenerationRequest:
-            limits = {
-                "max_new_tokens": asked["max_tokens"],
-                "temperature": asked["temperature"],
-                "seed": asked["seed"],
-            }
-            return GenerationRequest(rendered, **limits)
+            return GenerationRequest(
+                rendered,
+                max_new_tokens=asked["max_tokens"],
+                temperature=asked["temperature"],
+                seed=asked["seed"],
+            )
 
         return await answered(self.seconds, self._plain(conversation, request_for, on_text))
 
@@ -176,10 +170,9 @@ class BackendModel:
         Its message may quote a text, and the host logs messages. Errors of our own backends quote
         none.
         """
-        if (
-            isinstance(error, TTSAError)
-            and type(self.backend).__module__.partition(".")[0] == __name__.partition(".")[0]
-        ):
+        modules = (type(self.backend).__module__, __name__)
+        package, ours = (module.partition(".")[0] for module in modules)
+        if isinstance(error, TTSAError) and package == ours:
             return error
         return ModelError(
             f"the backend failed with {type(error).__name__}", hint="see the backend's own log"
@@ -187,14 +180,15 @@ class BackendModel:
 
 
 def _ending(request: GenerationRequest, answer: Generation, said: str, text: str) -> dict[str, Any]:
-    """Tell what the host wants to know of an answer that `said` something, of which `text` was
-    kept.
+    """Return how and with what usage an answer ended.
+
+    Args:
+        said: the whole answer.
+        text: what is left of it before the first stop text.
     """
     usage = UsageInfo(len(request.prompt), answer.tokens, len(request.prompt) + answer.tokens)
-    return {
-        "finish_reason": "stop" if answer.finished or text != said else "length",
-        "usage": usage,
-    }
+    reason = "stop" if answer.finished or text != said else "length"
+    return {"finish_reason": reason, "usage": usage}
 
 
 def _listed(stop: str | Sequence[str] | None) -> list[str]:

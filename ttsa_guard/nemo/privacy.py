@@ -1,8 +1,8 @@
 """Keep what must not be read out of what the host records, hands to clients and logs.
 
-Of everything that a model has written in a turn, only what left the rails may be read: not a
-    flagged answer, not the candidates
-for another, not what stood there before a rail of the host rewrote or blocked it, and no reasoning.
+Of everything that a model has written in a turn, only what left the rails may be read. A flagged
+answer, the candidates for another, what stood there before a rail of the host rewrote or blocked
+it, and all reasoning stay hidden.
 """
 
 from __future__ import annotations
@@ -202,25 +202,17 @@ def _parts(records: list[Any]) -> tuple[list[Any], State | None]:
     """Return the new events, and the state of Colang 2.x."""
     result = records[3] if len(records) > 3 else None
     arguments = (*records[1], *records[2].values())
-    state = next(
-        (
-            a
-            for a in (*(result if isinstance(result, tuple) else ()), *arguments)
-            if isinstance(a, State)
-        ),
-        None,
-    )
-    new = result[0] if isinstance(result, tuple) else result
+    returned = result if isinstance(result, tuple) else (result,)
+    state = next((value for value in (*returned, *arguments) if isinstance(value, State)), None)
+    new = returned[0]
     return new or [], state
 
 
 def _apply(redactor: Redactor, records: list[Any], state: State | None = None) -> None:
     redactor.clean([*records, processing_log_var.get(), *_live(state)])
     for call in _calls():
-        call.prompt, call.completion = (
-            redactor.text(call.prompt or ""),
-            redactor.text(call.completion or ""),
-        )
+        call.prompt = redactor.text(call.prompt or "")
+        call.completion = redactor.text(call.completion or "")
         call.raw_response = None
     # What a provider adds may hold a text token by token.
     llm_response_metadata_var.set(None)
@@ -236,9 +228,9 @@ def _live(state: State | None) -> Iterator[Any]:
 
 
 def _written_and_said(events: Iterable[Any]) -> tuple[list[str], list[str]]:
-    """Return what the bot was going to say, as the model wrote it and as each rail changed it.
+    """Return two lists: the texts that the bot was going to say, and those that it said.
 
-    And what it said.
+    The first list has every version: as the model wrote it, and as each rail changed it.
     """
     written, said = [], []
     for event in _plain(events):

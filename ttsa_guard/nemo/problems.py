@@ -74,7 +74,7 @@ def unused() -> ConfigError:
 
 
 def misplaced(files: Iterable[Path]) -> Iterator[ConfigError]:
-    """Yield the places of YAML files where the guard's settings stand and the host drops them."""
+    """Yield a problem for each place in YAML files where the host drops the guard's settings."""
     for path in files:
         try:
             data = yaml.safe_load(path.read_text(encoding="utf-8"))

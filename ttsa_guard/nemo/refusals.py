@@ -44,8 +44,8 @@ def refuse_app(app: Any) -> None:
 
 
 def refuse_settings(config: RailsConfig) -> None:
-    """Raise if the guard's settings are where the host drops them; only the files show that."""
-    _refuse(misplaced(_files(config, "*.yml", "*.yaml")))
+    """Raise if the guard's settings stand where the host drops them; only the files show that."""
+    _refuse(misplaced(_yaml_files(config)))
 
 
 def refuse_rails(app: Any, guard: GuardConfig, checks: list[str]) -> None:
@@ -85,17 +85,14 @@ def output_rails(app: Any) -> list[str]:
 
 
 def enabled(app: Any) -> bool:
-    """Whether the configuration names our flow as an output rail, or another flow calls it."""
+    """Return whether our flow is an output rail in the configuration, or another flow calls it."""
     others = (flow for name, flow in app.runtime.flow_configs.items() if name != FLOW)
     return FLOW in app.config.rails.output.flows or any(
         FLOW in (flow.source_code or "") for flow in others
     )
 
 
-def _files(config: RailsConfig, *patterns: str) -> list[Path]:
-    folder = Path(config.config_path or "")
-    return (
-        sorted(p for pattern in patterns for p in folder.glob(pattern))
-        if config.config_path and folder.is_dir()
-        else []
-    )
+def _yaml_files(config: RailsConfig) -> list[Path]:
+    if not config.config_path or not (folder := Path(config.config_path)).is_dir():
+        return []
+    return sorted([*folder.glob("*.yml"), *folder.glob("*.yaml")])

@@ -73,11 +73,10 @@ def guard_prompts(app: Any) -> None:
 
     async def generate_events(*args: Any, **kwargs: Any) -> Any:
         asked = raw_llm_request.get()
-        # of nothing that anyone has said, the host takes the text of the event
         if isinstance(asked, list):
-            raw_llm_request.set(
-                [m for m in asked if m.get("role") not in ("context", "event")] or None
-            )
+            said = [m for m in asked if m.get("role") not in ("context", "event")]
+            # where nobody has said anything, None makes the host take the text of the event
+            raw_llm_request.set(said or None)
         return await plain(*args, **kwargs)
 
     app.runtime.generate_events = generate_events
@@ -93,30 +92,25 @@ def allowed_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, An
 def allowed_options(options: Any) -> Any:
     """Return the options, with output rails wherever the model is asked.
 
-    Without dialog the host answers nothing of the model's, so that input rails can be checked
-    alone.
+    Options that switch dialog off stay as they are: the model is not asked then, and input rails
+    are checked alone.
     """
     if not options:
         return options
-    found = GenerationOptions(**options) if isinstance(options, dict) else options
-    rails = getattr(found, "rails", None)
+    parsed = GenerationOptions(**options) if isinstance(options, dict) else options
+    rails = getattr(parsed, "rails", None)
     if rails is None or rails.dialog is False or (rails.output and rails.tool_output):
         return options
     log.warning("a request asked for no output rails; they run")
-    return found.model_copy(
-        update={"rails": rails.model_copy(update={"output": True, "tool_output": True})}
-    )
+    checked = rails.model_copy(update={"output": True, "tool_output": True})
+    return parsed.model_copy(update={"rails": checked})
 
 
 def _allowed(message: Mapping[str, Any]) -> dict[str, Any]:
     if message.get("role") == "context":
         return {**message, "content": _without_withheld(message.get("content"))}
-    event = message.get("event")
-    if (
-        message.get("role") == "event"
-        and isinstance(event, Mapping)
-        and event.get("type") == "ContextUpdate"
-    ):
+    event = _event(message)
+    if event.get("type") == "ContextUpdate":
         return {**message, "event": {**event, "data": _without_withheld(event.get("data"))}}
     return dict(message)
 
@@ -124,16 +118,16 @@ def _allowed(message: Mapping[str, Any]) -> dict[str, Any]:
 def _without_withheld(variables: Any) -> Any:
     if not isinstance(variables, Mapping) or not WITHHELD.intersection(variables):
         return variables
-    log.warning(
-        "a request set %s; that is ignored", ", ".join(sorted(WITHHELD.intersection(variables)))
-    )
+    names = ", ".join(sorted(WITHHELD.intersection(variables)))
+    log.warning("a request set %s; that is ignored", names)
     return {name: value for name, value in variables.items() if name not in WITHHELD}
 
 
 def _steers_flows(message: Mapping[str, Any]) -> bool:
+    return _event(message).get("type") in InternalEvents.ALL
+
+
+def _event(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the event that a message brings; an empty one for other messages."""
     event = message.get("event")
-    return (
-        message.get("role") == "event"
-        and isinstance(event, Mapping)
-        and event.get("type") in InternalEvents.ALL
-    )
+    return event if message.get("role") == "event" and isinstance(event, Mapping) else {}

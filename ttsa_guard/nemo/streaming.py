@@ -18,7 +18,7 @@ from nemoguardrails.context import streaming_handler_var
 from nemoguardrails.streaming import END_OF_STREAM, StreamingHandler
 
 from ttsa_guard.guard import Guard
-from ttsa_guard.nemo.actions import current_release
+from ttsa_guard.nemo.actions import current_stream_gate
 from ttsa_guard.nemo.names import FLOW
 from ttsa_guard.nemo.requests import RequestRefusedError
 
@@ -61,17 +61,17 @@ def guard_streams(app: Any, guard: Callable[[], Guard]) -> None:
         prompt: Any, messages: Any, options: Any, state: Any
     ) -> AsyncGenerator[str, None]:
         handler = StreamingHandler()
-        release = guard().release(_last_user(prompt, messages))
-        token = current_release.set(release)
+        stream_gate = guard().release(_last_user(prompt, messages))
+        token = current_stream_gate.set(stream_gate)
         work = asyncio.ensure_future(plain(prompt, messages, options, state, handler))
-        current_release.reset(token)
+        current_stream_gate.reset(token)
         work.add_done_callback(lambda _: handler.queue.put_nowait(END_OF_STREAM))
         try:
-            async for piece in release.stream(_texts(handler)):
+            async for piece in stream_gate.stream(_texts(handler)):
                 yield piece
             reply = await work
             _forget(app.events_history_cache)
-            for piece in _pieces(reply, shown=release.text):
+            for piece in _pieces(reply, shown=stream_gate.text):
                 yield piece
         finally:
             work.cancel()
@@ -91,11 +91,8 @@ def guard_streams(app: Any, guard: Callable[[], Guard]) -> None:
         generator: AsyncIterator[Any] | None = None,
         include_generation_metadata: bool | None = None,
     ) -> AsyncGenerator[Any, None]:
-        stream = (
-            progressive
-            if guard().config.streaming == "progressive" and generator is None
-            else buffered
-        )
+        grows = guard().config.streaming == "progressive" and generator is None
+        stream = progressive if grows else buffered
         if generator is not None:  # an answer from elsewhere: only the output rails run
             answer = "".join([text async for text in _texts(generator)])
             turns: Sequence[Any] = messages or [{"role": "user", "content": prompt or ""}]

@@ -20,8 +20,10 @@ RATES = (1.0, 10.0, 100.0, 1_000.0, 10_000.0, 100_000.0)
 FULL = 0.95
 """Share of its rows, or of its calls, from which on a replica or a moderation service counts as
 full."""
-_EXACT = 0.01  # a hundredth more replicas than needed is near enough
-_IDLE = 0.05  # of the work that they could do: then more replicas change nothing
+_EXACT = 0.01
+"""Share of more replicas than needed that is near enough."""
+_IDLE = 0.05
+"""Share of the work that replicas could do, below which more of them change nothing."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,9 @@ class LoadPoint:
             plain answers themselves, where the replicas generate them.
         busy: share of the time in which a replica works.
         rows: mean share of its rows in use.
-        deadline, gate, unmended: share of the flagged answers whose search ran out of time, of all
-            whose gate call did, and of the flagged ones for which nothing good was found.
+        deadline: share of the flagged answers whose search ran out of time.
+        gate: share of all answers whose gate call ran out of time.
+        unmended: share of the flagged answers for which nothing good was found.
         calls: moderation calls of an answer.
         cost: of a million answers.
         limit: what breaks; None: nothing. Where the rows are too few for the work, a queue grows
@@ -77,12 +80,8 @@ def point(plan: PlanConfig, rate: float, replicas: int) -> LoadPoint:
         return LoadPoint(
             rate, replicas, {}, {}, {}, 1.0, 1.0, 0.0, 0.0, 0.0, calls, cost, limit="rows"
         )
-    return _summed_up(
-        plan,
-        rate,
-        replicas,
-        simulate(plan, enough(plan, rate * share), replicas=simulated, share=share),
-    )
+    result = simulate(plan, enough(plan, rate * share), replicas=simulated, share=share)
+    return _summed_up(plan, rate, replicas, result)
 
 
 def _summed_up(plan: PlanConfig, rate: float, replicas: int, result: Result) -> LoadPoint:
@@ -109,9 +108,8 @@ def _summed_up(plan: PlanConfig, rate: float, replicas: int, result: Result) -> 
 
 
 def _limit(plan: PlanConfig, at: LoadPoint) -> Limit | None:
-    if at.gate > plan.tolerance or any(
-        calls > FULL * limit for calls, limit in _limited(plan, at.rate)
-    ):
+    full = any(calls > FULL * limit for calls, limit in _limited(plan, at.rate))
+    if full or at.gate > plan.tolerance:
         return "moderation"
     if at.rows >= FULL:
         return "rows"
@@ -122,8 +120,8 @@ def _limit(plan: PlanConfig, at: LoadPoint) -> Limit | None:
 
 def _calls(plan: PlanConfig) -> tuple[float, float]:
     """Count the calls of the gate and of the guide for one answer, if all searches end."""
-    swapped, guided = mean(s.swapped for s in plan.searches), mean(s.calls for s in plan.searches)
-    return 1 + plan.flags * swapped, plan.flags * guided
+    swapped, calls = mean(s.swapped for s in plan.searches), mean(s.calls for s in plan.searches)
+    return 1 + plan.flags * swapped, plan.flags * calls
 
 
 def _limited(plan: PlanConfig, rate: float) -> Iterator[tuple[float, float]]:
@@ -148,9 +146,8 @@ def _cost(plan: PlanConfig, rate: float, replicas: int) -> float:
 def needed(plan: PlanConfig, rate: float) -> LoadPoint:
     """Find the fewest replicas, to a hundredth, with which nothing breaks.
 
-    Where no number helps, a point that says what breaks.
-
-    More replicas never make an answer slower, so this is a bisection.
+    More replicas never make an answer slower, so this is a bisection. Where no number helps, the
+    point says what breaks.
     """
     work = _work(plan, rate)
     few, many = 0, point(plan, rate, math.floor(work) + 1)
@@ -165,15 +162,13 @@ def needed(plan: PlanConfig, rate: float) -> LoadPoint:
 
 
 def _work(plan: PlanConfig, rate: float) -> float:
-    """Return the replicas that the work keeps busy with as many rows as they take.
+    """Return how many replicas the work keeps busy, if each has as many rows as it takes.
 
-    With fewer, a queue grows without end.
+    With fewer replicas, a queue grows without end.
     """
     costs = plan.measured
-    token, prompt = (
-        min(costs.steps[n] / n for n in range(1, costs.rows + 1)),
-        costs.prefill * plan.prompt,
-    )
+    token = min(costs.steps[n] / n for n in range(1, costs.rows + 1))
+    prompt = costs.prefill * plan.prompt
     search = mean(s.tokens * token + s.work + s.passes * prompt for s in plan.searches)
     plain = plan.tokens * token + prompt if plan.traffic == "chat" else 0.0
     return rate * (plain + plan.flags * search)

@@ -119,7 +119,7 @@ class PlanConfig(Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> PlanConfig:
-        self.measured  # noqa: B018
+        self.measured  # noqa: B018  # raises if the shape does not fit
         return self
 
     @property
@@ -144,6 +144,6 @@ class PlanConfig(Settings):
         data = read_yaml(path, hint="give a YAML file with the plan's settings") if path else {}
         if path and isinstance(data, Mapping) and isinstance(data.get("costs"), str):
             data = {**data, "costs": Costs.load(path.parent / data["costs"])}
-        return validated(
-            cls, {**data, **named} if isinstance(data, Mapping) else data, where="plan"
-        )
+        if isinstance(data, Mapping):
+            data = {**data, **named}
+        return validated(cls, data, where="plan")

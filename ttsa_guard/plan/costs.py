@@ -36,7 +36,7 @@ class Moderation(Settings):
 
     @property
     def sigma(self) -> float:
-        """Of the logarithm."""
+        """Return the standard deviation of the logarithm of a call's seconds."""
         return math.log(self.p95 / self.p50) / 1.6449 if self.p95 and self.p50 else 0.0
 
 
@@ -78,9 +78,7 @@ class Costs(Settings):
         return [float(x) for x in interpolated]
 
     def decoding(self, lengths: Sequence[int]) -> float:
-        """Return the seconds in which rows of these lengths are decoded as one batch that they
-        leave when they end.
-        """
+        """Return the seconds that one batch of rows takes; a row leaves the batch when it ends."""
         total, done = 0.0, 0
         for i, length in enumerate(sorted(lengths)):
             total += (length - done) * self.steps[len(lengths) - i]
@@ -88,8 +86,11 @@ class Costs(Settings):
         return total
 
     def calling(self, lengths: Sequence[int], prompt: int) -> float:
-        """Return the seconds of all decode calls that these rows take, whose prompt tokens are
-        `prompt` together.
+        """Return the seconds of all decode calls that these rows take.
+
+        Args:
+            lengths: tokens of each row.
+            prompt: prompt tokens of all rows together.
         """
         chunks = [lengths[i : i + self.rows] for i in range(0, len(lengths), self.rows)]
         return self.prefill * prompt + sum(self.call + self.decoding(chunk) for chunk in chunks)
@@ -101,11 +102,8 @@ class Costs(Settings):
         Raises:
             ConfigError: it cannot be read, or is something else.
         """
-        return validated(
-            cls,
-            read_yaml(path, hint="make one with: ttsa-guard plan measure --out FILE"),
-            where="costs",
-        )
+        data = read_yaml(path, hint="make one with: ttsa-guard plan measure --out FILE")
+        return validated(cls, data, where="costs")
 
 
 class ReplicaShape(Settings):
@@ -138,10 +136,9 @@ class ReplicaShape(Settings):
         Raises:
             ValueError: the weights and the keys of one row do not fit into 90 % of the memory.
         """
-        weights, keys = (
-            self.parameters * self.bytes,
-            2 * self.layers * self.kv_heads * self.head_size * self.bytes * self.context,
-        )
+        weights = self.parameters * self.bytes
+        numbers = 2 * self.layers * self.kv_heads * self.head_size  # of a token's keys and values
+        keys = numbers * self.bytes * self.context
         rows = min(self.most_rows, int((0.9 * self.memory - weights) / keys))
         if rows < 1:
             raise ValueError("the model does not fit into the memory")

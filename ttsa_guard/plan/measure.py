@@ -80,10 +80,8 @@ async def _steps(backend: Backend, rows: int, repeats: int, seed: int) -> list[t
     by_size: dict[int, list[float]] = {n: [] for n in sizes}
     for repeat in range(repeats + 1):
         for n in sizes:
-            long, short = [
-                await seconds(backend.generate(_requests(prompts[:n], most)))
-                for most in (_LONG, _SHORT)
-            ]
+            long = await seconds(backend.generate(_requests(prompts[:n], _LONG)))
+            short = await seconds(backend.generate(_requests(prompts[:n], _SHORT)))
             if repeat:  # the first round warms up
                 by_size[n].append((long - short) / (_LONG - _SHORT))
     fastest = 0.0

@@ -35,7 +35,8 @@ def from_bench(folder: Path, plan: PlanConfig) -> tuple[SearchCosts, ...]:
         raise ConfigError(
             f"{folder} has no searches of arm {arm!r}", hint="start its run again: it goes on"
         )
-    return tuple(search_of(row, plan, timed=_same(results.meta, plan)) for row in rows)
+    timed = _same(results.meta, plan)
+    return tuple(search_of(row, plan, timed=timed) for row in rows)
 
 
 def with_searches(plan: PlanConfig, folder: Path) -> PlanConfig:
@@ -52,7 +53,12 @@ def with_searches(plan: PlanConfig, folder: Path) -> PlanConfig:
 
 
 def search_of(effort: ReviewEffort, plan: PlanConfig, *, timed: bool) -> SearchCosts:
-    """Return the search of one review."""
+    """Return the search of one review.
+
+    Args:
+        timed: whether the costs of `plan` hold for where the review took place, so that its
+            seconds can be told apart.
+    """
     swapped = effort.action == "swap"
     search = SearchCosts(
         passes=effort.decode_passes,
@@ -81,5 +87,6 @@ def _decoding(search: SearchCosts, plan: PlanConfig) -> float:
 
 
 def _same(meta: RunMeta, plan: PlanConfig) -> bool:
+    """Return whether the plan's costs are of a benchmark's model and device."""
     about = plan.measured.about
     return (about.get("model"), about.get("device")) == (meta.model or "embedded", meta.device)

@@ -17,8 +17,8 @@ from ttsa_guard.plan.costs import Moderation
 from ttsa_guard.plan.replica import Calls, Continuous, SimulatedReplica
 
 End = Literal["pass", "swap", "deadline", "gate", "search"]
-"""How a request ends: the last three in the fallback, since time ran out, the gate did not answer,
-nothing good was found."""
+"""How a request ends. The last three end in the fallback: the search ran out of time, the gate did
+not answer, or nothing good was found."""
 _WARM = 0.1
 """Share of the simulated time that is left out at its beginning, when the replicas are still empty.
 """
@@ -31,8 +31,11 @@ Events = Generator[simpy.Event, Any, Any]
 class Arrival:
     """A request.
 
-    It says when it comes, how long its plain answer is, and what the search takes if that is
-    flagged, with the tokens of the rows of each pass.
+    Args:
+        at: when it comes, in seconds.
+        tokens: of its plain answer.
+        search: what mending takes; None where the answer is not flagged.
+        passes: the tokens of the rows of each pass of the search.
     """
 
     at: float
@@ -101,17 +104,13 @@ def pass_lengths(
         return ()
     passes = min(search.passes, search.generations)
     if search.steps is None:
-        rows = [
-            length(search.tokens / search.generations, spread, rng)
-            for _ in range(search.generations)
-        ]
+        tokens = search.tokens / search.generations
+        rows = [length(tokens, spread, rng) for _ in range(search.generations)]
         return tuple(tuple(rows[i::passes]) for i in range(passes))
     longest = max(1, round(search.steps / passes))
-    others = (search.tokens - search.steps) / max(1, search.generations - passes)
-    shorter = [
-        min(longest, length(max(1.0, others), spread, rng))
-        for _ in range(search.generations - passes)
-    ]
+    others = search.generations - passes
+    tokens = max(1.0, (search.tokens - search.steps) / max(1, others))
+    shorter = [min(longest, length(tokens, spread, rng)) for _ in range(others)]
     return tuple((longest, *shorter[i::passes]) for i in range(passes))
 
 
@@ -148,10 +147,8 @@ def simulate(
 ) -> Result:
     """Let the requests, in the order in which they come, through `replicas`.
 
-    Each piece of work goes to the least loaded one.
-
-    A search that runs out of time ends in the fallback here; a real guard gives what good answer it
-    has found by then.
+    Each piece of work goes to the least loaded replica. A search that runs out of time ends in the
+    fallback here; a real guard gives what good answer it has found by then.
 
     Args:
         share: of the moderation limits, which the whole deployment has in common.
@@ -163,14 +160,15 @@ def simulate(
 class _Service:
     """A moderator.
 
-    Calls beyond the limit wait; it counts them over a second, so that short bursts do not.
+    Calls beyond the limit wait. It is counted over a second, so that short bursts do not wait.
     """
 
     settings: Moderation
     share: float
     rng: random.Random
     calls: int = 0
-    _full: float = 0.0  # when the calls so far would all have been made, evenly spaced
+    _full: float = 0.0
+    """When the calls so far would all have been made, if they were evenly spaced."""
 
     def seconds(self, now: float, most: float) -> float:
         """Return how many seconds a call takes that is wanted now.
@@ -184,9 +182,8 @@ class _Service:
                 return most
             self._full = max(self._full, now) + 1 / (limit * self.share)
         self.calls += 1
-        return min(
-            most, wait + self.settings.p50 * self.rng.lognormvariate(0.0, self.settings.sigma)
-        )
+        takes = self.settings.p50 * self.rng.lognormvariate(0.0, self.settings.sigma)
+        return min(most, wait + takes)
 
 
 @dataclass(eq=False)
@@ -204,24 +201,21 @@ class _Deployment:
         self.replicas: list[SimulatedReplica] = [
             kind(self.env, self.costs) for _ in range(self.count)
         ]
-        self.gate = _Service(self.plan.first, self.share, random.Random(f"{self.plan.seed}/gate"))
-        guide = self.plan.guide
-        self.guide = (
-            _Service(guide, self.share, random.Random(f"{self.plan.seed}/guide"))
-            if guide
-            else self.gate
-        )
+        self.gate = self._service(self.plan.first, "gate")
+        self.guide = self._service(self.plan.guide, "guide") if self.plan.guide else self.gate
+
+    def _service(self, settings: Moderation, name: str) -> _Service:
+        return _Service(settings, self.share, random.Random(f"{self.plan.seed}/{name}"))
 
     def run(self, requests: Iterable[Arrival]) -> Result:
         self.env.process(self._arrive(requests))
         self.env.run()
         times = [a.arrival.at for a in self.answers]
-        seconds = max(times, default=0.0) - min(times, default=0.0)
-        # Work goes on for a while after the last arrival: what is reported is a share of the whole
-        # time.
-        whole = max((a.arrival.at + a.plain + a.added for a in self.answers), default=0.0) - min(
-            times, default=0.0
-        )
+        first = min(times, default=0.0)
+        seconds = max(times, default=0.0) - first
+        # Work goes on for a while after the last arrival, so shares are those of the whole time.
+        last = max((a.arrival.at + a.plain + a.added for a in self.answers), default=0.0)
+        whole = last - first
         worked = whole * self.count or 1.0
         calls = self.gate.calls + (self.guide.calls if self.guide is not self.gate else 0)
         busy = sum(r.busy for r in self.replicas) / worked
@@ -274,16 +268,12 @@ class _Deployment:
         passes = arrival.passes
         parts = max(1, len(passes))
         for i in range(parts):
-            if passes and not (
-                yield from self._done(passes[i], self.prompt + search.measuring / parts, clock)
-            ):
+            beside = self.prompt + search.measuring / parts
+            if passes and not (yield from self._done(passes[i], beside, clock)):
                 return False
             for _ in range(search.calls * (i + 1) // parts - search.calls * i // parts):
-                if not (
-                    yield from self._passes(
-                        self.guide.seconds(self.env.now, self.plan.deadline), clock
-                    )
-                ):
+                seconds = self.guide.seconds(self.env.now, self.plan.deadline)
+                if not (yield from self._passes(seconds, clock)):
                     return False
             if search.work and not (yield from self._done((), search.work / parts, clock)):
                 return False
@@ -292,14 +282,14 @@ class _Deployment:
         return True
 
     def _passes(self, seconds: float, clock: simpy.Event) -> Generator[simpy.Event, Any, bool]:
-        """Whether these seconds pass before the clock ends."""
+        """Tell whether these seconds pass before the clock ends."""
         yield self.env.timeout(seconds) | clock
         return not clock.processed
 
     def _done(
         self, lengths: Sequence[int], seconds: float, clock: simpy.Event
     ) -> Generator[simpy.Event, Any, bool]:
-        """Whether a replica has done it before the clock ends."""
+        """Tell whether a replica has done a job before the clock ends."""
         replica = self._least_loaded()
         job = replica.submit(lengths, seconds)
         yield job.done | clock

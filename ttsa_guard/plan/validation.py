@@ -1,4 +1,4 @@
-"""Does the plan come true? One guard under open-loop traffic on this machine, against the
+"""Compare a plan with reality: one guard under open-loop traffic on this machine, against the
 simulation of the same requests.
 """
 
@@ -28,7 +28,7 @@ from ttsa_guard.plan.simulation import Arrival, pass_lengths, percentiles, simul
 Say = Callable[[str], None]
 Schedule = Sequence[tuple[float, "Conversation"]]
 _CLIENTS = 8
-"""That keep the guard busy while its capacity is measured."""
+"""So many keep the guard busy while its capacity is measured."""
 _RUNS = 2
 _QUANTITIES = ("unflagged, whole answer", "flagged, whole answer", "flagged, added by the review")
 
@@ -85,7 +85,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Validation:
-    """All of it.
+    """Everything that was measured and predicted.
 
     Args:
         costs: measured before each run, one after another.
@@ -155,8 +155,15 @@ class Validator:
         capacity = await self._capacity()
         rows = [row for load in loads for row in await self._compared(load, load * capacity)]
         passing, flagged = map(len, self._pools)
-        measured = tuple(self._costs), capacity, self.flags, self.seconds, (passing, flagged)
-        return Validation(*measured, tuple(rows), tuple(self._loads))
+        return Validation(
+            costs=tuple(self._costs),
+            capacity=capacity,
+            flags=self.flags,
+            seconds=self.seconds,
+            conversations=(passing, flagged),
+            rows=tuple(rows),
+            loads=tuple(self._loads),
+        )
 
     async def _compared(self, load: float, rate: float) -> list[Compared]:
         schedule = self._schedule(rate, random.Random(f"{self.seed}/{load}"))
@@ -167,21 +174,19 @@ class Validator:
             plan, searches = await self._calibrated()
             measured.append(_quantities(await _drive(self.guard, schedule)))
             simulated = simulate(plan, _arrivals(schedule, searches, plan), replicas=1).answers
-            predicted.append(
-                _quantities(
-                    [Timed(a.arrival.search is not None, a.plain, a.added) for a in simulated]
-                )
-            )
+            timed = [Timed(a.arrival.search is not None, a.plain, a.added) for a in simulated]
+            predicted.append(_quantities(timed))
         return [
             Compared(
                 load,
                 rate,
-                q,
-                len(measured[0][q]),
-                *(tuple(percentiles(r[q]) for r in x) for x in (measured, predicted)),
+                quantity,
+                len(measured[0][quantity]),
+                tuple(percentiles(run[quantity]) for run in measured),
+                tuple(percentiles(run[quantity]) for run in predicted),
             )
-            for q in _QUANTITIES
-            if measured[0][q]
+            for quantity in _QUANTITIES
+            if measured[0][quantity]
         ]
 
     async def _calibrated(self) -> tuple[PlanConfig, dict[Prompt, SearchCosts]]:
@@ -210,9 +215,8 @@ class Validator:
         )
 
     async def _searched(self, conversation: Conversation, plan: PlanConfig) -> SearchCosts:
-        [plain] = await self.guard.backend.generate(
-            [_request(self.guard, conversation.messages, conversation.prompt)]
-        )
+        request = _request(self.guard, conversation.messages, conversation.prompt)
+        [plain] = await self.guard.backend.generate([request])
         outcome = await self.guard.review(conversation.messages, plain.text)
         own = plan.model_copy(update={"prompt": len(conversation.prompt)})
         return search_of(outcome.record, own, timed=True)
@@ -248,9 +252,8 @@ async def _conversations(guard: Guard, n: int, seed: int) -> list[Conversation]:
             prompt = await guard.backend.render(messages)
             [plain] = await guard.backend.generate([_request(guard, messages, prompt)])
             outcome = await guard.review(messages, plain.text)
-            conversations.append(
-                Conversation(messages, prompt, max(1, plain.tokens), outcome.action != "pass")
-            )
+            flagged = outcome.action != "pass"
+            conversations.append(Conversation(messages, prompt, max(1, plain.tokens), flagged))
     return conversations
 
 
@@ -286,14 +289,8 @@ def _arrivals(
     rng, arrivals = random.Random(plan.seed), []
     for at, conversation in schedule:
         search = searches.get(conversation.prompt)
-        arrivals.append(
-            Arrival(
-                at,
-                conversation.tokens,
-                search,
-                pass_lengths(search, plan.spread, rng) if search else (),
-            )
-        )
+        passes = pass_lengths(search, plan.spread, rng) if search else ()
+        arrivals.append(Arrival(at, conversation.tokens, search, passes))
     return arrivals
 
 
