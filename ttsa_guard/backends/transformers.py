@@ -18,12 +18,13 @@ from ttsa_guard.backends.base import Continuation, ControlledDecoding
 from ttsa_guard.backends.local import controlled
 from ttsa_guard.backends.local.batching import Batcher
 from ttsa_guard.backends.local.engine import Engine, ScoringRequest, mapped_errors
+from ttsa_guard.config import EMBEDDED
 from ttsa_guard.errors import PromptError
 from ttsa_guard.hf.chat_template import locate, render, render_reasoning
 from ttsa_guard.hf.devices import Device, Dtype, resolve_device, resolve_dtype
 from ttsa_guard.hf.loading import load
 from ttsa_guard.hf.profiles import find_profile
-from ttsa_guard.hf.source import EMBEDDED, Source
+from ttsa_guard.hf.source import Source
 from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt, Scope
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.settings import Settings
