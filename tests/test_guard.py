@@ -55,7 +55,7 @@ class Scoring(ScriptedBackend):
     async def log_likelihoods(self, prompt, texts):
         return [self.likelihood(text) for text in texts]
 
-    async def objective(self, prompt, rows, goals):
+    async def objective(self, prompt, soft_embeds, continuations):
         raise NotImplementedError
 
 

@@ -22,9 +22,9 @@ def no_bad(asked):
     return passes
 
 
-def streamed(release, source):
+def streamed(gate, source):
     async def main():
-        return [piece async for piece in release.stream(source)]
+        return [piece async for piece in gate.stream(source)]
 
     return asyncio.run(main())
 
@@ -32,23 +32,23 @@ def streamed(release, source):
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_sentences_are_shown_up_to_the_first_that_is_flagged(size):
     asked = []
-    release = StreamGate(no_bad(asked))
+    gate = StreamGate(no_bad(asked))
     pieces = streamed(
-        release, chunks([ANSWER[i : i + size] for i in range(0, len(ANSWER), size)], gaps=5)
+        gate, chunks([ANSWER[i : i + size] for i in range(0, len(ANSWER), size)], gaps=5)
     )
     assert (
-        ("".join(pieces), release.text) == ("One is fine. Two is fine.",) * 2
+        ("".join(pieces), gate.text) == ("One is fine. Two is fine.",) * 2
         if size < 1000
         else ("", "")
     )
     assert all(ANSWER.startswith(text) for text in asked)
-    assert release.checks == len(asked)
+    assert gate.checks == len(asked)
 
 
 def test_every_check_covers_all_that_came_before():
     asked = []
-    release = StreamGate(no_bad(asked))
-    assert streamed(release, chunks(["A. ", "B. ", "C. "], gaps=9)) == ["A.", " B.", " C."]
+    gate = StreamGate(no_bad(asked))
+    assert streamed(gate, chunks(["A. ", "B. ", "C. "], gaps=9)) == ["A.", " B.", " C."]
     assert asked == ["A.", "A. B.", "A. B. C."]
 
 
@@ -72,17 +72,17 @@ def test_the_last_sentence_waits_for_the_review():
 
 def test_settled_during_a_check_nothing_more_is_shown():
     async def passes(_):
-        assert release.close() == ""
+        assert gate.close() == ""
         return True
 
-    release = StreamGate(passes)
-    assert streamed(release, chunks(["A. ", "B. "])) == []
+    gate = StreamGate(passes)
+    assert streamed(gate, chunks(["A. ", "B. "])) == []
 
 
 def test_only_the_first_answer_of_a_turn_gets_what_was_shown():
-    release = StreamGate(no_bad([]))
-    streamed(release, chunks(["A. "]))
-    assert [release.close(), release.close()] == ["A.", ""]
+    gate = StreamGate(no_bad([]))
+    streamed(gate, chunks(["A. "]))
+    assert [gate.close(), gate.close()] == ["A.", ""]
 
 
 def test_a_source_that_fails_ends_the_stream_and_leaves_no_task():

@@ -113,25 +113,17 @@ class Usage:
             BudgetError: a limit would be overrun. Nothing is taken then.
         """
         passes = self.decode_passes + (generations > 0)
+        generations += self.generations
+        calls = self.moderation_calls + moderation_calls
         for resource, wanted, limit in (
             ("seconds", self.seconds, self.budget.seconds),
-            (
-                "decode_passes",
-                passes,
-                passes if self.budget.decode_passes is None else self.budget.decode_passes,
-            ),
-            ("generations", self.generations + generations, self.budget.generations),
-            (
-                "moderation_calls",
-                self.moderation_calls + moderation_calls,
-                self.budget.moderation_calls,
-            ),
+            ("decode_passes", passes, self.budget.decode_passes),
+            ("generations", generations, self.budget.generations),
+            ("moderation_calls", calls, self.budget.moderation_calls),
         ):
-            if wanted > limit:
+            if limit is not None and wanted > limit:
                 raise BudgetError(resource, limit=limit, wanted=wanted)
-        self.generations += generations
-        self.moderation_calls += moderation_calls
-        self.decode_passes = passes
+        self.decode_passes, self.generations, self.moderation_calls = passes, generations, calls
 
 
 async def within(seconds: float | None, work: Coroutine[Any, Any, T]) -> T:

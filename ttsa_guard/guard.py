@@ -344,17 +344,9 @@ class Guard:
             text, action, reason, chosen, final, seed=self.config.seed, texts=audit.texts
         )
         publish(record, self._sink, self._plugins)
-        texts = (
-            review.answer,
-            review.reasoning,
-            *(judged.candidate.text for judged in review.judged),
-        )
-        return Outcome(
-            text,
-            action,
-            record,
-            withheld=tuple({other for other in texts if other not in ("", text)}),
-        )
+        judged = [each.candidate.text for each in review.judged]
+        withheld = {review.answer, review.reasoning, *judged} - {"", text}
+        return Outcome(text, action, record, withheld=tuple(withheld))
 
 
 def _made(plugins: Plugins, uses: Sequence[Use]) -> list[Steerer]:

@@ -134,8 +134,9 @@ class Plugins:
             ) from error
 
     def _current(self, kind: Kind, name: str) -> str:
-        """Return the name that a plugin has now. A plugin that somebody else calls by an old name
-        of ours goes first.
+        """Return the name that a plugin has now.
+
+        Somebody else's plugin may have an old name of ours. Then the name means that plugin.
         """
         if name not in RENAMED or name in self.found[kind] or name in self.installed():
             return name

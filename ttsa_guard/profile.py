@@ -140,11 +140,8 @@ def with_whole_beginnings(profile: ModelProfile) -> ModelProfile:
     unsafe questions that a moderator passed, and such an answer may well go on to comply. The
     model's own refusals come last.
     """
-    own = [
-        o for o in profile.openings if len(o.text.split()) >= _FEWEST_WORDS and o.kind == "answer"
-    ]
-    shared = [o for o in GENERIC.openings if o.kind != "answer" or not own]
-    refusals = [
-        o for o in profile.openings if len(o.text.split()) >= _FEWEST_WORDS and o.kind == "refusal"
-    ]
-    return profile.model_copy(update={"openings": (*own, *shared, *refusals)})
+    whole = [o for o in profile.openings if len(o.text.split()) >= _FEWEST_WORDS]
+    answers = [o for o in whole if o.kind == "answer"]
+    generic = [o for o in GENERIC.openings if o.kind != "answer" or not answers]
+    refusals = [o for o in whole if o.kind == "refusal"]
+    return profile.model_copy(update={"openings": (*answers, *generic, *refusals)})

@@ -170,7 +170,7 @@ def _offers_sorted(openings: Sequence[Opening], worth: Mapping[str, int]) -> tup
 
 async def _trial(guard: Guard, use: Use, number: int, case: FlaggedAnswer) -> Trial:
     outcome = await guard.review(case.messages, case.answer)
-    mended = outcome.action == "swap" and bool(outcome.record.helpful)
+    mended = outcome.action == "swap" and outcome.record.helpful
     if mended and not case.harmful and installed():
         [near] = await asyncio.to_thread(relevance, case.question, [outcome.text])
         mended = near >= RELEVANT

@@ -22,8 +22,7 @@ class CandidateRecord:
     """Whether the guide passes the candidate and it has no flaws."""
     helpful: bool
     log_likelihood: float | None
-    """Mean token log-likelihood under the unsteered prompt, in nats; None if it was not measured.
-    """
+    """Mean token log-likelihood under the unsteered prompt, in nats; None if not measured."""
     flaws: tuple[str, ...] = ()
     text: str | None = None
 

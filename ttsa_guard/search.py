@@ -111,9 +111,7 @@ class Search:
         plain = await self.request_for(review.messages)
         most = min(plain.max_new_tokens, self.config.generation.draft_tokens)
         base = plain.with_(opening=review.shown, max_new_tokens=most)
-        asked = tuple(
-            [await self._asked(messages, plain) for messages in questions(review.messages)]
-        )
+        asked = [await self._asked(messages, plain) for messages in questions(review.messages)]
         # An answer can be broken off as too unlikely only if a single prompt decides that.
         measured = isinstance(self.backend, ScoresText) and len(asked) == 1
         return Task(
@@ -126,7 +124,7 @@ class Search:
             score=self._score,
             flag=review.flag,
             baseline=Baseline(asked[0], self.quality.lowest) if measured else None,
-            asked=asked,
+            asked=tuple(asked),
             seed=base.seed,
             prefer=review.prefer,
         )
@@ -236,8 +234,5 @@ class Search:
         text = ended(judged.candidate).text
         if has_reasoning(text):
             return ""  # the model reasons although it was asked not to; nobody may see reasoning
-        return (
-            text
-            if judged.candidate.finished or len(text.split()) >= self.config.quality.shortest
-            else ""
-        )
+        enough = judged.candidate.finished or len(text.split()) >= self.config.quality.shortest
+        return text if enough else ""

@@ -59,11 +59,10 @@ class Judged:
             flaws = (*flaws, "unchanged")
         if not candidate.text.startswith(shown):
             flaws = (*flaws, "takes back")
-        known = (
-            log_likelihood if log_likelihood is not None and math.isfinite(log_likelihood) else None
-        )
+        if log_likelihood is not None and not math.isfinite(log_likelihood):
+            log_likelihood = None
         helpful = not candidate.verdict.flagged and not flaws and not refuses
-        return cls(candidate, steerer, known, flaws, helpful)
+        return cls(candidate, steerer, log_likelihood, flaws, helpful)
 
     @property
     def acceptable(self) -> bool:
@@ -77,11 +76,9 @@ class Judged:
         Helpful candidates come first, then those with better openings, then the likeliest ones
         under the unsteered model, which are the least distorted.
         """
-        likely = (
-            self.log_likelihood
-            if self.log_likelihood is not None
-            else -self.candidate.verdict.score
-        )
+        likely = self.log_likelihood
+        if likely is None:
+            likely = -self.candidate.verdict.score
         return self.helpful, -self.candidate.place, likely
 
     def record(self, *, texts: bool) -> CandidateRecord:
@@ -114,11 +111,5 @@ def refusal(verdict: Verdict) -> float:
     It is the highest one if several members of a panel give it ("NAME/refusal"), and 0 if none
     does.
     """
-    return max(
-        (
-            score
-            for name, score in verdict.categories.items()
-            if name.rpartition("/")[2] == "refusal"
-        ),
-        default=0.0,
-    )
+    scores = verdict.categories.items()
+    return max((s for name, s in scores if name.rpartition("/")[2] == "refusal"), default=0.0)

@@ -437,11 +437,7 @@ def _seconds(retry_after: str | None) -> float:
         pass
     try:
         date = parsedate_to_datetime(str(retry_after))
-        return max(
-            0.0,
-            (
-                date.replace(tzinfo=date.tzinfo or timezone.utc) - datetime.now(timezone.utc)
-            ).total_seconds(),
-        )
+        left = date.replace(tzinfo=date.tzinfo or timezone.utc) - datetime.now(timezone.utc)
+        return max(0.0, left.total_seconds())
     except (ValueError, TypeError):
         return 0.0

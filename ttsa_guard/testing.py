@@ -67,13 +67,8 @@ class ScriptedModerator:
     ) -> None:
         self.name = name
         self.calls: list[list[str]] = []
-        self._score, self._threshold, self._error, self._instead, self._delay = (
-            score,
-            threshold,
-            error,
-            instead,
-            delay,
-        )
+        self._score, self._threshold = score, threshold
+        self._error, self._instead, self._delay = error, instead, delay
 
     async def moderate(self, texts: Sequence[str], *, prompts: Sequence[str]) -> list[Verdict]:
         """Judge `texts`, or raise or return what the script says."""

@@ -21,27 +21,27 @@ Spent = tuple[float, int]
 async def overhead(
     backend: TransformersBackend,
     requests: Sequence[GenerationRequest],
-    guides: Mapping[str, Product | None],
+    decodings: Mapping[str, Product | None],
 ) -> dict[str, Any]:
     """Measure the time of answers that are drawn alone.
 
     Numbers are medians over the requests; for each request the fastest of three runs counts. All
-    guides take turns at every request, and ratios are between runs of the same request. So other
+    decodings take turns at every request, and ratios are between runs of the same request. So other
     work of the machine has little influence.
 
     Args:
-        guides: controlled decodings by name; None is plain decoding. The others are compared with
-            the first two.
+        decodings: controlled decodings by name; None is plain decoding. The others are compared
+            with the first two.
     """
-    spent: dict[str, list[Spent]] = {name: [] for name in guides}
+    spent: dict[str, list[Spent]] = {name: [] for name in decodings}
     for request in requests:
         rounds = [
-            [await _timed(backend, request, guide) for guide in guides.values()]
+            [await _timed(backend, request, decoding) for decoding in decodings.values()]
             for _ in range(_REPEATS)
         ]
-        for name, runs in zip(guides, zip(*rounds, strict=True), strict=True):
+        for name, runs in zip(decodings, zip(*rounds, strict=True), strict=True):
             spent[name].append(min(runs))
-    bases = list(guides)[:2]
+    bases = list(decodings)[:2]
     return {
         name: {
             "seconds": _median([s for s, _ in own]),
@@ -53,14 +53,16 @@ async def overhead(
     }
 
 
-def memory(guide: Product) -> dict[str, Any]:
+def memory(decoding: Product) -> dict[str, Any]:
     """Return the bytes of the shipped harm vector and reward model, in files and loaded."""
-    assert guide.harm is not None
-    assert guide.reward is not None
+    assert decoding.harm is not None
+    assert decoding.reward is not None
     folder = SHIPPED / "prosocial"
     files = {name: len((folder / name).read_bytes()) for name in (HARM_VECTOR, REWARD)}
-    entries = [tensor for e in guide.harm.entries.values() for tensor in (e.indices(), e.values())]
-    parameters = sum(t.numel() for t in guide.reward.tensors.values())
+    entries = [
+        tensor for e in decoding.harm.entries.values() for tensor in (e.indices(), e.values())
+    ]
+    parameters = sum(t.numel() for t in decoding.reward.tensors.values())
     return {
         "reward model": {
             "parameters": parameters,
@@ -68,7 +70,7 @@ def memory(guide: Product) -> dict[str, Any]:
             "in use, float32": 4 * parameters,
         },
         "harm vector": {
-            "entries": len(guide.harm),
+            "entries": len(decoding.harm),
             "in the file": files[HARM_VECTOR],
             "loaded": sum(t.numel() * t.element_size() for t in entries),
         },
@@ -76,11 +78,13 @@ def memory(guide: Product) -> dict[str, Any]:
 
 
 async def _timed(
-    backend: TransformersBackend, request: GenerationRequest, guide: Product | None
+    backend: TransformersBackend, request: GenerationRequest, decoding: Product | None
 ) -> Spent:
     started = time.perf_counter()
     [answer] = await (
-        backend.generate_controlled([request], guide) if guide else backend.generate([request])
+        backend.generate_controlled([request], decoding)
+        if decoding
+        else backend.generate([request])
     )
     return time.perf_counter() - started, max(1, answer.tokens)
 

@@ -128,7 +128,7 @@ class Study:
         flagged = await flags(self.lite, cases, await answers(self.backend, cases, temperature=0.1))
         return [case for case, flag in zip(cases, flagged, strict=True) if flag]
 
-    def _guide(
+    def _decoding(
         self, *, regulated: bool, prefer: Mapping[str, float] | None, reward: Stored | None = None
     ) -> Product:
         own = self.shipped
@@ -140,29 +140,29 @@ class Study:
             prefer or EQUAL,
         )
 
-    async def _answers(self, cases: Sequence[WorldCase], guide: Product) -> list[str]:
+    async def _answers(self, cases: Sequence[WorldCase], decoding: Product) -> list[str]:
         prompts = [await self.backend.render(messages(case)) for case in cases]
         requests = [
             GenerationRequest(p, max_new_tokens=LONGEST, temperature=0.1, seed=i)
             for i, p in enumerate(prompts)
         ]
         task = self.progress.add_task(f"{len(cases)} answers", total=None)
-        generations = await self.backend.generate_controlled(requests, guide)
+        generations = await self.backend.generate_controlled(requests, decoding)
         self.progress.remove_task(task)
         return [g.text for g in generations]
 
     # ------------------------------------------------------------------ tables
 
     async def _arms(self, cases: Sequence[WorldCase]) -> tuple[dict[str, Any], dict[str, Any]]:
-        guides = {
-            "base": self._guide(regulated=False, prefer=None),
-            "regulation": self._guide(regulated=True, prefer=None),
-            "reward": self._guide(regulated=False, prefer=EQUAL),
-            "both": self._guide(regulated=True, prefer=EQUAL),
+        decodings = {
+            "base": self._decoding(regulated=False, prefer=None),
+            "regulation": self._decoding(regulated=True, prefer=None),
+            "reward": self._decoding(regulated=False, prefer=EQUAL),
+            "both": self._decoding(regulated=True, prefer=EQUAL),
         }
-        texts = {name: await self._answers(cases, guide) for name, guide in guides.items()} | {
-            "refusal": [FALLBACK] * len(cases)
-        }
+        texts = {
+            name: await self._answers(cases, decoding) for name, decoding in decodings.items()
+        } | {"refusal": [FALLBACK] * len(cases)}
         judged = {name: self._judged(cases, own) for name, own in texts.items()}
         tables: dict[str, Any] = {}
         for name, own in texts.items():
@@ -186,7 +186,7 @@ class Study:
         by_attribute = {}
         for name in ATTRIBUTES:
             texts = await self._answers(
-                cases, self._guide(regulated=True, prefer={name: 1.0}, reward=reward)
+                cases, self._decoding(regulated=True, prefer={name: 1.0}, reward=reward)
             )
             judged = self._judged(cases, texts)
             good = share([j.good for j in judged])
@@ -233,7 +233,7 @@ class Study:
     ) -> tuple[Floats, Floats]:
         """Return the meters [prompts, attributes], and whether the answers are good [prompts]."""
         texts = await self._answers(
-            cases, self._guide(regulated=True, prefer=prefer, reward=reward)
+            cases, self._decoding(regulated=True, prefer=prefer, reward=reward)
         )
         return self.meters["meters"].measure(texts), np.array(
             [j.good for j in self._judged(cases, texts)], dtype=float
@@ -242,12 +242,12 @@ class Study:
     async def _benign(self) -> dict[str, Any]:
         cases = self.world.cases("benign", None, self.scope.benign, seed=SEED)
         plain = self._judged(
-            cases, await self._answers(cases, self._guide(regulated=False, prefer=None))
+            cases, await self._answers(cases, self._decoding(regulated=False, prefer=None))
         )
         table: dict[str, Any] = {"prompts": len(cases), "base": _benign(plain)}
         for name, prefer in (("regulation", None), ("both", EQUAL)):
             judged = self._judged(
-                cases, await self._answers(cases, self._guide(regulated=True, prefer=prefer))
+                cases, await self._answers(cases, self._decoding(regulated=True, prefer=prefer))
             )
             differences = [
                 float(a.on_topic) - float(b.on_topic) for a, b in zip(judged, plain, strict=True)
@@ -277,18 +277,18 @@ class Study:
         return by_attribute
 
     async def _cost(self, cases: Sequence[WorldCase]) -> dict[str, Any]:
-        guides = {
+        decodings = {
             "base, shared decoder": None,
-            "base, guided loop": self._guide(regulated=False, prefer=None),
-            "regulation": self._guide(regulated=True, prefer=None),
-            "both": self._guide(regulated=True, prefer=EQUAL),
+            "base, guided loop": self._decoding(regulated=False, prefer=None),
+            "regulation": self._decoding(regulated=True, prefer=None),
+            "both": self._decoding(regulated=True, prefer=EQUAL),
         }
         prompts = [await self.backend.render(messages(case)) for case in cases]
         requests = [
             GenerationRequest(p, max_new_tokens=LONGEST, temperature=0.1, seed=i)
             for i, p in enumerate(prompts)
         ]
-        spent = await overhead(self.backend, requests, guides)
+        spent = await overhead(self.backend, requests, decodings)
         return {"prompts": len(cases), **spent, "bytes": memory(self.shipped)}
 
     def _judged(self, cases: Sequence[WorldCase], texts: Sequence[str]) -> list[GrammarJudgement]:

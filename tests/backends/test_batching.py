@@ -142,23 +142,26 @@ def test_a_caller_that_gives_up_does_not_end_the_others(backend, asked, batches)
 
 def test_scores_and_gradients_meet_too(backend, asked):
     prompts = [job[0].prompt for job in asked]
-    goals = [Continuation((("an owl", 1.0),)), Continuation((("tea", 1.0), ("no", -1.0)))]
-    rows = [run(backend.embed(p.soft_ids)) for p in prompts]
+    continuations = [Continuation((("an owl", 1.0),)), Continuation((("tea", 1.0), ("no", -1.0)))]
+    embeds = [run(backend.embed(p.soft_ids)) for p in prompts]
 
     async def gather():
         scores = asyncio.gather(
             *(backend.log_likelihoods(p, ["an owl", "tea is nice"]) for p in prompts)
         )
         slopes = asyncio.gather(
-            *(backend.gradient(p, [r, r], goals) for p, r in zip(prompts, rows, strict=True))
+            *(
+                backend.gradient(p, [r, r], continuations)
+                for p, r in zip(prompts, embeds, strict=True)
+            )
         )
         return await scores, await slopes
 
     scores, slopes = run(gather())
-    for prompt, r, score, (values, gradients) in zip(prompts, rows, scores, slopes, strict=True):
+    for prompt, r, score, (values, gradients) in zip(prompts, embeds, scores, slopes, strict=True):
         assert run(backend.log_likelihoods(prompt, ["an owl", "tea is nice"])) == pytest.approx(
             score, abs=1e-5
         )
-        alone = run(backend.gradient(prompt, [r, r], goals))
+        alone = run(backend.gradient(prompt, [r, r], continuations))
         assert values.tolist() == pytest.approx(alone[0].tolist(), abs=1e-5)
         assert float((gradients - alone[1]).abs().max()) < 1e-5

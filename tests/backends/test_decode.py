@@ -49,21 +49,21 @@ def both(model):
 
 
 def start(model, fixed, rest, seed=0, **options):
-    """`fixed` ids, then `rest` moved rows; both are drawn by their length and `seed`."""
+    """`fixed` ids, then `rest` moved embeddings; both are drawn by their length and `seed`."""
     draw = torch.Generator().manual_seed(1000 * fixed + seed)
     ids = tuple(
         torch.randint(4, 512, (fixed,), generator=torch.Generator().manual_seed(fixed)).tolist()
     )
-    rows = model.get_input_embeddings()(torch.randint(4, 512, (rest,), generator=draw)).detach()
+    embeds = model.get_input_embeddings()(torch.randint(4, 512, (rest,), generator=draw)).detach()
     return Start(
         ids,
-        rows + 0.01 * torch.randn(rows.shape, generator=draw),
+        embeds + 0.01 * torch.randn(embeds.shape, generator=draw),
         **{"max_new_tokens": 24, "seed": seed, **options},
     )
 
 
 def batches(model):
-    """Copied and shared beginnings, alone and among others, long and short rows, none at all."""
+    """Copied and shared beginnings, alone and among others, long and short, none at all."""
     few = [start(model, 20, n, seed=n) for n in (1, 7, 3)]
     many = [start(model, SHARED_FROM // 8, 5 + i % 3, seed=i) for i in range(9)]
     bare = [start(model, 0, n, seed=n) for n in (4, 9)]
@@ -80,27 +80,27 @@ def batches(model):
 def test_greedy_tokens_are_those_of_generate(model, both, kind):
     ours, reference = (decoder.decode(batches(model)[kind]) for decoder in both)
     assert ours == reference
-    assert all(len(row) == 24 or row[-1] in ENDS for row in ours)
+    assert all(len(ids) == 24 or ids[-1] in ENDS for ids in ours)
 
 
 def test_sampled_tokens_do_not_depend_on_the_batch(model, both):
-    rows = [
+    starts = [
         start(model, 20 if i % 2 else 200, 3 + i, seed=i, temperature=0.9, max_new_tokens=5 + 3 * i)
         for i in range(6)
     ]
-    ours, reference = (decoder.decode(rows) for decoder in both)
-    assert ours == reference == [both[0].decode([row])[0] for row in rows]
-    assert [len(row) for row in ours] == [
-        row.max_new_tokens if out[-1] not in ENDS else len(out)
-        for row, out in zip(rows, ours, strict=True)
+    ours, reference = (decoder.decode(starts) for decoder in both)
+    assert ours == reference == [both[0].decode([one])[0] for one in starts]
+    assert [len(ids) for ids in ours] == [
+        s.max_new_tokens if out[-1] not in ENDS else len(out)
+        for s, out in zip(starts, ours, strict=True)
     ]
 
 
 def test_long_conversations_are_computed_once(model, both):
-    rows = [start(model, 900, 5, seed=i, max_new_tokens=2) for i in range(8)]
+    starts = [start(model, 900, 5, seed=i, max_new_tokens=2) for i in range(8)]
     for prefix in ([512, 388], []):  # in pieces
         with counted(model) as tokens:
-            both[0].decode(rows)
+            both[0].decode(starts)
         assert tokens == [*prefix, 8 * 5, 8]
 
 
@@ -123,11 +123,11 @@ def test_a_later_turn_goes_on_from_what_was_computed(model, both):
         replace(long, prefix_ids=long.prefix_ids[:200]),
         replace(long, prefix_ids=(*long.prefix_ids, 7, 8, 9)),
     )
-    for row, new in ((long, [300]), (shorter, []), (longer, [3])):
+    for one, new in ((long, [300]), (shorter, []), (longer, [3])):
         with counted(model) as tokens:
-            found = both[0].decode([row])
+            found = both[0].decode([one])
         assert tokens == [*new, 4, *[1] * (len(found[0]) - 1)]
-        assert found == both[1].decode([row])
+        assert found == both[1].decode([one])
 
 
 def test_what_is_kept_is_bounded(model):
@@ -138,18 +138,18 @@ def test_what_is_kept_is_bounded(model):
 
 
 def test_finished_rows_leave_the_batch(model):
-    rows = [
+    starts = [
         start(model, 20, 3, seed=i, max_new_tokens=most) for i, most in enumerate((2, 2, 2, 12))
     ]
     with counted(model) as tokens:
-        SharedDecoder(model, [512]).decode(rows)  # an end that never comes
+        SharedDecoder(model, [512]).decode(starts)  # an end that never comes
     assert tokens[-10:] == [1] * 10
 
 
 def test_a_stopped_row_ends_and_the_others_go_on(model, both):
     stop = threading.Event()
-    rows = [start(model, 20, 3, seed=1, stop=stop), start(model, 20, 5, seed=2)]
-    alone = both[1].decode(rows[1:])
+    starts = [start(model, 20, 3, seed=1, stop=stop), start(model, 20, 5, seed=2)]
+    alone = both[1].decode(starts[1:])
     for decoder in both:
         stop.clear()
 
@@ -158,25 +158,25 @@ def test_a_stopped_row_ends_and_the_others_go_on(model, both):
                 stop.set()
             return ()
 
-        found = decoder.decode(rows, third)
+        found = decoder.decode(starts, third)
         assert len(found[0]) in (3, 4)
         assert found[1:] == alone
 
 
 def test_a_row_that_is_told_to_end_does_and_the_others_go_on(model, both):
-    rows = [start(model, 20, 5, seed=2), start(model, 20, 3, seed=1), start(model, 30, 4, seed=3)]
-    whole = both[1].decode(rows)
+    starts = [start(model, 20, 5, seed=2), start(model, 20, 3, seed=1), start(model, 30, 4, seed=3)]
+    whole = both[1].decode(starts)
     for decoder in both:
-        found = decoder.decode(rows, lambda new: [1] if len(new[1]) == 4 else [])
+        found = decoder.decode(starts, lambda new: [1] if len(new[1]) == 4 else [])
         assert found == [whole[0], whole[1][:4], whole[2]]
 
 
 def test_gradients_go_through_shared_beginnings(model, both):
     leaves, found = [], []
     for decoder in both:
-        rows = batches(model)["mixed"]
-        leaf = [row.suffix_embeds.clone().requires_grad_() for row in rows]
-        starts = [Start(row.prefix_ids, rest) for row, rest in zip(rows, leaf, strict=True)]
+        mixed = batches(model)["mixed"]
+        leaf = [s.suffix_embeds.clone().requires_grad_() for s in mixed]
+        starts = [Start(s.prefix_ids, rest) for s, rest in zip(mixed, leaf, strict=True)]
         logits = decoder.logits(starts, 1)
         logits.log_softmax(-1)[..., 5].sum().backward()
         leaves.append([rest.grad for rest in leaf])
@@ -193,7 +193,7 @@ def test_gradients_go_through_shared_beginnings(model, both):
 def measured(model, floors=(-math.inf,) * 5):
     """Rows, and what all but the last are measured by: short prompts and such as are shared, with
     and without openings."""
-    rows = [
+    starts = [
         start(model, 20, 3 + i, seed=i, temperature=0.9, max_new_tokens=10 + 7 * i)
         for i in range(6)
     ]
@@ -201,8 +201,8 @@ def measured(model, floors=(-math.inf,) * 5):
         start(model, n, 0).prefix_ids
         for n in (30, SHARED_FROM // 3, SHARED_FROM // 3, SHARED_FROM // 3, 1)
     ]
-    return rows, {
-        i: LikelihoodQuery(prompts[i], tuple(range(5, 5 + i)), rows[i].max_new_tokens, floors[i])
+    return starts, {
+        i: LikelihoodQuery(prompts[i], tuple(range(5, 5 + i)), starts[i].max_new_tokens, floors[i])
         for i in range(5)
     }
 
@@ -218,17 +218,17 @@ def after(model, asked, new):
 
 
 def test_answers_are_measured_after_another_prompt_while_they_grow(model, both):
-    rows, asked = measured(model)
+    starts, asked = measured(model)
     likelihoods = Likelihoods(both[0].model, asked, ENDS)
-    new = both[0].decode(rows, likelihoods)
-    assert new == both[0].decode(rows)
-    expected = {row: mean(after(model, a, new[row])) for row, a in asked.items()}
+    new = both[0].decode(starts, likelihoods)
+    assert new == both[0].decode(starts)
+    expected = {i: mean(after(model, a, new[i])) for i, a in asked.items()}
     assert likelihoods.means(new) == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_long_opening_of_a_short_answer_and_the_other_way_round(model):
     decoder = SharedDecoder(model, [512])  # an end that never comes
-    rows = [
+    starts = [
         start(model, 20, 3, seed=1, max_new_tokens=10),
         start(model, 20, 3, seed=2, max_new_tokens=40),
     ]
@@ -237,43 +237,43 @@ def test_a_long_opening_of_a_short_answer_and_the_other_way_round(model):
         1: LikelihoodQuery((7, 8), (), 40, -math.inf),
     }
     likelihoods = Likelihoods(decoder.model, asked, [512])
-    new = decoder.decode(rows, likelihoods)
-    expected = {row: mean(after(model, a, new[row])) for row, a in asked.items()}
+    new = decoder.decode(starts, likelihoods)
+    expected = {i: mean(after(model, a, new[i])) for i, a in asked.items()}
     assert likelihoods.means(new) == pytest.approx(expected, abs=1e-4)
 
 
 def test_an_answer_ends_early_only_if_it_cannot_reach_its_floor(model, both):
     floors = (-2.0, -2.0, -20.0, -2.0, -0.1)
-    rows, asked = measured(model, floors)
-    whole = both[0].decode(rows)
+    starts, asked = measured(model, floors)
+    whole = both[0].decode(starts)
     likelihoods = Likelihoods(both[0].model, asked, ENDS)
-    new = both[0].decode(rows, likelihoods)
+    new = both[0].decode(starts, likelihoods)
     means = likelihoods.means(new)
-    for row, a in asked.items():
-        values = after(model, a, whole[row])
+    for i, a in asked.items():
+        values = after(model, a, whole[i])
         hopeless = [
             n
             for n in (8, 16, 32)
-            if n < len(whole[row]) and sum(values[: len(a.opening) + n]) < a.least
+            if n < len(whole[i]) and sum(values[: len(a.opening) + n]) < a.least
         ]
-        assert new[row] == whole[row][: min(hopeless, default=None)]
-        assert means[row] == pytest.approx(mean(after(model, a, new[row])), abs=1e-4)
-        assert not hopeless or max(means[row], mean(values)) < a.floor
-    assert 2 <= sum(new[row] != whole[row] for row in asked) <= 4
+        assert new[i] == whole[i][: min(hopeless, default=None)]
+        assert means[i] == pytest.approx(mean(after(model, a, new[i])), abs=1e-4)
+        assert not hopeless or max(means[i], mean(values)) < a.floor
+    assert 2 <= sum(new[i] != whole[i] for i in asked) <= 4
     assert new[5] == whole[5]
 
 
 def test_every_token_is_measured_once(model):
-    rows, asked = (
+    starts, asked = (
         [start(model, 20, 3, max_new_tokens=40)],
         {0: LikelihoodQuery(start(model, 30, 0).prefix_ids, (5, 6), 40, -math.inf)},
     )
     decoder = SharedDecoder(model, [512])
     with counted(model) as plain:
-        decoder.decode(rows)
+        decoder.decode(starts)
     likelihoods = Likelihoods(decoder.model, asked, [512])
     with counted(model) as tokens:
-        likelihoods.means(decoder.decode(rows, likelihoods))
+        likelihoods.means(decoder.decode(starts, likelihoods))
     assert sum(tokens) == sum(plain) - 20 + 2 + 40  # the beginning is known by now
 
 

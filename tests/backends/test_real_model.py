@@ -27,9 +27,9 @@ def backend():
 def generated(backend, **changes):
     async def main():
         prompt = await backend.render(Message.conversation(QUESTION))
-        rows = await backend.embed(prompt.soft_ids) if changes.pop("unmoved", False) else None
+        embeds = await backend.embed(prompt.soft_ids) if changes.pop("unmoved", False) else None
         request = GenerationRequest(
-            prompt, soft_embeds=rows, max_new_tokens=24, temperature=0.0, **changes
+            prompt, soft_embeds=embeds, max_new_tokens=24, temperature=0.0, **changes
         )
         return await backend.generate([request])
 

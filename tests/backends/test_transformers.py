@@ -376,14 +376,15 @@ def test_nor_where_positions_are_absolute(tiny_model, tmp_path):
     ]
     requests = [GenerationRequest(p, temperature=1.0, max_new_tokens=8) for p in prompts]
     assert generate(backend, *requests) == [generate(backend, r)[0] for r in requests]
-    goals = [
+    continuations = [
         Continuation((("the kettle", 1.0),)),
         Continuation((("is it clean, and is it in the kitchen", 1.0),)),
     ]
-    rows = [embed(backend, prompts[0].soft_ids)] * 2
-    together = run(backend.objective(prompts[0], rows, goals)).tolist()
+    embeds = [embed(backend, prompts[0].soft_ids)] * 2
+    together = run(backend.objective(prompts[0], embeds, continuations)).tolist()
     assert together == pytest.approx(
-        [objective(backend, prompts[0], goal)[0] for goal in goals], abs=1e-4
+        [objective(backend, prompts[0], continuation)[0] for continuation in continuations],
+        abs=1e-4,
     )
 
 
@@ -585,14 +586,14 @@ def test_cancellation_stops_decoding_and_frees_the_worker(tiny_model):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_rows_that_are_not_finite_are_refused(tiny, value):
+def test_soft_embeddings_that_are_not_finite_are_refused(tiny, value):
     prompt = render(tiny, USER)
-    rows = embed(tiny, prompt.soft_ids)
-    rows[0, 0] = value
+    embeds = embed(tiny, prompt.soft_ids)
+    embeds[0, 0] = value
     with pytest.raises(ModelError, match="not finite"):
-        generate(tiny, GenerationRequest(prompt, soft_embeds=rows))
+        generate(tiny, GenerationRequest(prompt, soft_embeds=embeds))
     with pytest.raises(ModelError, match="not finite"):
-        run(tiny.objective(prompt, [rows], [Continuation((("a", 1.0),))]))
+        run(tiny.objective(prompt, [embeds], [Continuation((("a", 1.0),))]))
 
 
 @pytest.mark.parametrize("shape", [(1, 32), (9, 32), (0, 32), (2, 31), (2,), (1, 2, 32)])
@@ -771,9 +772,9 @@ def test_texts_with_lone_surrogates_can_be_scored(tiny):
     assert run(tiny.log_likelihoods(prompt, ["\ud83d"])) == run(tiny.log_likelihoods(prompt, ["?"]))
 
 
-def objective(backend, prompt, *goals):
-    rows = embed(backend, prompt.soft_ids)
-    return run(backend.objective(prompt, [rows] * len(goals), goals)).tolist()
+def objective(backend, prompt, *continuations):
+    embeds = embed(backend, prompt.soft_ids)
+    return run(backend.objective(prompt, [embeds] * len(continuations), continuations)).tolist()
 
 
 def test_the_objective_by_hand(tiny, model, tokenizer):
@@ -817,31 +818,36 @@ def test_a_goal_without_weight_is_worth_nothing(tiny):
 def test_values_and_gradients_do_not_depend_on_the_batch(tiny, tiny_model):
     prompt = render(tiny, "a")
     spans = ("the kettle is in the kitchen " * 4, 1.0), ("z", 1.0), ("it", -1.0)
-    goals = [Continuation((span,)) for span in spans]
-    rows = [embed(tiny, prompt.soft_ids) * (1 + 0.1 * i) for i in range(3)]
-    values, gradients = run(tiny.gradient(prompt, rows, goals))
+    continuations = [Continuation((span,)) for span in spans]
+    embeds = [embed(tiny, prompt.soft_ids) * (1 + 0.1 * i) for i in range(3)]
+    values, gradients = run(tiny.gradient(prompt, embeds, continuations))
     for other in (tiny, backend_for(tiny_model, batch_size=1)):
         for i in range(3):
-            value, gradient = run(other.gradient(prompt, rows[i : i + 1], goals[i : i + 1]))
+            value, gradient = run(
+                other.gradient(prompt, embeds[i : i + 1], continuations[i : i + 1])
+            )
             torch.testing.assert_close(value, values[i : i + 1], atol=1e-4, rtol=1e-4)
             torch.testing.assert_close(gradient[0], gradients[i], atol=1e-4, rtol=1e-3)
-    assert run(tiny.objective(prompt, rows, goals)).tolist() == pytest.approx(
+    assert run(tiny.objective(prompt, embeds, continuations)).tolist() == pytest.approx(
         values.tolist(), abs=1e-5
     )
 
 
 def test_the_gradient_agrees_with_differences(tiny):
     prompt = render(tiny, USER)
-    goals = [Continuation((("the kitchen", 1.0), (" is in", -1.0))), Continuation((("it", 1.0),))]
-    rows = [embed(tiny, prompt.soft_ids)] * 2
-    values, gradients = run(tiny.gradient(prompt, rows, goals))
-    assert (values.shape, gradients.shape) == ((2,), (2, *rows[0].shape))
+    continuations = [
+        Continuation((("the kitchen", 1.0), (" is in", -1.0))),
+        Continuation((("it", 1.0),)),
+    ]
+    embeds = [embed(tiny, prompt.soft_ids)] * 2
+    values, gradients = run(tiny.gradient(prompt, embeds, continuations))
+    assert (values.shape, gradients.shape) == ((2,), (2, *embeds[0].shape))
     generator, size = torch.Generator().manual_seed(0), 3e-3
-    for i, goal in enumerate(goals):
+    for i, continuation in enumerate(continuations):
         for _ in range(4):
-            direction = torch.randn(rows[0].shape, generator=generator)
-            pair = [rows[i] + size * direction, rows[i] - size * direction]
-            ahead, behind = run(tiny.objective(prompt, pair, [goal, goal])).tolist()
+            direction = torch.randn(embeds[0].shape, generator=generator)
+            pair = [embeds[i] + size * direction, embeds[i] - size * direction]
+            ahead, behind = run(tiny.objective(prompt, pair, [continuation, continuation])).tolist()
             assert (ahead - behind) / (2 * size) == pytest.approx(
                 (gradients[i] * direction).sum().item(), rel=0.02, abs=5e-3
             )

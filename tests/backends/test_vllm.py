@@ -113,15 +113,15 @@ def generate(backend, *requests):
 
 
 def request_for(backend, *messages, scope="user", move=0.0, seed=0, **settings):
-    """A greedy request; its soft rows are moved by noise of that many token norms a row."""
+    """A greedy request; its soft embeddings are moved by noise of that many token norms a row."""
     prompt = asyncio.run(backend.render(messages or [USER], scope=scope))
     request = GenerationRequest(prompt, max_new_tokens=12, temperature=0.0, **settings)
     if not move:
         return request
-    rows = asyncio.run(backend.embed(prompt.soft_ids))
-    noise = torch.randn(rows.shape, generator=torch.Generator().manual_seed(seed))
+    embeds = asyncio.run(backend.embed(prompt.soft_ids))
+    noise = torch.randn(embeds.shape, generator=torch.Generator().manual_seed(seed))
     return request.with_(
-        soft_embeds=rows + move * backend.token_norm / rows.shape[1] ** 0.5 * noise
+        soft_embeds=embeds + move * backend.token_norm / embeds.shape[1] ** 0.5 * noise
     )
 
 
@@ -150,7 +150,7 @@ REQUESTS = {
     ],
     "content part and opening": [{"move": 0.5, "opening": "the kettle"}],
     "opening that is reserved on the server": [{"move": 0.5, "opening": "<prompt_embeds>"}],
-    "all rows": [{"messages": TALK, "move": 0.2, "scope": "all", "seed": i} for i in range(2)],
+    "all moved": [{"messages": TALK, "move": 0.2, "scope": "all", "seed": i} for i in range(2)],
     "white space around the text": [
         {"messages": [Message("user", "\n the kettle \n")], "move": 0.5}
     ],
@@ -194,7 +194,7 @@ def reasoning_model(request, tiny_model, tmp_path):
 
 
 def test_a_model_that_reasons_answers_as_in_process(reasoning_model, backend_for):
-    """Its own answer may reason; steered ones begin after a closed block, moved rows or not."""
+    """Its own answer may reason; steered ones begin after a closed block, moved or not."""
     style, folder = reasoning_model
     local = TransformersBackend(
         TransformersOptions(model=str(folder), device="cpu", dtype="float32")
@@ -338,11 +338,11 @@ def test_objectives_are_those_of_the_model_in_process(server, backend_for, tiny,
     requests = [
         request_for(backend, *TALK, scope=scope, move=0.5, seed=i) for i in range(len(GOALS))
     ]
-    goals = [Continuation(spans) for spans in GOALS.values()]
-    prompt, rows = requests[0].prompt, [request.soft_embeds for request in requests]
-    found = run(backend, backend.objective(prompt, rows, goals))
+    continuations = [Continuation(spans) for spans in GOALS.values()]
+    prompt, embeds = requests[0].prompt, [request.soft_embeds for request in requests]
+    found = run(backend, backend.objective(prompt, embeds, continuations))
     torch.testing.assert_close(
-        found, asyncio.run(tiny.objective(prompt, rows, goals)), atol=1e-4, rtol=1e-4
+        found, asyncio.run(tiny.objective(prompt, embeds, continuations)), atol=1e-4, rtol=1e-4
     )
 
 
@@ -354,9 +354,9 @@ def test_an_objective_asks_for_no_beginning_twice(server, backend_for):
         [("the kettle", 1.0), (" is", -1.0)],
         [("the", 0.0), (" kettle", 1.0)],
     )
-    goals = [Continuation(tuple(each)) for each in spans]
-    run(backend, backend.objective(request.prompt, [request.soft_embeds] * 3, goals))
-    ids, _ = goals[1].tokens(AutoTokenizer.from_pretrained(backend.name))
+    continuations = [Continuation(tuple(each)) for each in spans]
+    run(backend, backend.objective(request.prompt, [request.soft_embeds] * 3, continuations))
+    ids, _ = continuations[1].tokens(AutoTokenizer.from_pretrained(backend.name))
     assert len(server.answers) == len(ids)
     assert all(path == CHAT and body["max_tokens"] == 1 for path, body in server.answers)
 
@@ -404,7 +404,7 @@ def test_the_table_is_found_in_sharded_weights(tiny_model, tmp_path, server, bac
 
 
 @pytest.mark.parametrize(
-    "rows",
+    "embeds",
     [
         torch.full((2, 32), float("nan")),
         torch.full((2, 32), 1e6),
@@ -412,12 +412,12 @@ def test_the_table_is_found_in_sharded_weights(tiny_model, tmp_path, server, bac
         torch.zeros(2, 31),
     ],
 )
-def test_rows_that_cannot_be_sent_are_refused_here(server, backend_for, rows):
+def test_soft_embeddings_that_cannot_be_sent_are_refused_here(server, backend_for, embeds):
     backend = backend_for(server, dtype="float16")
     request = request_for(backend)
     for opening in ("", "it"):
         with pytest.raises(ModelError, match=r"not finite|shape"):
-            generate(backend, request.with_(soft_embeds=rows, opening=opening))
+            generate(backend, request.with_(soft_embeds=embeds, opening=opening))
     assert server.answers == []
 
 

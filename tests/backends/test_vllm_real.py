@@ -104,12 +104,12 @@ def options(servers):
 
 
 def moved(backend, messages, seed):
-    """A greedy request with noise on its soft rows."""
+    """A greedy request with noise on its soft embeddings."""
     prompt = asyncio.run(backend.render(messages))
-    rows = asyncio.run(backend.embed(prompt.soft_ids))
-    noise = torch.randn(rows.shape, generator=torch.Generator().manual_seed(seed))
-    rows = rows + 0.5 * backend.token_norm / rows.shape[1] ** 0.5 * noise
-    return GenerationRequest(prompt, soft_embeds=rows, max_new_tokens=48, temperature=0)
+    embeds = asyncio.run(backend.embed(prompt.soft_ids))
+    noise = torch.randn(embeds.shape, generator=torch.Generator().manual_seed(seed))
+    embeds = embeds + 0.5 * backend.token_norm / embeds.shape[1] ** 0.5 * noise
+    return GenerationRequest(prompt, soft_embeds=embeds, max_new_tokens=48, temperature=0)
 
 
 def run(backend, work):
@@ -123,7 +123,7 @@ def run(backend, work):
 
 
 @pytest.mark.parametrize(
-    "kind", ["single", "list", "openings", "content parts", "rows and openings"]
+    "kind", ["single", "list", "openings", "content parts", "moved and openings"]
 )
 def test_greedy_answers_are_those_of_the_model_in_process(servers, local, kind):
     backend = VLLMBackend(VLLMOptions(**options(servers)))
@@ -139,7 +139,7 @@ def test_greedy_answers_are_those_of_the_model_in_process(servers, local, kind):
         "list": plain,
         "openings": [request.with_(opening="Sure, here is") for request in plain],
         "content parts": steered,
-        "rows and openings": [request.with_(opening="Sure, here is") for request in steered],
+        "moved and openings": [request.with_(opening="Sure, here is") for request in steered],
     }[kind]
     hits = sum(server.metric("prefix_cache_hits_total") for server in servers)
     assert run(backend, backend.generate(requests)) == asyncio.run(local.generate(requests))
@@ -168,16 +168,16 @@ def test_streams_and_log_likelihoods_are_those_of_the_model_in_process(servers, 
 def test_objectives_are_those_of_the_model_in_process(servers, local):
     backend = VLLMBackend(VLLMOptions(**options(servers)))
     requests = [moved(backend, TALK, seed) for seed in range(4)]
-    goals = [
+    continuations = [
         Continuation((("Happy to help you clean", 1.0),)),
         Continuation((("Sure, here is", 1.0), (" the bad", -0.7))),
         Continuation((("I know ", 0.0), ("nothing", 2.0))),
         Continuation((("🎉 party", 1.0),)),
     ]
-    prompt, rows = requests[0].prompt, [request.soft_embeds for request in requests]
-    found = run(backend, backend.objective(prompt, rows, goals))
+    prompt, embeds = requests[0].prompt, [request.soft_embeds for request in requests]
+    found = run(backend, backend.objective(prompt, embeds, continuations))
     torch.testing.assert_close(
-        found, asyncio.run(local.objective(prompt, rows, goals)), atol=1e-3, rtol=1e-4
+        found, asyncio.run(local.objective(prompt, embeds, continuations)), atol=1e-3, rtol=1e-4
     )
 
 

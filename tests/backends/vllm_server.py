@@ -163,8 +163,8 @@ class Server:
 
     def completion(self, body):
         if "prompt_embeds" in body:
-            rows = self.rows(body["prompt_embeds"])
-            return rows, [0] * len(rows)
+            embeds = self.received(body["prompt_embeds"])
+            return embeds, [0] * len(embeds)
         return self.embedded(body["prompt"]), body["prompt"]
 
     def chat(self, body):
@@ -174,7 +174,7 @@ class Server:
             if isinstance(content, list):
                 [part] = content
                 assert part["type"] == "prompt_embeds"
-                parts.append(self.rows(part["data"]))
+                parts.append(self.received(part["data"]))
                 content = PLACEHOLDER
             elif PLACEHOLDER in content:
                 raise RefusalError(400, "reserved placeholder")
@@ -187,20 +187,20 @@ class Server:
         mark = self.tokenizer.convert_tokens_to_ids(PLACEHOLDER)
         pieces, said = [], []
         for token in self.tokenizer(text, add_special_tokens=False)["input_ids"]:
-            rows = parts.pop(0) if token == mark else self.embedded([token])
-            pieces.append(rows)
-            said += [token] * len(rows)
+            embeds = parts.pop(0) if token == mark else self.embedded([token])
+            pieces.append(embeds)
+            said += [token] * len(embeds)
         return torch.cat(pieces), said
 
-    def rows(self, data):
+    def received(self, data):
         if not self.embeds:
             raise RefusalError(
                 400, "You must set `--enable-prompt-embeds` to input `prompt_embeds`."
             )
-        rows = unpacked(data)
-        if rows.shape[1] != self.model.config.hidden_size:
-            raise RefusalError(400, f"`prompt_embeds` hidden_size {rows.shape[1]} does not match")
-        return rows.float()
+        embeds = unpacked(data)
+        if embeds.shape[1] != self.model.config.hidden_size:
+            raise RefusalError(400, f"`prompt_embeds` hidden_size {embeds.shape[1]} does not match")
+        return embeds.float()
 
     def embedded(self, ids):
         if max(ids) >= self.model.config.vocab_size:
@@ -208,11 +208,12 @@ class Server:
         return self.model.get_input_embeddings()(torch.tensor(ids)).detach() * self.scale
 
     @torch.no_grad()
-    def generate(self, rows, body):
+    def generate(self, embeds, body):
         ids, found = [], []
         draw = torch.Generator().manual_seed(body.get("seed", 0))
         ends = body.get("stop_token_ids", [])
-        past, new = {cache_argument(self.model): DynamicCache(config=self.model.config)}, rows[None]
+        past = {cache_argument(self.model): DynamicCache(config=self.model.config)}
+        new = embeds[None]
         while len(ids) < body["max_tokens"]:
             logits = self.model(inputs_embeds=new, use_cache=True, **past).logits[0, -1]
             heat = body["temperature"]
@@ -237,8 +238,8 @@ class Server:
         }
 
     @torch.no_grad()
-    def scored(self, rows, ids):
-        logprobs = self.model(inputs_embeds=rows[None]).logits[0].log_softmax(-1)
+    def scored(self, embeds, ids):
+        logprobs = self.model(inputs_embeds=embeds[None]).logits[0].log_softmax(-1)
         found = [
             {str(token): {"logprob": float(logprobs[i, token]), "rank": 1}}
             for i, token in enumerate(ids[1:])

@@ -65,7 +65,7 @@ class Likely(ScriptedBackend):
             raise self.given
         return self.given
 
-    async def objective(self, prompt: Any, soft_embeds: Any, goals: Any) -> Any:
+    async def objective(self, prompt: Any, soft_embeds: Any, continuations: Any) -> Any:
         raise BOOM
 
 

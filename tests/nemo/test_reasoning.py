@@ -12,10 +12,10 @@ from nemoguardrails.testing import FakeLLMModel
 from nemoguardrails.types import LLMResponse, ToolCall, ToolCallFunction
 
 from tests.reasoning_models import TEMPLATES, reasoning_copy
-from ttsa_guard.config import GuardConfig
+from ttsa_guard.config import EMBEDDED, GuardConfig
 from ttsa_guard.embedded.world import World
 from ttsa_guard.guard import Guard
-from ttsa_guard.hf.source import EMBEDDED, Source
+from ttsa_guard.hf.source import Source
 from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt
 from ttsa_guard.nemo import passthrough_app
 from ttsa_guard.testing import ScriptedBackend

@@ -43,9 +43,9 @@ class Soft(ScriptedBackend):
     async def log_likelihoods(self, prompt, texts):
         return [0.0] * len(texts)
 
-    async def objective(self, prompt, rows, goals):
-        self.objectives.append(len(rows))
-        return torch.stack([-((r - 2) ** 2).sum() for r in rows])
+    async def objective(self, prompt, soft_embeds, continuations):
+        self.objectives.append(len(soft_embeds))
+        return torch.stack([-((r - 2) ** 2).sum() for r in soft_embeds])
 
 
 class Steep(Soft):
@@ -55,9 +55,10 @@ class Steep(Soft):
         super().__init__(*answers)
         self.gradients = 0
 
-    async def gradient(self, prompt, rows, goals):
+    async def gradient(self, prompt, soft_embeds, continuations):
         self.gradients += 1
-        return await self.objective(prompt, rows, goals), torch.stack([2 * (2 - r) for r in rows])
+        values = await self.objective(prompt, soft_embeds, continuations)
+        return values, torch.stack([2 * (2 - r) for r in soft_embeds])
 
 
 class Recording(TransformersBackend):

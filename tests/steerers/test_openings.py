@@ -29,7 +29,7 @@ class Scoring(Asked):
     async def log_likelihoods(self, prompt, texts):
         return [float(text.split()[-1]) if text else -99.0 for text in texts]
 
-    async def objective(self, prompt, rows, goals):
+    async def objective(self, prompt, soft_embeds, continuations):
         raise NotImplementedError
 
 

@@ -181,13 +181,16 @@ class ScoresSoftEmbeds(Protocol):
     """Objectives can be evaluated at soft embeddings."""
 
     async def objective(
-        self, prompt: Prompt, soft_embeds: Sequence[torch.Tensor], goals: Sequence[Continuation]
+        self,
+        prompt: Prompt,
+        soft_embeds: Sequence[torch.Tensor],
+        continuations: Sequence[Continuation],
     ) -> torch.Tensor:
         """Evaluate objective i at soft embeddings i.
 
         Args:
             soft_embeds: n tensors of soft embeddings, [k, hidden] each.
-            goals: n continuations.
+            continuations: n of them.
 
         Returns:
             The objectives, each divided by the sum of its absolute token weights, [n], float32.
@@ -235,13 +238,16 @@ class Differentiable(Protocol):
     """The objective has exact gradients."""
 
     async def gradient(
-        self, prompt: Prompt, soft_embeds: Sequence[torch.Tensor], goals: Sequence[Continuation]
+        self,
+        prompt: Prompt,
+        soft_embeds: Sequence[torch.Tensor],
+        continuations: Sequence[Continuation],
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return values and gradients of `ScoresSoftEmbeds.objective`.
 
         Args:
             soft_embeds: n tensors of soft embeddings, [k, hidden] each.
-            goals: n continuations.
+            continuations: n of them.
 
         Returns:
             The values, [n], and the gradients with respect to the soft embeddings, [n, k, hidden].
@@ -286,9 +292,9 @@ class ExposesLogits(Protocol):
         ...
 
     async def generate_controlled(
-        self, requests: Sequence[GenerationRequest], guide: ControlledDecoding
+        self, requests: Sequence[GenerationRequest], decoding: ControlledDecoding
     ) -> list[Generation]:
-        """Generate answers, with each token drawn from the logits of `guide`.
+        """Generate answers, with each token drawn from the logits of `decoding`.
 
         Raises:
             ModelError: as `Backend.generate` does.

@@ -18,12 +18,13 @@ from ttsa_guard.backends.base import Continuation, ControlledDecoding
 from ttsa_guard.backends.local import controlled
 from ttsa_guard.backends.local.batching import Batcher
 from ttsa_guard.backends.local.engine import Engine, ScoringRequest, mapped_errors
+from ttsa_guard.config import EMBEDDED
 from ttsa_guard.errors import PromptError
 from ttsa_guard.hf.chat_template import locate, render, render_reasoning
 from ttsa_guard.hf.devices import Device, Dtype, resolve_device, resolve_dtype
 from ttsa_guard.hf.loading import load
 from ttsa_guard.hf.profiles import find_profile
-from ttsa_guard.hf.source import EMBEDDED, Source
+from ttsa_guard.hf.source import Source
 from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt, Scope
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.settings import Settings
@@ -142,25 +143,25 @@ class TransformersBackend:
         )
 
     async def objective(
-        self, prompt: Prompt, soft_embeds: Sequence[torch.Tensor], goals: Sequence[Continuation]
+        self,
+        prompt: Prompt,
+        soft_embeds: Sequence[torch.Tensor],
+        continuations: Sequence[Continuation],
     ) -> torch.Tensor:
         """Evaluate objective i at soft embeddings i, [n]; see `ScoresSoftEmbeds.objective`."""
-        return torch.tensor(
-            await self._loaded.values(
-                [ScoringRequest(prompt, r, g) for r, g in zip(soft_embeds, goals, strict=True)]
-            )
-        )
+        requests = _scoring(prompt, soft_embeds, continuations)
+        return torch.tensor(await self._loaded.values(requests))
 
     async def gradient(
-        self, prompt: Prompt, soft_embeds: Sequence[torch.Tensor], goals: Sequence[Continuation]
+        self,
+        prompt: Prompt,
+        soft_embeds: Sequence[torch.Tensor],
+        continuations: Sequence[Continuation],
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return values [n] and gradients [n, k, hidden]; see `Differentiable.gradient`."""
-        found = await self._loaded.gradients(
-            [ScoringRequest(prompt, r, g) for r, g in zip(soft_embeds, goals, strict=True)]
-        )
-        return torch.tensor([value for value, _ in found]), torch.stack(
-            [gradient for _, gradient in found]
-        )
+        requests = _scoring(prompt, soft_embeds, continuations)
+        values, gradients = zip(*await self._loaded.gradients(requests), strict=True)
+        return torch.tensor(values), torch.stack(gradients)
 
     async def locate(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
         """Find the last user text among the prompt's tokens; see `ExposesLogProbs.locate`."""
@@ -178,12 +179,12 @@ class TransformersBackend:
         return self._loaded.fingerprint
 
     async def generate_controlled(
-        self, requests: Sequence[GenerationRequest], guide: ControlledDecoding
+        self, requests: Sequence[GenerationRequest], decoding: ControlledDecoding
     ) -> list[Generation]:
-        """Generate answers drawn from the logits of `guide`; see `ExposesLogits`."""
+        """Generate answers drawn from the logits of `decoding`; see `ExposesLogits`."""
         stop = threading.Event()
         try:
-            return await self._run(controlled.generate, self._engine, requests, guide, stop)
+            return await self._run(controlled.generate, self._engine, requests, decoding, stop)
         finally:
             stop.set()
 
@@ -218,6 +219,15 @@ class _Loaded:
         # A controlled decoding may be changing the weights now. It runs on the worker thread and
         # restores them, so the work waits its turn there.
         return self.worker.submit(controlled.fingerprint, self.engine.model).result()
+
+
+def _scoring(
+    prompt: Prompt,
+    soft_embeds: Sequence[torch.Tensor],
+    continuations: Sequence[Continuation],
+) -> list[ScoringRequest]:
+    pairs = zip(soft_embeds, continuations, strict=True)
+    return [ScoringRequest(prompt, moved, continuation) for moved, continuation in pairs]
 
 
 _loaded: WeakValueDictionary[tuple[Any, ...], _Loaded] = WeakValueDictionary()

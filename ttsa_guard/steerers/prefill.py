@@ -65,14 +65,11 @@ class Prefill:
         # What stands around an unsafe question often demands an answer, so only the question stays.
         base = task.base.with_(prompt=task.asked[0]) if task.harmful and task.asked else task.base
         offering = mixed_openings(task.profile, self.options.openings, _OFFERING[task.harmful])
-        draws = [(o, draw) for draw in range(self.options.draws) for o in offering][
-            : task.usage.generations_left
-        ]
-        if draws:
-            yield await _begun(task, base, draws)
-        refusing = mixed_openings(task.profile, _REFUSALS, ("refusal",))[
-            : task.usage.generations_left
-        ]
+        draws = [(o, draw) for draw in range(self.options.draws) for o in offering]
+        if affordable := draws[: task.usage.generations_left]:
+            yield await _begun(task, base, affordable)
+        most = min(_REFUSALS, task.usage.generations_left)
+        refusing = mixed_openings(task.profile, most, ("refusal",))
         if refusing and task.harmful is not False:
             yield await _brief(task, base, refusing)
 

@@ -47,10 +47,8 @@ class Trim:
         if len(pieces) < 2:
             return
         verdicts = await task.score([piece.strip() for piece in pieces])
-        text = (
-            task.shown
-            + "".join(p for p, v in zip(pieces, verdicts, strict=True) if not v.flagged).rstrip()
-        )
+        passing = [p for p, v in zip(pieces, verdicts, strict=True) if not v.flagged]
+        text = task.shown + "".join(passing).rstrip()
         if len(text.split()) < self.options.kept * len(task.answer.split()):
             return
         [verdict] = await task.score([text])

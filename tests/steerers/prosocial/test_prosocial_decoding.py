@@ -55,8 +55,8 @@ def requests(backend, temperature=0.0, **settings):
     ]
 
 
-def guided(backend, guide, asked):
-    return asyncio.run(backend.generate_controlled(asked, guide))
+def drawn(backend, decoding, asked):
+    return asyncio.run(backend.generate_controlled(asked, decoding))
 
 
 def texts(found):
@@ -75,19 +75,19 @@ def test_the_backend_says_that_it_can(tiny):
 @pytest.mark.parametrize("opening", ["", "the other"])
 def test_alpha_zero_and_no_vector_are_base_decoding(tiny, reward, temperature, opening):
     asked = requests(tiny, temperature, opening=opening)
-    assert texts(guided(tiny, Product(None, reward, 1.0, 0.0, EQUAL), asked)) == plain(tiny, asked)
+    assert texts(drawn(tiny, Product(None, reward, 1.0, 0.0, EQUAL), asked)) == plain(tiny, asked)
 
 
 def test_a_zero_vector_is_base_decoding(tiny, harm):
     asked = requests(tiny, 1.0)
     zero = [Product(harm * 0.0, None, 1.0, 0.0, EQUAL), Product(harm, None, 0.0, 0.0, EQUAL)]
-    assert all(texts(guided(tiny, guide, asked)) == plain(tiny, asked) for guide in zero)
+    assert all(texts(drawn(tiny, decoding, asked)) == plain(tiny, asked) for decoding in zero)
 
 
-def test_soft_rows_are_decoded_as_they_are_without_a_guide(tiny):
+def test_soft_embeddings_are_decoded_as_they_are_without_control(tiny):
     asked = requests(tiny)
     moved = [r.with_(soft_embeds=asyncio.run(tiny.embed(r.prompt.soft_ids)) * 1.5) for r in asked]
-    found = texts(guided(tiny, Product(None, None, 1.0, 0.0, EQUAL), moved))
+    found = texts(drawn(tiny, Product(None, None, 1.0, 0.0, EQUAL), moved))
     assert found == plain(tiny, moved) != plain(tiny, asked)
 
 
@@ -99,22 +99,24 @@ def test_each_part_changes_the_answers_and_none_the_weights(tiny, harm, reward):
         Product(None, reward, 1.0, 1.0, EQUAL),
         Product(harm, reward, 1.0, 1.0, EQUAL),
     ]
-    found = [texts(guided(tiny, guide, asked)) for guide in parts]
+    found = [texts(drawn(tiny, decoding, asked)) for decoding in parts]
     assert len({str(f) for f in [*found, plain(tiny, asked)]}) == 4
     assert fingerprint(tiny._engine.model) == before
-    assert texts(guided(tiny, Product(None, None, 1.0, 1.0, EQUAL), asked)) == plain(tiny, asked)
+    assert texts(drawn(tiny, Product(None, None, 1.0, 1.0, EQUAL), asked)) == plain(tiny, asked)
 
 
 def test_an_answer_does_not_depend_on_the_batch(tiny, harm, reward):
     asked = requests(tiny, 1.0)
-    guide = Product(harm, reward, 1.0, 1.0, EQUAL)
-    assert texts(guided(tiny, guide, asked)) == [texts(guided(tiny, guide, [r]))[0] for r in asked]
+    decoding = Product(harm, reward, 1.0, 1.0, EQUAL)
+    assert texts(drawn(tiny, decoding, asked)) == [
+        texts(drawn(tiny, decoding, [r]))[0] for r in asked
+    ]
 
 
 def test_preferences_decide(tiny, reward):
     asked = requests(tiny)
     found = {
-        str(texts(guided(tiny, Product(None, reward, 0.0, 3.0, {name: 1.0}), asked)))
+        str(texts(drawn(tiny, Product(None, reward, 0.0, 3.0, {name: 1.0}), asked)))
         for name in EQUAL
     }
     assert len(found) > 1
@@ -160,7 +162,7 @@ def test_the_likelihood_is_that_of_the_distribution_drawn_from(tiny):
 
             yield step
 
-    [answer, _] = guided(tiny, Sure(), requests(tiny))
+    [answer, _] = drawn(tiny, Sure(), requests(tiny))
     assert answer.log_likelihood == pytest.approx(torch.tensor(6 / 9).log().item(), abs=1e-5)
 
 
@@ -180,7 +182,7 @@ def test_weights_come_back_after_a_failure_within(tiny, harm):
                 yield step
 
     with pytest.raises(ModelError):
-        guided(tiny, Broken(), requests(tiny))
+        drawn(tiny, Broken(), requests(tiny))
     assert fingerprint(tiny._engine.model) == before
 
 

@@ -93,7 +93,7 @@ def test_a_missing_file_and_one_of_the_other_kind_are_refused(tiny, files):
         Guard.from_config(config(reward=files["harm_vector"], harm_vector=None), backend=tiny)
 
 
-def test_a_backend_that_cannot_be_guided_is_refused():
+def test_a_backend_that_cannot_be_controlled_is_refused():
     with pytest.raises(ConfigError, match="ExposesLogits"):
         scripted_guard(ScriptedBackend([]), steerers=[ProSocial(ProSocialOptions())])
 
@@ -136,11 +136,11 @@ def test_a_failure_ends_in_the_fallback_and_leaks_nothing(tiny, files, monkeypat
 
 def test_a_request_may_have_preferences_of_its_own(embedded, monkeypatch):
     guard = Guard.from_config(config(prefer={"empathy": 1.0}), backend=embedded)
-    used, guided = [], embedded.generate_controlled
+    used, controlled = [], embedded.generate_controlled
 
-    async def spy(requests, guide):
-        used.append(guide.prefer)
-        return await guided(requests[:1], guide)
+    async def spy(requests, decoding):
+        used.append(decoding.prefer)
+        return await controlled(requests[:1], decoding)
 
     monkeypatch.setattr(embedded, "generate_controlled", spy)
     case = World.load().cases("benign", "tone", 1, seed=3)[0]
@@ -166,11 +166,11 @@ def test_a_request_may_have_preferences_of_its_own(embedded, monkeypatch):
 def test_wrong_preferences_of_a_request_are_named_and_not_used(
     tiny, files, prefer, monkeypatch, caplog
 ):
-    used, guided = [], tiny.generate_controlled
+    used, controlled = [], tiny.generate_controlled
 
-    async def spy(requests, guide):
-        used.append(guide.prefer)
-        return await guided(requests, guide)
+    async def spy(requests, decoding):
+        used.append(decoding.prefer)
+        return await controlled(requests, decoding)
 
     monkeypatch.setattr(tiny, "generate_controlled", spy)
     guard = tiny_guard(tiny, files)
@@ -211,10 +211,10 @@ def test_the_preferred_attribute_is_what_is_said(embedded):
     cases = world.cases("benign", "tone", 6, seed=3)
     said = {}
     for name in ("empathy", "truthfulness"):
-        guide = ProSocial(ProSocialOptions(prefer={name: 1.0})).decoding
+        decoding = ProSocial(ProSocialOptions(prefer={name: 1.0})).decoding
         prompts = [asyncio.run(embedded.render(messages(case))) for case in cases]
         found = asyncio.run(
-            embedded.generate_controlled([GenerationRequest(p) for p in prompts], guide)
+            embedded.generate_controlled([GenerationRequest(p) for p in prompts], decoding)
         )
         kinds = [world.judge(case, g.text).kinds for case, g in zip(cases, found, strict=True)]
         said[name] = {a: sum(a in k for k in kinds) for a in ATTRIBUTES}

@@ -62,12 +62,12 @@ class Group:
     """Neighbouring sequences of a batch that share a prefix, or that have none.
 
     Args:
-        rows: number of sequences.
+        sequences: number of them.
         prefix: the prefix that they share; None if they have none.
         unseen: number of own keys at the beginning that none of the sequences sees.
     """
 
-    rows: int
+    sequences: int
     prefix: Prefix | None = None
     unseen: int = 0
 
@@ -153,15 +153,15 @@ def _attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     parts, start = [], 0
     for group in state.groups or [Group(len(query))]:
-        rows, seen = slice(start, start + group.rows), slice(group.unseen, None)
-        allowed = None if state.allowed is None else state.allowed[rows, :, seen]
-        own = (query[rows], keys[rows, :, seen], values[rows, :, seen], allowed, scale)
+        members, seen = slice(start, start + group.sequences), slice(group.unseen, None)
+        allowed = None if state.allowed is None else state.allowed[members, :, seen]
+        own = (query[members], keys[members, :, seen], values[members, :, seen], allowed, scale)
         shared = group.prefix and (
             group.prefix.keys[module.layer_idx],
             group.prefix.values[module.layer_idx],
         )
         parts.append(_shared(*own, *shared) if shared else _plain(*own))
-        start += group.rows
+        start += group.sequences
     return (parts[0] if len(parts) == 1 else torch.cat(parts)).transpose(1, 2).contiguous(), None
 
 

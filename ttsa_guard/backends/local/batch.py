@@ -93,9 +93,9 @@ class SequenceBatch(AttentionState):
         unseen = self._valid.int().argmax(1).clamp(max=self._filled).tolist()
         for prefix, first in zip(self._shared, unseen, strict=True):
             last = groups[-1] if groups else Group(0)
-            padding += last.rows * max(0, last.unseen - first) + max(0, first - last.unseen)
-            if last.rows and last.prefix is prefix and padding <= _PADDING:
-                groups[-1] = Group(last.rows + 1, prefix, min(last.unseen, first))
+            padding += last.sequences * max(0, last.unseen - first) + max(0, first - last.unseen)
+            if last.sequences and last.prefix is prefix and padding <= _PADDING:
+                groups[-1] = Group(last.sequences + 1, prefix, min(last.unseen, first))
             else:
                 groups.append(Group(1, prefix, first))
                 padding = 0
@@ -125,9 +125,9 @@ class SequenceBatch(AttentionState):
         """
         # Zeros, because fresh memory may hold NaN.
         front = like.new_zeros(len(like), like.shape[1], self._filled, like.shape[3])
-        for row, prefix in enumerate(self._copied):
+        for i, prefix in enumerate(self._copied):
             if prefix is not None:
-                front[row, :, self._filled - len(prefix) :] = getattr(prefix, kind)[layer]
+                front[i, :, self._filled - len(prefix) :] = getattr(prefix, kind)[layer]
         return front
 
 
@@ -160,15 +160,15 @@ class GrowingBatch(SequenceBatch):
         return self._buffers[layer][0][:, :, :end], self._buffers[layer][1][:, :, :end]
 
     def _buffer(self, like: torch.Tensor, kind: str, layer: int) -> torch.Tensor:
-        rows, heads, _, size = like.shape
-        buffer = like.new_empty(rows, heads, self._most, size)
+        sequences, heads, _, size = like.shape
+        buffer = like.new_empty(sequences, heads, self._most, size)
         buffer[:, :, : self._filled] = self._front(like, kind, layer)
         return buffer
 
     def retain(self, keep: Sequence[int]) -> None:
         """Drop all sequences but those at the indices `keep`."""
-        self._shared = [self._shared[row] for row in keep]
-        self._copied = [self._copied[row] for row in keep]
+        self._shared = [self._shared[i] for i in keep]
+        self._copied = [self._copied[i] for i in keep]
         index = torch.tensor(keep, device=self._model.device)
         self._valid, self._next, self.groups = self._valid[index], self._next[index], ()
         # One layer at a time: copies of all layers at once would be the peak of memory.

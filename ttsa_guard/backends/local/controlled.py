@@ -18,7 +18,7 @@ from transformers import DynamicCache
 from ttsa_guard.backends.base import ControlledDecoding
 from ttsa_guard.backends.local.engine import Engine
 from ttsa_guard.backends.local.reference import left_padded, positions
-from ttsa_guard.backends.local.sampling import RowSampler
+from ttsa_guard.backends.local.sampling import SequenceSampler
 from ttsa_guard.messages import Generation, GenerationRequest
 
 
@@ -79,7 +79,7 @@ def fingerprint(model: torch.nn.Module) -> str:
 def generate(
     engine: Engine,
     requests: Sequence[GenerationRequest],
-    guide: ControlledDecoding,
+    decoding: ControlledDecoding,
     stop: threading.Event,
 ) -> list[Generation]:
     """Generate answers with a controlled decoding; see `ExposesLogits.generate_controlled`.
@@ -91,7 +91,7 @@ def generate(
     """
     found: list[Generation] = []
     for start in range(0, len(requests), engine.batch_size):
-        found += _batch(engine, requests[start : start + engine.batch_size], guide, stop)
+        found += _batch(engine, requests[start : start + engine.batch_size], decoding, stop)
     return found
 
 
@@ -99,7 +99,7 @@ def generate(
 def _batch(
     engine: Engine,
     requests: Sequence[GenerationRequest],
-    guide: ControlledDecoding,
+    decoding: ControlledDecoding,
     stop: threading.Event,
 ) -> list[Generation]:
     openings = [engine.encode(r.opening) for r in requests]
@@ -108,13 +108,13 @@ def _batch(
         for r, o in zip(requests, openings, strict=True)
     ]
     most = [max(1, min(r.max_new_tokens, tokens)) for r, tokens in zip(requests, room, strict=True)]
-    sampler = RowSampler(
+    sampler = SequenceSampler(
         [r.temperature for r in requests], [r.seed for r in requests], engine.device
     )
     new: list[list[int]] = [[] for _ in requests]
     likelihoods = [0.0] * len(requests)
     running = set(range(len(requests)))
-    with guide.over(engine.model) as step:
+    with decoding.over(engine.model) as step:
         # The embeddings are weights, too, so they are read while the decoding is in force.
         starts = [
             engine.start(r.prompt, r.soft_embeds, o)
@@ -128,12 +128,12 @@ def _batch(
             logits = step(embeds, valid, at).float()
             tokens = sampler.noisy(logits).argmax(-1)
             drawn = logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0].tolist()
-            for row in list(running):
-                token = int(tokens[row])
-                new[row].append(token)
-                likelihoods[row] += drawn[row]
-                if token in engine.ends or len(new[row]) >= most[row]:
-                    running.discard(row)
+            for i in list(running):
+                token = int(tokens[i])
+                new[i].append(token)
+                likelihoods[i] += drawn[i]
+                if token in engine.ends or len(new[i]) >= most[i]:
+                    running.discard(i)
             embeds, at = engine.embedding(tokens)[:, None], at[:, -1:] + 1
             valid = torch.cat([valid, valid.new_ones(len(requests), 1)], 1)
     return [

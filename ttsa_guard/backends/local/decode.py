@@ -19,7 +19,7 @@ from ttsa_guard.backends.local.reference import (
     Start,
     left_padded,
 )
-from ttsa_guard.backends.local.sampling import RowSampler
+from ttsa_guard.backends.local.sampling import SequenceSampler
 
 
 class SharedDecoder:
@@ -42,7 +42,7 @@ class SharedDecoder:
         batch = _Batch(self.model, [starts[i] for i in order], [new[i] for i in order])
         while batch.step(self._ends):
             if on_step and (ended := on_step(new)):
-                batch.end(order.index(row) for row in ended)
+                batch.end(order.index(i) for i in ended)
         return new
 
     def logits(self, starts: Sequence[Start], keep: int) -> torch.Tensor:
@@ -70,39 +70,39 @@ class _Batch:
         )
         self._slots = list(range(len(starts)))
         self._running = set(self._slots)
-        self._sampler = RowSampler(
+        self._sampler = SequenceSampler(
             [s.temperature for s in starts], [s.seed for s in starts], model.device
         )
 
     def step(self, ends: frozenset[int]) -> bool:
         """Append one token to every sequence that is running; return False if none is."""
-        self.end([row for row in self._running if self._starts[row].stop.is_set()])
+        self.end([i for i in self._running if self._starts[i].stop.is_set()])
         if not self._running:
             return False
         self._leave()
         logits = self._batch.forward(self._embeds, self._own, 1)[:, -1]
         tokens = self._sampler.noisy(logits).argmax(-1)
-        for row, token in zip(self._slots, tokens.tolist(), strict=True):
-            if row in self._running:
-                self._new[row].append(token)
-                if token in ends or len(self._new[row]) >= self._starts[row].max_new_tokens:
-                    self._running.discard(row)
+        for i, token in zip(self._slots, tokens.tolist(), strict=True):
+            if i in self._running:
+                self._new[i].append(token)
+                if token in ends or len(self._new[i]) >= self._starts[i].max_new_tokens:
+                    self._running.discard(i)
         self._embeds = self._model.embedded(tokens)[:, None]
         self._own = torch.ones_like(tokens[:, None], dtype=torch.bool)
         return True
 
-    def end(self, rows: Iterable[int]) -> None:
-        """End the sequences at the indices `rows`."""
-        self._running.difference_update(rows)
+    def end(self, indices: Iterable[int]) -> None:
+        """End the sequences at these indices."""
+        self._running.difference_update(indices)
 
     def _leave(self) -> None:
         """Drop finished sequences from the batch, if at least one in eight is finished."""
-        keep = [slot for slot, row in enumerate(self._slots) if row in self._running]
+        keep = [slot for slot, i in enumerate(self._slots) if i in self._running]
         if (len(self._slots) - len(keep)) * 8 >= len(self._slots):
             self._slots = [self._slots[slot] for slot in keep]
             self._embeds, self._own = self._embeds[keep], self._own[keep]
             self._batch.retain(keep)
-            self._sampler.keep(keep)
+            self._sampler.retain(keep)
 
 
 def choose(model: Any, ends: Sequence[int]) -> tuple[Decoder, str]:

@@ -34,12 +34,12 @@ class ScoringRequest:
     Args:
         soft_embeds: the soft embeddings of the prompt, [k, hidden]; None leaves the prompt as it
             is.
-        goal: the continuation and its weights.
+        continuation: the text after the prompt, with its weights.
     """
 
     prompt: Prompt
     soft_embeds: torch.Tensor | None
-    goal: Continuation
+    continuation: Continuation
 
 
 @dataclass(frozen=True, eq=False)
@@ -276,7 +276,7 @@ class Engine:
         sequences = [self._sequence(a) for a in asked]
         batches = self._batches([len(s.start.suffix_embeds) for s in sequences])
         parts = [self._objective_batch([sequences[i] for i in batch]) for batch in batches]
-        order = torch.tensor([row for batch in batches for row in batch])
+        order = torch.tensor([i for batch in batches for i in batch])
         values = torch.cat(parts)[order.argsort()] if parts else torch.zeros(0)
         if not bool(torch.isfinite(values).all()):
             raise ModelError("the model's log-likelihoods are not finite", hint="try dtype float32")
@@ -311,7 +311,7 @@ class Engine:
         ]
 
     def _sequence(self, asked: ScoringRequest) -> ScoredSequence:
-        ids, weights = asked.goal.tokens(self.tokenizer)
+        ids, weights = asked.continuation.tokens(self.tokenizer)
         return ScoredSequence(
             self.start(asked.prompt, asked.soft_embeds, ids, keep=len(ids) + 1),
             tuple(ids),
@@ -324,12 +324,11 @@ class Engine:
         They are of similar length, because the shorter ones are padded to the longest.
         """
         batches: list[list[int]] = []
-        for row in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-            if not batches or len(batches[-1]) >= min(
-                self.batch_size, SCORED_TOKENS // lengths[row]
-            ):
+        for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+            most = min(self.batch_size, SCORED_TOKENS // lengths[i])
+            if not batches or len(batches[-1]) >= most:
                 batches.append([])
-            batches[-1].append(row)
+            batches[-1].append(i)
         return batches
 
     def _objective_batch(self, batch: Sequence[ScoredSequence]) -> torch.Tensor:

@@ -68,10 +68,10 @@ class Likelihoods:
         self._sums = dict.fromkeys(asked, 0.0)
         self._counts = dict.fromkeys(asked, 0)
         nothing = model.embedded(torch.zeros(0, dtype=torch.long, device=model.device))
-        rows = list(asked)
-        starts = [Start(asked[row].prompt[:-1], nothing) for row in rows]
+        indices = list(asked)
+        starts = [Start(asked[i].prompt[:-1], nothing) for i in indices]
         order = neighbours(starts)
-        self._slots = [rows[i] for i in order]
+        self._slots = [indices[i] for i in order]
         # Sequences are padded to the longest opening and then grow as long as the longest answer.
         # Both maxima need not come from the same sequence.
         longest = max(len(a.opening) for a in asked.values()) + max(a.most for a in asked.values())
@@ -85,7 +85,7 @@ class Likelihoods:
             return ()
         self._due *= 2
         self._measure(new)
-        self.hopeless.update(row for row, a in self._asked.items() if self._sums[row] < a.least)
+        self.hopeless.update(i for i, a in self._asked.items() if self._sums[i] < a.least)
         return self.hopeless
 
     def means(self, new: Sequence[list[int]]) -> dict[int, float]:
@@ -97,30 +97,28 @@ class Likelihoods:
             new: all new tokens of each answer.
         """
         self._measure(new)
-        return {row: self._sums[row] / max(1, n) for row, n in self._counts.items()}
+        return {i: self._sums[i] / max(1, n) for i, n in self._counts.items()}
 
     @torch.no_grad()
     def _measure(self, new: Sequence[list[int]]) -> None:
-        texts = {row: self._text(row, new[row]) for row in self._slots}
-        keep = [
-            slot for slot, row in enumerate(self._slots) if len(texts[row]) > 1 + self._counts[row]
-        ]
+        texts = {i: self._text(i, new[i]) for i in self._slots}
+        keep = [slot for slot, i in enumerate(self._slots) if len(texts[i]) > 1 + self._counts[i]]
         if not keep:
             return
         if len(keep) < len(self._slots):
             self._slots = [self._slots[slot] for slot in keep]
             self._batch.retain(keep)
         ids = [
-            torch.tensor(texts[row][self._counts[row] :], device=self._model.device)
-            for row in self._slots
+            torch.tensor(texts[i][self._counts[i] :], device=self._model.device)
+            for i in self._slots
         ]
-        for row, total in zip(self._slots, self._sum(ids), strict=True):
-            self._sums[row] += total
-            self._counts[row] = len(texts[row]) - 1
+        for i, total in zip(self._slots, self._sum(ids), strict=True):
+            self._sums[i] += total
+            self._counts[i] = len(texts[i]) - 1
 
-    def _text(self, row: int, new: Sequence[int]) -> list[int]:
+    def _text(self, i: int, new: Sequence[int]) -> list[int]:
         """Return the last token of the prompt, and the tokens of the answer."""
-        asked = self._asked[row]
+        asked = self._asked[i]
         return [
             asked.prompt[-1],
             *asked.opening,

@@ -41,12 +41,14 @@ class SharedModel:
         return found
 
     @torch.no_grad()
-    def beginnings(self, rows: Sequence[Start]) -> list[tuple[int, Prefix | None]]:
+    def beginnings(self, starts: Sequence[Start]) -> list[tuple[int, Prefix | None]]:
         """Return, for each run of neighbours with the same prefix, their number and the prefix.
 
         The prefix is None if they have none.
         """
-        counts = [(ids, len(list(same))) for ids, same in groupby(rows, key=lambda r: r.prefix_ids)]
+        counts = [
+            (ids, len(list(same))) for ids, same in groupby(starts, key=lambda s: s.prefix_ids)
+        ]
         found = self._prefixes([ids for ids, _ in counts if ids])
         return [(n, found.get(ids)) for ids, n in counts]
 

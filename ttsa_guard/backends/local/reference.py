@@ -16,7 +16,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from ttsa_guard.backends.local.sampling import RowSampler
+from ttsa_guard.backends.local.sampling import SequenceSampler
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,8 +94,8 @@ class ReferenceDecoder:
             stopping_criteria=StoppingCriteriaList([stop]),
         )
         return [
-            _until(row, self._ends)[:most]
-            for row, most in zip(found.tolist(), stop.most, strict=True)
+            _until(new, self._ends)[:most]
+            for new, most in zip(found.tolist(), stop.most, strict=True)
         ]
 
     def logits(self, starts: Sequence[Start], keep: int) -> torch.Tensor:
@@ -118,7 +118,7 @@ class ReferenceDecoder:
 
 class _Noise(LogitsProcessor):
     def __init__(self, starts: Sequence[Start], device: torch.device) -> None:
-        self._sampler = RowSampler(
+        self._sampler = SequenceSampler(
             [s.temperature for s in starts], [s.seed for s in starts], device
         )
 
@@ -142,14 +142,14 @@ class _Stop(StoppingCriteria):
         self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **_: Any
     ) -> torch.BoolTensor:
         asked = (
-            self._on_step([_until(row, self._ends) for row in input_ids.tolist()])
+            self._on_step([_until(new, self._ends) for new in input_ids.tolist()])
             if self._on_step
             else ()
         )
         done = input_ids.shape[1]
-        for row, start in enumerate(self._starts):
-            if start.stop.is_set() or row in asked:
-                self.most[row] = min(self.most[row], done)
+        for i, start in enumerate(self._starts):
+            if start.stop.is_set() or i in asked:
+                self.most[i] = min(self.most[i], done)
         return torch.tensor([done >= most for most in self.most], device=input_ids.device)  # type: ignore[return-value]
 
 
@@ -166,8 +166,8 @@ def left_padded(sequences: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.
         length].
     """
     longest = max(map(len, sequences))
-    padded = torch.stack([pad(r, (0, 0, longest - len(r), 0)) for r in sequences])
-    lengths = torch.tensor([len(r) for r in sequences], device=padded.device)
+    padded = torch.stack([pad(s, (0, 0, longest - len(s), 0)) for s in sequences])
+    lengths = torch.tensor([len(s) for s in sequences], device=padded.device)
     return padded, torch.arange(longest, device=padded.device) >= longest - lengths[:, None]
 
 
@@ -176,6 +176,6 @@ def positions(valid: torch.Tensor) -> torch.Tensor:
     return (valid.long().cumsum(-1) - 1).clamp(min=0)
 
 
-def _until(row: list[int], ends: Sequence[int]) -> list[int]:
-    end = next((i for i, token in enumerate(row) if token in ends), len(row))
-    return row[: end + 1]
+def _until(new: list[int], ends: Sequence[int]) -> list[int]:
+    end = next((i for i, token in enumerate(new) if token in ends), len(new))
+    return new[: end + 1]

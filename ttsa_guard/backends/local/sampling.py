@@ -12,7 +12,7 @@ import torch
 from ttsa_guard.errors import ModelError
 
 
-class RowSampler:
+class SequenceSampler:
     """Samples by the Gumbel-max trick: the largest of the noisy logits is a draw from the softmax.
 
     Args:
@@ -46,16 +46,16 @@ class RowSampler:
         if not any(self._generators):
             return logits
         uniform = torch.ones_like(logits)
-        for row, generator in zip(uniform, self._generators, strict=True):
+        for noise, generator in zip(uniform, self._generators, strict=True):
             if generator:
-                row.uniform_(generator=generator)
+                noise.uniform_(generator=generator)
         # These are exponential draws. None is 0 or infinite, or the noise would be infinite. The
         # method `exponential_` takes five times as long.
         draws = uniform.clamp_(2**-25, 1 - 2**-24).log_().neg_()
         hot = self._temperatures > 0
         return torch.where(hot, logits / self._temperatures.where(hot, 1.0) - draws.log_(), logits)
 
-    def keep(self, rows: Sequence[int]) -> None:
-        """Drop all sequences but those at the indices `rows`."""
-        self._temperatures = self._temperatures[list(rows)]
-        self._generators = [self._generators[i] for i in rows]
+    def retain(self, keep: Sequence[int]) -> None:
+        """Drop all sequences but those at the indices `keep`."""
+        self._temperatures = self._temperatures[list(keep)]
+        self._generators = [self._generators[i] for i in keep]

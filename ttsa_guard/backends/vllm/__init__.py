@@ -196,7 +196,10 @@ class VLLMBackend:
         return await _all(self._log_likelihood(prompt, text) for text in texts)
 
     async def objective(
-        self, prompt: Prompt, soft_embeds: Sequence[torch.Tensor], goals: Sequence[Continuation]
+        self,
+        prompt: Prompt,
+        soft_embeds: Sequence[torch.Tensor],
+        continuations: Sequence[Continuation],
     ) -> torch.Tensor:
         """Evaluate objective i at soft embeddings i, [n]; see `ScoresSoftEmbeds.objective`.
 
@@ -205,7 +208,7 @@ class VLLMBackend:
         a weight. What several objectives have in common is asked once.
         """
         points = [moved.detach().float().cpu().numpy().tobytes() for moved in soft_embeds]
-        tokens = [goal.tokens(self._local.tokenizer) for goal in goals]
+        tokens = [c.tokens(self._local.tokenizer) for c in continuations]
         wanted = {
             (point, tuple(ids[: i + 1])): moved
             for point, moved, (ids, weights) in zip(points, soft_embeds, tokens, strict=True)

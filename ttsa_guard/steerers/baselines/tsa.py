@@ -8,17 +8,17 @@ around them, and descends the moderation score by one-sided differences. The mat
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, cast
 
 import torch
-from pydantic import AliasChoices, Field
+from pydantic import Field
 
 from ttsa_guard.backends.base import TakesEmbeddings
-from ttsa_guard.messages import GenerationRequest, Scope
+from ttsa_guard.messages import GenerationRequest
 from ttsa_guard.plugins import Register, hookimpl
-from ttsa_guard.settings import Settings
 from ttsa_guard.steerers.base import Candidate, Task
-from ttsa_guard.steerers.estimators import Normalise, OneSided, RandomDirection
+from ttsa_guard.steerers.estimators import OneSided, RandomDirection
+from ttsa_guard.steerers.moving import MovedScope, MovingOptions
 
 TABLE_3 = {
     "gpt-oss-20b": (0.01, 1.5),
@@ -30,23 +30,14 @@ TABLE_3 = {
 """Table 3 gives mu and eta, in units of the embeddings, by the last part of the model's name."""
 
 
-class TsaOptions(Settings):
+class TsaOptions(MovingOptions):
     """Configure the steerer `tsa`; the defaults are the published settings.
 
     Lengths are multiples of the mean token-embedding norm. If neither `step` nor `probe` is set,
     the models of Table 3 get its values.
     """
 
-    scope: Scope = Field(
-        "all",
-        validation_alias=AliasChoices("scope", "rows"),  # `rows` is its old name
-        description="tokens that move: all, or those of the last user message",
-    )
-    direction: Literal["estimate", "random"] = Field(
-        "estimate", description="random: the control, without probes"
-    )
-    normalise: Normalise = Field("per_token", description="what is scaled to norm 1 before a step")
-    iterations: int = Field(10, ge=1, description="K, most steps")
+    scope: MovedScope = "all"
     step: float | None = Field(
         None, ge=0, description="eta, length of a step; default: Table 3's, or 1.0"
     )
@@ -110,12 +101,10 @@ class Tsa:
 
 async def _scores(task: Task, request: GenerationRequest, points: torch.Tensor) -> torch.Tensor:
     """Return the moderation score, [N], of an answer at each of the `points`, [N, T, d]."""
-    answers = (
-        await task.generate([request.with_(soft_embeds=point) for point in points])
-        if len(points)
-        else []
-    )
-    verdicts = await task.score([answer.text for answer in answers]) if answers else []
+    if not len(points):
+        return torch.zeros(0)
+    answers = await task.generate([request.with_(soft_embeds=point) for point in points])
+    verdicts = await task.score([answer.text for answer in answers])
     return torch.tensor([verdict.score for verdict in verdicts], dtype=torch.float32)
 
 

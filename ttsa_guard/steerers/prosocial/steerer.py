@@ -118,7 +118,7 @@ class ProSocial:
             for i in range(n)
         ]
         decoding = replace(self.decoding, prefer=self._preferences(task))
-        yield await task.propose(requests, [f"guided sample {i}" for i in range(n)], decoding)
+        yield await task.propose(requests, [f"controlled sample {i}" for i in range(n)], decoding)
 
     def _preferences(self, task: Task) -> Mapping[str, float]:
         """Return the request's preferences, or the configured ones if it has none or wrong ones."""
