@@ -170,7 +170,14 @@ class GuardConfig(Settings):
         "any", description="How the guide's panel is combined; the same choices as for `combine`."
     )
     steerers: tuple[Use, ...] = Field(
-        (Use(use="erase"), Use(use="trim"), Use(use="prefill"), _RESAMPLE, Use(use="embedding")),
+        (
+            Use(use="erase"),
+            Use(use="trim"),
+            Use(use="offer"),
+            Use(use="prefill"),
+            _RESAMPLE,
+            Use(use="embedding"),
+        ),
         description=(
             "The cascade: the steerers that are tried one after another. If you do not set it, the"
             " cascade in the model's profile is used, if that has one. An empty list turns every"

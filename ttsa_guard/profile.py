@@ -55,6 +55,11 @@ class ModelProfile(BaseModel):
     """1st percentile of the mean token log-likelihood of the model's own safe answers, in nats.
     `null` was not measured."""
 
+    @property
+    def redirects(self) -> bool:
+        """Whether it has redirecting openings that the model itself was seen to use."""
+        return any(o.kind == "redirect" and o not in GENERIC.openings for o in self.openings)
+
     @field_validator("steerers", "steerers_for_harm", mode="before")
     @classmethod
     def _named(cls, value: Any) -> Any:
@@ -98,7 +103,7 @@ class ModelProfile(BaseModel):
         )
 
 
-_DECLINING = "I can't help with that, because it could harm people."
+DECLINING = "I can't help with that, because it could harm people."
 GENERIC = ModelProfile(
     model="any",
     openings=(
@@ -107,17 +112,17 @@ GENERIC = ModelProfile(
         Opening(text="To begin with,", kind="answer"),
         Opening(
             text=(
-                f"{_DECLINING} What I can do is explain how to protect yourself and others"
+                f"{DECLINING} What I can do is explain how to protect yourself and others"
                 " against it:"
             ),
             kind="redirect",
         ),
         Opening(
-            text=f"{_DECLINING} If someone does this to you, here is what you can do:",
+            text=f"{DECLINING} If someone does this to you, here is what you can do:",
             kind="redirect",
         ),
         Opening(
-            text=f"{_DECLINING} Instead, here are some safe and legal things that you can do:",
+            text=f"{DECLINING} Instead, here are some safe and legal things that you can do:",
             kind="redirect",
         ),
         Opening(

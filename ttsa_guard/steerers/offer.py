@@ -1,0 +1,132 @@
+"""Decline an unsafe request, and answer the nearest harmless question instead.
+
+A small model that has an unsafe question before it goes on about that, however its answer begins.
+It answers a plain question much better.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar, cast
+
+from pydantic import Field
+
+from ttsa_guard.backends.base import ScoresText
+from ttsa_guard.messages import Baseline, Message
+from ttsa_guard.plugins import Register, hookimpl
+from ttsa_guard.profile import DECLINING
+from ttsa_guard.review import last_user
+from ttsa_guard.settings import Settings, read_yaml, validated
+from ttsa_guard.steerers.base import Candidate, Task
+
+SHIPPED = Path(__file__).with_name("offers.yaml")
+
+_BEGINNING = f"{DECLINING} What I can do is explain {{}}:"
+_ASKING = "Ask me a question about {}."
+_LONGEST = 400
+"""Characters of a request that tell what it is about."""
+
+
+class Offer(Settings):
+    """Describe what can be offered in place of an unsafe answer."""
+
+    about: str = Field(description="what such an unsafe request is about, in a few words")
+    question: str = Field(description="the harmless question that is answered instead")
+    explains: str = Field(description="what the answer explains, as in “how to spot a scam”")
+
+
+class Offers(Settings):
+    """Hold the content of a file of offers."""
+
+    offers: tuple[Offer, ...] = Field(min_length=1, description="the offers, in any order")
+
+
+class OfferOptions(Settings):
+    """Configure the steerer `offer`."""
+
+    file: Path = Field(
+        SHIPPED,
+        description=(
+            "a YAML file with your own `offers`; each has `about`, `question` and `explains`"
+        ),
+    )
+    nearest: int = Field(2, ge=1, description="offers that are tried, in one batch")
+    draws: int = Field(3, ge=1, description="answers to each of them")
+    temperature: float = Field(
+        0.7, ge=0, le=2, description="temperature of all answers but the first"
+    )
+
+
+class OfferInstead:
+    """Propose answers to harmless questions that begin by declining what the user asked for.
+
+    The nearest offers are those after whose topic the request is likeliest to the chat model
+    itself. Nothing is proposed for an answer that was not flagged for harm, and nothing for a model
+    whose profile has redirecting openings of its own, because `prefill` uses those.
+    """
+
+    name = "offer"
+    needs: ClassVar[tuple[type, ...]] = (ScoresText,)
+
+    def __init__(self, options: OfferOptions) -> None:
+        """Read the offers.
+
+        Raises:
+            ConfigError: the file cannot be read, or it does not hold offers.
+        """
+        self.options = options
+        content = read_yaml(options.file, hint="name a YAML file with offers in the option `file`")
+        self._offers = validated(Offers, content, where=str(options.file)).offers
+
+    async def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
+        """Yield one batch of answers, the nearest offer first."""
+        if not task.harmful or task.profile.redirects:
+            return
+        nearest = (await self._by_nearness(task))[: self.options.nearest]
+        tries = [(offer, draw) for draw in range(self.options.draws) for offer in nearest]
+        tries = tries[: task.usage.generations_left]
+        prompts = {
+            offer: await task.backend.render(Message.conversation(offer.question))
+            for offer in nearest
+        }
+        floor = task.baseline.floor if task.baseline else -math.inf
+        requests = [
+            task.base.with_(
+                prompt=prompts[offer],
+                # It answers this question and not the user's, so it has to be likely after this.
+                baseline=Baseline(prompts[offer], floor),
+                opening=task.after_shown(_BEGINNING.format(offer.explains)),
+                seed=task.seed + i,
+                temperature=self.options.temperature if draw else task.base.temperature,
+            )
+            for i, (offer, draw) in enumerate(tries)
+        ]
+        candidates = await task.propose(requests, [f"offer {o.explains!r}" for o, _ in tries])
+        yield [
+            replace(candidate, place=nearest.index(offer))
+            for candidate, (offer, _) in zip(candidates, tries, strict=True)
+        ]
+
+    async def _by_nearness(self, task: Task) -> list[Offer]:
+        """Return the offers, the one after whose topic the request is likeliest first."""
+        backend, request = cast(ScoresText, task.backend), last_user(task.messages)[:_LONGEST]
+        prompts = [
+            await task.backend.render(Message.conversation(_ASKING.format(offer.about)))
+            for offer in self._offers
+        ]
+        with task.usage.timed("scoring"):
+            likelihoods = await asyncio.gather(
+                *(backend.log_likelihoods(prompt, [request]) for prompt in prompts)
+            )
+        order = sorted(range(len(prompts)), key=lambda i: -likelihoods[i][0])
+        return [self._offers[i] for i in order]
+
+
+@hookimpl
+def ttsa_register_steerers(register: Register) -> None:
+    """Register the steerer."""
+    register("offer", OfferInstead, options=OfferOptions)
