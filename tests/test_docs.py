@@ -1,10 +1,12 @@
 """The reference pages are what the code says, and everything in them works."""
 
+import ast
 import inspect
 import re
 import runpy
 import shlex
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -12,6 +14,7 @@ import yaml
 import ttsa_guard
 from ttsa_guard import hookspecs, nemo, testing
 from ttsa_guard.config import GuardConfig
+from ttsa_guard.quality import Flaw
 from ttsa_guard.steerers.base import Task
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -91,3 +94,33 @@ def test_the_plugin_guide_names_what_there_is():
     named = set(re.findall(r"\btask\.(\w+)", page))
     assert {"base", "propose", "seed"} < named
     assert named <= {*dir(Task), *Task.__annotations__}
+
+
+def glossary_names():
+    glossary = text("architecture").split("\n## Glossary\n")[1]
+    return set(re.findall(r"`([^`]+)`", glossary))
+
+
+def code_names():
+    """Modules, classes, functions, parameters and fields of the package."""
+    package = Path(ttsa_guard.__file__).parent
+    defined = set()
+    for path in package.rglob("*.py"):
+        defined.add(str(path.relative_to(package).with_suffix("")).removesuffix("/__init__"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match node:
+                case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.arg(arg=name):
+                    defined.add(name)
+                case ast.AnnAssign(target=ast.Name(id=name)):
+                    defined.add(name)
+    return defined
+
+
+def test_the_glossary_names_what_the_code_has():
+    assert len(glossary_names()) > 10
+    assert glossary_names() - code_names() == set()
+
+
+def test_the_glossary_names_the_flaws_of_the_code():
+    row = re.search(r"^\| flaw \|[^:]*: (.*) \|$", text("architecture"), re.MULTILINE)
+    assert set(row[1].split(", ")) == set(get_args(Flaw))

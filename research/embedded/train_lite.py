@@ -8,8 +8,6 @@ The same seed gives the same weights.
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,10 +23,10 @@ from sklearn.linear_model import LogisticRegression
 
 from research import SHIPPED
 from research.embedded import lite_data, lite_domain
+from research.embedded.command import run, trainer
 from research.embedded.lite_data import Example
 from research.embedded.lite_report import measure
 from ttsa_guard.embedded.world import World
-from ttsa_guard.errors import TTSAError
 from ttsa_guard.moderators.features import BUCKETS, KIND_WEIGHTS, Features, featurise
 from ttsa_guard.moderators.lite import HEADS, pooled_logits
 
@@ -198,34 +196,14 @@ def build(
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description="Train the lite moderator.")
-    parser.add_argument(
-        "--data", type=Path, required=True, help="folder with one folder for each data set"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=SHIPPED / "lite.npz", help="where the weights go"
-    )
-    parser.add_argument("--report", type=Path, help="where the measured numbers go, as JSON")
-    parser.add_argument("--domain", type=int, default=1000, help="world answers of each kind")
+    parser = trainer("Train the lite moderator.", SHIPPED / "lite.npz")
     parser.add_argument(
         "--rounds",
         type=int,
         default=2,
         help="fits of harm and toxicity, with more hard sentences each time",
     )
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    console = Console()
-    try:
-        report = build(
-            args.data, args.out, console, domain=args.domain, rounds=args.rounds, seed=args.seed
-        )
-    except TTSAError as error:
-        raise SystemExit(f"error: {error}") from None
-    text = json.dumps(report, indent=2)
-    if args.report:
-        args.report.write_text(text + "\n", encoding="utf-8")
-    console.print_json(text)
+    run(parser, build)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ give the same weights.
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,10 +24,10 @@ from torch.nn import functional as F  # noqa: N812
 from research import SHIPPED
 from research.embedded import second_opinion_data as data_sets
 from research.embedded import word_vectors
+from research.embedded.command import run, trainer
 from research.embedded.lite_data import UNKNOWN, Example
 from research.embedded.second_opinion_report import measure
 from research.embedded.train_lite import temperatures
-from ttsa_guard.errors import TTSAError
 from ttsa_guard.moderators.lite import HEADS
 from ttsa_guard.moderators.second_opinion import (
     EDGE,
@@ -214,29 +212,9 @@ def _write(out: Path, arrays: dict[str, NDArray[Any]], temperature: NDArray[np.f
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description="Train the second opinion.")
-    parser.add_argument(
-        "--data", type=Path, required=True, help="folder with one folder for each data set"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=SHIPPED / "second_opinion.npz", help="where the weights go"
-    )
-    parser.add_argument("--report", type=Path, help="where the measured numbers go, as JSON")
-    parser.add_argument("--domain", type=int, default=1000, help="world answers of each kind")
+    parser = trainer("Train the second opinion.", SHIPPED / "second_opinion.npz")
     parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    console = Console()
-    try:
-        report = build(
-            args.data, args.out, console, domain=args.domain, epochs=args.epochs, seed=args.seed
-        )
-    except TTSAError as error:
-        raise SystemExit(f"error: {error}") from None
-    text = json.dumps(report, indent=2)
-    if args.report:
-        args.report.write_text(text + "\n", encoding="utf-8")
-    console.print_json(text)
+    run(parser, build)
 
 
 if __name__ == "__main__":
