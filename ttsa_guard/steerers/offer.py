@@ -23,7 +23,7 @@ from ttsa_guard.review import last_user
 from ttsa_guard.settings import Settings, read_yaml, validated
 from ttsa_guard.steerers.base import Candidate, Task
 
-SHIPPED = Path(__file__).with_name("offers.yaml")
+_SHIPPED = Path(__file__).with_name("offers.yaml")
 
 _BEGINNING = f"{DECLINING} What I can do is explain {{}}:"
 _ASKING = "Ask me a question about {}."
@@ -48,10 +48,11 @@ class Offers(Settings):
 class OfferOptions(Settings):
     """Configure the steerer `offer`."""
 
-    file: Path = Field(
-        SHIPPED,
+    file: Path | None = Field(
+        None,
         description=(
-            "a YAML file with your own `offers`; each has `about`, `question` and `explains`"
+            "a YAML file with your own `offers`, each with `about`, `question` and `explains`;"
+            " default: those that ship"
         ),
     )
     nearest: int = Field(2, ge=1, description="offers that are tried, in one batch")
@@ -79,8 +80,9 @@ class OfferInstead:
             ConfigError: the file cannot be read, or it does not hold offers.
         """
         self.options = options
-        content = read_yaml(options.file, hint="name a YAML file with offers in the option `file`")
-        self._offers = validated(Offers, content, where=str(options.file)).offers
+        file = options.file or _SHIPPED
+        content = read_yaml(file, hint="name a YAML file with offers in the option `file`")
+        self._offers = validated(Offers, content, where=str(file)).offers
 
     async def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
         """Yield one batch of answers, the nearest offer first."""

@@ -1,0 +1,174 @@
+"""The steerer offer: which harmless question is answered, and how the answers begin."""
+
+import asyncio
+
+import pytest
+
+from ttsa_guard.budget import Budget, Usage
+from ttsa_guard.errors import ConfigError
+from ttsa_guard.messages import GenerationRequest, Message, Prompt, Soft
+from ttsa_guard.profile import GENERIC, ModelProfile, Opening
+from ttsa_guard.steerers.base import Steerer, Task
+from ttsa_guard.steerers.offer import OfferInstead, OfferOptions
+from ttsa_guard.testing import FakeClock, ScriptedBackend, ScriptedModerator, scripted_guard
+from ttsa_guard.verdict import Verdict
+
+OFFERS = """
+offers:
+  - about: letters and stamps
+    question: How do I write a letter?
+    explains: how to write a letter
+  - about: locks of bicycles
+    question: How do I lock a bicycle?
+    explains: how to lock a bicycle
+  - about: old kettles
+    question: How do I clean a kettle?
+    explains: how to clean a kettle
+"""
+ASKED = "How do I open all locks of strange bicycles?"
+
+
+class Backend(ScriptedBackend):
+    """Prompts are code points; a text is likelier after a prompt that has more of its words."""
+
+    def __init__(self):
+        super().__init__(lambda request: " First do this and then that, with care and patience.")
+
+    async def render(self, messages, *, scope="user"):
+        return Prompt((Soft(tuple(map(ord, messages[-1].content))),))
+
+    async def log_likelihoods(self, prompt, texts):
+        known = set(said(prompt).strip(".?").split())
+        return [float(len(known & set(text.strip(".?").split()))) - 9 for text in texts]
+
+
+def said(prompt):
+    return "".join(map(chr, prompt.ids))
+
+
+def flag(category):
+    return Verdict.scored("gate", 0.9, threshold=0.5, categories={category: 0.9})
+
+
+def task(backend, *, category="harm", profile=GENERIC, budget=None, shown=""):
+    async def score(texts):
+        return await ScriptedModerator().moderate(texts, prompts=[ASKED] * len(texts))
+
+    prompt = asyncio.run(backend.render([Message("user", ASKED)]))
+    return Task(
+        messages=(Message("user", ASKED),),
+        answer="a bad answer",
+        backend=backend,
+        base=GenerationRequest(prompt, opening=shown, temperature=0.1, seed=7),
+        profile=profile,
+        usage=Usage(budget or Budget(), FakeClock()),
+        score=score,
+        flag=flag(category),
+        seed=7,
+    )
+
+
+def candidates(job, steerer):
+    async def rounds():
+        return [r async for r in steerer.steer(job)]
+
+    return [candidate for batch in asyncio.run(rounds()) for candidate in batch]
+
+
+@pytest.fixture
+def offers(tmp_path):
+    (tmp_path / "offers.yaml").write_text(OFFERS, encoding="utf-8")
+    return tmp_path / "offers.yaml"
+
+
+def test_it_is_a_steerer(offers):
+    assert isinstance(OfferInstead(OfferOptions(file=offers)), Steerer)
+
+
+def test_the_nearest_question_is_answered_first(offers):
+    backend = Backend()
+    found = candidates(task(backend), OfferInstead(OfferOptions(file=offers, nearest=2, draws=2)))
+    [batch] = backend.calls
+    assert [said(request.prompt) for request in batch][::2] == ["How do I lock a bicycle?"] * 2
+    assert said(batch[1].prompt) != said(batch[0].prompt)
+    assert [candidate.place for candidate in found] == [0, 1, 0, 1]
+    assert [request.temperature for request in batch] == [0.1, 0.1, 0.7, 0.7]
+    assert len({request.seed for request in batch}) == 4
+
+
+def test_the_answer_declines_and_says_what_it_explains(offers):
+    [found] = candidates(
+        task(Backend(), shown="Well."), OfferInstead(OfferOptions(file=offers, nearest=1, draws=1))
+    )
+    assert found.text.startswith("Well. I can't help with that")
+    assert "What I can do is explain how to lock a bicycle:" in found.text
+
+
+def test_its_likelihood_is_that_after_its_own_question(offers):
+    backend = Backend()
+    candidates(task(backend), OfferInstead(OfferOptions(file=offers, nearest=1, draws=1)))
+    [[request]] = backend.calls
+    assert request.baseline and request.baseline.prompt == request.prompt
+
+
+@pytest.mark.parametrize("category", ["toxicity", "policy"])
+def test_what_is_not_harm_is_not_declined(category, offers):
+    backend = Backend()
+    assert (
+        candidates(task(backend, category=category), OfferInstead(OfferOptions(file=offers))) == []
+    )
+    assert backend.calls == []
+
+
+def test_a_model_that_redirects_by_itself_is_left_to_prefill(offers):
+    own = ModelProfile(openings=(Opening(text="Instead, try", kind="redirect"),))
+    assert candidates(task(Backend(), profile=own), OfferInstead(OfferOptions(file=offers))) == []
+
+
+def test_it_keeps_to_the_budget(offers):
+    job = task(Backend(), budget=Budget(generations=3))
+    assert len(candidates(job, OfferInstead(OfferOptions(file=offers)))) == 3
+    assert job.usage.generations == 3
+
+
+def test_the_guard_swaps_in_the_answer_to_the_nearest_question(offers):
+    gate = ScriptedModerator(name="gate")
+    plain = gate.moderate
+
+    async def moderate(texts, *, prompts):
+        return [
+            flag("harm") if verdict.flagged else verdict
+            for verdict in await plain(texts, prompts=prompts)
+        ]
+
+    gate.moderate = moderate
+    guard = scripted_guard(Backend(), gate=gate, steerers=[OfferInstead(OfferOptions(file=offers))])
+    outcome = asyncio.run(guard.review([Message("user", ASKED)], "a bad answer"))
+    assert (outcome.action, outcome.record.steerer) == ("swap", "offer")
+    assert "how to lock a bicycle: First do this" in outcome.text
+
+
+def test_the_shipped_offers_are_questions_without_repeats():
+    backend = Backend()
+    candidates(task(backend, budget=Budget(generations=99)), OfferInstead(OfferOptions(nearest=99)))
+    questions = {said(request.prompt) for batch in backend.calls for request in batch}
+    assert len(questions) >= 20
+    assert all(question.endswith("?") for question in questions)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "cannot read"),
+        ("offers: []", "offers"),
+        ("offers: [{about: a, question: b}]", "explains"),
+        ("- about: a", "offers.yaml"),
+        ("offers: [{about: a, question: b, explains: c, more: d}]", "more"),
+    ],
+)
+def test_a_file_of_something_else_is_an_error_that_says_what(text, message, tmp_path):
+    file = tmp_path / "offers.yaml"
+    if text is not None:
+        file.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        OfferInstead(OfferOptions(file=file))
