@@ -60,9 +60,9 @@ def examples(data: Path) -> list[Example]:
     The order is the same in every run.
     """
     lite_data.check_layout(data, SOURCES)
-    contexts = _contexts(data)
+    found_contexts = contexts(data)
     found = [
-        replace(e, prompt=next(contexts)) if e.source == "DiaSafety" else e
+        replace(e, prompt=next(found_contexts)) if e.source == "DiaSafety" else e
         for e in lite_data.examples(data)
     ]
     return [*found, *_more_harmless(data)]
@@ -165,7 +165,8 @@ def _world(rng: random.Random, part: Part, n: int, seed: int) -> list[Example]:
     ]
 
 
-def _contexts(data: Path) -> Iterator[str]:
+def contexts(data: Path) -> Iterator[str]:
+    """Yield the context of every row of DiaSafety, in the order of `lite_data.examples`."""
     for name in ("train", "val", "test"):
         yield from (
             row["context"] for row in lite_data.read_json(data / "DiaSafety" / f"{name}.json")

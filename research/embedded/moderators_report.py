@@ -56,7 +56,7 @@ def scorers(names: Iterable[str]) -> dict[str, Scorer]:
     """Load the named moderators as functions of texts and prompts."""
     lite, second = Lite(), SecondOpinion()
     made: dict[str, Callable[[], Scorer]] = {
-        "lite": lambda: lambda texts, _: lite.scores(texts),
+        "lite": lambda: lite.scores,
         "second_opinion": lambda: lambda texts, _: second.scores(texts),
         "encoder": lambda: Encoder().scores,
         "encoder_judge": lambda: EncoderHeads().scores,

@@ -37,9 +37,7 @@ def shipped() -> dict[str, Shipped]:
     """Return the moderators whose packages are installed, by name."""
     lite, second = Lite(), SecondOpinion()
     found = {
-        "lite": Shipped(
-            lambda texts, _: lite.scores(texts), lambda texts, _: lite.literal_scores(texts), "test"
-        ),
+        "lite": Shipped(lite.scores, lite.literal_scores, "test"),
         # Of the rows that lite was trained on it has read none.
         "second_opinion": Shipped(
             lambda texts, _: second.scores(texts),

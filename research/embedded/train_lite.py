@@ -22,13 +22,13 @@ from scipy.sparse import csr_matrix, vstack
 from sklearn.linear_model import LogisticRegression
 
 from research import SHIPPED
-from research.embedded import lite_data, lite_domain
+from research.embedded import encoder_data, lite_data, lite_domain, lite_prompts
 from research.embedded.command import run, trainer
 from research.embedded.lite_data import Example
 from research.embedded.lite_report import measure
 from ttsa_guard.embedded.world import World
 from ttsa_guard.moderators.features import BUCKETS, KIND_WEIGHTS, Features, featurise
-from ttsa_guard.moderators.lite import HEADS, pooled_logits
+from ttsa_guard.moderators.lite import HEADS, LONGEST_PROMPT, pooled_logits, probabilities
 
 Floats = NDArray[np.float64]
 CHUNK = 256
@@ -166,6 +166,36 @@ def temperatures(examples: Sequence[Example], logits: Floats) -> Floats:
     return found
 
 
+def prompt_head(
+    examples: Sequence[Example],
+    validation: Sequence[Example],
+    scores: Floats,
+    console: Console,
+    *,
+    seed: int,
+) -> tuple[NDArray[np.float16], Floats]:
+    """Train the prompt head.
+
+    Args:
+        examples: all of them, with prompts; the training rows are fitted.
+        validation: the validation rows, which say how much a prompt counts.
+        scores: of their answers alone, [validation, 3].
+
+    Returns:
+        The weights in half precision, [PROMPT_BUCKETS], and the bias and the strength, [2].
+    """
+    prompts = lite_prompts.labelled(examples)
+    rows = whole_rows([prompt[:LONGEST_PROMPT] for prompt in prompts], console)
+    labels = np.array(list(prompts.values()))
+    weights, bias = lite_prompts.train(rows, labels, seed=seed)
+    strength, alone, together = lite_prompts.strongest(validation, scores, weights, bias)
+    console.print(
+        f"prompts: fitted on {labels.size}, {labels.sum()} of which ask for harm; strength"
+        f" {strength}; ROC-AUC of harm in validation {alone:.4f} alone, {together:.4f} with them"
+    )
+    return weights, np.array([bias, strength])
+
+
 def build(
     data: Path, out: Path, console: Console, *, domain: int, rounds: int, seed: int
 ) -> dict[str, Any]:
@@ -179,16 +209,27 @@ def build(
         table.add_row(folder, origin, licence)
     console.print(table)
     world = World.load()
-    examples = list(lite_data.examples(data))
-    training = [e for e in examples if e.part == "train"]
-    training += [e for e in lite_data.more_chat(data) if e.part == "train"]
+    examples = lite_prompts.with_prompts(lite_data.examples(data), encoder_data.contexts(data))
+    chat = list(lite_data.more_chat(data))
+    training = [e for e in [*examples, *chat] if e.part == "train"]
     training += lite_domain.examples(world, domain, part="train", seed=seed)
     heads = train(training, console, rounds=rounds, seed=seed)
     validation = [e for e in examples if e.part == "validation"]
-    temperature = temperatures(validation, heads.logits([e.text for e in validation]))
+    logits = heads.logits([e.text for e in validation])
+    temperature = temperatures(validation, logits)
     weights, bias = heads.stored()
+    prompt_weights, prompt = prompt_head(
+        [*examples, *chat], validation, probabilities(logits, temperature), console, seed=seed
+    )
     with out.open("wb") as file:
-        np.savez_compressed(file, weights=weights, bias=bias, temperature=temperature)
+        np.savez_compressed(
+            file,
+            weights=weights,
+            bias=bias,
+            temperature=temperature,
+            prompt_weights=prompt_weights,
+            prompt=prompt,
+        )
     held_out = [e for e in examples if e.part in {"test", "unrelated"}]
     probes = list(lite_domain.examples(world, 500, part="test", seed=seed + 1, topics="unseen"))
     return measure([*held_out, *probes], world, heads.logits, temperature)

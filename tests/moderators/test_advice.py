@@ -36,7 +36,7 @@ def test_a_real_model_behind_lite_is_told_once_with_what_is_better(
             built("owner/model")
     [record] = caplog.records
     problem, *better = record.getMessage().splitlines()
-    assert "the gate is lite alone, which finds 16% of the harmful answers" in problem
+    assert "the gate is lite alone, which finds 21% of the harmful answers" in problem
     assert len(better) == 2
     assert "ttsa-guard[encoder]" in better[0]
     assert "guard_llm" in better[1]
