@@ -7,7 +7,7 @@ import pytest
 from ttsa_guard.bench.files import SCHEMA, RunMeta
 from ttsa_guard.bench.measure import Estimate, Results
 from ttsa_guard.bench.tables import figures, tables
-from ttsa_guard.page import page
+from ttsa_guard.pages.benchmark import page
 
 
 def test_names_of_arms_are_no_markup(bench, tmp_path):
