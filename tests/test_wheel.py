@@ -57,6 +57,7 @@ def names(tmp_path_factory):
         "steerers/probes.yaml",
         "pages/templates/benchmark.html",
         "pages/templates/reviews.html",
+        "pages/templates/reviews.css",
         "pages/templates/reviews.js",
         "pages/templates/style.css",
         "settings.schema.json",

@@ -36,6 +36,11 @@ def summary(
         typer.echo(json.dumps(audited.as_dict(), indent=1))
     else:
         _show(audited)
+    tell_skipped(file, audited)
+
+
+def tell_skipped(file: Path, audited: AuditSummary) -> None:
+    """Say which lines of the file were left out, if any were."""
     if audited.skipped:
         lines = ", ".join(map(str, audited.skipped[:5])) + (
             ", ..." if len(audited.skipped) > 5 else ""
