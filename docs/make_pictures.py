@@ -25,11 +25,11 @@ from playwright.sync_api import Page, sync_playwright
 from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.terminal_theme import MONOKAI
-from ttsa_guard.pages.benchmark import page as benchmark_page
 
 from ttsa_guard.cli import common, demo, showcase
 from ttsa_guard.config import GuardConfig
 from ttsa_guard.embedded.world import World
+from ttsa_guard.pages.benchmark import page as benchmark_page
 from ttsa_guard.plugins import Plugins
 
 HERE = Path(__file__).parent

@@ -1,7 +1,7 @@
 """Renders the templates, each of which is a whole page: style and script are in it.
 
-A page loads nothing, and a browser runs no other script in it: its content security policy names the
-script by its hash. Everything that a template is given is escaped.
+A page loads nothing, and a browser runs no other script in it: its content security policy names
+the script by its hash. Everything that a template is given is escaped.
 """
 
 from __future__ import annotations

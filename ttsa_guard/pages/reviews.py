@@ -1,6 +1,6 @@
 """The reviews of an audit file as one page of HTML: counts, trends, and each review by itself.
 
-It loads nothing. The table and its filters are made in the browser, of data that stands in the page.
+It loads nothing. The table and its filters are made in the browser, of data in the page.
 """
 
 from __future__ import annotations

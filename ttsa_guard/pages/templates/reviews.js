@@ -77,11 +77,12 @@ function filter() {
 
 function row(review) {
   const cell = (text, style = "text") => make("td", { class: style }, text);
+  const [day, hour] = time(review.created).split(" ").map((part) => make("span", {}, part));
   const scored = review.candidates.length ? String(review.candidates.length) : "";
   return make(
     "tr",
     {},
-    make("th", { scope: "row" }, make("a", { href: address(review) }, time(review.created))),
+    make("th", { scope: "row" }, make("a", { href: address(review) }, day, " ", hour)),
     cell(action(review), `text ${review.action}`),
     cell(review.reason ?? "", "text loose"),
     cell(review.steerer ?? "", "text roomy"),
@@ -109,6 +110,10 @@ function leaf(by) {
 
 // ------------------------------------------------------------------ one review
 
+function fact(name, value) {
+  return make("div", value.length > 24 ? { class: "long" } : {}, make("dt", {}, name), make("dd", {}, value));
+}
+
 function facts(review) {
   const known = {
     action: action(review),
@@ -130,7 +135,7 @@ function facts(review) {
     "line of the file": review.line,
   };
   const pairs = Object.entries(known).filter(([, value]) => value != null && value !== "");
-  return make("dl", {}, ...pairs.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, String(value)))));
+  return make("dl", {}, ...pairs.map(([name, value]) => fact(name, String(value))));
 }
 
 function timings(review) {
@@ -206,7 +211,7 @@ function candidates(review) {
       make("td", {}, c.log_likelihood == null ? "" : c.log_likelihood.toFixed(2)),
     ),
   );
-  const headings = ["candidate", "steerer", "score", "what became of it", "flaws", "helpful", "log-likelihood, nats a token"];
+  const headings = ["candidate", "steerer", "score", "what became of it", "flaws", "helpful", "log-likelihood"];
   const figure = make("figure", {}, make("figcaption", {}, "Scores: higher is worse"), curve(review), key());
   return [make("h3", {}, `Search: ${many(rows.length, "candidate")}`), figure, table("Candidates", headings, rows)];
 }
