@@ -35,7 +35,7 @@ class Audit:
     @property
     def has_texts(self) -> bool:
         """Whether the reviews hold moderated texts."""
-        return any(record.texts for _, record in self.reviews)
+        return any(r.texts or any(c.text for c in r.candidates) for _, r in self.reviews)
 
     def as_dict(self) -> dict[str, Any]:
         """Return all counts as plain data; texts are not among them."""
