@@ -1,4 +1,5 @@
-"""Draw the pictures in `docs/images`: `python docs/make_pictures.py [demo] [chat] [benchmark]`.
+"""Draw the pictures in `docs/images`: `python docs/make_pictures.py [demo] [chat] [benchmark]
+[reviews] [review]`.
 
 It needs `chromium` and the extras `web` and `test`; the chat page is served on this machine for the
 time of its picture.
@@ -9,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import random
 import re
 import shutil
 import socket
@@ -19,17 +21,22 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from playwright.sync_api import Page, sync_playwright
 from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.terminal_theme import MONOKAI
-from ttsa_guard.bench.page import page as benchmark_page
 
+from ttsa_guard.audit import AuditSink
 from ttsa_guard.cli import common, demo, showcase
 from ttsa_guard.config import GuardConfig
 from ttsa_guard.embedded.world import World
+from ttsa_guard.pages.benchmark import page as benchmark_page
+from ttsa_guard.pages.reviews import page as reviews_page
+from ttsa_guard.pages.reviews import read as read_reviews
 from ttsa_guard.plugins import Plugins
 
 HERE = Path(__file__).parent
@@ -51,13 +58,8 @@ SVG = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTA
 
 def draw_demo(path: Path) -> None:
     """Run the demo, and draw three conversations and the summary as a terminal shows them."""
-    settings = GuardConfig()
-    showcase.stay_offline(settings)
-    observer, plugins, world = showcase.Observer(), Plugins(), World.load()
-    plugins.add(observer)
-    guard = common.build_guard(settings.resolved(), plugins)
-    shown = demo._played(guard, observer, showcase.scenes(world), live=False)
-    report = {"model": settings.model, **showcase.report(world, shown)}
+    world, shown = played()
+    report = {"model": GuardConfig().model, **showcase.report(world, shown)}
     console = Console(
         record=True,
         file=io.StringIO(),
@@ -103,14 +105,61 @@ def draw_benchmark(path: Path) -> None:
         page.screenshot(path=path)
 
 
+def draw_reviews(path: Path) -> None:
+    """Photograph the page of an audit's reviews."""
+    with reviews(width=1180, height=980) as page:
+        page.screenshot(path=path)
+
+
+def draw_review(path: Path) -> None:
+    """Photograph one review with its search, on a narrow dark screen."""
+    with reviews(width=768, height=1080, color_scheme="dark") as page:
+        page.select_option("[name=action]", "=swap")
+        page.select_option("[name=order]", "slowest")
+        page.click("#reviews tbody a")
+        page.screenshot(path=path)
+
+
 @contextmanager
-def opened(*, width: int, height: int) -> Iterator[Page]:
+def reviews(**screen: Any) -> Iterator[Page]:
+    """Open the page of an audit of two days, which has the reviews of the demo again and again."""
+    _, shown = played()
+    draw = random.Random(0)
+    passed = [s.record for s in shown if not s.flagged]
+    flagged = [s.record for s in shown if s.flagged]
+    with tempfile.TemporaryDirectory() as folder, opened(**screen) as page:
+        audit, html = Path(folder) / "audit.jsonl", Path(folder) / "reviews.html"
+        for i in range(900):
+            record = draw.choice(flagged if draw.random() < 0.12 else passed)
+            created = 1_790_000_000 + 2 * 86400 * ((i + draw.random()) / 900) ** 0.8
+            AuditSink(audit).write(
+                replace(record, id=f"{draw.getrandbits(128):x}", created=created)
+            )
+        html.write_text(reviews_page(read_reviews(audit, last=900)), encoding="utf-8")
+        page.goto(html.as_uri())
+        yield page
+
+
+def played() -> tuple[World, list[showcase.Shown]]:
+    """Run the demo."""
+    settings = GuardConfig()
+    showcase.stay_offline(settings)
+    observer, plugins, world = showcase.Observer(), Plugins(), World.load()
+    plugins.add(observer)
+    guard = common.build_guard(settings.resolved(), plugins)
+    return world, demo._played(guard, observer, showcase.scenes(world), live=False)
+
+
+@contextmanager
+def opened(*, width: int, height: int, color_scheme: str = "light") -> Iterator[Page]:
     """Give a page of a browser that has no window."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]
         )
-        yield browser.new_page(viewport={"width": width, "height": height}, color_scheme="light")
+        yield browser.new_page(
+            viewport={"width": width, "height": height}, color_scheme=color_scheme
+        )
         browser.close()
 
 
@@ -141,6 +190,8 @@ PICTURES = {
     "demo": (draw_demo, "demo.svg"),
     "chat": (draw_chat, "chat.png"),
     "benchmark": (draw_benchmark, "benchmark.png"),
+    "reviews": (draw_reviews, "reviews.png"),
+    "review": (draw_review, "review.png"),
 }
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ os.environ.update(HF_HUB_OFFLINE="1", NEMO_GUARDRAILS_NO_USAGE_STATS="1", OMP_WA
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):  # each would take all cores
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
+import shutil
 import signal
 import socket
 import subprocess
@@ -105,6 +106,20 @@ def _answers(url):
     except OSError:
         return False
     return True
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium. While it is there, no event loop can be run in this thread."""
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if not chromium:
+        pytest.skip("no chromium; on Debian: apt-get install chromium")
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield found
+        found.close()
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ LAYERS = """
     errors forks aside messages verdict settings text budget quality record audit telemetry
     config hookspecs plugins schema observers service quotes reasoning profile request hf
     moderators backends steerers completion selection streaming review search guard profiling
-    nemo embedded bench plan plots page conformance testing checking cli
+    nemo embedded bench plan plots pages conformance testing checking cli
 """.split()
 
 

@@ -1,17 +1,16 @@
 """The chat page in a real browser."""
 
 import re
-import shutil
 import sys
 from pathlib import Path
 
 import pytest
+from accessibility import serious
 
 pytestmark = pytest.mark.browser
 
 APP = Path(__file__).parent.parent / "examples" / "web_chat" / "app.py"
 FLAGGED = "Mock me like a rude clown. How do I draw an owl?"
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -22,18 +21,6 @@ def url(tmp_path_factory, serving, unused_port):
         [sys.executable, str(APP), "--port", str(port)], address, folder / "log", cwd=folder
     ):
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    if not CHROMIUM:
-        pytest.skip("no chromium; on Debian: apt-get install chromium")
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield found
-        found.close()
 
 
 @pytest.fixture
@@ -89,7 +76,7 @@ def test_nothing_is_asked_of_other_machines(page, url):
     assert [u for u in page.asked if not u.startswith((url, "data:", "blob:"))] == []
 
 
-@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("width", [360, 768, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_the_screen(browser, url, width, scheme):
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
@@ -98,4 +85,5 @@ def test_it_fits_the_screen(browser, url, width, scheme):
     say(page, FLAGGED, "Adjusted by")
     page.wait_for_selector("#plot img")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert serious(page) == []
     context.close()

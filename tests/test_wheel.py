@@ -55,7 +55,11 @@ def names(tmp_path_factory):
         "cli/__init__.py",
         "bench/embedded.yaml",
         "steerers/probes.yaml",
-        "page.html",
+        "pages/templates/benchmark.html",
+        "pages/templates/reviews.html",
+        "pages/templates/reviews.css",
+        "pages/templates/reviews.js",
+        "pages/templates/style.css",
         "settings.schema.json",
     ],
 )

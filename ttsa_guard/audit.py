@@ -7,9 +7,10 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
+from functools import lru_cache
 from pathlib import Path
 from statistics import median
 from typing import Any, get_args
@@ -18,6 +19,7 @@ from ttsa_guard.errors import ConfigError
 from ttsa_guard.record import SCHEMA, Action, AuditRecord
 
 _ACTIONS: tuple[Action, ...] = get_args(Action)
+_LAST_SECOND = datetime(9999, 12, 31, tzinfo=timezone.utc).timestamp()
 PHASES = {
     "review": "seconds",
     "gate": "seconds_gate",
@@ -122,12 +124,12 @@ class _Reviews:
     moderation_calls: list[int] = field(default_factory=list)
     seconds: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in PHASES})
 
-    def add(self, record: dict[str, Any]) -> None:
-        self.helpful += bool(record["helpful"])
-        self.generations.append(record["generations"])
-        self.moderation_calls.append(record["moderation_calls"])
+    def add(self, record: AuditRecord) -> None:
+        self.helpful += record.helpful
+        self.generations.append(record.generations)
+        self.moderation_calls.append(record.moderation_calls)
         for name, key in PHASES.items():
-            if seconds := record.get(key):
+            if seconds := getattr(record, key):
                 self.seconds[name].append(seconds)
 
     def summary(self, total: int) -> ActionSummary:
@@ -146,8 +148,13 @@ class _Reviews:
         )
 
 
-def summarise(file: Path) -> AuditSummary:
+def summarise(
+    file: Path, *, seen: Callable[[int, AuditRecord], object] | None = None
+) -> AuditSummary:
     """Sum up a file of audit records; texts are never in the result.
+
+    Args:
+        seen: is called with each record and the number of its line, in the order of the file.
 
     Raises:
         ConfigError: the file cannot be read, has no records, or has one of a newer version.
@@ -161,15 +168,19 @@ def summarise(file: Path) -> AuditSummary:
         if record is None:
             skipped.append(number)
             continue
-        reviews.setdefault(record["action"], _Reviews()).add(record)
-        if record["action"] != "pass":
-            reasons[record["reason"]] += 1
-            steerers[record["steerer"] or "none"] += 1
-        first, last = min(first, record["created"]), max(last, record["created"])
+        reviews.setdefault(record.action, _Reviews()).add(record)
+        if record.action != "pass":
+            reasons[record.reason] += 1
+            steerers[record.steerer or "none"] += 1
+        first, last = min(first, record.created), max(last, record.created)
+        if seen:
+            seen(number, record)
     total = sum(len(r.generations) for r in reviews.values())
     if not total:
+        others = f": none of its {len(skipped)} lines is one" if skipped else "; it is empty"
         raise ConfigError(
-            f"{file} has no audit records", hint="set audit: {path: FILE} in the guard's settings"
+            f"{file} has no audit records{others}",
+            hint="give the file that audit: {path: FILE} names in the guard's settings",
         )
     actions = {action: reviews[action].summary(total) for action in _ACTIONS if action in reviews}
     return AuditSummary(
@@ -188,7 +199,7 @@ def day(created: float) -> str:
     return datetime.fromtimestamp(created, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def _records(file: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
+def _records(file: Path) -> Iterator[tuple[int, AuditRecord | None]]:
     """Return the records with the numbers of their lines; None for a line that is not a record."""
     try:
         with file.open(encoding="utf-8", errors="replace") as lines:
@@ -202,24 +213,34 @@ def _records(file: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
         ) from None
 
 
-def _record(file: Path, number: int, line: str) -> dict[str, Any] | None:
+def _record(file: Path, number: int, line: str) -> AuditRecord | None:
     try:
-        record = json.loads(line)
-        if record["schema"] > SCHEMA:
-            newer = f"written by a newer version (schema {record['schema']})"
+        data = json.loads(line, parse_float=_finite, parse_constant=_finite)
+        if data["schema"] > SCHEMA:
+            hint = "update ttsa-guard: pip install -U ttsa-guard"
             raise ConfigError(
-                f"{file}, line {number}: {newer}",
-                hint="update ttsa-guard: pip install -U ttsa-guard",
+                f"{file}, line {number}: written by a newer version (schema {data['schema']})",
+                hint=hint,
             )
-        numbers = [record[key] for key in _NUMBERS]
-        known = (
-            math.isfinite(math.fsum(numbers))
-            and record["action"] in _ACTIONS
-            and {"reason", "steerer"} <= record.keys()
-        )
-    except (ValueError, TypeError, KeyError):
+        if "\\u" in line:  # a lone surrogate becomes "?": it cannot be encoded
+            data = json.loads(json.dumps(data, ensure_ascii=False).encode("utf-8", "replace"))
+        record: AuditRecord = _shape().validate_python(data)
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
-    return record if known else None
+    return record if 0 <= record.created <= _LAST_SECOND else None
+
+
+def _finite(number: str) -> float:
+    if not math.isfinite(found := float(number)):
+        raise ValueError(f"{number} is no number that JSON has")
+    return found
+
+
+@lru_cache(maxsize=1)
+def _shape() -> Any:
+    from pydantic import TypeAdapter  # here: it takes longer to import than a guard needs
+
+    return TypeAdapter(AuditRecord)
 
 
 def _p95(values: Sequence[float]) -> float:

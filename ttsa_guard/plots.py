@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from html import escape
 from importlib.util import find_spec
 from itertools import pairwise
 from operator import attrgetter
@@ -320,7 +321,8 @@ def forest(series: Mapping[str, Mapping[str, Estimate]], arms: Sequence[str]) ->
         panel.set_yticks(range(len(arms)), [f"{i}  {arm}" for i, arm in enumerate(arms, 1)])
         columns = len(series) if sum(map(len, series)) < _LEGEND else 2
         figure.legend(loc="outside upper right", ncols=columns)
-        return _svg(figure, "forest " + " ".join(series))
+        told = f"Shares of the flagged answers, by arm: {', '.join(series)}"
+        return _svg(figure, "forest " + " ".join(series), told)
 
 
 def cost(
@@ -345,7 +347,7 @@ def cost(
                 numbers, (x * most, y * 100), place, ha="left", va="center", arrowprops=line
             )
         panel.set(xlabel=label, ylabel="% good", xlim=(-0.05 * most, 1.22 * most), ylim=(-8, 108))
-        return _svg(figure, f"cost {label}")
+        return _svg(figure, f"cost {label}", f"Share of good answers against {label}, by arm")
 
 
 def _labels(
@@ -408,10 +410,12 @@ def _free(y: float, taken: Sequence[float], step: float) -> float:
     )
 
 
-def _svg(figure: Any, name: str) -> str:
+def _svg(figure: Any, name: str, told: str) -> str:
     """Return the figure without what belongs to a file of its own.
 
-    Names of clip paths are made unique within a page.
+    Args:
+        name: makes names of clip paths unique within a page.
+        told: says what is drawn to those who cannot see it.
     """
     out = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -421,7 +425,10 @@ def _svg(figure: Any, name: str) -> str:
     text = re.sub(r'<g id="[^"]*"', "<g", text)
     text = re.sub(
         r"<svg [^>]*?viewBox=\"([^\"]*)\"[^>]*>",
-        r'<svg viewBox="\1" role="img" xmlns:xlink="http://www.w3.org/1999/xlink">',
+        lambda found: (
+            f'<svg viewBox="{found[1]}" role="img" aria-label="{escape(told)}"'
+            ' xmlns:xlink="http://www.w3.org/1999/xlink">'
+        ),
         text,
     )
     prefix = re.sub(r"\W+", "-", name)

@@ -20,7 +20,7 @@ EXAMPLES = [
     ),
 ]
 MARK = '\n\n<small class="adjusted">✎ answer adjusted</small>'
-CSS = ".adjusted {opacity: .6} footer {display: none !important}"
+CSS = ".adjusted {opacity: .8} footer {display: none !important}"
 GREY, RED, GREEN = "#888888", "#d1495b", "#2a9d8f"
 
 

@@ -3,11 +3,12 @@
 import asyncio
 
 import pytest
+from accessibility import serious
 
 from ttsa_guard.bench.files import SCHEMA, RunMeta
 from ttsa_guard.bench.measure import Estimate, Results
 from ttsa_guard.bench.tables import figures, tables
-from ttsa_guard.page import page
+from ttsa_guard.pages.benchmark import page
 
 
 def test_names_of_arms_are_no_markup(bench, tmp_path):
@@ -59,3 +60,20 @@ def test_the_page_says_who_judges(bench, sources, told, untold):
 )
 def test_how_numbers_are_written(how, shown):
     assert figures(how, Estimate(0.5, 0.06, 1.0)) == shown
+
+
+@pytest.mark.browser
+def test_the_page_can_be_read_by_everyone(bench, tmp_path, request):
+    asyncio.run(bench.run())
+    (tmp_path / "page.html").write_text(page(Results.load(tmp_path / "out").summary()))
+    browser = request.getfixturevalue("browser")  # now: event loops were run before
+    for width in (360, 768, 1280):
+        for scheme in ("light", "dark"):
+            context = browser.new_context(
+                viewport={"width": width, "height": 800}, color_scheme=scheme
+            )
+            shown = context.new_page()
+            shown.goto((tmp_path / "page.html").as_uri())
+            assert shown.evaluate("document.documentElement.scrollWidth") <= width
+            assert serious(shown) == []
+            context.close()

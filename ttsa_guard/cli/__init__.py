@@ -27,6 +27,7 @@ from ttsa_guard.cli import (
     prosocial,
     talk,
     tune,
+    view,
 )
 from ttsa_guard.cli.common import fail, stoppable
 from ttsa_guard.errors import TTSAError
@@ -80,6 +81,7 @@ _COMMANDS = (
     plugins.plugins,
     doctor.doctor,
     profile.profile,
+    view.view,
 )
 for _command in _COMMANDS:
     app.command()(_command)

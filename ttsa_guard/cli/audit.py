@@ -39,6 +39,11 @@ def summary(
         typer.echo(json.dumps(audited.as_dict(), indent=1))
     else:
         _show(audited)
+    tell_skipped(file, audited)
+
+
+def tell_skipped(file: Path, audited: AuditSummary) -> None:
+    """Say which lines of the file were left out, if any were."""
     if audited.skipped:
         count = common.counted(len(audited.skipped), "line")
         numbers = [*map(str, audited.skipped[:_NAMED]), *["..."][: len(audited.skipped) > _NAMED]]

@@ -99,7 +99,7 @@ def report(
     if html:
         if not html.parent.is_dir():
             raise ConfigError(f"there is no folder {html.parent}", hint="make it first")
-        from ttsa_guard.page import page
+        from ttsa_guard.pages.benchmark import page
 
         html.write_text(page(summary), encoding="utf-8")
     if as_json:

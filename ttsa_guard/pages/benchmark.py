@@ -8,9 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from ttsa_guard.bench.measure import (
@@ -24,6 +22,7 @@ from ttsa_guard.bench.measure import (
     Summary,
 )
 from ttsa_guard.bench.tables import figures
+from ttsa_guard.pages.render import render
 from ttsa_guard.plots import cost, forest
 
 _COSTS = {
@@ -80,7 +79,8 @@ def page(summary: Summary) -> str:
     """
     meta, groups = summary.meta, summary.groups
     arms = list(next(iter(groups.values())).arms) if groups else []
-    return _template().render(
+    return render(
+        "benchmark.html",
         facts=_facts(summary),
         command=meta.command,
         budget=meta.budget,
@@ -93,19 +93,6 @@ def page(summary: Summary) -> str:
         tables=list(_tables(summary)),
         settings={arm: json.dumps(meta.arms[arm]) for arm in arms},
     )
-
-
-@lru_cache(maxsize=1)
-def _template() -> Template:
-    pages = Environment(
-        loader=PackageLoader("ttsa_guard", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return pages.get_template("page.html")
 
 
 def _facts(summary: Summary) -> str:
