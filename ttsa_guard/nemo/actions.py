@@ -17,6 +17,7 @@ from ttsa_guard.nemo.privacy import take_reasoning, withhold
 from ttsa_guard.reasoning import split_reasoning
 from ttsa_guard.record import Outcome
 from ttsa_guard.streaming import StreamGate
+from ttsa_guard.tool_calls import texts_of_calls
 
 log = logging.getLogger(__name__)
 NAME = "ttsa_steer"
@@ -108,22 +109,18 @@ def make_tools_action(guard: Guard) -> Callable[..., Awaitable[RailOutcome]]:
         ][-1:]
         refuse = bool(getattr(config, "enable_rails_exceptions", False))
         try:
-            texts = _texts([event.get("tool_calls") for event in calls])
+            made = [event.get("tool_calls") for event in calls]
             thoughts = take_reasoning(events or ())
             withhold(thoughts, events or ())
-            judged = [*texts, *(thoughts if guard.config.reasoning == "regenerate" else ())]
-            if not any(text.strip() for text in judged):
-                return RailOutcome.allow()
-            outcome = await guard.review(
-                conversation(events or (), context or {}),
-                "\n".join(texts),
-                reasoning="\n".join(thoughts),
-                mend=False,
+            outcome = await guard.review_calls(
+                conversation(events or (), context or {}), made, reasoning="\n".join(thoughts)
             )
+            if outcome is None:
+                return RailOutcome.allow()
             if outcome.action == "pass":
                 return RailOutcome.allow(metadata=outcome.record.numbers())
             found, text, reason, metadata = (
-                texts,
+                texts_of_calls(made),
                 outcome.text,
                 outcome.record.reason,
                 outcome.record.numbers(),
@@ -146,23 +143,6 @@ def make_tools_action(guard: Guard) -> Callable[..., Awaitable[RailOutcome]]:
         is_system_action=True, name=TOOLS_NAME
     )(ttsa_gate_tools)
     return registered
-
-
-def _texts(value: Any, *, inside: bool = False) -> list[str]:
-    """Yield the texts in the arguments of tool calls, which are plain data."""
-    if isinstance(value, str):
-        return [value] if inside else []
-    if isinstance(value, Mapping):
-        return [
-            text
-            for key, item in value.items()
-            for text in _texts(item, inside=inside or key in ("arguments", "args"))
-        ]
-    return (
-        [text for item in value for text in _texts(item, inside=inside)]
-        if isinstance(value, list | tuple)
-        else []
-    )
 
 
 def _as_data(outcome: RailOutcome) -> dict[str, Any]:
