@@ -50,9 +50,7 @@ def _inside(value: Any) -> list[str]:
     if isinstance(value, Mapping):
         value = _Pairs(value.items())
     if isinstance(value, _Pairs):
-        return [
-            text for key, item in value for text in (*_unless_name(str(key)), *_inside(item))
-        ]
+        return [text for key, item in value for text in (*_unless_name(str(key)), *_inside(item))]
     if isinstance(value, list | tuple):
         return [text for item in value for text in _inside(item)]
     return []

@@ -25,6 +25,7 @@ from ttsa_guard.cli import (
     plugins,
     profile,
     prosocial,
+    serve,
     talk,
     tune,
 )
@@ -75,6 +76,7 @@ _COMMANDS = (
     demo.demo,
     talk.chat,
     talk.steer,
+    serve.serve,
     check.check,
     moderate.moderate,
     plugins.plugins,
