@@ -82,7 +82,7 @@ def test_sentences_are_shown_while_the_answer_grows() -> None:
     [(" And so it ends.", " And so it ends."), (" bad seekrit", f"\n\n{FALLBACK}")],
 )
 def test_what_was_shown_stays(rest: str, end: str) -> None:
-    backend = ScriptedBackend(lambda request: rest)
+    backend = ScriptedBackend(lambda _: rest)
     chunks = streamed(Model(chunks=deltas(*LATE), gap=0.02), progressive(backend))
     assert text_of(chunks) == f"One is fine. Two is fine.{end}"
     assert "seekrit" not in str(chunks)
