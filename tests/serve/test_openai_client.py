@@ -22,7 +22,8 @@ from .conftest import (
     make_guard,
 )
 
-TOOLS = [{"type": "function", "function": {"name": "search", "parameters": {"type": "object"}}}]
+SEARCH = {"name": "search", "strict": True, "parameters": {"type": "object"}}
+TOOLS = [{"type": "function", "function": SEARCH}]
 
 
 def through(
@@ -103,12 +104,17 @@ def test_error_classes(error: Any, model: Model, parts: Any) -> None:
 
 
 def test_an_error_in_a_stream() -> None:
+    said = [""]
+
+    async def read(stream: Any) -> None:
+        async for chunk in stream:
+            said[0] += chunk.choices[0].delta.content or ""
+
     async def work(client: Any) -> str:
-        text = ""
+        stream = await chat(client, stream=True)
         with pytest.raises(openai.APIError, match="stopped in the middle"):
-            async for chunk in await chat(client, stream=True):
-                text += chunk.choices[0].delta.content or ""
-        return text
+            await read(stream)
+        return said[0]
 
     model = Model(chunks=deltas("One is fine. ", "Two")[:2], gap=0.02, end=False)
     assert through(model, work, make_guard(streaming="progressive")) == "One is fine."
