@@ -22,7 +22,7 @@ from ttsa_guard.serve.app import Endpoint
 from ttsa_guard.serve.server import serve
 from ttsa_guard.serve.upstream import Upstream
 
-from .conftest import SAFE, USER, Model, completion, listening, make_guard
+from .conftest import SAFE, USER, Model, ask, completion, listening, make_guard, post
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
 
@@ -67,6 +67,38 @@ def test_what_does_not_end_in_time_is_broken_off() -> None:
     status, seconds = asyncio.run(stopped(gap=30, grace=0.1))
     assert status == 0
     assert seconds < 3
+
+
+def test_a_server_that_stops_sends_new_requests_elsewhere() -> None:
+    async def work(server: Any) -> Any:
+        await server.endpoint.drain(1)
+        return await post(server)
+
+    status, found = ask(Model(), work)
+    assert (status, found["error"]["code"]) == (503, "server_stopping")
+
+
+def test_a_request_that_is_no_http_is_not_quoted_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> bytes:
+        address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        endpoint = Endpoint(make_guard(), Upstream("http://127.0.0.1:1"))
+        server = asyncio.ensure_future(
+            serve(endpoint, host="127.0.0.1", port=0, grace=1, ready=address.set_result)
+        )
+        port = int((await address).rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nAuthorization: seekrit\x00\r\n\r\n")
+        line = await reader.readline()
+        writer.close()
+        server.cancel()
+        await asyncio.wait({server})
+        return line
+
+    assert b" 400 " in asyncio.run(main())
+    assert "a connection failed with" in caplog.text
+    assert "seekrit" not in caplog.text
 
 
 @pytest.mark.parametrize(
