@@ -73,6 +73,8 @@ class ModeratorError(ServiceError):
     """A moderator is down, or it returned something that is not a verdict."""
 
     retryable = True
+    status: int | None = None
+    """The HTTP status of a service that refused, or failed and said so."""
 
 
 class AccessError(ModeratorError):

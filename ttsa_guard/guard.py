@@ -34,6 +34,7 @@ from ttsa_guard.selection import Judged
 from ttsa_guard.steerers.base import Fits, Steerer
 from ttsa_guard.streaming import StreamGate
 from ttsa_guard.telemetry import span
+from ttsa_guard.tool_calls import texts_of_calls
 from ttsa_guard.verdict import Verdict
 
 log = logging.getLogger(__name__)
@@ -245,6 +246,29 @@ class Guard:
                 # The message may quote the moderated text, so only the kind of error is logged.
                 log.error("review failed with %s; the fallback is given", type(error).__name__)
                 return self._fall_back(review, f"error: {type(error).__name__}")
+
+    async def review_calls(
+        self, messages: Sequence[Message | Mapping[str, Any]] | str, calls: Any, *, reasoning: str
+    ) -> Outcome | None:
+        """Review the texts in the tool calls of a model, and the reasoning before them.
+
+        No other calls are looked for: where the action is not "pass", the calls may not leave, and
+        the text is the fallback. Nothing is raised but `asyncio.CancelledError`, and what `calls`
+        itself raises where it is no plain data.
+
+        Args:
+            messages: the conversation up to, and without, the calls.
+            calls: as plain data, with their ``arguments``, in any lists and mappings.
+            reasoning: as in `review`.
+
+        Returns:
+            None if there is nothing to judge.
+        """
+        texts = texts_of_calls(calls)
+        judged = [*texts, reasoning if self.config.reasoning == "regenerate" else ""]
+        if not any(text.strip() for text in judged):
+            return None
+        return await self.review(messages, "\n".join(texts), reasoning=reasoning, mend=False)
 
     def release(self, prompt: str) -> StreamGate:
         """Return a gate for the stream of the answer to the user text `prompt`.

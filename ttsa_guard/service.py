@@ -397,20 +397,25 @@ def _faults() -> Iterator[None]:
 def _refuse(response: aiohttp.ClientResponse, raw: bytes) -> None:
     """Raise for every status but 200."""
     status = response.status
+    if status == 200:
+        return
+    problem: ModeratorError
     if status in _ACCESS:
-        raise AccessError(
+        problem = AccessError(
             f"the service refuses access: HTTP {status}",
             hint="see its key, its address and your plan",
         )
-    if status in _INPUT:
+    elif status in _INPUT:
         hint = "too long, or in another language?"
-        raise InputError(f"the service refuses the request: HTTP {status}", hint=hint, said=raw)
-    if status != 200:
-        wait = _seconds(response.headers.get("Retry-After"))
+        problem = InputError(f"the service refuses the request: HTTP {status}", hint=hint, said=raw)
+    else:
         problem = ModeratorError(
             f"the service failed: HTTP {status}", hint="see its status and your limits"
         )
-        raise _LaterError(problem, wait, busy=status == 429)
+    problem.status = status
+    if status in _ACCESS | _INPUT:
+        raise problem
+    raise _LaterError(problem, _seconds(response.headers.get("Retry-After")), busy=status == 429)
 
 
 def key_hint(name: str) -> str:

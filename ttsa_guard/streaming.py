@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
 from ttsa_guard.reasoning import without_reasoning
 from ttsa_guard.text import settled_sentences
+
+_PIECE = re.compile(r"\s*\S+|\s+$")
+
+
+def pieces(text: str, *, shown: str = "") -> list[str]:
+    """Return the words of a text, for a stream that has shown `shown` already.
+
+    What has been shown is left out. A text that does not begin with it comes after it, as a
+    paragraph of its own.
+    """
+    if shown and text and not text.startswith(shown):
+        return _PIECE.findall(f"\n\n{text}")
+    return _PIECE.findall(text.removeprefix(shown))
 
 
 class StreamGate:

@@ -8,7 +8,9 @@ Spans: ``ttsa_guard.review`` with the phases ``ttsa_guard.gate``, ``ttsa_guard.s
 Metrics: ``ttsa_guard.reviews``, ``ttsa_guard.gate_failures``, ``ttsa_guard.generations``,
 ``ttsa_guard.moderation_calls``, and ``ttsa_guard.duration`` in seconds. All have the attribute
 ``action`` ("pass", "swap" or "fallback"). The duration also has the attribute ``phase``: the three
-phases above, and "review" for the whole.
+phases above, and "review" for the whole. ``ttsa-guard serve`` adds ``ttsa_guard.requests`` and
+``ttsa_guard.request_duration`` in seconds, with the attribute ``status``, and
+``ttsa_guard.requests_running``.
 """
 
 from __future__ import annotations
@@ -62,6 +64,18 @@ def report(record: AuditRecord) -> None:
         _safely(lambda: _count(record))
 
 
+def request_begun() -> None:
+    """Count a request for an answer that has come in."""
+    if metrics:
+        _safely(lambda: _requests()["running"].add(1))
+
+
+def request_ended(status: int, seconds: float) -> None:
+    """Count a request that has been answered with an HTTP status; 499 if its client has left."""
+    if metrics:
+        _safely(lambda: _count_request(status, seconds))
+
+
 def _traced() -> bool:
     """Whether anybody has said where spans go."""
     return bool(trace) and not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
@@ -99,6 +113,32 @@ def _count(record: AuditRecord) -> None:
     counters["moderation_calls"].add(record.moderation_calls, attributes)
     for phase, seconds in record.phases.items():
         duration.record(seconds, {**attributes, "phase": phase})
+
+
+def _count_request(status: int, seconds: float) -> None:
+    found, attributes = _requests(), {"status": str(status)}
+    found["running"].add(-1)
+    found["requests"].add(1, attributes)
+    found["duration"].record(seconds, attributes)
+
+
+@lru_cache(maxsize=1)
+def _requests() -> dict[str, Any]:
+    meter = metrics.get_meter("ttsa_guard")
+    return {
+        "requests": meter.create_counter(
+            "ttsa_guard.requests", description="Requests for an answer, by HTTP status"
+        ),
+        "running": meter.create_up_down_counter(
+            "ttsa_guard.requests_running", description="Requests that are being answered"
+        ),
+        "duration": meter.create_histogram(
+            "ttsa_guard.request_duration",
+            unit="s",
+            description="Time of a request, from its first byte to its last",
+            explicit_bucket_boundaries_advisory=(*_BUCKETS, 100.0, 300.0),
+        ),
+    }
 
 
 @lru_cache(maxsize=1)

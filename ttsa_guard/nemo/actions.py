@@ -17,6 +17,7 @@ from ttsa_guard.nemo.privacy import take_reasoning, withhold
 from ttsa_guard.reasoning import split_reasoning
 from ttsa_guard.record import Outcome
 from ttsa_guard.streaming import StreamGate
+from ttsa_guard.tool_calls import texts_of_calls
 
 log = logging.getLogger(__name__)
 NAME = "ttsa_steer"
@@ -106,19 +107,15 @@ def make_tools_action(guard: Guard) -> Callable[..., Awaitable[RailOutcome]]:
             if isinstance(event, dict) and event.get("type") == "BotToolCalls"
         ][-1:]
         refuse = bool(getattr(config, "enable_rails_exceptions", False))
+        made = [event.get("tool_calls") for event in calls]
         try:
-            texts = _texts([event.get("tool_calls") for event in calls])
             thoughts = take_reasoning(events or ())
             withhold(thoughts, events or ())
-            judged = [*texts, *(thoughts if guard.config.reasoning == "regenerate" else ())]
-            if not any(text.strip() for text in judged):
-                return RailOutcome.allow()
-            outcome = await guard.review(
-                conversation(events or (), context or {}),
-                "\n".join(texts),
-                reasoning="\n".join(thoughts),
-                mend=False,
+            outcome = await guard.review_calls(
+                conversation(events or (), context or {}), made, reasoning="\n".join(thoughts)
             )
+            if outcome is None:
+                return RailOutcome.allow()
             if outcome.action == "pass":
                 return RailOutcome.allow(metadata=outcome.record.numbers())
             blocked = _fallback(
@@ -126,32 +123,17 @@ def make_tools_action(guard: Guard) -> Callable[..., Awaitable[RailOutcome]]:
             )
         except Exception as error:
             log.error("%s failed with %s; the fallback is given", TOOLS_NAME, type(error).__name__)
-            texts, blocked = [], _failed(guard, error, refuse)
+            blocked = _failed(guard, error, refuse)
         for event in calls:
             event["tool_calls"] = []  # the host would return them although they were blocked
         with suppress(Exception):
-            withhold(texts, events or ())
+            withhold(texts_of_calls(made), events or ())
         return blocked
 
     registered: Callable[..., Awaitable[RailOutcome]] = action(
         is_system_action=True, name=TOOLS_NAME
     )(ttsa_gate_tools)
     return registered
-
-
-def _texts(value: Any, *, inside: bool = False) -> list[str]:
-    """Return the texts in the arguments of tool calls, which are plain data."""
-    if isinstance(value, str):
-        return [value] if inside else []
-    if isinstance(value, Mapping):
-        return [
-            text
-            for key, item in value.items()
-            for text in _texts(item, inside=inside or key in ("arguments", "args"))
-        ]
-    if isinstance(value, list | tuple):
-        return [text for item in value for text in _texts(item, inside=inside)]
-    return []
 
 
 def _as_data(outcome: RailOutcome) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,11 +20,11 @@ from ttsa_guard.guard import Guard
 from ttsa_guard.nemo.actions import current_stream_gate
 from ttsa_guard.nemo.names import FLOW
 from ttsa_guard.nemo.requests import RequestRefusedError
+from ttsa_guard.streaming import pieces
 
 log = logging.getLogger(__name__)
 _REMEMBERED = 1000
 """Conversations whose events the app keeps; it rebuilds those of others from their messages."""
-_PIECE = re.compile(r"\s*\S+|\s+$")
 
 
 def guard_streams(app: Any, guard: Callable[[], Guard]) -> None:
@@ -144,9 +143,7 @@ def _pieces(reply: Any, *, shown: str = "") -> list[str]:
         reason = message["content"].get("message", "blocked")
         return [_error(reason, "guardrails_violation", "content_blocked", param=FLOW)]
     text = message if isinstance(message, str) else message.get("content") or ""
-    if shown and text and not text.startswith(shown):
-        return _PIECE.findall(f"\n\n{text}")
-    return _PIECE.findall(text.removeprefix(shown))
+    return pieces(text, shown=shown)
 
 
 def _error(message: str, kind: str, code: str | int, **details: str) -> str:

@@ -1,0 +1,1 @@
+"""A guarded chat endpoint that speaks OpenAI's protocol, without NeMo Guardrails."""
