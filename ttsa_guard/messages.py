@@ -212,3 +212,8 @@ class Generation:
     With a baseline it is that of the whole answer after the baseline. Under a `ControlledDecoding`
     it is that of the new tokens in the distribution that they were drawn from.
     """
+
+
+def last_user(messages: Sequence[Message]) -> str:
+    """Return the text of the last user message; "" if there is none."""
+    return next((m.content for m in reversed(messages) if m.role == "user"), "")

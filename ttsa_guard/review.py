@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -133,8 +133,3 @@ class Review:
         ):
             return found
         return replace(found, origin="withheld")
-
-
-def last_user(messages: Sequence[Message]) -> str:
-    """Return the text of the last user message; "" if there is none."""
-    return next((m.content for m in reversed(messages) if m.role == "user"), "")

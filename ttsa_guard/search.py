@@ -16,13 +16,13 @@ from ttsa_guard.budget import within
 from ttsa_guard.completion import completed, cut_loop, ended
 from ttsa_guard.config import GuardConfig
 from ttsa_guard.errors import BudgetError
-from ttsa_guard.messages import Baseline, GenerationRequest, Message, Prompt
+from ttsa_guard.messages import Baseline, GenerationRequest, Message, Prompt, last_user
 from ttsa_guard.moderators.base import Moderator, moderate_safely
 from ttsa_guard.profile import ModelProfile
 from ttsa_guard.quality import Quality
 from ttsa_guard.reasoning import has_reasoning
 from ttsa_guard.request import questions
-from ttsa_guard.review import Review, last_user
+from ttsa_guard.review import Review
 from ttsa_guard.selection import Judged, best_first, refusal
 from ttsa_guard.steerers.base import Candidate, Steerer, Task
 from ttsa_guard.text import split_sentences

@@ -7,6 +7,7 @@ import pytest
 from ttsa_guard.budget import Budget, Usage
 from ttsa_guard.errors import ConfigError
 from ttsa_guard.messages import GenerationRequest, Message, Prompt, Soft
+from ttsa_guard.moderators import minilm
 from ttsa_guard.profile import GENERIC, ModelProfile, Opening
 from ttsa_guard.steerers.base import Steerer, Task
 from ttsa_guard.steerers.offer import OfferInstead, OfferOptions
@@ -48,6 +49,18 @@ def said(prompt):
 
 def flag(category):
     return Verdict.scored("gate", 0.9, threshold=0.5, categories={category: 0.9})
+
+
+@pytest.fixture(autouse=True, params=["encoder", "chat model"])
+def nearness(request, monkeypatch):
+    """Both ways to tell which offer is near; the encoder is a stand-in that counts common words."""
+
+    def relevance(asked, topics):
+        words = set(asked.strip("?").split())
+        return [float(len(words & set(topic.strip("?").split()))) for topic in topics]
+
+    monkeypatch.setattr(minilm, "installed", lambda: request.param == "encoder")
+    monkeypatch.setattr(minilm, "relevance", relevance)
 
 
 def task(backend, *, category="harm", profile=GENERIC, budget=None, shown=""):

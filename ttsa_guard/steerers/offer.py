@@ -16,10 +16,10 @@ from typing import ClassVar, cast
 from pydantic import Field
 
 from ttsa_guard.backends.base import ScoresText
-from ttsa_guard.messages import Baseline, Message
+from ttsa_guard.messages import Baseline, Message, last_user
+from ttsa_guard.moderators import minilm
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.profile import DECLINING
-from ttsa_guard.review import last_user
 from ttsa_guard.settings import Settings, read_yaml, validated
 from ttsa_guard.steerers.base import Candidate, Task
 
@@ -65,8 +65,8 @@ class OfferOptions(Settings):
 class OfferInstead:
     """Propose answers to harmless questions that begin by declining what the user asked for.
 
-    The nearest offers are those after whose topic the request is likeliest to the chat model
-    itself. Nothing is proposed for an answer that was not flagged for harm, and nothing for a model
+    The nearest offers are those that a sentence encoder finds most like the request or, where that
+    is not installed, those after whose topic the request is likeliest to the chat model. Nothing is proposed for an answer that was not flagged for harm, and nothing for a model
     whose profile has redirecting openings of its own, because `prefill` uses those.
     """
 
@@ -114,18 +114,28 @@ class OfferInstead:
         ]
 
     async def _by_nearness(self, task: Task) -> list[Offer]:
-        """Return the offers, the one after whose topic the request is likeliest first."""
-        backend, request = cast(ScoresText, task.backend), last_user(task.messages)[:_LONGEST]
+        """Return the offers, the nearest to the user's request first."""
+        request = last_user(task.messages)[:_LONGEST]
+        with task.usage.timed("scoring"):
+            if minilm.installed():
+                topics = [f"{offer.about}. {offer.question}" for offer in self._offers]
+                values = await asyncio.to_thread(minilm.relevance, request, topics)
+            else:
+                values = await self._likelihoods(task, request)
+        order = sorted(range(len(self._offers)), key=lambda i: -values[i])
+        return [self._offers[i] for i in order]
+
+    async def _likelihoods(self, task: Task, request: str) -> list[float]:
+        """Return the likelihood of the request after the topic of each offer."""
+        backend = cast(ScoresText, task.backend)
         prompts = [
             await task.backend.render(Message.conversation(_ASKING.format(offer.about)))
             for offer in self._offers
         ]
-        with task.usage.timed("scoring"):
-            likelihoods = await asyncio.gather(
-                *(backend.log_likelihoods(prompt, [request]) for prompt in prompts)
-            )
-        order = sorted(range(len(prompts)), key=lambda i: -likelihoods[i][0])
-        return [self._offers[i] for i in order]
+        scored = await asyncio.gather(
+            *(backend.log_likelihoods(prompt, [request]) for prompt in prompts)
+        )
+        return [value for [value] in scored]
 
 
 @hookimpl
