@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from ttsa_guard.budget import Usage
-from ttsa_guard.messages import Message
+from ttsa_guard.messages import Message, last_user
 from ttsa_guard.quotes import WINDOW, normal, quotes
 from ttsa_guard.record import Action, AuditRecord, CandidateRecord
 from ttsa_guard.selection import Judged

@@ -33,7 +33,7 @@ class Backend(ScriptedBackend):
     """Prompts are code points; a text is likelier after a prompt that has more of its words."""
 
     def __init__(self):
-        super().__init__(lambda request: " First do this and then that, with care and patience.")
+        super().__init__(lambda _: " First do this and then that, with care and patience.")
 
     async def render(self, messages, *, scope="user"):
         return Prompt((Soft(tuple(map(ord, messages[-1].content))),))
@@ -121,7 +121,8 @@ def test_its_likelihood_is_that_after_its_own_question(offers):
     backend = Backend()
     candidates(task(backend), OfferInstead(OfferOptions(file=offers, nearest=1, draws=1)))
     [[request]] = backend.calls
-    assert request.baseline and request.baseline.prompt == request.prompt
+    assert request.baseline
+    assert request.baseline.prompt == request.prompt
 
 
 @pytest.mark.parametrize("category", ["toxicity", "policy"])

@@ -66,8 +66,9 @@ class OfferInstead:
     """Propose answers to harmless questions that begin by declining what the user asked for.
 
     The nearest offers are those that a sentence encoder finds most like the request or, where that
-    is not installed, those after whose topic the request is likeliest to the chat model. Nothing is proposed for an answer that was not flagged for harm, and nothing for a model
-    whose profile has redirecting openings of its own, because `prefill` uses those.
+    is not installed, those after whose topic the request is likeliest to the chat model. Nothing is
+    proposed for an answer that was not flagged for harm, and nothing for a model whose profile has
+    redirecting openings of its own, because `prefill` uses those.
     """
 
     name = "offer"
