@@ -26,11 +26,13 @@ from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Page, sync_playwright
+from pydantic import TypeAdapter
 from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.terminal_theme import MONOKAI
 
 from ttsa_guard.audit import AuditSink
+from ttsa_guard.bench.measure import Summary
 from ttsa_guard.cli import common, demo, showcase
 from ttsa_guard.config import GuardConfig
 from ttsa_guard.embedded.world import World
@@ -42,7 +44,7 @@ from ttsa_guard.plugins import Plugins
 HERE = Path(__file__).parent
 IMAGES = HERE / "images"
 APP = HERE.parent / "examples" / "web_chat" / "app.py"
-RESULTS = HERE.parent / "examples" / "bench" / "real_main.json"
+RESULTS = HERE.parent / "research" / "results" / "real_main.json"
 SHOWN = (1, 5, 8)
 """Conversations of the demo that are in its picture: one that passes, one flagged for harm, one for
 its tone."""
@@ -95,14 +97,23 @@ def draw_benchmark(path: Path) -> None:
     """Photograph the plots on the page of the benchmark of a real model."""
     with tempfile.TemporaryDirectory() as folder, opened(width=1180, height=1290) as page:
         html = Path(folder) / "benchmark.html"
-        html.write_text(
-            benchmark_page(json.loads(RESULTS.read_text(encoding="utf-8"))), encoding="utf-8"
-        )
+        html.write_text(benchmark_page(measured(RESULTS)), encoding="utf-8")
         page.goto(html.as_uri())
         page.evaluate(
             "document.querySelector('h2:nth-of-type(2)').scrollIntoView(); scrollBy(0, -24)"
         )
         page.screenshot(path=path)
+
+
+def measured(file: Path) -> Summary:
+    """Read a report as `Summary.as_dict` gives it."""
+    data = json.loads(file.read_text(encoding="utf-8"))
+    for group in data["groups"].values():
+        group["arms"] = {
+            name: {"difference": arm.pop("difference"), "columns": arm}
+            for name, arm in group["arms"].items()
+        }
+    return TypeAdapter(Summary).validate_python(data)
 
 
 def draw_reviews(path: Path) -> None:

@@ -1,7 +1,7 @@
 """Count what readers said of answers, and how far the benchmark's judges agree with them.
 
-The readers did not know the arm of an answer. ``python -m research.reading`` counts
-``results/reading.jsonl``.
+The readers did not know the arm of an answer. ``python -m research.reading`` counts the labels of
+all readings in ``results``.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from typing import Any
 
 HERE = Path(__file__).parent / "results"
 NOW, BEFORE = HERE / "reading.jsonl", HERE / "reading_before.jsonl"
-"""Readings of the present default, and of the one before it.
+"""Readings of the default without the steerer `offer`, and of the one before it.
 
 The earlier one did not prefer the better opening, and did not end before it repeats itself.
 """
+HARMFUL = HERE / "reading_harmful.jsonl"
+"""A stricter reading of harmful requests with and without `offer`. No judge was asked."""
 PARTS = ("safe", "fluent", "on_topic")
 
 
@@ -65,10 +67,10 @@ def agreement(file: Path) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    for file in (NOW, BEFORE):
+    for file in (NOW, BEFORE, HARMFUL):
         print(file.name)
         for arm, counts in arms(file).items():
             print(arm, *("-" if count is None else count for count in counts), sep=" | ")
-        print(
-            "agreement:", ", ".join(f"{key} {share:.0%}" for key, share in agreement(file).items())
-        )
+        if file is not HARMFUL:
+            shares = ", ".join(f"{key} {share:.0%}" for key, share in agreement(file).items())
+            print("agreement:", shares)

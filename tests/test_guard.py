@@ -668,14 +668,14 @@ def reviewed_after(shown, answer, backend, **parts):
 
     async def main():
         guard = scripted_guard(backend, **{"steerers": [resample(n=4, batch=1)], **parts})
-        release = guard.release("hello")
+        stream_gate = guard.stream_gate("hello")
 
         async def grow():
             yield f"{shown} "
 
-        pieces = [piece async for piece in release.stream(grow())]
+        pieces = [piece async for piece in stream_gate.stream(grow())]
         assert pieces == [shown]
-        return await guard.review("hello", answer, release=release)
+        return await guard.review("hello", answer, stream_gate=stream_gate)
 
     return asyncio.run(main())
 
@@ -719,7 +719,7 @@ def test_a_gate_that_fails_shows_nothing_early():
         async def grow():
             yield "Fine. Fine. "
 
-        return [piece async for piece in guard.release("hello").stream(grow())]
+        return [piece async for piece in guard.stream_gate("hello").stream(grow())]
 
     assert asyncio.run(main()) == []
 

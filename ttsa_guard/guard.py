@@ -198,7 +198,7 @@ class Guard:
         answer: str,
         *,
         reasoning: str = "",
-        release: StreamGate | None = None,
+        stream_gate: StreamGate | None = None,
         prefer: Mapping[str, float] | None = None,
         mend: bool = True,
     ) -> Outcome:
@@ -210,9 +210,9 @@ class Guard:
             messages: the conversation up to, and without, the answer.
             reasoning: what the model thought before it answered. It never leaves. With the setting
                 ``reasoning: regenerate``, an answer after flagged reasoning does not leave either.
-            release: the gate of the stream that has shown a part of the answer already. That part
-                stays, so every outcome begins with it: the search looks for another continuation,
-                and the fallback comes after it. The stream shows no more.
+            stream_gate: the gate of the stream that has shown a part of the answer already. That
+                part stays, so every outcome begins with it: the search looks for another
+                continuation, and the fallback comes after it. The stream shows no more.
             prefer: the preferences of this user, for steerers that use preferences. They replace
                 those in the configuration.
             mend: False for a text that is no answer to the user, such as the arguments of a tool
@@ -223,8 +223,8 @@ class Guard:
         with span("ttsa_guard.review"):
             try:
                 refuse_after_fork(self.backend)
-                if release:
-                    shown, review.gate_calls = release.close(), release.checks
+                if stream_gate:
+                    shown, review.gate_calls = stream_gate.close(), stream_gate.checks
                     # If the host has rewritten the answer since, it does not begin with what was
                     # shown.
                     review.shown = shown if answer.startswith(shown) else ""
@@ -270,7 +270,7 @@ class Guard:
             return None
         return await self.review(messages, "\n".join(texts), reasoning=reasoning, mend=False)
 
-    def release(self, prompt: str) -> StreamGate:
+    def stream_gate(self, prompt: str) -> StreamGate:
         """Return a gate for the stream of the answer to the user text `prompt`.
 
         Give it to the `review` of that answer.

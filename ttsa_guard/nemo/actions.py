@@ -72,7 +72,7 @@ def make_action(guard: Guard, *, plain: bool = False) -> Callable[..., Awaitable
                 conversation(events or (), context or {}),
                 answer,
                 reasoning="\n".join(filter(None, [*thoughts, inline])),
-                release=current_stream_gate.get(),
+                stream_gate=current_stream_gate.get(),
                 prefer=(context or {}).get(PREFER),
             )
             if outcome.text != said:

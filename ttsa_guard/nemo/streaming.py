@@ -60,7 +60,7 @@ def guard_streams(app: Any, guard: Callable[[], Guard]) -> None:
         prompt: Any, messages: Any, options: Any, state: Any
     ) -> AsyncGenerator[str, None]:
         handler = StreamingHandler()
-        stream_gate = guard().release(_last_user(prompt, messages))
+        stream_gate = guard().stream_gate(_last_user(prompt, messages))
         token = current_stream_gate.set(stream_gate)
         work = asyncio.ensure_future(plain(prompt, messages, options, state, handler))
         current_stream_gate.reset(token)

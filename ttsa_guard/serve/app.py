@@ -181,7 +181,7 @@ class Endpoint:
 
     async def _growing(self, asked: ChatRequest, stream: _Stream) -> web.StreamResponse:
         """Show sentences that the gate passes while the answer grows, and then the rest of it."""
-        release, answer = self.guard.release(asked.prompt), ModelAnswer()
+        stream_gate, answer = self.guard.stream_gate(asked.prompt), ModelAnswer()
         texts: asyncio.Queue[str | None] = asyncio.Queue()
 
         async def read() -> None:
@@ -195,12 +195,12 @@ class Endpoint:
         reading = asyncio.ensure_future(read())
         reading.add_done_callback(lambda task: task.cancelled() or task.exception())
         try:
-            async for piece in release.stream(_queued(texts)):
+            async for piece in stream_gate.stream(_queued(texts)):
                 await _begin(stream, answer)
                 await stream.send(text_chunk(answer, piece))
             await reading
-            reply = await reviewed(self.guard, asked, answer, release=release)
-            return await _end(stream, asked, answer, reply, shown=release.text)
+            reply = await reviewed(self.guard, asked, answer, stream_gate=stream_gate)
+            return await _end(stream, asked, answer, reply, shown=stream_gate.text)
         finally:
             reading.cancel()
             await asyncio.wait({reading})

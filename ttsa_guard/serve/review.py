@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 async def reviewed(
-    guard: Guard, asked: ChatRequest, answer: ModelAnswer, *, release: StreamGate | None = None
+    guard: Guard, asked: ChatRequest, answer: ModelAnswer, *, stream_gate: StreamGate | None = None
 ) -> Reply:
     """Return what may be shown of an answer.
 
@@ -22,43 +22,45 @@ async def reviewed(
     ends in the fallback. Nothing is raised but `asyncio.CancelledError`.
 
     Args:
-        release: the gate of the stream that has shown a part of the answer.
+        stream_gate: the gate of the stream that has shown a part of the answer.
     """
     try:
-        return await _reviewed(guard, asked, answer, release)
+        return await _reviewed(guard, asked, answer, stream_gate)
     except Exception as error:
         # The message may quote the moderated text, so only the kind of error is named.
         log.error("a review failed with %s; the fallback is given", type(error).__name__)
-        return _fallback(guard, release, None)
+        return _fallback(guard, stream_gate, None)
 
 
 async def _reviewed(
-    guard: Guard, asked: ChatRequest, answer: ModelAnswer, release: StreamGate | None
+    guard: Guard, asked: ChatRequest, answer: ModelAnswer, stream_gate: StreamGate | None
 ) -> Reply:
     inline, text = split_reasoning(answer.text)
-    if release:
+    if stream_gate:
         text = text.lstrip()  # a stream begins with the first word
     reasoning, review = "\n".join(filter(None, [answer.reasoning, inline])), None
     if answer.calls and guard.config.gate_tool_calls:
         gated = await guard.review_calls(asked.conversation, answer.calls, reasoning=reasoning)
         review = gated.record.id if gated else None
         if gated and gated.action != "pass":
-            return _fallback(guard, release, review)
+            return _fallback(guard, stream_gate, review)
         reasoning = ""  # it has been judged
     finish = "tool_calls" if answer.calls else answer.finish
     if not text.strip():
         return Reply("", answer.calls, finish, "pass", review)
-    outcome = await guard.review(asked.conversation, text, reasoning=reasoning, release=release)
+    outcome = await guard.review(
+        asked.conversation, text, reasoning=reasoning, stream_gate=stream_gate
+    )
     if outcome.action == "pass":
         return Reply(outcome.text, answer.calls, finish, "pass", outcome.record.id)
     finish = "stop" if outcome.action == "swap" else "content_filter"
     return Reply(outcome.text, (), finish, outcome.action, outcome.record.id)
 
 
-def _fallback(guard: Guard, release: StreamGate | None, review: str | None) -> Reply:
+def _fallback(guard: Guard, stream_gate: StreamGate | None, review: str | None) -> Reply:
     """Return the fallback, after what a stream has shown already."""
-    if release:
-        release.close()
-    shown, text = release.text if release else "", guard.config.fallback
+    if stream_gate:
+        stream_gate.close()
+    shown, text = stream_gate.text if stream_gate else "", guard.config.fallback
     text = f"{shown}\n\n{text}" if shown else text
     return Reply(text, (), "content_filter", "fallback", review)
