@@ -71,17 +71,18 @@ class Bench:
     def config(self, **changes):
         return validated(BenchConfig, {**self.settings, **changes}, where="bench")
 
-    def runner(self, name="out", *, together=1, **changes):
+    def runner(self, name="out", *, together=1, texts=False, **changes):
         return Runner(
             self.config(**changes),
             self.root / name,
             together=together,
+            texts=texts,
             command="it",
             plugins=plugins,
         )
 
-    async def run(self, name="out", *, only=(), bar=None, together=1, **changes):
-        runner = self.runner(name, together=together, **changes)
+    async def run(self, name="out", *, only=(), bar=None, together=1, texts=False, **changes):
+        runner = self.runner(name, together=together, texts=texts, **changes)
         with bar or progress() as shown:
             await runner.run(shown, arms=only)
         return runner

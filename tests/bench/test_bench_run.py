@@ -51,6 +51,18 @@ def test_rows_hold_no_texts(whole):
     assert not words & {"bad", "answer", "question", "fine", "number"}
 
 
+def test_texts_are_kept_only_when_asked_for(whole):
+    assert not (whole.root / "out" / "texts.jsonl").exists()
+    asyncio.run(whole.run("read", texts=True))
+    lines = (whole.root / "read" / "texts.jsonl").read_text().splitlines()
+    left = {(line["arm"], line["case"]): line["text"] for line in map(json.loads, lines)}
+    results = Results.load(whole.root / "read")
+    assert left.keys() == results.rows.keys()
+    for case in results.cases:
+        assert left["none", case.id] == case.answer
+    assert rows(whole.root / "read") == rows(whole.root / "out")
+
+
 def test_what_the_arms_do(whole):
     results = Results.load(whole.root / "out")
     flagged = [case.id for case in results.cases if case.flagged]

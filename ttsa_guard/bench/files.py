@@ -11,7 +11,7 @@ from typing import Any
 from ttsa_guard.budget import Budget
 from ttsa_guard.errors import ConfigError
 
-META, CASES, ROWS = "meta.json", "cases.jsonl", "rows.jsonl"
+META, CASES, ROWS, TEXTS = "meta.json", "cases.jsonl", "rows.jsonl", "texts.jsonl"
 SCHEMA = 1
 _FREE = ("command", "config")
 """What a run that goes on may have different from the one that began; of the settings, each is

@@ -18,7 +18,7 @@ from ttsa_guard.bench import cases as stored
 from ttsa_guard.bench import data
 from ttsa_guard.bench.cases import Case, Collector
 from ttsa_guard.bench.config import BenchConfig, PromptSource
-from ttsa_guard.bench.files import CASES, META, ROWS, SCHEMA, CaseResult, RunMeta
+from ttsa_guard.bench.files import CASES, META, ROWS, SCHEMA, TEXTS, CaseResult, RunMeta
 from ttsa_guard.bench.judges import (
     EncoderJudge,
     Judge,
@@ -44,6 +44,7 @@ class Runner:
         folder: gets ``meta.json`` (settings, versions, device), ``cases.jsonl`` (prompts and plain
             answers) and ``rows.jsonl`` (numbers for each arm and case). Only the second one holds
             texts; nothing prints them.
+        texts: also write what left in each arm and case to ``texts.jsonl``, to be read.
         datasets: the folder with the public data sets.
         together: how many answers are reviewed at once; with more than one, seconds say little.
         command: how it was started, for readers of the results.
@@ -54,6 +55,7 @@ class Runner:
     folder: Path
     datasets: Path | None = None
     together: int = 1
+    texts: bool = False
     command: str = ""
     plugins: Callable[[], Plugins] = Plugins
     failed: dict[str, str] = field(default_factory=dict)
@@ -157,6 +159,8 @@ class Runner:
                 guard = guards.of(case.item)
                 outcome = await guard.review(case.messages, case.answer) if guarded else None
                 result = await _result(arm, case, guard, outcome, judges)
+                if self.texts:
+                    self._keep(arm, case, outcome)
                 file.write(result.as_line() + "\n")
                 file.flush()
                 advance()
@@ -170,6 +174,16 @@ class Runner:
                     task.cancel()
                 await asyncio.gather(*work, return_exceptions=True)
                 await guards.close()
+
+    def _keep(self, arm: str, case: Case, outcome: Outcome | None) -> None:
+        line = {
+            "arm": arm,
+            "case": case.id,
+            "action": outcome.action if outcome else "none",
+            "text": outcome.text if outcome else case.answer,
+        }
+        with (self.folder / TEXTS).open("a", encoding="ascii") as file:
+            file.write(json.dumps(line) + "\n")
 
     def _items(self, source: PromptSource) -> list[Item]:
         items = data.read(source, n=self.config.n, seed=self.config.seed, folder=self.datasets)

@@ -51,10 +51,14 @@ def run(
     together: Annotated[
         int, typer.Option(min=1, help="Answers reviewed at once; more than one blurs the seconds.")
     ] = 1,
+    texts: Annotated[
+        bool, typer.Option("--texts", help="Keep what left in texts.jsonl, to be read.")
+    ] = False,
 ) -> None:
     """Run a benchmark; one that was stopped goes on.
 
-    The file cases.jsonl in the results holds prompts and flagged answers: do not publish it unread.
+    The file cases.jsonl in the results holds prompts and flagged answers, and texts.jsonl the texts
+    of every arm: do not publish them unread.
 
     Example: ttsa-guard bench run quick --out results
     """
@@ -66,7 +70,14 @@ def run(
     # for readers of the results, so without the folders of this machine
     command = ["ttsa-guard", "bench", "run", Path(config).name]
     command += [*(["--n", str(n)] if n else []), "--out", "DIR"]
-    runner = Runner(settings, out, datasets=data, together=together, command=shlex.join(command))
+    runner = Runner(
+        settings,
+        out,
+        datasets=data,
+        together=together,
+        texts=texts,
+        command=shlex.join(command),
+    )
     common.hide_loading_bars()
     with common.quiet(), common.progress() as progress:
         asyncio.run(runner.run(progress, arms=arm or ()))

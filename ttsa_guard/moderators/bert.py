@@ -56,8 +56,9 @@ class Int8Linear:
 
 def _rounded(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows as whole numbers from -127 to 127, and the scale of each, [rows, 1]."""
-    scale = x.abs().amax(1, keepdim=True).clamp_(min=_SMALLEST_SCALE).div_(_LARGEST)
-    return (x / scale).round_().to(torch.int8), scale
+    largest = torch.maximum(x.amax(1, keepdim=True), x.amin(1, keepdim=True).neg_())
+    scale = largest.clamp_(min=_SMALLEST_SCALE).div_(_LARGEST)
+    return (x * scale.reciprocal()).round_().to(torch.int8), scale
 
 
 def int8_is_fast() -> bool:
