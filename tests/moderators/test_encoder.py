@@ -24,9 +24,9 @@ def moderated(texts, prompt="How do I clean a kettle?"):
 def test_a_long_answer_is_cut_into_few_windows_that_miss_nothing():
     head, ids = [1, 2, 3], list(range(1000, 1400))
     windows = encoder.cut(head, ids)
-    assert {i for _, part in windows for i in part[:-1]} == set(ids)
-    assert max(len(head) + len(part) for _, part in windows) == encoder.LENGTH
-    assert len(windows) == 4
+    assert [i for _, part in windows for i in part[:-1]] == ids
+    assert [len(head) + len(part) for _, part in windows] == [104] * 4
+    assert 3 * (encoder.LENGTH - len(head) - 1) < len(ids)
     assert encoder.cut(head, [7]) == [(head, [7, encoder._SEP])]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -160,11 +161,10 @@ def tokenised(tokenizer: Any, prompts: Sequence[str], texts: Sequence[str]) -> l
 
 
 def cut(head: list[int], ids: list[int], *, length: int = LENGTH) -> list[Window]:
-    """Cut an answer into as few windows as hold it, at least one, at equal distances."""
-    room = length - len(head) - 1
-    count = max(1, -(-len(ids) // room))
-    starts = [i * (len(ids) - room) // (count - 1) for i in range(count)] if count > 1 else [0]
-    return [(head, [*ids[start : start + room], _SEP]) for start in starts]
+    """Cut an answer into as few windows as hold it, at least one, of nearly equal lengths."""
+    count = max(1, -(-len(ids) // (length - len(head) - 1)))
+    ends = [i * len(ids) // count for i in range(count + 1)]
+    return [(head, [*ids[start:end], _SEP]) for start, end in pairwise(ends)]
 
 
 def lite_logits(texts: Sequence[str]) -> NDArray[np.float64]:
