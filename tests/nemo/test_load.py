@@ -88,7 +88,6 @@ def test_an_unflagged_answer_costs_less_than_a_millisecond(version: str) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.timing
 @pytest.mark.parametrize("version", ["1.0", "2.x"])
 def test_conversations_at_once_do_not_mix(version: str) -> None:
     class Telling(Backend):
@@ -124,7 +123,6 @@ def test_conversations_at_once_do_not_mix(version: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timing
 def test_memory_is_flat_over_many_answers() -> None:
     backend = Backend()
     gate, guide = ScriptedModerator(name="gate"), ScriptedModerator(name="guide")
