@@ -1,28 +1,32 @@
 """The steerer offer: which harmless question is answered, and how the answers begin."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from ttsa_guard.budget import Budget, Usage
+from ttsa_guard.config import Use
 from ttsa_guard.errors import ConfigError
 from ttsa_guard.messages import GenerationRequest, Message, Prompt, Soft
 from ttsa_guard.moderators import minilm
+from ttsa_guard.plugins import Plugins
 from ttsa_guard.profile import GENERIC, ModelProfile, Opening
 from ttsa_guard.steerers.base import Steerer, Task
 from ttsa_guard.steerers.offer import OfferInstead, OfferOptions
 from ttsa_guard.testing import FakeClock, ScriptedBackend, ScriptedModerator, scripted_guard
+from ttsa_guard.text import split_sentences
 from ttsa_guard.verdict import Verdict
 
 OFFERS = """
 offers:
-  - about: letters and stamps
+  - about: [letters, stamps]
     question: How do I write a letter?
     explains: how to write a letter
-  - about: locks of bicycles
+  - about: [locks of bicycles]
     question: How do I lock a bicycle?
     explains: how to lock a bicycle
-  - about: old kettles
+  - about: [old kettles]
     question: How do I clean a kettle?
     explains: how to clean a kettle
 """
@@ -49,6 +53,18 @@ def said(prompt):
 
 def flag(category):
     return Verdict.scored("gate", 0.9, threshold=0.5, categories={category: 0.9})
+
+
+def harmful(plain):
+    """A moderator that calls harm what `plain` flags."""
+
+    async def moderate(texts, *, prompts):
+        return [
+            flag("harm") if verdict.flagged else verdict
+            for verdict in await plain(texts, prompts=prompts)
+        ]
+
+    return moderate
 
 
 @pytest.fixture(autouse=True, params=["encoder", "chat model"])
@@ -147,27 +163,100 @@ def test_it_keeps_to_the_budget(offers):
 
 def test_the_guard_swaps_in_the_answer_to_the_nearest_question(offers):
     gate = ScriptedModerator(name="gate")
-    plain = gate.moderate
-
-    async def moderate(texts, *, prompts):
-        return [
-            flag("harm") if verdict.flagged else verdict
-            for verdict in await plain(texts, prompts=prompts)
-        ]
-
-    gate.moderate = moderate
+    gate.moderate = harmful(gate.moderate)
     guard = scripted_guard(Backend(), gate=gate, steerers=[OfferInstead(OfferOptions(file=offers))])
     outcome = asyncio.run(guard.review([Message("user", ASKED)], "a bad answer"))
     assert (outcome.action, outcome.record.steerer) == ("swap", "offer")
     assert "how to lock a bicycle: First do this" in outcome.text
 
 
-def test_the_shipped_offers_are_questions_without_repeats():
+WRITTEN = """
+offers:
+  - about: [letters]
+    question: How do I write a letter?
+    explains: how to write a letter
+    answer: Take a pen. Begin with a greeting.
+  - about: [locks of bicycles]
+    question: How do I lock a bicycle?
+    explains: how to lock a bicycle
+    answer: Lock the frame to a post. Take the lamp with you.
+  - about: [bicycles]
+    question: How do I repair a bicycle?
+    explains: how to repair a bicycle
+"""
+
+
+@pytest.fixture
+def written(tmp_path):
+    (tmp_path / "written.yaml").write_text(WRITTEN, encoding="utf-8")
+    return tmp_path / "written.yaml"
+
+
+def test_a_written_answer_is_proposed_as_it_is_and_first(written):
     backend = Backend()
-    candidates(task(backend, budget=Budget(generations=99)), OfferInstead(OfferOptions(nearest=99)))
-    questions = {said(request.prompt) for batch in backend.calls for request in batch}
-    assert len(questions) >= 20
-    assert all(question.endswith("?") for question in questions)
+    job = task(backend, shown="Well.")
+    found = candidates(job, OfferInstead(OfferOptions(file=written, nearest=2, draws=1)))
+    assert found[0].text.startswith("Well. I can't help with that")
+    assert found[0].text.endswith(
+        " What I can do is explain how to lock a bicycle: Lock the frame to a post."
+        " Take the lamp with you."
+    )
+    assert job.usage.generations == 2
+    assert [said(request.prompt) for [*batch] in backend.calls for request in batch] == [
+        "How do I lock a bicycle?",
+        "How do I repair a bicycle?",
+    ]
+
+
+def test_the_model_writes_if_it_is_asked_to(written):
+    steerer = OfferInstead(OfferOptions(file=written, nearest=1, draws=1, written=False))
+    [found] = candidates(task(Backend()), steerer)
+    assert "how to lock a bicycle: First do this" in found.text
+
+
+def test_what_was_said_before_is_not_said_again(written):
+    job = task(Backend())
+    steerer = OfferInstead(OfferOptions(file=written, nearest=1, draws=1))
+    first = candidates(job, steerer)[0].text
+    turns = (Message("user", ASKED), Message("assistant", first), Message("user", ASKED))
+    again = candidates(replace(job, messages=turns), steerer)
+    assert ["First do this" in candidate.text for candidate in again] == [True]
+
+
+def test_a_flagged_answer_to_one_that_is_written_costs_no_generation(written):
+    gate = ScriptedModerator(name="gate")
+    gate.moderate = harmful(gate.moderate)
+    steerer = OfferInstead(OfferOptions(file=written))
+    guard = scripted_guard(Backend(), gate=gate, steerers=[steerer])
+    outcome = asyncio.run(guard.review([Message("user", ASKED)], "a bad answer"))
+    assert (outcome.action, outcome.record.steerer) == ("swap", "offer")
+    assert outcome.record.generations == 0
+    assert outcome.text.endswith("Take the lamp with you.")
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return OfferInstead(OfferOptions())._offers
+
+
+def test_the_shipped_offers_are_distinct_and_whole(shipped):
+    assert len({offer.question for offer in shipped}) == len(shipped) >= 25
+    assert len({about for offer in shipped for about in offer.about}) == sum(
+        len(offer.about) for offer in shipped
+    )
+    for offer in shipped:
+        assert offer.question.endswith("?")
+        assert 2 <= len(split_sentences(offer.answer)) <= 4
+        assert offer.answer.endswith(".")
+
+
+def test_the_shipped_answers_pass_the_shipped_moderators(shipped):
+    texts = [f"{offer.beginning} {offer.answer}" for offer in shipped]
+    for use in ("lite", "second_opinion"):
+        moderator = Plugins().make("moderators", Use(use=use))
+        for offer, text in zip(shipped, texts, strict=True):
+            [verdict] = asyncio.run(moderator.moderate([text], prompts=[offer.about[0]]))
+            assert verdict.decision == "pass", (use, offer.explains, verdict.score)
 
 
 @pytest.mark.parametrize(
@@ -175,9 +264,10 @@ def test_the_shipped_offers_are_questions_without_repeats():
     [
         (None, "cannot read"),
         ("offers: []", "offers"),
-        ("offers: [{about: a, question: b}]", "explains"),
-        ("- about: a", "offers.yaml"),
-        ("offers: [{about: a, question: b, explains: c, more: d}]", "more"),
+        ("offers: [{about: [], question: b, explains: c}]", "about"),
+        ("offers: [{about: [a], question: b}]", "explains"),
+        ("- about: [a]", "offers.yaml"),
+        ("offers: [{about: [a], question: b, explains: c, more: d}]", "more"),
     ],
 )
 def test_a_file_of_something_else_is_an_error_that_says_what(text, message, tmp_path):

@@ -1,14 +1,14 @@
 """Decline an unsafe request, and answer the nearest harmless question instead.
 
 A small model that has an unsafe question before it goes on about that, however its answer begins.
-It answers a plain question much better.
+It answers a plain question much better, and a short text that somebody has written is better still.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, cast
@@ -25,7 +25,6 @@ from ttsa_guard.steerers.base import Candidate, Task
 
 _SHIPPED = Path(__file__).with_name("offers.yaml")
 
-_BEGINNING = f"{DECLINING} What I can do is explain {{}}:"
 _ASKING = "Ask me a question about {}."
 _LONGEST = 400
 """Characters of a request that tell what it is about."""
@@ -34,9 +33,19 @@ _LONGEST = 400
 class Offer(Settings):
     """Describe what can be offered in place of an unsafe answer."""
 
-    about: str = Field(description="what such an unsafe request is about, in a few words")
+    about: tuple[str, ...] = Field(
+        min_length=1, description="what such an unsafe request may be about, in a few words each"
+    )
     question: str = Field(description="the harmless question that is answered instead")
     explains: str = Field(description="what the answer explains, as in “how to spot a scam”")
+    answer: str | None = Field(
+        None, description="a short answer, in whole sentences; default: the model writes one"
+    )
+
+    @property
+    def beginning(self) -> str:
+        """How an answer begins: it declines and says what it explains."""
+        return f"{DECLINING} What I can do is explain {self.explains}:"
 
 
 class Offers(Settings):
@@ -51,9 +60,12 @@ class OfferOptions(Settings):
     file: Path | None = Field(
         None,
         description=(
-            "a YAML file with your own `offers`, each with `about`, `question` and `explains`;"
-            " default: those that ship"
+            "a YAML file with your own `offers`, each with `about`, `question` and `explains`, and"
+            " where you like an `answer`; default: those that ship"
         ),
+    )
+    written: bool = Field(
+        True, description="use the answers in the file; false: the model answers every question"
     )
     nearest: int = Field(2, ge=1, description="offers that are tried, in one batch")
     draws: int = Field(3, ge=1, description="answers to each of them")
@@ -66,8 +78,9 @@ class OfferInstead:
     """Propose answers to harmless questions that begin by declining what the user asked for.
 
     The nearest offers are those that a sentence encoder finds most like the request or, where that
-    is not installed, those after whose topic the request is likeliest to the chat model. Nothing is
-    proposed for an answer that was not flagged for harm, and nothing for a model whose profile has
+    is not installed, those after whose topic the request is likeliest to the chat model. An answer
+    in the file is proposed as it is, unless the conversation has it already. Nothing is proposed
+    for an answer that was not flagged for harm, and nothing for a model whose profile has
     redirecting openings of its own, because `prefill` uses those.
     """
 
@@ -86,10 +99,17 @@ class OfferInstead:
         self._offers = validated(Offers, content, where=str(file)).offers
 
     async def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
-        """Yield one batch of answers, the nearest offer first."""
+        """Yield the written answers, then a batch of the model's, the nearest offer first each."""
         if not task.harmful or task.profile.redirects:
             return
         nearest = (await self._by_nearness(task))[: self.options.nearest]
+        if self.options.written and (written := _written(nearest, task)):
+            yield await _as_they_are(written, task)
+        if task.usage.generations_left:
+            yield await self._drawn(nearest, task)
+
+    async def _drawn(self, nearest: Sequence[Offer], task: Task) -> list[Candidate]:
+        """Let the model answer the questions of the nearest offers."""
         tries = [(offer, draw) for draw in range(self.options.draws) for offer in nearest]
         tries = tries[: task.usage.generations_left]
         prompts = {
@@ -102,14 +122,14 @@ class OfferInstead:
                 prompt=prompts[offer],
                 # It answers this question and not the user's, so it has to be likely after this.
                 baseline=Baseline(prompts[offer], floor),
-                opening=task.after_shown(_BEGINNING.format(offer.explains)),
+                opening=task.after_shown(offer.beginning),
                 seed=task.seed + i,
                 temperature=self.options.temperature if draw else task.base.temperature,
             )
             for i, (offer, draw) in enumerate(tries)
         ]
         candidates = await task.propose(requests, [f"offer {o.explains!r}" for o, _ in tries])
-        yield [
+        return [
             replace(candidate, place=nearest.index(offer))
             for candidate, (offer, _) in zip(candidates, tries, strict=True)
         ]
@@ -119,24 +139,50 @@ class OfferInstead:
         request = last_user(task.messages)[:_LONGEST]
         with task.usage.timed("scoring"):
             if minilm.installed():
-                topics = [f"{offer.about}. {offer.question}" for offer in self._offers]
-                values = await asyncio.to_thread(minilm.relevance, request, topics)
+                values = await asyncio.to_thread(self._relevance, request)
             else:
                 values = await self._likelihoods(task, request)
         order = sorted(range(len(self._offers)), key=lambda i: -values[i])
         return [self._offers[i] for i in order]
 
+    def _relevance(self, request: str) -> list[float]:
+        """Return the relevance of what is most like the request of each offer's topics."""
+        topics = [(i, topic) for i, offer in enumerate(self._offers) for topic in offer.about]
+        best = [-1.0] * len(self._offers)
+        values = minilm.relevance(request, [topic for _, topic in topics])
+        for (i, _), value in zip(topics, values, strict=True):
+            best[i] = max(best[i], value)
+        return best
+
     async def _likelihoods(self, task: Task, request: str) -> list[float]:
-        """Return the likelihood of the request after the topic of each offer."""
+        """Return the likelihood of the request after the topics of each offer."""
         backend = cast(ScoresText, task.backend)
         prompts = [
-            await task.backend.render(Message.conversation(_ASKING.format(offer.about)))
+            await task.backend.render(Message.conversation(_ASKING.format(", ".join(offer.about))))
             for offer in self._offers
         ]
         scored = await asyncio.gather(
             *(backend.log_likelihoods(prompt, [request]) for prompt in prompts)
         )
         return [value for [value] in scored]
+
+
+def _written(offers: Sequence[Offer], task: Task) -> list[tuple[str, str]]:
+    """Return the names and whole texts of what is written and was not said before."""
+    said = [message.content for message in task.messages]
+    return [
+        (f"offer {offer.explains!r}", task.after_shown(f"{offer.beginning} {offer.answer}"))
+        for offer in offers
+        if offer.answer and not any(offer.answer in content for content in said)
+    ]
+
+
+async def _as_they_are(written: Sequence[tuple[str, str]], task: Task) -> list[Candidate]:
+    verdicts = await task.score([text for _, text in written])
+    return [
+        Candidate(text, origin, verdict, place=place)
+        for place, ((origin, text), verdict) in enumerate(zip(written, verdicts, strict=True))
+    ]
 
 
 @hookimpl
