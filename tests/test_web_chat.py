@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from accessibility import serious
 
+from ttsa_guard.moderators import minilm
+
 pytestmark = pytest.mark.browser
 
 APP = Path(__file__).parent.parent / "examples" / "web_chat" / "app.py"
@@ -55,6 +57,27 @@ def test_an_adjusted_answer_is_marked_and_its_search_is_shown(page):
         r"(1 candidate|\d+ candidates) in (1 batch|\d+ batches),", page.inner_text("#note")
     )
     page.wait_for_selector("#plot img")
+
+
+def test_it_says_why(page):
+    say(page, FLAGGED, "Why?")
+    assert re.search(
+        r"The gate scored the first answer [01]\.\d\d \(toxicity", page.inner_text("#note")
+    )
+
+
+def test_another_gate_and_steerer_hold_from_the_next_answer_on(page):
+    for name, value in (("gate", "second_opinion"), ("steerer", "occlude")):
+        page.click(f"#{name} input")
+        page.get_by_role("option", name=value).click()
+    say(page, FLAGGED, "Adjusted by occlude")
+    assert "owl" in page.inner_text(".bot")
+
+
+def test_a_gate_that_is_not_installed_is_named(page):
+    page.click("#gate input")
+    page.get_by_role("option", name="encoder").click()
+    say(page, FLAGGED, "Adjusted by" if minilm.installed() else "This choice does not work here")
 
 
 def test_turns_follow_one_another_and_can_be_cleared(page):
