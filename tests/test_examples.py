@@ -95,6 +95,48 @@ def test_the_plugin_of_ones_own(tmp_path, monkeypatch):
     assert [v.decision for v in verdicts] == ["flag", "pass"]
 
 
+def test_a_chain_of_langchain_answers_through_the_guard(tmp_path):
+    assert "owl" in run("langchain/chain.py", FLAGGED, cwd=tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the 'model_fields':DeprecationWarning")  # theirs
+def test_the_answers_of_an_agent_are_mended(monkeypatch):
+    from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
+    from langchain_core.messages import AIMessage
+
+    monkeypatch.syspath_prepend(str(EXAMPLES / "langchain"))
+    plain = "Take a pencil and draw two circles."
+    said = iter([AIMessage("You stupid ugly clown. Nobody likes you."), AIMessage(plain)])
+    agent = importlib.import_module("agent").agent(GenericFakeChatModel(messages=said))
+
+    def answer(question):
+        turns = {"messages": [{"role": "user", "content": question}]}
+        return asyncio.run(agent.ainvoke(turns))["messages"][-1].content
+
+    mended = answer(FLAGGED)
+    assert "owl" in mended
+    assert "stupid" not in mended
+    assert answer("How do I draw an owl?") == plain
+
+
+def test_a_plugin_of_llm_guards_a_conversation(monkeypatch):
+    monkeypatch.setenv("LLM_LOAD_PLUGINS", "")
+    import llm
+    from llm.plugins import pm
+
+    monkeypatch.syspath_prepend(str(EXAMPLES / "llm_plugin"))
+    plugin = importlib.import_module("llm_ttsa_guard")
+    pm.register(plugin)
+    try:
+        conversation = llm.get_model("guarded-embedded").conversation()
+        first = conversation.prompt(FLAGGED)
+        assert "owl" in first.text()
+        assert first.response_json["action"] == "swap"
+        assert "tent" in conversation.prompt("And how do I choose a tent?").text()
+    finally:
+        pm.unregister(plugin)
+
+
 def test_the_hooks_are_those_of_the_readme():
     rows = re.findall(
         r"^\| `(\w+)\((\w+)\)` \|",
