@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ttsa_guard.budget import Budget
+from ttsa_guard.images import ImageLimits
 from ttsa_guard.quality import Quality
 from ttsa_guard.settings import Settings, read_yaml, validated
 
@@ -201,6 +202,13 @@ class GuardConfig(Settings):
     )
     audit: AuditConfig = Field(
         AuditConfig(), description="Where audit records go. Without a path none are written."
+    )
+    images: ImageLimits = Field(
+        ImageLimits(),
+        description=(
+            "What images a conversation may have. They are read from data URLs only, and a request"
+            " with others than these is refused. Nothing is ever fetched."
+        ),
     )
     streaming: Literal["buffered", "progressive"] = Field(
         "buffered",

@@ -13,13 +13,13 @@ from functools import cache
 from typing import Any
 
 from ttsa_guard.audit import AuditSink
-from ttsa_guard.backends.base import Backend, Profiled
+from ttsa_guard.backends.base import Backend, Profiled, sees
 from ttsa_guard.backends.plain import plain_answer
 from ttsa_guard.budget import Clock, Usage, answered
 from ttsa_guard.config import GuardConfig, Use
-from ttsa_guard.errors import ConfigError
+from ttsa_guard.errors import ConfigError, ImageError
 from ttsa_guard.forks import refuse_after_fork
-from ttsa_guard.messages import GenerationRequest, Message, Prompt, own_seed
+from ttsa_guard.messages import GenerationRequest, Message, Prompt, images_of, own_seed
 from ttsa_guard.moderators.advice import BETTER, weak_gate
 from ttsa_guard.moderators.base import Moderator, close, is_coarse, moderate_safely
 from ttsa_guard.moderators.panel import Panel, build_panel
@@ -181,10 +181,10 @@ class Guard:
             prefer: as in `review`.
 
         Raises:
-            PromptError: the model cannot be given this conversation.
+            PromptError: the model cannot be given this conversation, or not its images.
             ModelError: the plain answer could not be generated, or took too long.
         """
-        conversation = Message.conversation(messages)
+        conversation = Message.conversation(messages, limits=self.config.images)
         work = plain_answer(
             self.backend, conversation, lambda prompt: self._request_with(prompt, conversation)
         )
@@ -228,7 +228,7 @@ class Guard:
                     # If the host has rewritten the answer since, it does not begin with what was
                     # shown.
                     review.shown = shown if answer.startswith(shown) else ""
-                review.messages = Message.conversation(messages)
+                review.messages = Message.conversation(messages, limits=self.config.images)
                 await self._judge(review)
                 if review.flag is None:
                     return self._finish(
@@ -239,9 +239,13 @@ class Guard:
                     return self._fall_back(review, f"gate failed: {review.flag.reason}")
                 if not mend:
                     return self._fall_back(review, "the gate flagged it")
+                if not sees(self.backend, images_of(review.messages)):
+                    return self._fall_back(review, "the model cannot see the images")
                 search = self._search_of(review)
                 end = await search.run()
                 return await self._swapped(review, search.answers()[:_GATE_TRIES], end)
+            except ImageError as error:
+                return self._fall_back(review, f"image refused: {error.message}")
             except Exception as error:
                 # The message may quote the moderated text, so only the kind of error is logged.
                 log.error("review failed with %s; the fallback is given", type(error).__name__)

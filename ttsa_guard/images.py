@@ -149,7 +149,7 @@ def images_in(
     """
     images: list[Image] = []
     for part in parts:
-        if not isinstance(part, Mapping) or part.get("type") in _TEXTS:
+        if not _is_image(part):
             continue
         if found + len(images) >= limits.max_images:
             raise ImageError(
@@ -162,15 +162,17 @@ def images_in(
 
 def has_images(content: Any) -> bool:
     """Return whether the content of a message has parts besides text."""
-    return isinstance(content, list) and any(
-        isinstance(part, Mapping) and part.get("type") not in _TEXTS for part in content
-    )
+    return isinstance(content, list) and any(map(_is_image, content))
 
 
-def with_text(content: Sequence[Any], text: str) -> list[Any]:
-    """Return content parts with `text` in the place of the texts in them."""
-    kept = [p for p in content if isinstance(p, Mapping) and p.get("type") not in _TEXTS]
-    return [{"type": "text", "text": text}, *kept]
+def with_text(content: Sequence[Any], text: str | Sequence[Any]) -> list[Any]:
+    """Return content parts with another text, or the text parts of others, in place of theirs."""
+    parts = [{"type": "text", "text": text}] if isinstance(text, str) else text
+    return [*(p for p in parts if not _is_image(p)), *filter(_is_image, content)]
+
+
+def _is_image(part: Any) -> bool:
+    return isinstance(part, Mapping) and part.get("type") not in _TEXTS
 
 
 _TEXTS: Collection[Any] = frozenset(

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from ttsa_guard.budget import Usage
-from ttsa_guard.messages import Message, last_user
+from ttsa_guard.messages import Message, images_of, last_user
 from ttsa_guard.quotes import WINDOW, normal, quotes
-from ttsa_guard.record import Action, AuditRecord, CandidateRecord
+from ttsa_guard.record import Action, AuditRecord, CandidateRecord, ImageRecord
 from ttsa_guard.selection import Judged
 from ttsa_guard.telemetry import span
 from ttsa_guard.verdict import Verdict
@@ -99,6 +99,7 @@ class Review:
             gate_categories=dict(gate_verdict.categories) if gate_verdict else {},
             reasoning_score=self.reasoning_verdict.score if self.reasoning_verdict else None,
             final_score=final.score if final else None,
+            images=tuple(ImageRecord(i.sha256, i.size) for i in images_of(self.messages)),
             helpful=chosen.helpful if chosen else action == "pass",
             steerer=chosen.steerer if chosen else None,
             candidates=tuple(self._candidate(j, texts) for j in self.judged),

@@ -14,7 +14,17 @@ from ttsa_guard.config import GuardConfig
 from ttsa_guard.conformance import check
 from ttsa_guard.errors import PromptError
 from ttsa_guard.guard import Guard
-from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt, Scope, Soft, Tokens
+from ttsa_guard.images import IMAGE_TYPES
+from ttsa_guard.messages import (
+    Generation,
+    GenerationRequest,
+    Message,
+    Prompt,
+    Scope,
+    Soft,
+    Tokens,
+    images_of,
+)
 from ttsa_guard.moderators.base import Moderator, close
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.profile import GENERIC, ModelProfile
@@ -141,6 +151,18 @@ class ScriptedBackend:
                 f"ScriptedBackend: no answer is scripted for call {len(self.calls)}"
             )
         return self._answers.pop(0)
+
+
+class SeeingBackend(ScriptedBackend):
+    """A `ScriptedBackend` that is given the images of a conversation: `calls` has them."""
+
+    image_types = IMAGE_TYPES
+
+    async def render(self, messages: Sequence[Message], *, scope: Scope = "user") -> Prompt:
+        """Return a prompt with the images, and with one soft slot for each word."""
+        words = " ".join(m.content for m in messages).split()
+        soft = Soft(tuple(range(1, len(words) + 1)))
+        return Prompt((Tokens((0,)), soft, Tokens((0,))), images=images_of(messages))
 
 
 def scripted_guard(

@@ -170,7 +170,7 @@ class Endpoint:
         return stream.response
 
     async def _answered(self, request: web.Request, stream: _Stream) -> web.StreamResponse:
-        asked = ChatRequest.parse(await _body(request))
+        asked = ChatRequest.parse(await _body(request), self.guard.config.images)
         if asked.stream and self.guard.config.streaming == "progressive":
             return await self._growing(asked, stream)
         answer = await self.upstream.complete(asked)
