@@ -11,14 +11,20 @@ from typing import Any
 import pytest
 
 from tests.pictures import HOSTILE, asking, data_url, image_part, png
-from ttsa_guard.config import FALLBACK
-from ttsa_guard.errors import PromptError
+from ttsa_guard.config import FALLBACK, GuardConfig
+from ttsa_guard.errors import PluginError, PromptError
 from ttsa_guard.guard import Guard
 from ttsa_guard.images import Image
 from ttsa_guard.messages import Message
+from ttsa_guard.plugins import Plugins, hookimpl
 from ttsa_guard.record import Outcome
 from ttsa_guard.steerers.baselines.resample import Resample, ResampleOptions
-from ttsa_guard.testing import ScriptedBackend, SeeingBackend, scripted_guard
+from ttsa_guard.testing import (
+    ScriptedBackend,
+    ScriptedImageModerator,
+    SeeingBackend,
+    scripted_guard,
+)
 
 BAD, GOOD = "a bad answer with SECRET words", "a good answer in plain words"
 SEEN = asking(image_part())
@@ -101,3 +107,100 @@ def test_records_have_hash_and_size_and_nothing_else(
     assert json.loads(path.read_text())["images"] == [{"sha256": image.sha256, "size": len(data)}]
     for secret in (data_url(data)[22:], repr(data)[2:-1]):
         assert secret not in path.read_text() + caplog.text + repr(outcome)
+
+
+# ------------------------------------------------------------------ the image gate
+
+
+def gated(
+    score: Any = lambda image: float(image.width > 5), **parts: Any
+) -> tuple[Guard, ScriptedImageModerator]:
+    moderator = ScriptedImageModerator(score, **parts)
+    return scripted_guard(
+        SeeingBackend([GOOD]), image_gate=[moderator], gate_seconds=0.2
+    ), moderator
+
+
+WIDE = asking(image_part(png(9, 2)))
+
+
+def test_an_answer_to_a_flagged_image_does_not_leave() -> None:
+    guard, _ = gated()
+    outcome = review(guard, WIDE, GOOD)
+    assert (outcome.text, outcome.record.reason) == (FALLBACK, "an image is flagged")
+    assert outcome.record.image_score == 1.0
+    assert outcome.withheld == (GOOD,)
+    assert review(guard, SEEN, GOOD).text == GOOD
+    assert review(guard, asking(), GOOD).record.image_score is None
+
+
+def test_images_of_earlier_turns_count() -> None:
+    assert review(gated()[0], [*WIDE, *asking()], GOOD).text == FALLBACK
+
+
+def test_every_image_is_judged_once() -> None:
+    guard, moderator = gated()
+    turns = asking(*(image_part(png(grey=grey)) for grey in (1, 2, 1)))
+    assert review(guard, turns, GOOD).text == GOOD
+    assert [[i.data for i in batch] for batch in moderator.calls] == [[png(grey=1), png(grey=2)]]
+
+
+@pytest.mark.parametrize(
+    ("parts", "reason"),
+    [
+        ({"error": RuntimeError("SECRET")}, "RuntimeError"),
+        ({"delay": 5.0}, "TimeoutError"),
+        ({"score": lambda _: 7.0}, "ModeratorError"),
+    ],
+)
+def test_an_image_gate_that_fails_ends_closed(parts: Any, reason: str) -> None:
+    record = review(gated(**parts)[0], SEEN, GOOD).record
+    assert (record.action, record.reason) == ("fallback", f"image gate failed: {reason}")
+
+
+def test_an_image_that_cannot_be_read_ends_closed() -> None:
+    guard, moderator = gated()
+    assert review(guard, UNREAD, GOOD).record.reason == (
+        "image gate failed: an image or file that cannot be read"
+    )
+    assert moderator.calls == []
+
+
+def test_one_of_several_image_moderators_is_enough() -> None:
+    both = [ScriptedImageModerator(), ScriptedImageModerator(lambda _: 0.7)]
+    guard = scripted_guard([], image_gate=both)
+    assert review(guard, SEEN, GOOD).record.image_score == 0.7
+
+
+def test_a_stream_shows_nothing_of_an_answer_to_a_flagged_image() -> None:
+    async def shown(turns: Any) -> str:
+        images = Message.conversation(turns)[0].images
+        stream_gate = gated()[0].stream_gate("How?", images)
+
+        async def texts() -> Any:
+            yield "A fine sentence. Another"
+            yield " one, and more."
+
+        return "".join([piece async for piece in stream_gate.stream(texts())])
+
+    assert asyncio.run(shown(SEEN)).startswith("A fine sentence.")
+    assert asyncio.run(shown(WIDE)) == ""
+
+
+def test_settings_name_the_image_gate() -> None:
+    plugins = Plugins()
+    found: list[Any] = []
+
+    class Brings:
+        @hookimpl
+        def ttsa_register_image_moderators(self, register: Any) -> None:
+            register("wide", lambda options: found.append(options) or ScriptedImageModerator())
+
+    plugins.add(Brings())
+    config = GuardConfig.parse(
+        {"image_gate": "wide", "gate": "lite", "guide": "lite", "steerers": []}
+    )
+    guard = Guard.from_config(config, plugins=plugins, backend=SeeingBackend([]))
+    assert len(guard.image_gate) == len(found) == 1
+    with pytest.raises(PluginError, match="registers no image_moderator of that name"):
+        plugins.load("image_moderators", "lite")

@@ -10,7 +10,7 @@ import base64
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from pydantic import Field
 
@@ -160,7 +160,7 @@ def images_in(
     return tuple(images)
 
 
-def has_images(content: Any) -> bool:
+def has_images(content: Any) -> TypeGuard[list[Any]]:
     """Return whether the content of a message has parts besides text."""
     return isinstance(content, list) and any(map(_is_image, content))
 

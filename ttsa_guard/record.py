@@ -57,6 +57,8 @@ class AuditRecord:
     reasoning_score: float | None = None
     """Score of the reasoning before that answer, if the gate judged it."""
     images: tuple[ImageRecord, ...] = ()
+    image_score: float | None = None
+    """The image gate's worst score of them, in [0, 1]; None if it did not judge them."""
     helpful: bool = False
     steerer: str | None = None
     candidates: tuple[CandidateRecord, ...] = ()
@@ -72,7 +74,7 @@ class AuditRecord:
     tokens: int = 0
     """New tokens of all generations."""
     moderation_calls: int = 0
-    """All calls of the gate and of the guide."""
+    """All calls of the gate, of the guide and of image moderators."""
     seconds: float = 0.0
     """Seconds of the whole review."""
     seconds_gate: float = 0.0

@@ -18,7 +18,7 @@ from tests.pictures import HOSTILE, asking, data_url, image_part, png
 from ttsa_guard.messages import Message, images_of
 from ttsa_guard.nemo import BackendModel, install
 from ttsa_guard.nemo.requests import RequestRefusedError
-from ttsa_guard.testing import ScriptedBackend, SeeingBackend
+from ttsa_guard.testing import ScriptedBackend, ScriptedImageModerator, SeeingBackend
 
 from .conftest import FALLBACK, FLAGGED, SAFE, STEERED, make_app, make_config, make_guard, say
 from .test_privacy import EVERYTHING, TRACING
@@ -191,6 +191,18 @@ def test_streams(version: str, mode: str) -> None:
     refused = asyncio.run(run(asking(image_part(url=HOSTILE["bomb"][0]))))
     assert "60000 x 60000 pixels" in refused
     assert "seekrit" not in refused
+
+
+@pytest.mark.parametrize("mode", ["buffered", "progressive"])
+def test_the_image_gate_in_streams(version: str, mode: str) -> None:
+    async def run(picture: bytes) -> str:
+        gate = [ScriptedImageModerator(lambda image: float(image.width > 5))]
+        app, _ = seeing_app(version, [SAFE], streaming=mode, image_gate=gate)
+        turns = asking(image_part(picture))
+        return "".join([piece async for piece in app.stream_async(messages=turns)])
+
+    assert asyncio.run(run(ONE)) == SAFE
+    assert asyncio.run(run(png(9))) == FALLBACK
 
 
 def test_the_hosts_server_answers_400(monkeypatch: pytest.MonkeyPatch) -> None:

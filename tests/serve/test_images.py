@@ -10,7 +10,7 @@ import pytest
 
 from tests.pictures import HOSTILE, asking, data_url, image_part, png
 from ttsa_guard.serve.app import Limits
-from ttsa_guard.testing import SeeingBackend
+from ttsa_guard.testing import ScriptedImageModerator, SeeingBackend
 
 from .conftest import (
     FALLBACK,
@@ -21,8 +21,10 @@ from .conftest import (
     ask,
     completion,
     deltas,
+    events,
     make_guard,
     post,
+    text_of,
 )
 from .conftest import reply as first_choice
 
@@ -55,6 +57,20 @@ def test_a_flagged_answer_is_not_steered_by_a_model_that_sees_nothing() -> None:
 def test_a_picture_alone_is_gated_as_usual() -> None:
     assert said(Model(), turns=ALONE) == SAFE
     assert said(Model(completion(FLAGGED)), turns=ALONE) == FALLBACK
+
+
+@pytest.mark.parametrize("mode", ["buffered", "progressive"])
+def test_the_image_gate(mode: str) -> None:
+    gate = [ScriptedImageModerator(lambda image: float(image.width > 5))]
+
+    def shown(picture: bytes) -> str:
+        guard = make_guard(image_gate=gate, streaming=mode)
+        model = Model(completion(f"{SAFE} And more."), chunks=deltas(f"{SAFE} And ", "more."))
+        turns = asking(image_part(picture))
+        return text_of(ask(model, lambda server: events(server, messages=turns), guard))
+
+    assert shown(png()) == f"{SAFE} And more."
+    assert shown(png(9)) == FALLBACK
 
 
 @pytest.mark.parametrize("kind", HOSTILE)

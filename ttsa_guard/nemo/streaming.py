@@ -19,7 +19,7 @@ from nemoguardrails.streaming import END_OF_STREAM, StreamingHandler
 from ttsa_guard.errors import PromptError
 from ttsa_guard.guard import Guard
 from ttsa_guard.images import ImageLimits
-from ttsa_guard.messages import Message, last_user
+from ttsa_guard.messages import Message, images_of, last_user
 from ttsa_guard.nemo.actions import current_stream_gate
 from ttsa_guard.nemo.names import FLOW
 from ttsa_guard.nemo.requests import RequestRefusedError, refuse_images
@@ -64,7 +64,8 @@ def guard_streams(app: Any, guard: Callable[[], Guard]) -> None:
     ) -> AsyncGenerator[str, None]:
         handler, limits = StreamingHandler(), guard().config.images
         refuse_images(messages or (), limits)
-        stream_gate = guard().stream_gate(last_user(_asked(prompt, messages, limits)))
+        asked = _asked(prompt, messages, limits)
+        stream_gate = guard().stream_gate(last_user(asked), images_of(asked))
         token = current_stream_gate.set(stream_gate)
         work = asyncio.ensure_future(plain(prompt, messages, options, state, handler))
         current_stream_gate.reset(token)
@@ -134,8 +135,8 @@ async def _texts(chunks: AsyncIterator[Any]) -> AsyncGenerator[str, None]:
 def _asked(
     prompt: str | None, messages: Sequence[Mapping[str, Any]] | None, limits: ImageLimits
 ) -> tuple[Message, ...]:
-    """Return what the user has said; nothing if that is none of the host's messages."""
-    turns = [m for m in messages or () if m.get("role") == "user"]
+    """Return the turns of the conversation, or none if the user has said nothing."""
+    turns = [m for m in messages or () if m.get("role") in ("system", "user", "assistant")]
     try:
         return Message.conversation(turns or prompt or "", limits=limits)
     except PromptError:
