@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import tracemalloc
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from tests import pictures
 from tests.pictures import asking, data_url, image_part, png, text_part
 from ttsa_guard.errors import ImageError
-from ttsa_guard.images import IMAGE_TYPES, Image, ImageLimits
+from ttsa_guard.images import DEFAULT_LIMITS, IMAGE_TYPES, Image, ImageLimits
 from ttsa_guard.messages import Message, own_seed
 
 KINDS = {
@@ -174,3 +175,18 @@ def test_an_image_without_a_url_is_refused() -> None:
     for part in ({"type": "image_url"}, {"type": "image_url", "image_url": {"url": 3}}):
         with pytest.raises(ImageError, match="no URL"):
             Message.conversation(asking(part))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_file_is_an_image_or_an_error_and_nothing_else(kind: str) -> None:
+    data, declared = KINDS[kind]
+    draw = random.Random(kind)
+    for _ in range(500):
+        damaged = bytearray(data)
+        for _ in range(draw.randint(1, 4)):
+            damaged[draw.randrange(len(data))] = draw.randrange(256)
+        try:
+            image = Image.from_url(data_url(bytes(damaged), declared))
+        except ImageError:
+            continue
+        assert 0 < image.width * image.height <= DEFAULT_LIMITS.max_pixels
