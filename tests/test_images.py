@@ -64,9 +64,12 @@ def peak(work: Any) -> int:
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("kind", ["image_url", "file", "input_audio"])
-def test_200_megabytes_are_refused_without_a_copy(kind: str) -> None:
-    url = "data:image/png;base64," + "A" * 200_000_000
+@pytest.mark.parametrize(
+    ("kind", "scheme"),
+    [("image_url", "data:image/png;base64,"), ("image_url", "http://a/"), ("file", ""), ("x", "")],
+)
+def test_200_megabytes_are_refused_without_a_copy(kind: str, scheme: str) -> None:
+    url = scheme + "A" * 200_000_000
     inside = {"url": url, "file_data": url, "data": url}
     assert peak(lambda: Message.conversation(asking({"type": kind, kind: inside}))) < 1_000_000
 
@@ -169,6 +172,11 @@ def test_another_image_is_another_seed() -> None:
     assert len(seeds) == 3
     # that of a conversation without images is what it was before there were any
     assert own_seed(1, [Message("user", "How do I do it?")]) in seeds
+
+
+def test_parts_of_no_shape_are_no_texts() -> None:
+    for part in ({"type": ["image_url"]}, {}, {"type": None, "None": 3}):
+        assert not images(part)[0].readable
 
 
 def test_an_image_without_a_url_is_refused() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
@@ -82,7 +82,7 @@ class Image:
                 none of the known kinds.
         """
         if url[:8].lower().startswith(("http://", "https://")):
-            return cls._unread(url)
+            return cls._unread(url, limits)
         declared, data = _decoded(url, limits)
         return cls._checked(data, declared, limits)
 
@@ -102,7 +102,8 @@ class Image:
         return cls(b"", "", hashlib.sha256(raw).hexdigest())
 
     @classmethod
-    def _unread(cls, reference: str) -> Image:
+    def _unread(cls, reference: str, limits: ImageLimits) -> Image:
+        _refuse_more(len(reference) // 4 * 3, limits)
         digest = hashlib.sha256(reference.encode("utf-8", "surrogatepass"))
         return cls(b"", "", digest.hexdigest())
 
@@ -148,9 +149,7 @@ def images_in(
         ImageError: an image exceeds the limits or is broken.
     """
     images: list[Image] = []
-    for part in parts:
-        if not _is_image(part):
-            continue
+    for part in filter(_is_image, parts):
         if found + len(images) >= limits.max_images:
             raise ImageError(
                 f"the conversation has more than {limits.max_images} images",
@@ -158,6 +157,11 @@ def images_in(
             )
         images.append(_image(part, limits))
     return tuple(images)
+
+
+def image_parts(content: Any) -> list[Mapping[str, Any]]:
+    """Return the parts of a message's content besides its texts."""
+    return [part for part in content if _is_image(part)] if isinstance(content, list) else []
 
 
 def has_images(content: Any) -> TypeGuard[list[Any]]:
@@ -175,7 +179,14 @@ def _is_image(part: Any) -> bool:
     return isinstance(part, Mapping) and part.get("type") not in _TEXTS
 
 
-_TEXTS: Collection[Any] = frozenset(
+def references(part: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the texts in a content part that is no text: a URL, base64, an id."""
+    inside = part.get(str(part.get("type")))
+    texts = inside.values() if isinstance(inside, Mapping) else [inside]
+    return tuple(text for text in texts if isinstance(text, str))
+
+
+_TEXTS: Sequence[Any] = (
     "text refusal thinking redacted_thinking reasoning tool_use tool_result".split()
 )
 """Types of parts that hold text, or that are no part of what is said."""
@@ -191,10 +202,9 @@ def _image(part: Mapping[str, Any], limits: ImageLimits) -> Image:
     data = inside.get("file_data") if kind == "file" and isinstance(inside, Mapping) else None
     if isinstance(data, str):
         return Image.from_file(data, limits)
-    texts = inside.values() if isinstance(inside, Mapping) else [inside]
-    known = [str(kind), *(text for text in texts if isinstance(text, str))]
+    known = (str(kind), *references(part))
     _refuse_more(sum(map(len, known)) // 4 * 3, limits)
-    return Image._unread("\n".join(known))
+    return Image._unread("\n".join(known), limits)
 
 
 def _decoded(url: str, limits: ImageLimits) -> tuple[str, bytes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -116,8 +116,9 @@ async def moderate_safely(
     a foreign error message may quote the text. Reasons and category names that quote a text or its
     prompt are replaced.
     """
-    work = moderator.moderate(texts, prompts=prompts)
-    verdicts = await _verdicts(moderator, work, len(texts), seconds)
+    verdicts = await _verdicts(
+        moderator, lambda: moderator.moderate(texts, prompts=prompts), len(texts), seconds
+    )
     return [
         _without_quotes(verdict, f"{text}\n{prompt}")
         for verdict, text, prompt in zip(verdicts, texts, prompts, strict=True)
@@ -134,8 +135,9 @@ async def moderate_images_safely(
     readable = [image for image in images if image.readable]
     judged: list[Verdict] = []
     if readable:
-        work = moderator.moderate_images(readable)
-        judged = await _verdicts(moderator, work, len(readable), seconds)
+        judged = await _verdicts(
+            moderator, lambda: moderator.moderate_images(readable), len(readable), seconds
+        )
     found = iter(judged)
     unread = Verdict.failure(moderator.name, "an image or file that cannot be read")
     return [_without_quotes(next(found), "") if i.readable else unread for i in images]
@@ -143,13 +145,13 @@ async def moderate_images_safely(
 
 async def _verdicts(
     moderator: Moderator | ImageModerator,
-    work: Coroutine[Any, Any, list[Verdict]],
+    work: Callable[[], Coroutine[Any, Any, list[Verdict]]],
     n: int,
     seconds: float | None,
 ) -> list[Verdict]:
     """Return the `n` verdicts of the work of a moderator: failed ones after any fault."""
     try:
-        verdicts = await within(seconds, on_its_loop(moderator, work))
+        verdicts = await within(seconds, on_its_loop(moderator, work()))
     except Exception as error:
         log.warning("moderator %s failed: %s", moderator.name, type(error).__name__)
         return [Verdict.failure(moderator.name, type(error).__name__)] * n

@@ -20,7 +20,8 @@ from nemoguardrails.context import explain_info_var, llm_response_metadata_var, 
 from nemoguardrails.logging.explain import LLMCallInfo
 from nemoguardrails.logging.processing_log import processing_log_var
 
-from ttsa_guard.nemo.redaction import MARK, Redactor, without_images
+from ttsa_guard.images import image_parts, references
+from ttsa_guard.nemo.redaction import MARK, Redactor, text_without_images, without_images
 
 _TALKATIVE = (
     "actions.action_dispatcher",
@@ -268,11 +269,8 @@ def _said_by_users(events: Iterable[Any]) -> Iterator[str]:
 def _shown_by_users(events: Iterable[Any]) -> Iterator[str]:
     """Return the images of users, as the host holds them."""
     for event in _plain(events):
-        said = event.get(_OF_USERS.get(event.get("type", ""), ""))
-        for part in said if isinstance(said, list) else ():
-            inside = part.get(str(part.get("type"))) if isinstance(part, Mapping) else None
-            texts = inside.values() if isinstance(inside, Mapping) else [inside]
-            yield from (text for text in texts if isinstance(text, str))
+        for part in image_parts(event.get(_OF_USERS.get(event.get("type", ""), ""))):
+            yield from references(part)
 
 
 def _drop_images(result: Any) -> None:
@@ -288,7 +286,7 @@ def _drop_images(result: Any) -> None:
         if isinstance(entry.get("data"), dict):
             entry["data"] = without_images(entry["data"])
     for call in _calls():
-        call.prompt = without_images(call.prompt)
+        call.prompt = text_without_images(call.prompt or "")
 
 
 def _plain(events: Iterable[Any]) -> Iterator[Mapping[str, Any]]:

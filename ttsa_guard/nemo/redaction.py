@@ -25,22 +25,33 @@ _NAMES = frozenset(
 """Keys whose values are the host's own words, and decide what it does."""
 _WHOLE = (RailsConfig, FlowConfig, FlowHead, State, type, Enum, int, float, complex)
 """Settings, programs and numbers hold nothing that a model has written."""
+_PARTS = ("image_url", "file", "input_audio", "video_url")
+"""Types of the content parts that are no texts."""
 _IMAGE = re.compile(
     r"data:[^,\s]{0,200};base64,[A-Za-z0-9+/=]+|[A-Za-z0-9+/]{1000,}={0,2}", re.IGNORECASE
 )
 
 
 def without_images(value: Any) -> Any:
-    """Return plain data with marks in the place of images; the same object if there are none."""
-    if isinstance(value, str):
-        return _IMAGE.sub(MARK, value) if ";base64," in value or len(value) > 1000 else value
+    """Return plain data with marks in the place of images in content parts.
+
+    It is the same object if there are none. Texts stay as they are: an answer may hold base64, too.
+    """
     if isinstance(value, list):
         items = [without_images(item) for item in value]
         return value if all(map(is_, items, value)) else items
     if isinstance(value, dict):
-        found = {k: MARK if k == "file_data" else without_images(v) for k, v in value.items()}
+        kind = value.get("type")
+        if kind in _PARTS and kind in value:
+            return {**value, kind: MARK}
+        found = {key: without_images(inner) for key, inner in value.items()}
         return value if all(map(is_, found.values(), value.values())) else found
     return value
+
+
+def text_without_images(text: str) -> str:
+    """Return a text, in which the host has written content parts, with marks for their images."""
+    return _IMAGE.sub(MARK, text)
 
 
 class Redactor:

@@ -4,7 +4,6 @@ whoever sets them.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -18,7 +17,7 @@ from nemoguardrails.rails.llm.options import GenerationOptions
 
 from ttsa_guard.errors import ImageError
 from ttsa_guard.guard import Guard
-from ttsa_guard.images import ImageLimits, has_images, images_in
+from ttsa_guard.images import ImageLimits, image_parts, images_in, references
 from ttsa_guard.nemo.privacy import guarded
 
 log = logging.getLogger(__name__)
@@ -107,16 +106,18 @@ def tell_images_apart() -> None:
     """Let the host remember a conversation by its images, too.
 
     It keeps the events of earlier turns under the texts alone. With another image under the same
-    text, the rails would see those of the first conversation. A key that is no text cannot be
-    written by a user.
+    text, the rails would see those of the first conversation. The key gets the images themselves,
+    which the events hold anyway. It is no text then, so that no user can write it.
     """
     plain = llmrails.get_history_cache_key
 
     def get_history_cache_key(messages: list[dict[str, Any]]) -> Any:
-        parts = [m["content"] for m in messages if has_images(m.get("content"))]
-        if not parts:
-            return plain(messages)
-        return plain(messages), hashlib.sha256(repr(parts).encode("utf-8", "replace")).hexdigest()
+        shown = tuple(
+            (place, *references(part))
+            for place, message in enumerate(messages)
+            for part in image_parts(message.get("content"))
+        )
+        return (plain(messages), shown) if shown else plain(messages)
 
     llmrails.get_history_cache_key = get_history_cache_key
 

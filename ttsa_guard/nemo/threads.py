@@ -12,7 +12,7 @@ from nemoguardrails.colang.v2_x.runtime import statemachine
 from nemoguardrails.colang.v2_x.runtime.flows import State
 from nemoguardrails.rails.llm.llmrails import LLMRails
 
-from ttsa_guard.nemo.redaction import without_images
+from ttsa_guard.nemo.redaction import text_without_images
 
 
 def separate_threads(app: LLMRails) -> None:
@@ -58,7 +58,12 @@ def _evaluate_without_images() -> None:
     """Leave images out of texts with variables in them.
 
     The host writes what a user has sent into such a text, and its evaluator fails where that is
-    longer than 100 000 characters, as images are.
+    longer than 100 000 characters, as images are. Content parts are a list there.
     """
     plain = evaluation.escape_special_string_characters
-    evaluation.escape_special_string_characters = lambda value: plain(without_images(value))
+
+    def escape_special_string_characters(value: str) -> str:
+        escaped: str = plain(text_without_images(value) if value.startswith("[{") else value)
+        return escaped
+
+    evaluation.escape_special_string_characters = escape_special_string_characters
