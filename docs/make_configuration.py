@@ -46,6 +46,8 @@ EXAMPLES = {
     "generation": "generation: {max_new_tokens: 256, draft_tokens: 48}",
     "quality": "quality: {shortest: 5, floor: -2.5}",
     "audit": "audit: {path: audit.jsonl}",
+    "image_gate": "image_gate: {use: open_nsfw, options: {threshold: 0.5}}",
+    "images": "images: {max_bytes: 4000000, max_images: 4}",
     "streaming": "streaming: progressive",
     "requests": "requests: refuse",
     "fallback": "fallback: Let us talk about something else.",
@@ -81,7 +83,12 @@ gate: lite
 A plugin is named by its entry point, with options if it needs any: `lite`, or
 `{use: lite, options: {threshold: 0.5}}`. Where several plugins can stand, one alone needs no list.
 """
-KINDS = {"moderator": "Moderators", "steerer": "Steerers", "backend": "Backends"}
+KINDS = {
+    "moderator": "Moderators",
+    "image_moderator": "Image moderators",
+    "steerer": "Steerers",
+    "backend": "Backends",
+}
 
 
 def page() -> str:

@@ -5,7 +5,12 @@ import pytest
 
 from ttsa_guard.moderators.lite import Lite
 from ttsa_guard.moderators.panel import Panel, Seat
-from ttsa_guard.testing import ScriptedModerator, check_moderator
+from ttsa_guard.testing import (
+    ScriptedImageModerator,
+    ScriptedModerator,
+    check_image_moderator,
+    check_moderator,
+)
 from ttsa_guard.verdict import Verdict
 
 log = logging.getLogger("plugin")
@@ -138,3 +143,48 @@ def test_everything_that_is_wrong_is_listed():
     with pytest.raises(AssertionError) as caught:
         check_moderator(Hopeless())
     assert str(caught.value).count("\n  * ") >= 2
+
+
+class BrokenImages:
+    name = "broken"
+
+    async def moderate_images(self, images):
+        return [PASS] * len(images)
+
+
+class RaisesAtImages(BrokenImages):
+    async def moderate_images(self, images):
+        if any(len(image.data) < 69 for image in images):
+            raise ValueError("too small")
+        return [PASS] * len(images)
+
+
+class TalkativeOfImages(BrokenImages):
+    async def moderate_images(self, images):
+        log.debug("judging %s", [image.data for image in images])
+        return [PASS] * len(images)
+
+
+class ReordersImages(BrokenImages):
+    async def moderate_images(self, images):
+        widths = sorted(image.width for image in images)
+        return [Verdict.scored("broken", min(1, width / 100), threshold=0.5) for width in widths]
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (RaisesAtImages, "batches: raised ValueError"),
+        (TalkativeOfImages, "it logs the image"),
+        (ReordersImages, "is judged differently alone"),
+    ],
+)
+def test_image_moderators_that_break_it(broken, message):
+    with pytest.raises(AssertionError, match="breaks the contract") as caught:
+        check_image_moderator(broken(), seconds=5)
+    assert message in str(caught.value)
+
+
+def test_image_moderators_that_keep_the_contract():
+    check_image_moderator(ScriptedImageModerator(lambda image: min(1, image.width / 200)))
+    check_image_moderator(BrokenImages())

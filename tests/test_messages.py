@@ -14,7 +14,7 @@ from ttsa_guard.messages import Message, Prompt, Soft, Tokens
             [
                 {
                     "role": "user",
-                    "content": [{"type": "text", "text": "hello"}, {"type": "image_url"}],
+                    "content": [{"type": "text", "text": "hello"}, {"type": "refusal"}],
                 }
             ],
             id="parts",

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ttsa_guard.budget import Budget
+from ttsa_guard.images import ImageLimits
 from ttsa_guard.quality import Quality
 from ttsa_guard.settings import Settings, read_yaml, validated
 
@@ -202,6 +203,21 @@ class GuardConfig(Settings):
     audit: AuditConfig = Field(
         AuditConfig(), description="Where audit records go. Without a path none are written."
     )
+    image_gate: tuple[Use, ...] = Field(
+        (),
+        description=(
+            "The image moderators that judge the images of a conversation. Where one of them flags"
+            " an image or fails, or where an image cannot be read, the user gets the fallback text."
+            " Without any, images are not judged."
+        ),
+    )
+    images: ImageLimits = Field(
+        ImageLimits(),
+        description=(
+            "What images a conversation may have. They are read from data URLs only, and a request"
+            " with others than these is refused. Nothing is ever fetched."
+        ),
+    )
     streaming: Literal["buffered", "progressive"] = Field(
         "buffered",
         description=(
@@ -231,7 +247,7 @@ class GuardConfig(Settings):
     def _one(cls, value: Any) -> Any:
         return {"use": value} if isinstance(value, str) else value
 
-    @field_validator("gate", "guide", "steerers", "steerers_for_harm", mode="before")
+    @field_validator("gate", "guide", "image_gate", "steerers", "steerers_for_harm", mode="before")
     @classmethod
     def _many(cls, value: Any) -> Any:
         items = [value] if isinstance(value, str | Mapping | Use) else value

@@ -7,6 +7,7 @@
     │   ├── ConfigError         a setting is unknown, out of range or cannot be honoured
     │   ├── PluginError         a plugin that the configuration names is missing or cannot load
     │   └── PromptError         the conversation cannot be given to this model
+    │       └── ImageError      an image in it is too large, broken or of no known kind
     ├── ServiceError            something outside of the program fails
     │   ├── ModelError          a model cannot be found, loaded or run
     │   └── ModeratorError      a moderator is down or breaks its contract
@@ -58,6 +59,13 @@ class PromptError(UsageError):
     """The conversation cannot be given to this model.
 
     It is empty or too long, or the model has no chat template.
+    """
+
+
+class ImageError(PromptError):
+    """An image in the conversation is too large, broken, or of no known kind.
+
+    The message holds nothing of the image.
     """
 
 

@@ -13,15 +13,23 @@ from functools import cache
 from typing import Any
 
 from ttsa_guard.audit import AuditSink
-from ttsa_guard.backends.base import Backend, Profiled
+from ttsa_guard.backends.base import Backend, Profiled, sees
 from ttsa_guard.backends.plain import plain_answer
 from ttsa_guard.budget import Clock, Usage, answered
 from ttsa_guard.config import GuardConfig, Use
-from ttsa_guard.errors import ConfigError
+from ttsa_guard.errors import ConfigError, ImageError
 from ttsa_guard.forks import refuse_after_fork
-from ttsa_guard.messages import GenerationRequest, Message, Prompt, own_seed
+from ttsa_guard.images import Image
+from ttsa_guard.messages import GenerationRequest, Message, Prompt, images_of, own_seed
 from ttsa_guard.moderators.advice import BETTER, weak_gate
-from ttsa_guard.moderators.base import Moderator, close, is_coarse, moderate_safely
+from ttsa_guard.moderators.base import (
+    ImageModerator,
+    Moderator,
+    close,
+    is_coarse,
+    moderate_images_safely,
+    moderate_safely,
+)
 from ttsa_guard.moderators.panel import Panel, build_panel
 from ttsa_guard.observers import publish
 from ttsa_guard.plugins import Plugins
@@ -54,6 +62,7 @@ class Guard:
         steerers: the cascade, in the order in which it is tried.
         steerers_for_harm: the cascade for answers that were flagged for what they help with; by
             default `steerers`.
+        image_gate: the image moderators that decide whether an answer to images may leave.
         profile: what is known about the backend's model.
         plugins: the plugins whose ``ttsa_guard_finished`` hooks are told about every review.
         clock: the clock of the budget, in seconds.
@@ -71,6 +80,7 @@ class Guard:
         guide: Moderator,
         steerers: Sequence[Steerer],
         steerers_for_harm: Sequence[Steerer] | None = None,
+        image_gate: Sequence[ImageModerator] = (),
         profile: ModelProfile = GENERIC,
         plugins: Plugins | None = None,
         clock: Clock = time.monotonic,
@@ -79,6 +89,7 @@ class Guard:
         self.backend = backend
         self.gate = gate
         self.guide = guide
+        self.image_gate = tuple(image_gate)
         self.steerers = tuple(steerers)
         self.steerers_for_harm = (
             self.steerers if steerers_for_harm is None else tuple(steerers_for_harm)
@@ -125,6 +136,7 @@ class Guard:
         plugins, config = plugins or Plugins(), config.resolved()
         gate = build_panel(plugins, config.gate, config.combine)
         guide = build_panel(plugins, config.guide, config.guide_combine)
+        image_gate = [plugins.make("image_moderators", use) for use in config.image_gate]
         steerers = _made(plugins, config.steerers)
         for_harm = (
             None if config.steerers_for_harm is None else _made(plugins, config.steerers_for_harm)
@@ -146,6 +158,7 @@ class Guard:
             guide=guide,
             steerers=steerers,
             steerers_for_harm=for_harm,
+            image_gate=image_gate,
             profile=profile,
             plugins=plugins,
         )
@@ -158,6 +171,7 @@ class Guard:
             gate=self.gate,
             guide=self.guide,
             steerers=steerers,
+            image_gate=self.image_gate,
             profile=profile,
             plugins=self._plugins,
             clock=self._clock,
@@ -181,10 +195,10 @@ class Guard:
             prefer: as in `review`.
 
         Raises:
-            PromptError: the model cannot be given this conversation.
+            PromptError: the model cannot be given this conversation, or not its images.
             ModelError: the plain answer could not be generated, or took too long.
         """
-        conversation = Message.conversation(messages)
+        conversation = Message.conversation(messages, limits=self.config.images)
         work = plain_answer(
             self.backend, conversation, lambda prompt: self._request_with(prompt, conversation)
         )
@@ -228,7 +242,13 @@ class Guard:
                     # If the host has rewritten the answer since, it does not begin with what was
                     # shown.
                     review.shown = shown if answer.startswith(shown) else ""
-                review.messages = Message.conversation(messages)
+                review.messages = Message.conversation(messages, limits=self.config.images)
+                if (seen := await self._judge_images(review)) and seen.flagged:
+                    failed = seen.decision == "failed"
+                    reason = (
+                        f"image gate failed: {seen.reason}" if failed else "an image is flagged"
+                    )
+                    return self._fall_back(review, reason)
                 await self._judge(review)
                 if review.flag is None:
                     return self._finish(
@@ -239,9 +259,13 @@ class Guard:
                     return self._fall_back(review, f"gate failed: {review.flag.reason}")
                 if not mend:
                     return self._fall_back(review, "the gate flagged it")
+                if not sees(self.backend, images_of(review.messages)):
+                    return self._fall_back(review, "the model cannot see the images")
                 search = self._search_of(review)
                 end = await search.run()
                 return await self._swapped(review, search.answers()[:_GATE_TRIES], end)
+            except ImageError as error:
+                return self._fall_back(review, f"image refused: {error.message}")
             except Exception as error:
                 # The message may quote the moderated text, so only the kind of error is logged.
                 log.error("review failed with %s; the fallback is given", type(error).__name__)
@@ -270,13 +294,21 @@ class Guard:
             return None
         return await self.review(messages, "\n".join(texts), reasoning=reasoning, mend=False)
 
-    def stream_gate(self, prompt: str) -> StreamGate:
+    def stream_gate(self, prompt: str, images: Sequence[Image] = ()) -> StreamGate:
         """Return a gate for the stream of the answer to the user text `prompt`.
 
         Give it to the `review` of that answer.
+
+        Args:
+            images: of the whole conversation.
         """
+        seen: list[Verdict | None] = []
 
         async def passes(text: str) -> bool:
+            if not seen:
+                seen.append(await self._image_verdict(images))
+            if seen[0] and seen[0].flagged:
+                return False
             [verdict] = await moderate_safely(
                 self.gate, [text], prompts=[prompt], seconds=self.config.gate_seconds
             )
@@ -288,9 +320,29 @@ class Guard:
         """Let go of what the backend and the moderators hold, for example connections."""
         for moderator in self.moderators:
             await close(moderator)
+        for image_moderator in self.image_gate:
+            await close(image_moderator)
         await self.backend.close()
 
     # ------------------------------------------------------------------ steps
+
+    async def _judge_images(self, review: Review) -> Verdict | None:
+        images = images_of(review.messages)
+        if images and self.image_gate:
+            review.gate_calls += len(self.image_gate)
+            with review.phase("gate"):
+                review.image_verdict = await self._image_verdict(images)
+        return review.image_verdict
+
+    async def _image_verdict(self, images: Sequence[Image]) -> Verdict | None:
+        """Return the worst verdict of the image gate; None if there is nothing to judge."""
+        distinct, seconds = list(dict.fromkeys(images)), self.config.gate_seconds
+        verdicts = [
+            verdict
+            for moderator in self.image_gate
+            for verdict in await moderate_images_safely(moderator, distinct, seconds=seconds)
+        ]
+        return max(verdicts, key=lambda v: (v.flagged, v.score), default=None)
 
     async def _judge(self, review: Review) -> None:
         """Ask the gate about the answer, and about the reasoning before it if that counts."""

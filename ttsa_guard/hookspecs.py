@@ -44,6 +44,11 @@ def ttsa_register_moderators(register: Register) -> None:
 
 
 @hookspec
+def ttsa_register_image_moderators(register: Register) -> None:
+    """Register image moderators: ``register(name, factory, options=OptionsModel)``."""
+
+
+@hookspec
 def ttsa_register_backends(register: Register) -> None:
     """Register backends: ``register(name, factory, options=OptionsModel)``."""
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from typing_extensions import TypedDict, Unpack
 
 from ttsa_guard.errors import PromptError
+from ttsa_guard.images import DEFAULT_LIMITS, Image, ImageLimits, images_in
 
 if TYPE_CHECKING:
     import torch
@@ -36,29 +37,40 @@ class Message:
 
     role: Role
     content: str
+    images: tuple[Image, ...] = ()
+    """Whatever stands beside the text; what is no image counts as one that cannot be read."""
 
     @classmethod
     def conversation(
-        cls, turns: Sequence[Message | Mapping[str, Any]] | str
+        cls,
+        turns: Sequence[Message | Mapping[str, Any]] | str,
+        *,
+        limits: ImageLimits = DEFAULT_LIMITS,
     ) -> tuple[Message, ...]:
         """Make messages from chat-completion dictionaries, from messages, or from one user text.
 
+        Args:
+            limits: of the images in content parts.
+
         Raises:
-            PromptError: there is no user text, or a role is unknown.
+            PromptError: there is no user text and no image, or a role is unknown.
+            ImageError: an image exceeds the limits, is broken, or is of no known kind.
         """
         if isinstance(turns, str):
             turns = [cls("user", turns)]
-        messages = tuple(
-            turn if isinstance(turn, Message) else cls._from_mapping(turn) for turn in turns
-        )
-        if not any(m.role == "user" and m.content.strip() for m in messages):
+        messages: list[Message] = []
+        for turn in turns:
+            if not isinstance(turn, Message):
+                turn = cls._from_mapping(turn, limits, len(images_of(messages)))
+            messages.append(turn)
+        if not any(m.role == "user" and (m.content.strip() or m.images) for m in messages):
             raise PromptError(
                 "the conversation has no user text", hint="give at least one non-empty user message"
             )
-        return messages
+        return tuple(messages)
 
     @classmethod
-    def _from_mapping(cls, turn: Mapping[str, Any]) -> Message:
+    def _from_mapping(cls, turn: Mapping[str, Any], limits: ImageLimits, found: int) -> Message:
         if not isinstance(turn, Mapping):
             raise PromptError(
                 f"a turn is a mapping, not a {type(turn).__name__}",
@@ -70,7 +82,9 @@ class Message:
                 f"unknown role {turn.get('role')!r} in the conversation",
                 hint=f"roles are {', '.join(_ROLES)}",
             )
+        images: tuple[Image, ...] = ()
         if isinstance(content, list):
+            images = images_in(content, limits, found=found)
             content = " ".join(
                 str(p.get("text", ""))
                 for p in content
@@ -81,7 +95,12 @@ class Message:
                 f"the content of a turn is a {type(content).__name__}",
                 hint="give text, or a list of text parts",
             )
-        return cls(role, content or "")
+        return cls(role, content or "", images)
+
+
+def images_of(messages: Sequence[Message]) -> tuple[Image, ...]:
+    """Return all images of a conversation, in order."""
+    return tuple(image for message in messages for image in message.images)
 
 
 def own_seed(seed: int, messages: Sequence[Message]) -> int:
@@ -89,9 +108,8 @@ def own_seed(seed: int, messages: Sequence[Message]) -> int:
 
     With the same seed, all conversations would share the noise of their samples.
     """
-    digest = hashlib.blake2b(
-        repr((seed, [(m.role, m.content) for m in messages])).encode(), digest_size=4
-    )
+    said = [(m.role, m.content, *(image.sha256 for image in m.images)) for m in messages]
+    digest = hashlib.blake2b(repr((seed, said)).encode(), digest_size=4)
     return int.from_bytes(digest.digest(), "big") >> 1
 
 
@@ -114,6 +132,8 @@ class Prompt:
     """A rendered conversation, ready to be continued by the assistant."""
 
     segments: tuple[Tokens | Soft, ...]
+    images: tuple[Image, ...] = field(default=(), kw_only=True)
+    """The images of the conversation, in order, for a backend that sees them."""
 
     @property
     def ids(self) -> tuple[int, ...]:

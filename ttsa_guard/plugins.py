@@ -20,8 +20,8 @@ from ttsa_guard.settings import validated
 __all__ = ["KINDS", "Kind", "NoOptions", "Plugins", "Register", "Registered", "hookimpl"]
 
 hookimpl = pluggy.HookimplMarker(hookspecs.PROJECT)
-Kind = Literal["moderators", "backends", "steerers"]
-KINDS: tuple[Kind, ...] = ("moderators", "backends", "steerers")
+Kind = Literal["moderators", "image_moderators", "backends", "steerers"]
+KINDS: tuple[Kind, ...] = ("moderators", "image_moderators", "backends", "steerers")
 RENAMED: Mapping[str, str] = {"kick": "random_perturbation"}
 """New names of our plugins, by their old ones. An old name works for one more release."""
 log = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ class Plugins:
         return self.found[kind][name]
 
     def make(self, kind: Kind, use: Use) -> Any:
-        """Make the moderator, backend or steerer that `use` names, with validated options.
+        """Make the plugin of this kind that `use` names, with validated options.
 
         Raises:
             PluginError: no package brings that name, or it cannot be imported.

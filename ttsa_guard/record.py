@@ -28,6 +28,16 @@ class CandidateRecord:
 
 
 @dataclass(frozen=True)
+class ImageRecord:
+    """One image of the conversation. Nothing of what it shows is kept."""
+
+    sha256: str
+    """Of its bytes, in hexadecimal; of the reference to it, if it could not be read."""
+    size: int
+    """Number of bytes; 0 if it could not be read."""
+
+
+@dataclass(frozen=True)
 class AuditRecord:
     """All about one reviewed answer.
 
@@ -46,6 +56,9 @@ class AuditRecord:
     gate_categories: dict[str, float] = field(default_factory=dict)
     reasoning_score: float | None = None
     """Score of the reasoning before that answer, if the gate judged it."""
+    images: tuple[ImageRecord, ...] = ()
+    image_score: float | None = None
+    """The image gate's worst score of them, in [0, 1]; None if it did not judge them."""
     helpful: bool = False
     steerer: str | None = None
     candidates: tuple[CandidateRecord, ...] = ()
@@ -61,7 +74,7 @@ class AuditRecord:
     tokens: int = 0
     """New tokens of all generations."""
     moderation_calls: int = 0
-    """All calls of the gate and of the guide."""
+    """All calls of the gate, of the guide and of image moderators."""
     seconds: float = 0.0
     """Seconds of the whole review."""
     seconds_gate: float = 0.0
@@ -100,6 +113,7 @@ class AuditRecord:
         return {
             **vars(self),
             "gate_categories": dict(self.gate_categories),
+            "images": tuple(dict(vars(image)) for image in self.images),
             "candidates": candidates,
         }
 

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from ttsa_guard.budget import Usage
-from ttsa_guard.messages import Message, last_user
+from ttsa_guard.messages import Message, images_of, last_user
 from ttsa_guard.quotes import WINDOW, normal, quotes
-from ttsa_guard.record import Action, AuditRecord, CandidateRecord
+from ttsa_guard.record import Action, AuditRecord, CandidateRecord, ImageRecord
 from ttsa_guard.selection import Judged
 from ttsa_guard.telemetry import span
 from ttsa_guard.verdict import Verdict
@@ -28,9 +28,11 @@ class Review:
         messages: the conversation up to, and without, the answer.
         shown: the part of the answer that the user has read already.
         gate_verdict: the gate's verdict on the answer; None before it is known.
+        image_verdict: the image gate's worst verdict; None if it did not judge any image.
         reasoning_verdict: the gate's verdict on the reasoning; None if that is not judged.
         judged: the candidates so far.
-        gate_calls: number of the gate's calls, including those for `shown`.
+        gate_calls: number of the gate's calls, including those for `shown`, and of the calls of
+            image moderators.
         prefer: the user's preferences, if the request has any.
     """
 
@@ -41,6 +43,7 @@ class Review:
     shown: str = ""
     gate_verdict: Verdict | None = None
     reasoning_verdict: Verdict | None = None
+    image_verdict: Verdict | None = None
     judged: list[Judged] = field(default_factory=list)
     gate_calls: int = 0
     prefer: Mapping[str, float] | None = None
@@ -99,6 +102,8 @@ class Review:
             gate_categories=dict(gate_verdict.categories) if gate_verdict else {},
             reasoning_score=self.reasoning_verdict.score if self.reasoning_verdict else None,
             final_score=final.score if final else None,
+            images=tuple(ImageRecord(i.sha256, i.size) for i in images_of(self.messages)),
+            image_score=self.image_verdict.score if self.image_verdict else None,
             helpful=chosen.helpful if chosen else action == "pass",
             steerer=chosen.steerer if chosen else None,
             candidates=tuple(self._candidate(j, texts) for j in self.judged),

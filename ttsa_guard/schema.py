@@ -19,6 +19,7 @@ FILE = Path(__file__).parent / "settings.schema.json"
 PLACES: dict[str, Kind] = {
     "gate": "moderators",
     "guide": "moderators",
+    "image_gate": "image_moderators",
     "steerers": "steerers",
     "steerers_for_harm": "steerers",
     "backend": "backends",

@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
+from io import BytesIO
 from typing import Any
 
 import aiohttp
@@ -212,7 +213,7 @@ class Http:
         """
         self._breaker.check()
         sent: dict[str, Any] = {
-            "data": _encoded(body),
+            "data": BytesIO(_encoded(body)),
             "headers": {**_JSON, **(headers or {})},
             "timeout": aiohttp.ClientTimeout(
                 sock_connect=_LONGEST_CONNECT, sock_read=self._timeout
@@ -283,7 +284,9 @@ class Http:
                 await self._sleep(pause)
         raise problem
 
-    async def _once(self, method: str, url: str, **sent: Any) -> Any:
+    async def _once(self, method: str, url: str, *, data: bytes = b"", **sent: Any) -> Any:
+        if data:  # aiohttp warns of more than 1 MiB at once, as bodies with images have
+            sent["data"] = BytesIO(data)
         async with self._connected() as session:
             self._breaker.check()  # a rest may have begun while this call waited for a connection
             with _faults():

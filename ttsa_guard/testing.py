@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 from unittest.mock import patch
 
 from ttsa_guard.budget import Clock
 from ttsa_guard.config import GuardConfig
-from ttsa_guard.conformance import check
+from ttsa_guard.conformance import check, check_images
 from ttsa_guard.errors import PromptError
 from ttsa_guard.guard import Guard
-from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt, Scope, Soft, Tokens
-from ttsa_guard.moderators.base import Moderator, close
+from ttsa_guard.images import IMAGE_TYPES, Image
+from ttsa_guard.messages import (
+    Generation,
+    GenerationRequest,
+    Message,
+    Prompt,
+    Scope,
+    Soft,
+    Tokens,
+    images_of,
+)
+from ttsa_guard.moderators.base import ImageModerator, Moderator, close
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.profile import GENERIC, ModelProfile
 from ttsa_guard.steerers.base import Steerer
@@ -87,6 +97,40 @@ class ScriptedModerator:
         )
 
 
+class ScriptedImageModerator:
+    """An image moderator that scores every image with a function.
+
+    The default passes all. `calls` keeps the batches of images that it was given.
+
+    Args:
+        score: returns the score of an image, in [0, 1]; from 0.5 on it is flagged.
+        error: is raised by every call, if set.
+        delay: seconds that every call takes.
+    """
+
+    blocking = False
+
+    def __init__(
+        self,
+        score: Callable[[Image], float] = lambda _: 0.0,
+        *,
+        name: str = "scripted_images",
+        error: BaseException | None = None,
+        delay: float = 0.0,
+    ) -> None:
+        self.name = name
+        self.calls: list[list[Image]] = []
+        self._score, self._error, self._delay = score, error, delay
+
+    async def moderate_images(self, images: Sequence[Image]) -> list[Verdict]:
+        """Judge `images`, or raise what the script says."""
+        self.calls.append(list(images))
+        await asyncio.sleep(self._delay)
+        if self._error:
+            raise self._error
+        return [Verdict.scored(self.name, self._score(i), threshold=0.5) for i in images]
+
+
 class ScriptedBackend:
     """A backend that answers from a script.
 
@@ -143,11 +187,24 @@ class ScriptedBackend:
         return self._answers.pop(0)
 
 
+class SeeingBackend(ScriptedBackend):
+    """A `ScriptedBackend` that is given the images of a conversation: `calls` has them."""
+
+    image_types = IMAGE_TYPES
+
+    async def render(self, messages: Sequence[Message], *, scope: Scope = "user") -> Prompt:
+        """Return a prompt with the images, and with one soft slot for each word."""
+        words = " ".join(m.content for m in messages).split()
+        soft = Soft(tuple(range(1, len(words) + 1)))
+        return Prompt((Tokens((0,)), soft, Tokens((0,))), images=images_of(messages))
+
+
 def scripted_guard(
     backend: ScriptedBackend | Sequence[str] = (),
     *,
     gate: Moderator | None = None,
     guide: Moderator | None = None,
+    image_gate: Sequence[ImageModerator] = (),
     steerers: Sequence[Steerer] = (),
     profile: ModelProfile = GENERIC,
     plugins: Plugins | None = None,
@@ -160,6 +217,7 @@ def scripted_guard(
         backend=backend if isinstance(backend, ScriptedBackend) else ScriptedBackend(backend),
         gate=gate or ScriptedModerator(name="gate"),
         guide=guide or ScriptedModerator(name="guide"),
+        image_gate=image_gate,
         steerers=steerers,
         profile=profile,
         plugins=plugins,
@@ -181,12 +239,26 @@ def check_moderator(moderator: Moderator, *, seconds: float = 60.0) -> None:
         AssertionError: the moderator breaks its contract. The message lists all violations.
     """
     for _ in range(2):  # a moderator outlives the event loop in which it was first used
-        asyncio.run(_checked(moderator, seconds))
+        asyncio.run(_checked(moderator, check(moderator, seconds=seconds)))
 
 
-async def _checked(moderator: Moderator, seconds: float) -> None:
+def check_image_moderator(moderator: ImageModerator, *, seconds: float = 60.0) -> None:
+    """Try everything that a guard may do to an image moderator, as `check_moderator` does.
+
+    Its images are harmless. One of them is broken.
+
+    Raises:
+        AssertionError: the moderator breaks its contract. The message lists all violations.
+    """
+    for _ in range(2):
+        asyncio.run(_checked(moderator, check_images(moderator, seconds=seconds)))
+
+
+async def _checked(
+    moderator: Moderator | ImageModerator, checks: Coroutine[Any, Any, None]
+) -> None:
     try:
-        await check(moderator, seconds=seconds)
+        await checks
     finally:
         await close(moderator)
 

@@ -197,6 +197,11 @@ class NotAwaitable(ScriptedModerator):
         return [Verdict.scored("m", 0.0, threshold=0.5) for _ in texts]
 
 
+class RaisesAtOnce(ScriptedModerator):
+    def moderate(self, texts, *, prompts):
+        raise ValueError(SECRET)
+
+
 GOOD = Verdict.scored("m", 0.0, threshold=0.5)
 
 
@@ -213,6 +218,7 @@ GOOD = Verdict.scored("m", 0.0, threshold=0.5)
         pytest.param(ScriptedModerator(instead=[True, False]), id="not-verdicts"),
         pytest.param(ScriptedModerator(instead=(GOOD, GOOD)), id="not-a-list"),
         pytest.param(NotAwaitable(), id="not-awaitable"),
+        pytest.param(RaisesAtOnce(), id="raises-at-once"),
     ],
 )
 def test_every_fault_is_a_failed_verdict_for_each_text(moderator, caplog):

@@ -50,7 +50,7 @@ def test_an_answer_that_passes_is_recorded_as_ever() -> None:
 
 
 def test_a_turn_that_cannot_be_reviewed() -> None:
-    turns = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]
+    turns = [{"role": "user", "content": [{"type": "text", "text": " "}]}]
     response = say(
         make_app("1.0", make_guard(), [FLAGGED], passthrough=True), turns, options=EVERYTHING
     )

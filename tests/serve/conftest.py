@@ -148,7 +148,7 @@ async def served(
     model: Model | str, guard: Any = None, *, limits: Limits | None = None, **parts: Any
 ) -> Any:
     """The endpoint at `url`, with its upstream; closed with all that it holds."""
-    app = web.Application()
+    app = web.Application(client_max_size=2**24)
     guard = guard or make_guard()
     if isinstance(model, Model):
         app.router.add_post("/v1/chat/completions", model.chat)

@@ -7,13 +7,14 @@ built.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ttsa_guard.hf.tokens import encodable
+from ttsa_guard.images import Image
 from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt, Scope
 from ttsa_guard.profile import ModelProfile
 
@@ -86,6 +87,26 @@ class DescribesDecoding(Protocol):
 def device_of(backend: Backend) -> str:
     """Return the backend's device, in words; "unknown" if it does not tell."""
     return backend.device if isinstance(backend, Described) else "unknown"
+
+
+@runtime_checkable
+class SeesImages(Protocol):
+    """The model reads the images of a conversation, which `render` puts into `Prompt.images`.
+
+    With a backend that is none, no conversation with images is answered or steered: a text model
+    would answer as if it had seen them.
+    """
+
+    @property
+    def image_types(self) -> Collection[str]:
+        """Media types of the images that the model can be given, for example {"image/png"}."""
+        ...
+
+
+def sees(backend: Backend, images: Sequence[Image]) -> bool:
+    """Return whether the backend's model can be given all of these images."""
+    types = backend.image_types if isinstance(backend, SeesImages) else ()
+    return all(image.readable and image.media_type in types for image in images)
 
 
 @runtime_checkable

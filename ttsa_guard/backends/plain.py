@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ttsa_guard.backends.base import Backend, Reasons, Streams
+from ttsa_guard.backends.base import Backend, Reasons, Streams, sees
+from ttsa_guard.errors import PromptError
 from ttsa_guard.forks import refuse_after_fork
-from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt
+from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt, images_of
 from ttsa_guard.reasoning import has_reasoning, without_reasoning
 
 
@@ -28,10 +29,15 @@ async def plain_answer(
         The request that led to the answer, and the answer.
 
     Raises:
-        PromptError: the model cannot be given this conversation.
+        PromptError: the model cannot be given this conversation, or not its images.
         ModelError: the model failed, or this process was forked after the backend had been used.
     """
     refuse_after_fork(backend)
+    if not sees(backend, images_of(messages)):
+        raise PromptError(
+            "the model cannot see the images of the conversation",
+            hint="leave them out, or choose a backend that sees images",
+        )
     opening = ""
     if isinstance(backend, Reasons):
         prompt, opening = await backend.render_reasoning(messages)

@@ -93,8 +93,8 @@ def _package(package: str, missing: Level, hint: str) -> Finding:
 
 
 def _plugins(settings: GuardConfig) -> Iterator[Finding]:
-    steerers = (*settings.steerers, *(settings.steerers_for_harm or ()))
-    used = {use.use for use in (settings.backend, *settings.guide, *settings.gate, *steerers)}
+    more = (*settings.image_gate, *settings.steerers, *(settings.steerers_for_harm or ()))
+    used = {use.use for use in (settings.backend, *settings.guide, *settings.gate, *more)}
     points = installed(imported)
     if good := [listed.name for listed in points if not listed.error]:
         yield Finding("plugins", ", ".join(good))

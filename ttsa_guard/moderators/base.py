@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from ttsa_guard.aside import aside
 from ttsa_guard.budget import within
+from ttsa_guard.images import Image
 from ttsa_guard.quotes import WINDOW, normal, quotes
 from ttsa_guard.verdict import Verdict
 
@@ -46,6 +47,28 @@ class Moderator(Protocol):
 
 
 @runtime_checkable
+class ImageModerator(Protocol):
+    """Judges a batch of images. The verdicts are in the order of the images.
+
+    It may be `Blocking` or `Closes`, too. Where it runs is decided as for a `Moderator`.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name in verdicts and records. It never changes."""
+        ...
+
+    async def moderate_images(self, images: Sequence[Image]) -> list[Verdict]:
+        """Return a verdict for each image, in order; an empty list if there are none.
+
+        Args:
+            images: with bytes that begin and end as those of a file of their kind do. What is
+                between may be broken, and an image that cannot be judged gets a failed verdict.
+        """
+        ...
+
+
+@runtime_checkable
 class Coarse(Protocol):
     """The moderator tells whether its scores have too few levels to guide a search."""
 
@@ -73,7 +96,7 @@ def is_coarse(moderator: Moderator) -> bool:
     return isinstance(moderator, Coarse) and moderator.coarse
 
 
-async def close(moderator: Moderator) -> None:
+async def close(moderator: Moderator | ImageModerator) -> None:
     """Let a moderator close what it holds, on the loop that it runs on."""
     if isinstance(moderator, Closes):
         await on_its_loop(moderator, moderator.close())
@@ -93,31 +116,60 @@ async def moderate_safely(
     a foreign error message may quote the text. Reasons and category names that quote a text or its
     prompt are replaced.
     """
-    try:
-        verdicts = await within(
-            seconds, on_its_loop(moderator, moderator.moderate(texts, prompts=prompts))
-        )
-    except Exception as error:
-        log.warning("moderator %s failed: %s", moderator.name, type(error).__name__)
-        return [Verdict.failure(moderator.name, type(error).__name__)] * len(texts)
-    if (
-        not isinstance(verdicts, list)
-        or len(verdicts) != len(texts)
-        or not all(isinstance(v, Verdict) for v in verdicts)
-    ):
-        log.warning(
-            "moderator %s returned something that is not a list of %d verdicts",
-            moderator.name,
-            len(texts),
-        )
-        return [Verdict.failure(moderator.name, "not a list of verdicts")] * len(texts)
+    verdicts = await _verdicts(
+        moderator, lambda: moderator.moderate(texts, prompts=prompts), len(texts), seconds
+    )
     return [
         _without_quotes(verdict, f"{text}\n{prompt}")
         for verdict, text, prompt in zip(verdicts, texts, prompts, strict=True)
     ]
 
 
-def on_its_loop(moderator: Moderator, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+async def moderate_images_safely(
+    moderator: ImageModerator, images: Sequence[Image], *, seconds: float | None = None
+) -> list[Verdict]:
+    """Call an image moderator, and turn every fault into failed verdicts, as `moderate_safely`.
+
+    Images that cannot be read are not given to it, and their verdicts are failed ones.
+    """
+    readable = [image for image in images if image.readable]
+    judged: list[Verdict] = []
+    if readable:
+        judged = await _verdicts(
+            moderator, lambda: moderator.moderate_images(readable), len(readable), seconds
+        )
+    found = iter(judged)
+    unread = Verdict.failure(moderator.name, "an image or file that cannot be read")
+    return [_without_quotes(next(found), "") if i.readable else unread for i in images]
+
+
+async def _verdicts(
+    moderator: Moderator | ImageModerator,
+    work: Callable[[], Coroutine[Any, Any, list[Verdict]]],
+    n: int,
+    seconds: float | None,
+) -> list[Verdict]:
+    """Return the `n` verdicts of the work of a moderator: failed ones after any fault."""
+    try:
+        verdicts = await within(seconds, on_its_loop(moderator, work()))
+    except Exception as error:
+        log.warning("moderator %s failed: %s", moderator.name, type(error).__name__)
+        return [Verdict.failure(moderator.name, type(error).__name__)] * n
+    if (
+        not isinstance(verdicts, list)
+        or len(verdicts) != n
+        or not all(isinstance(v, Verdict) for v in verdicts)
+    ):
+        log.warning(
+            "moderator %s returned something that is not a list of %d verdicts", moderator.name, n
+        )
+        return [Verdict.failure(moderator.name, "not a list of verdicts")] * n
+    return verdicts
+
+
+def on_its_loop(
+    moderator: Moderator | ImageModerator, work: Coroutine[Any, Any, T]
+) -> Coroutine[Any, Any, T]:
     """Return the work of a moderator, made to run where it cannot hold up anything else."""
     ours = type(moderator).__module__.partition(".")[0] == __name__.partition(".")[0]
     return (

@@ -12,6 +12,7 @@ from nemoguardrails.actions import action
 from nemoguardrails.actions.rail_outcome import RailOutcome, TransformTarget
 
 from ttsa_guard.guard import Guard
+from ttsa_guard.images import DEFAULT_LIMITS, ImageLimits, has_images, with_text
 from ttsa_guard.messages import Message
 from ttsa_guard.nemo.privacy import take_reasoning, withhold
 from ttsa_guard.reasoning import split_reasoning
@@ -69,7 +70,7 @@ def make_action(guard: Guard, *, plain: bool = False) -> Callable[..., Awaitable
             # the host leaves it in where it streams from the model
             inline, answer = split_reasoning(said)
             outcome = await guard.review(
-                conversation(events or (), context or {}),
+                conversation(events or (), context or {}, guard.config.images),
                 answer,
                 reasoning="\n".join(filter(None, [*thoughts, inline])),
                 stream_gate=current_stream_gate.get(),
@@ -111,9 +112,8 @@ def make_tools_action(guard: Guard) -> Callable[..., Awaitable[RailOutcome]]:
         try:
             thoughts = take_reasoning(events or ())
             withhold(thoughts, events or ())
-            outcome = await guard.review_calls(
-                conversation(events or (), context or {}), made, reasoning="\n".join(thoughts)
-            )
+            said = conversation(events or (), context or {}, guard.config.images)
+            outcome = await guard.review_calls(said, made, reasoning="\n".join(thoughts))
             if outcome is None:
                 return RailOutcome.allow()
             if outcome.action == "pass":
@@ -146,11 +146,16 @@ def _as_data(outcome: RailOutcome) -> dict[str, Any]:
     }
 
 
-def conversation(events: Iterable[Any], context: Mapping[str, Any]) -> list[Message]:
+def conversation(
+    events: Iterable[Any], context: Mapping[str, Any], limits: ImageLimits = DEFAULT_LIMITS
+) -> list[Message]:
     """Return the conversation up to, and without, the answer under review.
 
     Earlier answers are in it as the user saw them. Tool calls and their results are left out.
     Without events it is the user's text in the context.
+
+    Args:
+        limits: of its images.
     """
     turns: list[dict[str, Any]] = []
     for event in _distinct(events):
@@ -160,14 +165,16 @@ def conversation(events: Iterable[Any], context: Mapping[str, Any]) -> list[Mess
         elif kind == "UtteranceUserActionFinished":
             turns.append({"role": "user", "content": event["final_transcript"]})
         elif kind == "UserMessage":  # the same text after the input rails
-            if turns and turns[-1]["role"] == "user":
-                turns.pop()
-            turns.append({"role": "user", "content": event["text"]})
+            before = turns.pop()["content"] if turns and turns[-1]["role"] == "user" else None
+            said = event["text"]
+            # a rail may have rewritten the text alone, and records are without images
+            said = with_text(before, said) if has_images(before) else said
+            turns.append({"role": "user", "content": said})
         elif kind == "StartUtteranceBotAction":
             turns.append({"role": "assistant", "content": event["script"]})
     if not turns:
         turns = [{"role": "user", "content": context.get("user_message") or ""}]
-    return list(Message.conversation(turns))
+    return list(Message.conversation(turns, limits=limits))
 
 
 def _distinct(events: Iterable[Any]) -> Iterable[Event]:

@@ -33,7 +33,7 @@ from ttsa_guard.nemo.refusals import (
     refuse_rails,
     refuse_settings,
 )
-from ttsa_guard.nemo.requests import guard_prompts, guard_requests
+from ttsa_guard.nemo.requests import guard_prompts, guard_requests, tell_images_apart
 from ttsa_guard.nemo.streaming import guard_streams
 from ttsa_guard.nemo.threads import separate_threads
 from ttsa_guard.settings import Settings, validated
@@ -97,6 +97,7 @@ def install(app: Any, guard: Guard) -> None:
         app.__getstate__ = _refuse_pickle
         guard_requests(app, lambda: app.runtime.registered_action_params[KEY])
         guard_prompts(app)
+        tell_images_apart()
         separate_threads(app)
         guard_records(app)
         guard_actions(app)
@@ -114,7 +115,11 @@ def passthrough_app(guard: Guard) -> LLMRails:
     """
     config = guard.config
     model = BackendModel(
-        guard.backend, generation=config.generation, seed=config.seed, seconds=config.answer_seconds
+        guard.backend,
+        generation=config.generation,
+        seed=config.seed,
+        seconds=config.answer_seconds,
+        images=config.images,
     )
     app = LLMRails(
         RailsConfig.from_content(yaml_content="models: []\npassthrough: true\n"), llm=model
@@ -171,6 +176,7 @@ def _provide(model: str, **parameters: Any) -> BackendModel:
         generation=generation,
         seed=seed,
         seconds=guard.config.answer_seconds,
+        images=guard.config.images,
     )
 
 

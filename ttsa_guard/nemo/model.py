@@ -14,6 +14,7 @@ from ttsa_guard.backends.plain import plain_answer
 from ttsa_guard.budget import answered
 from ttsa_guard.config import GenerationConfig
 from ttsa_guard.errors import ModelError, TTSAError
+from ttsa_guard.images import DEFAULT_LIMITS, ImageLimits
 from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt, own_seed
 from ttsa_guard.nemo.names import ENGINE
 from ttsa_guard.reasoning import shown_so_far, split_reasoning
@@ -30,6 +31,7 @@ class BackendModel:
         generation: limits that hold unless a call names others (``max_tokens``, ``temperature``).
         seed: of a call that names none.
         seconds: time limit of one answer; None: no limit.
+        images: limits of the images in a conversation.
     """
 
     def __init__(
@@ -40,11 +42,13 @@ class BackendModel:
         generation: GenerationConfig | None = None,
         seed: int = 0,
         seconds: float | None = None,
+        images: ImageLimits = DEFAULT_LIMITS,
     ) -> None:
         self.backend = backend
         self.generation = generation or GenerationConfig()
         self.seed = seed
         self.seconds = seconds
+        self.images = images
         self._name = name or backend.name
 
     @property
@@ -127,7 +131,8 @@ class BackendModel:
         on_text: Callable[[str], None] | None = None,
     ) -> tuple[GenerationRequest, Generation]:
         conversation = Message.conversation(
-            prompt if isinstance(prompt, str) else [_as_mapping(m) for m in prompt]
+            prompt if isinstance(prompt, str) else [_as_mapping(m) for m in prompt],
+            limits=self.images,
         )
         defaults, seed = self.generation, own_seed(self.seed, conversation)
         known = {

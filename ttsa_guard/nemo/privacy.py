@@ -20,7 +20,8 @@ from nemoguardrails.context import explain_info_var, llm_response_metadata_var, 
 from nemoguardrails.logging.explain import LLMCallInfo
 from nemoguardrails.logging.processing_log import processing_log_var
 
-from ttsa_guard.nemo.redaction import MARK, Redactor
+from ttsa_guard.images import image_parts, references
+from ttsa_guard.nemo.redaction import MARK, Redactor, text_without_images, without_images
 
 _TALKATIVE = (
     "actions.action_dispatcher",
@@ -96,6 +97,7 @@ def guard_records(app: Any) -> None:
             raise
         finally:
             _clean(turn, events, records)
+            _drop_images(records[3] if len(records) > 3 else None)
             if turn.broken:  # nobody is told of it, so nothing of it has to stay
                 (processing_log_var.get() or []).clear()
             _turn.set(None)
@@ -153,7 +155,7 @@ def withhold(texts: Iterable[str], events: Iterable[Any]) -> None:
         return
     if turn := _turn.get():
         turn.withheld |= texts
-    redactor = Redactor(texts, _said_by_users(events))
+    redactor = Redactor(texts, _said_by_users(events), _shown_by_users(events))
     if redactor:
         _apply(redactor, [list(events)])
 
@@ -193,7 +195,7 @@ def _clean(turn: _Turn, events: list[Any], records: list[Any]) -> None:
         if turn.broken
         else [*said, *_written_and_said(known)[1], *_said_by_users(known)]
     )
-    redactor = Redactor(hidden, kept)
+    redactor = Redactor(hidden, kept, _shown_by_users(known))
     if redactor:
         _apply(redactor, [records[0], *([new] if new else [])], state)
 
@@ -262,6 +264,29 @@ def _said_by_users(events: Iterable[Any]) -> Iterator[str]:
             )
         elif isinstance(said, str):
             yield said
+
+
+def _shown_by_users(events: Iterable[Any]) -> Iterator[str]:
+    """Return the images of users, as the host holds them."""
+    for event in _plain(events):
+        for part in image_parts(event.get(_OF_USERS.get(event.get("type", ""), ""))):
+            yield from references(part)
+
+
+def _drop_images(result: Any) -> None:
+    """Put marks in the place of images in the host's records of this turn, which traces are made
+    of.
+
+    The event of what the user has sent keeps them, and so does a state of Colang 2.x: the host goes
+    on with those.
+    """
+    if isinstance(result, list):
+        result[:] = map(without_images, result)
+    for entry in processing_log_var.get() or ():
+        if isinstance(entry.get("data"), dict):
+            entry["data"] = without_images(entry["data"])
+    for call in _calls():
+        call.prompt = text_without_images(call.prompt or "")
 
 
 def _plain(events: Iterable[Any]) -> Iterator[Mapping[str, Any]]:

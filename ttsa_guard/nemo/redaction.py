@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from itertools import groupby
+from operator import is_
 from typing import Any
 
 from nemoguardrails import RailsConfig
@@ -23,6 +25,33 @@ _NAMES = frozenset(
 """Keys whose values are the host's own words, and decide what it does."""
 _WHOLE = (RailsConfig, FlowConfig, FlowHead, State, type, Enum, int, float, complex)
 """Settings, programs and numbers hold nothing that a model has written."""
+_PARTS = ("image_url", "file", "input_audio", "video_url")
+"""Types of the content parts that are no texts."""
+_IMAGE = re.compile(
+    r"data:[^,\s]{0,200};base64,[A-Za-z0-9+/=]+|[A-Za-z0-9+/]{1000,}={0,2}", re.IGNORECASE
+)
+
+
+def without_images(value: Any) -> Any:
+    """Return plain data with marks in the place of images in content parts.
+
+    It is the same object if there are none. Texts stay as they are: an answer may hold base64, too.
+    """
+    if isinstance(value, list):
+        items = [without_images(item) for item in value]
+        return value if all(map(is_, items, value)) else items
+    if isinstance(value, dict):
+        kind = value.get("type")
+        if kind in _PARTS and kind in value:
+            return {**value, kind: MARK}
+        found = {key: without_images(inner) for key, inner in value.items()}
+        return value if all(map(is_, found.values(), value.values())) else found
+    return value
+
+
+def text_without_images(text: str) -> str:
+    """Return a text, in which the host has written content parts, with marks for their images."""
+    return _IMAGE.sub(MARK, text)
 
 
 class Redactor:
@@ -35,9 +64,14 @@ class Redactor:
         texts: what is to be withheld.
         kept: what may be read, e.g. the words of the user and the answer that left: what a text
             shares with these is no quote.
+        images: the user's images as the host holds them. They are left as they are, unread: to look
+            for quotes in megabytes of base64 takes minutes.
     """
 
-    def __init__(self, texts: Iterable[str], kept: Iterable[str] = ()) -> None:
+    def __init__(
+        self, texts: Iterable[str], kept: Iterable[str] = (), images: Iterable[str] = ()
+    ) -> None:
+        self._images = set(images)
         known = "\n".join({normal(text) for text in kept})
         plain = {"", normal(MARK), *known.split("\n")}
         self._wholes = {whole for text in texts if (whole := normal(text)) not in plain}
@@ -55,6 +89,8 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """Return `text` with a mark in the place of every quote."""
+        if text in self._images:
+            return text
         words = normal(text)
         if words in self._wholes:
             return MARK

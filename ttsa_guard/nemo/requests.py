@@ -6,14 +6,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from nemoguardrails.colang.v2_x.runtime.flows import InternalEvents
 from nemoguardrails.context import raw_llm_request
 from nemoguardrails.exceptions import StreamingNotSupportedError
+from nemoguardrails.rails.llm import llmrails
 from nemoguardrails.rails.llm.options import GenerationOptions
 
+from ttsa_guard.errors import ImageError
 from ttsa_guard.guard import Guard
+from ttsa_guard.images import ImageLimits, image_parts, images_in, references
 from ttsa_guard.nemo.privacy import guarded
 
 log = logging.getLogger(__name__)
@@ -23,7 +27,7 @@ Colang versions."""
 
 
 class RequestRefusedError(StreamingNotSupportedError):  # type: ignore[misc]
-    """A request would switch output rails off.
+    """A request would switch output rails off, or has an image that is not taken.
 
     Of the host's errors, the base is the one that its server answers with 400.
     """
@@ -31,7 +35,7 @@ class RequestRefusedError(StreamingNotSupportedError):  # type: ignore[misc]
 
 def guard_requests(app: Any, guard: Callable[[], Guard]) -> None:
     """Drop from each request to this app what would keep the answer from its output rails, or
-    refuse it, as the settings say.
+    refuse it, as the settings say. Refuse it if it has an image that is not taken.
 
     Clients of the host's server send messages of the role "context" and options, as the application
     can. `state` and the event interfaces are the application's own and are left alone.
@@ -50,6 +54,7 @@ def guard_requests(app: Any, guard: Callable[[], Guard]) -> None:
             mended != list(messages or ()) or mended_options is not options
         ):
             raise RequestRefusedError("the request would switch output rails off")
+        refuse_images(messages or (), guard().config.images)
         messages = None if messages is None else mended
         before = guarded.get()
         guarded.set(True)
@@ -62,12 +67,14 @@ def guard_requests(app: Any, guard: Callable[[], Guard]) -> None:
 
 
 def guard_prompts(app: Any) -> None:
-    """Keep context and event messages from the models of this app.
+    """Keep context and event messages from the models of this app, and let content parts through.
 
     With ``passthrough`` in Colang 1.0, the host gives the model the request's messages as they are,
-    and stumbles over the two roles that are its own.
+    and stumbles over the two roles that are its own. In Colang 2.x it gives the model the parts of
+    a message in the place of messages, and fails.
     """
     if app.config.colang_version != "1.0":
+        _wrap_parts(app.runtime.action_dispatcher)
         return
     plain = app.runtime.generate_events
 
@@ -80,6 +87,54 @@ def guard_prompts(app: Any) -> None:
         return await plain(*args, **kwargs)
 
     app.runtime.generate_events = generate_events
+
+
+def _wrap_parts(dispatcher: Any) -> None:
+    plain = dispatcher.execute_action
+
+    async def execute_action(name: str, params: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        if name == "PassthroughLLMAction" and isinstance(params.get("user_message"), list):
+            said = [{"role": "user", "content": params["user_message"]}]
+            params = {**params, "user_message": said}
+        return await plain(name, params, *args, **kwargs)
+
+    dispatcher.execute_action = execute_action
+
+
+@cache
+def tell_images_apart() -> None:
+    """Let the host remember a conversation by its images, too.
+
+    It keeps the events of earlier turns under the texts alone. With another image under the same
+    text, the rails would see those of the first conversation. The key gets the images themselves,
+    which the events hold anyway. It is no text then, so that no user can write it.
+    """
+    plain = llmrails.get_history_cache_key
+
+    def get_history_cache_key(messages: list[dict[str, Any]]) -> Any:
+        shown = tuple(
+            (place, *references(part))
+            for place, message in enumerate(messages)
+            for part in image_parts(message.get("content"))
+        )
+        return (plain(messages), shown) if shown else plain(messages)
+
+    llmrails.get_history_cache_key = get_history_cache_key
+
+
+def refuse_images(messages: Sequence[Mapping[str, Any]], limits: ImageLimits) -> None:
+    """Raise where an image of a request exceeds the limits, is broken or of no known kind.
+
+    Raises:
+        RequestRefusedError: an image does.
+    """
+    found = 0
+    try:
+        for message in messages:
+            if isinstance(content := message.get("content"), list):
+                found += len(images_in(content, limits, found=found))
+    except ImageError as error:
+        raise RequestRefusedError(f"{error.message}; {error.hint}") from None
 
 
 def allowed_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -16,10 +16,13 @@ from typing import Any
 from nemoguardrails.context import streaming_handler_var
 from nemoguardrails.streaming import END_OF_STREAM, StreamingHandler
 
+from ttsa_guard.errors import PromptError
 from ttsa_guard.guard import Guard
+from ttsa_guard.images import ImageLimits
+from ttsa_guard.messages import Message, images_of, last_user
 from ttsa_guard.nemo.actions import current_stream_gate
 from ttsa_guard.nemo.names import FLOW
-from ttsa_guard.nemo.requests import RequestRefusedError
+from ttsa_guard.nemo.requests import RequestRefusedError, refuse_images
 from ttsa_guard.streaming import pieces
 
 log = logging.getLogger(__name__)
@@ -59,8 +62,10 @@ def guard_streams(app: Any, guard: Callable[[], Guard]) -> None:
     async def progressive(
         prompt: Any, messages: Any, options: Any, state: Any
     ) -> AsyncGenerator[str, None]:
-        handler = StreamingHandler()
-        stream_gate = guard().stream_gate(_last_user(prompt, messages))
+        handler, limits = StreamingHandler(), guard().config.images
+        refuse_images(messages or (), limits)
+        asked = _asked(prompt, messages, limits)
+        stream_gate = guard().stream_gate(last_user(asked), images_of(asked))
         token = current_stream_gate.set(stream_gate)
         work = asyncio.ensure_future(plain(prompt, messages, options, state, handler))
         current_stream_gate.reset(token)
@@ -127,9 +132,15 @@ async def _texts(chunks: AsyncIterator[Any]) -> AsyncGenerator[str, None]:
         yield text
 
 
-def _last_user(prompt: str | None, messages: Sequence[Mapping[str, Any]] | None) -> str:
-    turns = [m.get("content") for m in messages or () if m.get("role") == "user"]
-    return str(turns[-1] if turns else prompt or "")
+def _asked(
+    prompt: str | None, messages: Sequence[Mapping[str, Any]] | None, limits: ImageLimits
+) -> tuple[Message, ...]:
+    """Return the turns of the conversation, or none if the user has said nothing."""
+    turns = [m for m in messages or () if m.get("role") in ("system", "user", "assistant")]
+    try:
+        return Message.conversation(turns or prompt or "", limits=limits)
+    except PromptError:
+        return ()
 
 
 def _pieces(reply: Any, *, shown: str = "") -> list[str]:

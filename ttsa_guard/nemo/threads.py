@@ -1,4 +1,4 @@
-"""Apps of Colang 2.x in several threads: the host shares what two must not change at once."""
+"""Apps of Colang 2.x: what threads must not change at once, and what is too large to evaluate."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from nemoguardrails.colang.v2_x.runtime import statemachine
 from nemoguardrails.colang.v2_x.runtime.flows import State
 from nemoguardrails.rails.llm.llmrails import LLMRails
 
+from ttsa_guard.nemo.redaction import text_without_images
+
 
 def separate_threads(app: LLMRails) -> None:
     """Give every thread flows of its own, and let one thread at a time evaluate expressions.
@@ -23,6 +25,7 @@ def separate_threads(app: LLMRails) -> None:
     if app.config.colang_version == "1.0":
         return
     _lock_evaluation()
+    _evaluate_without_images()
     plain, flows, own = app.runtime.process_events, deepcopy(app.runtime.flow_configs), local()
 
     async def process_events(
@@ -48,3 +51,19 @@ def _lock_evaluation() -> None:
             return plain(expr, context)
 
     evaluation.eval_expression = statemachine.eval_expression = eval_expression
+
+
+@cache
+def _evaluate_without_images() -> None:
+    """Leave images out of texts with variables in them.
+
+    The host writes what a user has sent into such a text, and its evaluator fails where that is
+    longer than 100 000 characters, as images are. Content parts are a list there.
+    """
+    plain = evaluation.escape_special_string_characters
+
+    def escape_special_string_characters(value: str) -> str:
+        escaped: str = plain(text_without_images(value) if value.startswith("[{") else value)
+        return escaped
+
+    evaluation.escape_special_string_characters = escape_special_string_characters

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from ttsa_guard.budget import within
 from ttsa_guard.guard import Guard
+from ttsa_guard.messages import images_of
 from ttsa_guard.serve.faults import ApiError, internal, wrong
 from ttsa_guard.serve.review import reviewed
 from ttsa_guard.serve.upstream import Upstream
@@ -170,7 +171,7 @@ class Endpoint:
         return stream.response
 
     async def _answered(self, request: web.Request, stream: _Stream) -> web.StreamResponse:
-        asked = ChatRequest.parse(await _body(request))
+        asked = ChatRequest.parse(await _body(request), self.guard.config.images)
         if asked.stream and self.guard.config.streaming == "progressive":
             return await self._growing(asked, stream)
         answer = await self.upstream.complete(asked)
@@ -181,7 +182,8 @@ class Endpoint:
 
     async def _growing(self, asked: ChatRequest, stream: _Stream) -> web.StreamResponse:
         """Show sentences that the gate passes while the answer grows, and then the rest of it."""
-        stream_gate, answer = self.guard.stream_gate(asked.prompt), ModelAnswer()
+        images, answer = images_of(asked.conversation), ModelAnswer()
+        stream_gate = self.guard.stream_gate(asked.prompt, images)
         texts: asyncio.Queue[str | None] = asyncio.Queue()
 
         async def read() -> None:

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ttsa_guard.errors import PromptError
-from ttsa_guard.messages import Message
+from ttsa_guard.images import DEFAULT_LIMITS, ImageLimits
+from ttsa_guard.messages import Message, last_user
 from ttsa_guard.record import Action
 from ttsa_guard.serve.faults import garbage, wrong
 from ttsa_guard.streaming import pieces
@@ -42,7 +43,8 @@ class ChatRequest:
 
     Args:
         body: what the client sent, without what asks for a stream.
-        conversation: what the guard reads of it: the texts, without tool calls and their results.
+        conversation: what the guard reads of it: texts and images, without tool calls and their
+            results.
         stream: whether the client wants a stream.
         stream_options: of the client.
     """
@@ -55,7 +57,7 @@ class ChatRequest:
     @property
     def prompt(self) -> str:
         """The last text of the user."""
-        return next(m.content for m in reversed(self.conversation) if m.role == "user")
+        return last_user(self.conversation)
 
     @property
     def usage(self) -> bool:
@@ -63,8 +65,11 @@ class ChatRequest:
         return bool(self.stream_options.get("include_usage"))
 
     @classmethod
-    def parse(cls, raw: bytes) -> ChatRequest:
+    def parse(cls, raw: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> ChatRequest:
         """Read the body of a request.
+
+        Args:
+            limits: of its images.
 
         Raises:
             ApiError: it is no request that can be reviewed; it names the field.
@@ -87,7 +92,8 @@ class ChatRequest:
             not isinstance(tool, dict) or tool.get("type") != "function" for tool in tools
         ):
             raise wrong("tools", "tools holds more than functions", "send functions only")
-        return cls(body, _conversation(body.get("messages")), bool(stream), options or {})
+        said = _conversation(body.get("messages"), limits)
+        return cls(body, said, bool(stream), options or {})
 
 
 @dataclass
@@ -237,7 +243,7 @@ def _no_number(name: str) -> Any:
     raise ValueError(f"{name} is no number of JSON")
 
 
-def _conversation(messages: Any) -> tuple[Message, ...]:
+def _conversation(messages: Any, limits: ImageLimits) -> tuple[Message, ...]:
     if not isinstance(messages, list) or not messages:
         raise wrong("messages", "messages is no list with messages in it", "send at least one")
     for place, message in enumerate(messages):
@@ -246,10 +252,11 @@ def _conversation(messages: Any) -> tuple[Message, ...]:
             hint = f"roles are {', '.join(ROLES)}"
             raise wrong(f"messages[{place}].role", f"message {place} has no known role", hint)
     try:
-        turns = Message.conversation([m for m in messages if m["role"] not in ("tool", "function")])
+        said = [m for m in messages if m["role"] not in ("tool", "function")]
+        turns = Message.conversation(said, limits=limits)
     except PromptError as error:
         raise wrong("messages", error.message, error.hint) from None
-    return tuple(turn for turn in turns if turn.content or turn.role != "assistant")
+    return tuple(turn for turn in turns if turn.content or turn.images or turn.role != "assistant")
 
 
 def _content(content: Any) -> tuple[str, str]:

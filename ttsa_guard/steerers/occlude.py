@@ -8,6 +8,7 @@ of its tokens, and the moderator says which of the answers are safe.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -108,7 +109,7 @@ def left_out(prompt: Prompt, span: range) -> Prompt:
             start += len(segment.ids)
             segment = Soft(ids)
         segments.append(segment)
-    return Prompt(tuple(segments))
+    return replace(prompt, segments=tuple(segments))
 
 
 @hookimpl
