@@ -52,7 +52,9 @@ def answering(*answers):
 
 def backend_at(service, **options):
     return ChatCompletionsBackend(
-        ChatCompletionsOptions(model="remote", url=f"{service.url}/v1", **options)
+        ChatCompletionsOptions(
+            model="remote", url=f"{service.url}/v1", **{"key": "OPENAI_API_KEY", **options}
+        )
     )
 
 
@@ -98,6 +100,12 @@ def test_a_request_says_what_is_wanted_and_an_answer_counts_its_tokens():
         {"model": "remote", "messages": USER, "max_tokens": 40, "temperature": 0.7, "seed": 0}
     ]
     assert service.authorised == [True]
+
+
+def test_no_key_is_sent_to_a_service_that_none_is_named_for():
+    service = answering(completion())
+    generated(service, options={"key": None})
+    assert service.authorised == [False]
 
 
 def test_parameters_are_sent_besides_ours_or_instead():

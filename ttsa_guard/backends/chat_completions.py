@@ -47,9 +47,12 @@ class ChatCompletionsOptions(Settings):
     url: str = Field(
         description="base address of the service, such as https://api.openai.com/v1",
     )
-    key: str = Field(
-        "OPENAI_API_KEY",
-        description="environment variable that holds the service's key, if it wants one",
+    key: str | None = Field(
+        None,
+        description=(
+            "environment variable that holds the service's key, such as OPENAI_API_KEY; default:"
+            " no key is sent"
+        ),
     )
     timeout: float = Field(30.0, gt=0, description="seconds for one try of one answer")
     tries: int = Field(2, ge=1, description="at most, for faults that may pass")
@@ -94,7 +97,7 @@ class ChatCompletionsBackend:
     def __init__(self, options: ChatCompletionsOptions, *, http: Http | None = None) -> None:
         self.options = options
         self.name = options.model
-        key = os.environ.get(options.key, "").strip()
+        key = os.environ.get(options.key, "").strip() if options.key else ""
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = http or Http(
             timeout=options.timeout,
@@ -187,7 +190,9 @@ class ChatCompletionsBackend:
     def _explained(self, error: ModeratorError) -> ModelError:
         hint = error.hint
         if isinstance(error, AccessError):
-            hint = f"{key_hint(self.options.key)}, and see the address and the model's name"
+            name = self.options.key
+            access = key_hint(name) if name else "name the variable with its key as `key`"
+            hint = f"{access}, and see the address and the model's name"
         elif isinstance(error, InputError):
             hint = "see the model's name and `parameters`; the conversation may be too long for it"
         return ModelError(f"{self.name}: {error.message}", hint=hint)

@@ -1,0 +1,250 @@
+"""Say which files are to be written or amended, and whether they will do."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ttsa_guard.checking.folder import OURS, check_folder, resolves
+from ttsa_guard.checking.report import Report
+from ttsa_guard.checking.settings import check_settings
+from ttsa_guard.errors import ConfigError
+from ttsa_guard.nemo.names import ENGINE, FLOW, KEY
+from ttsa_guard.setup.answers import HOST_RAILS, OPENAI, Answers, Chat, settings_of
+from ttsa_guard.setup.colang import NEW, has_output_rails, importing, with_our_flow
+from ttsa_guard.setup.documents import Document, below, spelt
+from ttsa_guard.setup.place import SETTINGS_FILE, Place, host_files, yaml_files
+
+_HEADER = "# Written by ttsa-guard init. All settings, and what holds: ttsa-guard config show {}\n"
+_DOOR = "from ttsa_guard.nemo import init  # noqa: F401\n"
+_NEW_DOOR = (
+    f'"""NeMo Guardrails runs this when it loads the folder. It sets up the guard."""\n\n{_DOOR}'
+)
+_INIT = re.compile(r"^(async +)?def +init\b|^from +\S+ +import\b.*\binit\b", re.MULTILINE)
+
+Content = MutableMapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A file, what it holds, and what it is to hold."""
+
+    path: Path
+    before: str
+    after: str
+
+
+def plan(place: Place, answers: Answers) -> list[Change]:
+    """Return what is to be written; nothing if all is as it should be.
+
+    Raises:
+        ConfigError: it cannot be done without losing something.
+    """
+    settings = settings_of(answers, place.settings, place.checks)
+    if answers.host == "none":
+        return _changed(_settings_file(place, settings))
+    if place.app is None:
+        return [*_changed(_new_app(place.folder, answers, settings)), *_new_code(place, answers)]
+    return _amended(place, place.app.imports_rails, answers, settings)
+
+
+def check(folder: Path, changes: Sequence[Change], answers: Answers) -> Report:
+    """Check the files as they would be, in a copy. No model is loaded."""
+    report = Report()
+    with tempfile.TemporaryDirectory() as made:
+        copy = Path(made)
+        texts = {path: path.read_text(encoding="utf-8") for path in host_files(folder)}
+        texts |= {change.path: change.after for change in changes}
+        for path, text in texts.items():
+            place = copy / path.relative_to(folder)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(text, encoding="utf-8")
+        if answers.host == "none":
+            document = Document(copy / SETTINGS_FILE)
+            check_settings(document.content, report, file=str(document.path))
+        else:
+            check_folder(copy, report)
+    # what is told names the folder itself
+    found = Report(expect=report.expect)
+    for problem in report.problems:
+        where = problem.where.replace(made, str(folder))
+        message = problem.message.replace(made, str(folder))
+        found.add(where, [ConfigError(message, hint=problem.hint)])
+    return found
+
+
+def write(changes: Sequence[Change]) -> None:
+    """Write the files.
+
+    Raises:
+        ConfigError: one cannot be written.
+    """
+    for change in changes:
+        try:
+            change.path.parent.mkdir(parents=True, exist_ok=True)
+            change.path.write_text(change.after, encoding="utf-8", newline="")
+        except OSError as error:
+            raise ConfigError(
+                f"cannot write {change.path}: {type(error).__name__}",
+                hint="allow it, or name another folder",
+            ) from None
+
+
+# ------------------------------------------------------------------ new files
+
+
+def _settings_file(place: Place, settings: dict[str, Any]) -> Document:
+    path = place.folder / SETTINGS_FILE
+    document = Document(path, header=_HEADER.format(path))
+    document.change(lambda content: _set(content, settings))
+    return document
+
+
+def _new_app(folder: Path, answers: Answers, settings: dict[str, Any]) -> Document:
+    first = answers.host == "colang-1"
+
+    def fill(content: Content) -> None:
+        if not first:
+            content["colang_version"] = "2.x"
+        content["models"] = [spelt(_main_model(answers.chat))]
+        if first:
+            content["passthrough"] = True
+            below(content, "rails", "output")["flows"] = [FLOW]
+        _set(below(content, "custom_data", KEY), settings)
+
+    document = Document(folder / "config.yml", header=_HEADER.format(folder))
+    document.change(fill)
+    return document
+
+
+def _main_model(chat: Chat) -> dict[str, Any]:
+    """Return the host's entry of the chat model."""
+    if chat.kind != "api":
+        return {"type": "main", "engine": ENGINE, "model": chat.model}
+    # The host sends the key of OpenAI to whatever address an engine of that name has.
+    engine = "openai" if chat.url == OPENAI else "openai_compatible"
+    found: dict[str, Any] = {"type": "main", "engine": engine, "model": chat.model}
+    if chat.key and (chat.url, chat.key) != (OPENAI, "OPENAI_API_KEY"):
+        found["api_key_env_var"] = chat.key
+    if chat.url != OPENAI:
+        found["parameters"] = {"base_url": chat.url}
+    return found
+
+
+def _new_code(place: Place, answers: Answers) -> list[Change]:
+    found = [_text(place.folder / "config.py", lambda text: text or _NEW_DOOR)]
+    if answers.host == "colang-2":
+        found.append(_text(place.folder / "main.co", lambda text: text or NEW))
+    return _kept(found)
+
+
+# ------------------------------------------------------------------ an app that exists
+
+
+def _amended(
+    place: Place, imported: bool, answers: Answers, settings: dict[str, Any]
+) -> list[Change]:
+    documents = [Document(path) for path in yaml_files(place.folder)]
+    main = _holding(documents, "models") or documents[0]
+    taken = place.checks if answers.gate == (HOST_RAILS,) else ()
+    code: list[Change] = []
+    flows = _holding(documents, "rails", "output", "flows")
+    if answers.host == "colang-1" or flows:
+        (flows or main).change(lambda content: _call_first(content, taken))
+    elif place.app and (not place.app.runs() or taken):
+        code += _colang(place.folder, taken)
+    home = _holding(documents, "custom_data", KEY) or _holding(documents, "custom_data") or main
+    home.change(lambda content: _set(below(content, "custom_data", KEY), settings))
+    if not imported:
+        door = place.folder / "config.py"
+        if _INIT.search(door.read_text(encoding="utf-8")) if door.exists() else False:
+            _import(main)
+        else:
+            code.append(_text(door, _with_door))
+    return [*_changed(*documents), *_kept(code)]
+
+
+def _call_first(content: Content, taken: Sequence[str]) -> None:
+    """Make our flow the first of the output rails, and take out those of the gate."""
+    output = below(content, "rails", "output")
+    flows = output.get("flows")
+    if not isinstance(flows, list):
+        flows = output["flows"] = []
+    places = [i for i, rail in enumerate(flows) if rail in taken]
+    if FLOW not in flows:
+        if places:
+            flows[places.pop(0)] = FLOW  # where it stands, so that comments around it stay
+        else:
+            flows.insert(0, FLOW)
+    for place in reversed(places):
+        del flows[place]
+
+
+def _colang(folder: Path, taken: Sequence[str]) -> list[Change]:
+    """Call our flow in the Colang files of an app."""
+    files = [path for path in host_files(folder) if path.suffix == ".co"]
+    texts = {path: path.read_text(encoding="utf-8") for path in files}
+    path = next((p for p, text in texts.items() if has_output_rails(text)), folder / "rails.co")
+    text = importing(with_our_flow(texts.get(path, ""), without=taken), "guardrails")
+    return [Change(path, texts.get(path, ""), text)]
+
+
+def _with_door(text: str) -> str:
+    return f"{text.rstrip()}\n\n{_DOOR}" if text.strip() else _NEW_DOOR
+
+
+def _import(main: Document) -> None:
+    """Import our flows by the YAML, where ``config.py`` has an ``init`` of its own."""
+    if not resolves(OURS):
+        raise ConfigError(
+            f"{main.path.parent / 'config.py'} has an init of its own, and the host finds no"
+            f" {OURS} here",
+            hint="set COLANGPATH to the folder that contains ttsa_guard, and run this again",
+        )
+
+    def add(content: Content) -> None:
+        paths = content.get("import_paths")
+        if not isinstance(paths, list):
+            paths = content["import_paths"] = []
+        paths.append(OURS)
+
+    main.change(add)
+
+
+# ------------------------------------------------------------------ parts
+
+
+def _set(content: Content, settings: dict[str, Any]) -> None:
+    for key, value in settings.items():
+        if value is None:
+            content.pop(key, None)
+        elif content.get(key) != value:
+            content[key] = spelt(value)
+
+
+def _holding(documents: Sequence[Document], *keys: str) -> Document | None:
+    """Return the first document that has something under `keys`."""
+    for document in documents:
+        part: Any = document.content
+        for key in keys:
+            part = part.get(key) if isinstance(part, dict) else None
+        if part is not None:
+            return document
+    return None
+
+
+def _changed(*documents: Document) -> list[Change]:
+    return _kept([Change(d.path, d.before, d.text()) for d in documents])
+
+
+def _text(path: Path, work: Callable[[str], str]) -> Change:
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    return Change(path, before, work(before))
+
+
+def _kept(changes: Sequence[Change]) -> list[Change]:
+    return [change for change in changes if change.before != change.after]
