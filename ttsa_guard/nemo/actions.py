@@ -8,6 +8,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
+from nemoguardrails import RailsConfig
 from nemoguardrails.actions import action
 from nemoguardrails.actions.rail_outcome import RailOutcome, TransformTarget
 
@@ -69,7 +70,7 @@ def make_action(guard: Guard, *, plain: bool = False) -> Callable[..., Awaitable
             # the host leaves it in where it streams from the model
             inline, answer = split_reasoning(said)
             outcome = await guard.review(
-                conversation(events or (), context or {}),
+                conversation(events or (), context or {}, instructions=_instructions(config)),
                 answer,
                 reasoning="\n".join(filter(None, [*thoughts, inline])),
                 stream_gate=current_stream_gate.get(),
@@ -146,11 +147,16 @@ def _as_data(outcome: RailOutcome) -> dict[str, Any]:
     }
 
 
-def conversation(events: Iterable[Any], context: Mapping[str, Any]) -> list[Message]:
+def conversation(
+    events: Iterable[Any], context: Mapping[str, Any], *, instructions: str = ""
+) -> list[Message]:
     """Return the conversation up to, and without, the answer under review.
 
     Earlier answers are in it as the user saw them. Tool calls and their results are left out.
     Without events it is the user's text in the context.
+
+    Args:
+        instructions: the system message of a conversation that has none.
     """
     turns: list[dict[str, Any]] = []
     for event in _distinct(events):
@@ -167,7 +173,20 @@ def conversation(events: Iterable[Any], context: Mapping[str, Any]) -> list[Mess
             turns.append({"role": "assistant", "content": event["script"]})
     if not turns:
         turns = [{"role": "user", "content": context.get("user_message") or ""}]
+    if instructions and all(turn["role"] != "system" for turn in turns):
+        turns.insert(0, {"role": "system", "content": instructions})
     return list(Message.conversation(turns))
+
+
+def _instructions(config: Any) -> str:
+    """Return the app's own general instructions, which its model has read, too.
+
+    The host's default ones say nothing of the app, and an app with `passthrough` sends none.
+    """
+    given = getattr(config, "instructions", None)
+    if not given or config.passthrough or given == RailsConfig.model_fields["instructions"].default:
+        return ""
+    return "\n".join(one.content.strip() for one in given if one.type == "general")
 
 
 def _distinct(events: Iterable[Any]) -> Iterable[Event]:
