@@ -9,12 +9,11 @@ from difflib import unified_diff
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, TypeVar
 
-import click
 import typer
 
 from ttsa_guard.cli import common
 from ttsa_guard.cli.common import out, plain
-from ttsa_guard.errors import ConfigError
+from ttsa_guard.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from ttsa_guard.checking.report import Report
@@ -142,9 +141,12 @@ class _Person:
         out.print(question)
         for name, meaning in choices.items():
             out.print(plain(f"  {name:9} {meaning}"), soft_wrap=True)
-        kinds = click.Choice(list(choices))
-        chosen = _answered(lambda: typer.prompt(option[2:], default=default, type=kinds))
-        return next(name for name in choices if name == chosen)
+        while True:
+            chosen = str(_answered(lambda: typer.prompt(option[2:], default=default))).strip()
+            found = next((name for name in choices if name == chosen), None)
+            if found is not None:
+                return found
+            out.print(plain(f"  {nearest(chosen, choices)}", "yellow"))
 
     def agrees(self, question: str) -> bool:
         return self._silent or bool(_answered(lambda: typer.confirm(question, default=True)))
@@ -158,7 +160,7 @@ def _answered(ask: Callable[[], T]) -> T:
     """
     try:
         return ask()
-    except click.Abort as stopped:
+    except typer.Abort as stopped:
         if isinstance(stopped.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from None
         raise ConfigError(

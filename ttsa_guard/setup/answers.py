@@ -71,14 +71,23 @@ def settings_of(
         found["gate"] = "encoder"
     elif gate:
         found["gate"] = gate[0] if len(gate) == 1 else list(gate)
-    if answers.steering is None and "backend" in there:
+    old = there.get("backend")
+    old = {"use": old} if isinstance(old, str) else old or {}
+    if old and _stays(answers, old["use"]):
         return found
-    found["backend"] = backend_of(answers)
-    if found["backend"]["use"] == "chat_completions":
+    backend = backend_of(answers)
+    if backend["use"] == "chat_completions" != old.get("use"):
         found["steerers"] = list(ASK_AGAIN)
-    elif there.get("steerers") == ASK_AGAIN:
+    elif backend["use"] != "chat_completions" and there.get("steerers") == ASK_AGAIN:
         found["steerers"] = None  # the cascade of a model that is steered is another one
-    return found
+    return {"backend": backend, **found}
+
+
+def _stays(answers: Answers, use: str) -> bool:
+    """Return whether the backend that is there was not asked for again."""
+    if answers.steering is not None or answers.chat.kind != "api":
+        return False
+    return answers.host != "none" or use != "chat_completions"
 
 
 def _is_of_another_model(answers: Answers) -> bool:

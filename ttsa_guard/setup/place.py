@@ -12,6 +12,7 @@ from ttsa_guard.checking.effective import HOST_KEYS
 from ttsa_guard.checking.folder import HostFolder
 from ttsa_guard.errors import ConfigError
 from ttsa_guard.nemo.names import ENGINE, FLOW
+from ttsa_guard.service import base_address
 from ttsa_guard.settings import read_yaml
 from ttsa_guard.setup.answers import OPENAI, Chat, Host
 
@@ -87,7 +88,11 @@ def _app(folder: Path) -> Place:
     app = HostFolder.read(folder)
     settings = app.settings if isinstance(app.settings, Mapping) else {}
     host: Host = "colang-1" if app.version == "1.0" else "colang-2"
-    return Place(folder, host, app, _chat(app), settings, tuple(_checks(app.output_rails())))
+    chat = _chat(app)
+    if chat and chat.kind == "local":
+        behind = _behind(settings)
+        chat = behind if behind and behind.kind == "vllm" else chat
+    return Place(folder, host, app, chat, settings, tuple(_checks(app.output_rails())))
 
 
 def _chat(app: HostFolder) -> Chat | None:
@@ -122,7 +127,7 @@ def _behind(settings: Mapping[str, Any]) -> Chat | None:
     urls = options.get("urls")
     if backend.get("use") == "vllm" and urls:
         url = str(urls if isinstance(urls, str) else urls[0])
-        return Chat("vllm", model, url, str(key) if key else None)
+        return Chat("vllm", model, base_address(url), str(key) if key else None)
     return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ def write(changes: Sequence[Change]) -> None:
 # ------------------------------------------------------------------ new files
 
 
-def _settings_file(place: Place, settings: dict[str, Any]) -> Document:
+def _settings_file(place: Place, settings: Mapping[str, Any]) -> Document:
     path = place.folder / SETTINGS_FILE
     document = Document(path, header=_HEADER.format(path))
     document.change(lambda content: _set(content, settings))
@@ -218,11 +218,18 @@ def _import(main: Document) -> None:
 # ------------------------------------------------------------------ parts
 
 
-def _set(content: Content, settings: dict[str, Any]) -> None:
+def _set(content: Content, settings: Mapping[str, Any]) -> None:
+    """Set what is to be set. Other options of a plugin stay, unless it is another plugin."""
     for key, value in settings.items():
+        there = content.get(key)
         if value is None:
             content.pop(key, None)
-        elif content.get(key) != value:
+        elif isinstance(there, MutableMapping) and isinstance(value, Mapping):
+            if there.get("use") != value.get("use"):
+                content[key] = spelt(value)
+            else:
+                _set(there, value)
+        elif there != value:
             content[key] = spelt(value)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from ttsa_guard.config import EMBEDDED
@@ -24,6 +24,7 @@ _CHATS: Mapping[Kind, str] = {
     "vllm": "on a vLLM server of yours, with --enable-prompt-embeds",
     "local": "in this process",
 }
+_NAME = "Name of the chat model"
 _NO_KEY = "none"
 
 
@@ -64,12 +65,11 @@ def answers_for(place: Place, given: Given, ask: Ask) -> Answers:
         ConfigError: options do not fit together, or do not fit what is there.
     """
     host = _host(place, given, ask)
-    chat = _chat(place, given, ask)
+    chat = _chat(place, given, ask, host)
     steering = _steering(place, given, ask, chat)
     asked_again = chat.kind == "api" and steering == NO_MODEL
-    if not chat.model and (asked_again or (host != "none" and place.app is None)):
-        model = ask.text("--model", "Name of the chat model", None)
-        chat = Chat(chat.kind, model, chat.url, chat.key)
+    if not chat.model and asked_again and host == "none":
+        chat = replace(chat, model=ask.text("--model", _NAME, None))
     if asked_again and not chat.url:
         raise ConfigError(
             f"the chat model of {place.folder} is not behind an OpenAI-compatible API that can be"
@@ -92,17 +92,10 @@ def _host(place: Place, given: Given, ask: Ask) -> Host:
     return place.host
 
 
-def _chat(place: Place, given: Given, ask: Ask) -> Chat:
+def _chat(place: Place, given: Given, ask: Ask, host: Host) -> Chat:
     """Return the chat model; its name is empty where it is not known yet."""
     if place.app is not None:
-        if given.chat is not None:
-            raise ConfigError(
-                f"the app in {place.folder} has a chat model", hint="leave --chat out"
-            )
-        own = place.chat or Chat("api", "")
-        url = _address(given.url) if given.url else own.url
-        key = _key(given.key_env) if given.key_env else own.key
-        return Chat(own.kind, given.model or own.model, url, key)
+        return _chat_of_app(place, given)
     there = place.chat if place.chat and given.chat in (None, place.chat.kind) else None
     kind = given.chat or (there.kind if there else None)
     if kind is None:
@@ -114,13 +107,32 @@ def _chat(place: Place, given: Given, ask: Ask) -> Chat:
     usual = there.url if there else OPENAI if kind == "api" else "http://127.0.0.1:8000/v1"
     url = _address(given.url or ask.text("--url", "Its base URL", usual))
     model = given.model or (there.model if there else "")
+    if not model and (kind == "vllm" or host != "none"):
+        model = ask.text("--model", _NAME, None)
     if kind == "vllm":
-        model = model or ask.text("--model", "Name of the model that it serves", None)
         return Chat(kind, model, url, _key(given.key_env) if given.key_env else None)
     usual_key = there.key if there else "OPENAI_API_KEY" if url == OPENAI else None
     question = f"Environment variable with its key, or {_NO_KEY}"
     key = given.key_env or ask.text("--key-env", question, usual_key or _NO_KEY)
     return Chat(kind, model, url, _key(key))
+
+
+def _chat_of_app(place: Place, given: Given) -> Chat:
+    """Return the app's own chat model or, if one cannot tell how to ask it, the one that is given.
+
+    Raises:
+        ConfigError: the app has another chat model than the one that is given.
+    """
+    own = place.chat or Chat(given.chat or "api", given.model or "")
+    url = _address(given.url) if given.url else own.url
+    key = _key(given.key_env) if given.key_env else own.key
+    wanted = Chat(given.chat or own.kind, given.model or own.model, url, key)
+    if place.chat and wanted != place.chat:
+        raise ConfigError(
+            f"the app in {place.folder} has another chat model: {own.model or own.url}",
+            hint="change it under `models` there, and leave --chat, --model, --url, --key-env out",
+        )
+    return wanted
 
 
 def _steering(place: Place, given: Given, ask: Ask, chat: Chat) -> str | None:
