@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Literal
 
-from ttsa_guard.backends.base import AnswersWhole, Backend, ScoresText
+from ttsa_guard.backends.base import Backend, ScoresText, TextOnly
 from ttsa_guard.budget import within
 from ttsa_guard.completion import completed, cut_loop, ended
 from ttsa_guard.config import GuardConfig
@@ -110,7 +110,7 @@ class Search:
         review = self.review
         plain = await self.request_for(review.messages)
         most = plain.max_new_tokens
-        if not isinstance(self.backend, AnswersWhole):
+        if not isinstance(self.backend, TextOnly):
             most = min(most, self.config.generation.draft_tokens)
         base = plain.with_(opening=review.shown, max_new_tokens=most)
         asked = [await self._asked(messages, plain) for messages in questions(review.messages)]

@@ -11,14 +11,15 @@ import pytest
 from aiohttp import web
 
 from tests.moderators import services
-from ttsa_guard.backends.base import AnswersWhole, Backend
+from ttsa_guard.backends.base import Backend, TextOnly
 from ttsa_guard.backends.chat_completions import (
     CONTINUE,
     ChatCompletionsBackend,
     ChatCompletionsOptions,
 )
-from ttsa_guard.config import Use
+from ttsa_guard.config import GuardConfig, Use
 from ttsa_guard.errors import ConfigError, ModelError
+from ttsa_guard.guard import Guard
 from ttsa_guard.messages import Message
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.steerers.ask_again import AskAgain, AskAgainOptions
@@ -85,10 +86,10 @@ def generated(service, n=1, reasoned=False, options=None, **changes):
     return used(service, work, **(options or {}))
 
 
-def test_it_is_a_backend_that_answers_whole():
+def test_it_is_a_backend_that_text_only():
     backend = ChatCompletionsBackend(ChatCompletionsOptions(model="m", url="http://127.0.0.1:1"))
     assert isinstance(backend, Backend)
-    assert isinstance(backend, AnswersWhole)
+    assert isinstance(backend, TextOnly)
     assert backend.options.url == "http://127.0.0.1:1/v1"
 
 
@@ -228,6 +229,17 @@ def test_an_address_is_checked_and_not_quoted(url):
     assert url not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("steerer", "told"), [("occlude", "'erase'"), ("embedding", "'ask_again'"), ("offer", "text")]
+)
+def test_steerers_that_need_more_than_texts_are_refused(steerer, told):
+    backend = {"use": "chat_completions", "options": {"model": "m", "url": "http://h"}}
+    config = GuardConfig.parse({"backend": backend, "steerers": [steerer], "gate": "lite"})
+    with pytest.raises(ConfigError, match=f"steerer '{steerer}'") as raised:
+        Guard.from_config(config)
+    assert told in raised.value.hint
+
+
 # ------------------------------------------------------------------ ask_again
 
 
@@ -310,6 +322,28 @@ def test_an_answer_is_generated_whole():
     service = by_way(rewrite=GOOD)
     reviewed(service, generation={"max_new_tokens": 300, "draft_tokens": 20})
     assert {body["max_tokens"] for body in service.asked} == {300}
+
+
+def test_what_a_stream_has_shown_stays():
+    async def work(backend):
+        guard = scripted_guard(steerers=[AskAgain(AskAgainOptions(ways=["resample"]))])
+        guard.backend = backend
+        stream_gate = guard.stream_gate("How is it done?")
+
+        async def pieces():
+            for piece in ("Draw a circle. ", "It is a bad one. "):
+                yield piece
+                await asyncio.sleep(0.01)  # else both are judged together
+
+        shown = "".join([piece async for piece in stream_gate.stream(pieces())])
+        answer = "Draw a circle. It is a bad one."
+        return shown, await guard.review(USER, answer, stream_gate=stream_gate)
+
+    service = answering(completion("Then add two eyes."))
+    shown, outcome = used(service, work)
+    assert shown.strip() == "Draw a circle."
+    assert (outcome.action, outcome.text) == ("swap", "Draw a circle. Then add two eyes.")
+    assert [m["content"] for m in service.asked[0]["messages"][-2:]] == [shown, CONTINUE]
 
 
 WITHOUT_TORCH = """

@@ -107,13 +107,14 @@ class Streams(Protocol):
 
 
 @runtime_checkable
-class AnswersWhole(Protocol):
-    """Candidates are generated as whole answers.
+class TextOnly(Protocol):
+    """The model is known by its texts alone, as behind an API.
 
-    To continue a draft costs as much as a new answer, and the model may not continue it as it is.
+    Prompts have no token ids. Candidates are generated as whole answers: to continue a draft costs
+    as much as a new answer, and the model may not continue it as it is.
     """
 
-    answers_whole: Literal[True]
+    text_only: Literal[True]
 
 
 @runtime_checkable

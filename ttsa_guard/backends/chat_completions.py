@@ -92,7 +92,7 @@ class ChatCompletionsBackend:
     """A model behind an API. Nothing is asked before the first answer is wanted."""
 
     context_length = 0
-    answers_whole: Literal[True] = True
+    text_only: Literal[True] = True
 
     def __init__(self, options: ChatCompletionsOptions, *, http: Http | None = None) -> None:
         self.options = options

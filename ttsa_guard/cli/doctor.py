@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import typer
 from rich.table import Table
 
-from ttsa_guard.backends.base import AnswersWhole, Described, DescribesDecoding
+from ttsa_guard.backends.base import Described, DescribesDecoding, TextOnly
 from ttsa_guard.cli import common
 from ttsa_guard.cli.common import out, plain
 from ttsa_guard.cli.plugins import imported, installed
@@ -112,7 +112,7 @@ def _model(guard: Guard, name: str) -> Iterator[Finding]:
     device = f"{backend.device}, {backend.dtype}" if isinstance(backend, Described) else "unknown"
     context = backend.context_length or "as its service says"
     yield Finding("model", f"{name}, device {device}, context {context}")
-    if isinstance(backend, AnswersWhole):
+    if isinstance(backend, TextOnly):
         return  # a profile is of openings and likelihoods, of which it has none
     profile = guard.profile
     floor = "not measured" if profile.floor is None else f"{profile.floor:.2f} nats"
