@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-import time
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +249,15 @@ def test_what_somebody_has_changed_since_stays() -> None:
     assert "steerers" not in content(path)
 
 
+def test_line_ends_of_windows_stay() -> None:
+    write("app/config.yml", "")
+    Path("app/config.yml").write_bytes(COMMENTED.replace("\n", "\r\n").encode())
+    assert init("app").exit_code == 0
+    after = Path("app/config.yml").read_bytes()
+    assert after.count(b"\r\n") == after.count(b"\n")
+    assert b"# Ours. Ask Jo before you change it.\r\n" in after
+
+
 def test_a_config_py_gets_one_line() -> None:
     write("app/config.yml", COMMENTED)
     write("app/config.py", "ANSWER = 42\n")
@@ -290,6 +301,8 @@ STREAMING = COMMENTED.replace("rails:\n", "rails:\n  output: {streaming: {enable
         ({}, ("--chat", "local", "--gate", "host"), "no output rail", "--gate auto"),
         ({}, ("--chat", "local", "--gate", "host", "--gate", "lite"), "comes alone", "settings"),
         ({"file": ""}, ("file", "--chat", "local"), "file is a file", "name a folder"),
+        ({"docker.yml": "a: 1\n"}, ("--host", "colang-1", *API), "would read docker.yml", "my_app"),
+        ({"sub/x.co": ""}, ("--host", "colang-2", *API), "would read sub/x.co", "my_app"),
         ({"app/config.yml": "a: [\n"}, ("app",), "cannot read app/config.yml", "mend"),
         ({"app/config.yml": "models: [\tb]\n"}, ("app",), "cannot read app/config.yml", "mend"),
         ({"app/config.yml": COMMENTED}, ("app", "--host", "none"), "app holds", "another folder"),
@@ -343,7 +356,17 @@ def test_nobody_to_answer_is_told() -> None:
     assert "add --yes" in result.stderr
 
 
-def test_help_is_there_at_once() -> None:
-    started = time.process_time()
-    assert CliRunner().invoke(app, ["init", "--help"]).exit_code == 0
-    assert time.process_time() - started < 0.5
+@pytest.mark.slow
+@pytest.mark.timing
+def test_help_is_there_within_half_a_second() -> None:
+    def seconds() -> float:
+        """Processor time, which is all that it takes on a machine that does nothing else."""
+        before = os.times()
+        program = "from ttsa_guard.cli import main; main()"
+        subprocess.run(
+            [sys.executable, "-c", program, "init", "--help"], check=True, stdout=subprocess.DEVNULL
+        )
+        after = os.times()
+        return sum(after[2:4]) - sum(before[2:4])
+
+    assert min(seconds() for _ in range(5)) < 0.5

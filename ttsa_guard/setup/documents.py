@@ -56,7 +56,7 @@ class Document:
     def __init__(self, path: Path, *, header: str = "") -> None:
         self.path, self._header = path, ""
         try:
-            self.before = path.read_bytes().decode("utf-8") if path.exists() else ""
+            self.before = path.read_text(encoding="utf-8") if path.exists() else ""
             content: Any = yaml.safe_load(self.before)
             self._yaml = _round_trip(self.before)
             self._data: Any = self._yaml.load(self.before)

@@ -56,7 +56,8 @@ def survey(folder: Path) -> Place:
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file", hint="name a folder, such as my_app")
-    held = {path.name: _keys(path) for path in yaml_files(folder) if path.parent == folder}
+    own = [*folder.glob("*.yml"), *folder.glob("*.yaml")]
+    held = {path.name: _keys(path) for path in own}
     if any(HOST_KEYS & keys for keys in held.values()):
         return _app(folder)
     if held.get(SETTINGS_FILE):

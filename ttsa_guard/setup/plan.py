@@ -48,6 +48,7 @@ def plan(place: Place, answers: Answers) -> list[Change]:
     if answers.host == "none":
         return _changed(_settings_file(place, settings))
     if place.app is None:
+        _refuse_strangers(place.folder)
         return [*_changed(_new_app(place.folder, answers, settings)), *_new_code(place, answers)]
     return _amended(place, place.app.imports_rails, answers, settings)
 
@@ -57,7 +58,8 @@ def check(folder: Path, changes: Sequence[Change], answers: Answers) -> Report:
     report = Report()
     with tempfile.TemporaryDirectory() as made:
         copy = Path(made)
-        texts = {path: path.read_text(encoding="utf-8") for path in host_files(folder)}
+        there = host_files(folder) if answers.host != "none" else folder.glob(SETTINGS_FILE)
+        texts = {path: path.read_text(encoding="utf-8") for path in there}
         texts |= {change.path: change.after for change in changes}
         for path, text in texts.items():
             place = copy / path.relative_to(folder)
@@ -86,7 +88,10 @@ def write(changes: Sequence[Change]) -> None:
     for change in changes:
         try:
             change.path.parent.mkdir(parents=True, exist_ok=True)
-            change.path.write_text(change.after, encoding="utf-8", newline="")
+            windows = change.path.exists() and b"\r\n" in change.path.read_bytes()
+            change.path.write_text(
+                change.after, encoding="utf-8", newline="\r\n" if windows else ""
+            )
         except OSError as error:
             raise ConfigError(
                 f"cannot write {change.path}: {type(error).__name__}",
@@ -136,10 +141,19 @@ def _main_model(chat: Chat) -> dict[str, Any]:
 
 
 def _new_code(place: Place, answers: Answers) -> list[Change]:
-    found = [_text(place.folder / "config.py", lambda text: text or _NEW_DOOR)]
+    found = [Change(place.folder / "config.py", "", _NEW_DOOR)]
     if answers.host == "colang-2":
-        found.append(_text(place.folder / "main.co", lambda text: text or NEW))
-    return _kept(found)
+        found.append(Change(place.folder / "main.co", "", NEW))
+    return found
+
+
+def _refuse_strangers(folder: Path) -> None:
+    """Raise where the host would take other files for those of a new app."""
+    if (stranger := next(host_files(folder), None)) is not None:
+        raise ConfigError(
+            f"NeMo Guardrails would read {stranger}, which is there, as a part of the new app",
+            hint="name a folder of its own, such as my_app",
+        )
 
 
 # ------------------------------------------------------------------ an app that exists
