@@ -244,9 +244,26 @@ def test_what_somebody_has_changed_since_stays() -> None:
     init("app", "--gate", "lite")
     assert "timeout: 7 # slow" in path.read_text()
     assert content(path)["gate"] == "lite"
+    init("app", "--chat", "api", "--model", "other")
+    assert content(path)["backend"]["options"]["model"] == "other"
+    assert "timeout: 7 # slow" in path.read_text()
     init("app", "--steering", "embedded", *REMOTE)
     assert content(path)["backend"] == {"use": "transformers", "options": {"model": "embedded"}}
     assert "steerers" not in content(path)
+
+
+@pytest.mark.parametrize("engine", ["ttsa_guard", "openai"])
+def test_a_backend_that_an_app_has_stays(engine: str) -> None:
+    custom = (
+        "custom_data: {ttsa_guard: {backend: {use: transformers, options: {model: smollm2}}}}\n"
+    )
+    app = COMMENTED.replace("'gpt-4o'", "smollm2").replace("engine: openai", f"engine: {engine}")
+    write("app/config.yml", app + custom)
+    assert init("app").exit_code == 0
+    assert settings("app") == {
+        "backend": {"use": "transformers", "options": {"model": "smollm2"}},
+        "gate": "auto",
+    }
 
 
 def test_line_ends_of_windows_stay() -> None:

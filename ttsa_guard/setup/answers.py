@@ -40,18 +40,21 @@ class Chat:
 
 @dataclass(frozen=True)
 class Answers:
-    """What the guard is to be like. What is None stays as it is, if it is set already.
+    """What the guard is to be like.
 
     Args:
         chat: the chat model. In an app that exists, the one that it has.
-        steering: the model that mends what the model of an API says, or `NO_MODEL`.
-        gate: names of moderators, or `HOST_RAILS`.
+        steering: the model that mends what the model of an API says, or `NO_MODEL`;
+            None is the same.
+        gate: names of moderators, or `HOST_RAILS`; None: what is set already, or what is usual.
+        keep: whether the backend that is set already stays.
     """
 
     host: Host
     chat: Chat
     steering: str | None = None
     gate: tuple[str, ...] | None = None
+    keep: bool = False
 
 
 def settings_of(
@@ -73,7 +76,7 @@ def settings_of(
         found["gate"] = gate[0] if len(gate) == 1 else list(gate)
     old = there.get("backend")
     old = {"use": old} if isinstance(old, str) else old or {}
-    if old and _stays(answers, old["use"]):
+    if old and answers.keep:
         return found
     backend = backend_of(answers)
     if backend["use"] == "chat_completions" != old.get("use"):
@@ -81,13 +84,6 @@ def settings_of(
     elif backend["use"] != "chat_completions" and there.get("steerers") == ASK_AGAIN:
         found["steerers"] = None  # the cascade of a model that is steered is another one
     return {"backend": backend, **found}
-
-
-def _stays(answers: Answers, use: str) -> bool:
-    """Return whether the backend that is there was not asked for again."""
-    if answers.steering is not None or answers.chat.kind != "api":
-        return False
-    return answers.host != "none" or use != "chat_completions"
 
 
 def _is_of_another_model(answers: Answers) -> bool:

@@ -67,7 +67,8 @@ def answers_for(place: Place, given: Given, ask: Ask) -> Answers:
     host = _host(place, given, ask)
     chat = _chat(place, given, ask, host)
     steering = _steering(place, given, ask, chat)
-    asked_again = chat.kind == "api" and steering == NO_MODEL
+    keep = _keeps(place, given, chat)
+    asked_again = chat.kind == "api" and steering in (None, NO_MODEL) and not keep
     if not chat.model and asked_again and host == "none":
         chat = replace(chat, model=ask.text("--model", _NAME, None))
     if asked_again and not chat.url:
@@ -76,7 +77,16 @@ def answers_for(place: Place, given: Given, ask: Ask) -> Answers:
             " asked again",
             hint="give --steering MODEL, or --url and --model of such an API",
         )
-    return Answers(host, chat, steering, _gate(place, given, ask))
+    return Answers(host, chat, steering, _gate(place, given, ask), keep)
+
+
+def _keeps(place: Place, given: Given, chat: Chat) -> bool:
+    """Return whether no option says anything of the backend that is there."""
+    if "backend" not in place.settings or given.steering is not None:
+        return False
+    named = given.chat or given.model or given.url or given.key_env
+    steered = chat.kind == "api" and place.chat is None  # by a model that only --steering names
+    return place.app is not None or steered or not named
 
 
 def _host(place: Place, given: Given, ask: Ask) -> Host:
