@@ -101,8 +101,8 @@ class Guard:
                     f"steerer {steerer.name!r} needs a backend that {', '.join(missing)};"
                     f" {backend.name!r} does not",
                     hint=(
-                        "choose another backend, or steerers that need nothing but text, such as"
-                        " 'ask_again', 'resample' and 'prefill'"
+                        "choose another backend, or steerers that need less: 'tsa' only moves"
+                        " embeddings; 'ask_again', 'resample' and 'prefill' need text alone"
                     ),
                 )
             if isinstance(steerer, Fits):
