@@ -237,6 +237,24 @@ def test_colang_2_calls_our_rail_first_and_keeps_the_others() -> None:
     assert is_right("app")
 
 
+def test_an_app_whose_own_rail_calls_ours_is_left_alone() -> None:
+    flows = "rails: {output: {flows: [my own rail]}}\n"
+    write("app/config.yml", COMMENTED.split("rails:")[0] + flows)
+    write("app/rails.co", "define subflow my own rail\n  do ttsa steer output\n")
+    assert init("app").exit_code == 0
+    assert content("app/config.yml")["rails"]["output"]["flows"] == ["my own rail"]
+
+
+def test_output_rails_that_are_imported_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    write("app/config.yml", 'colang_version: "2.x"\n' + COMMENTED)
+    write("app/main.co", "import core\nimport shared\n")
+    write("elsewhere/shared.co", COLANG)
+    monkeypatch.setenv("COLANGPATH", "elsewhere")
+    result = init("app")
+    assert result.exit_code == 2, result.output
+    assert "is in a file that it imports" in result.stderr
+
+
 def test_what_somebody_has_changed_since_stays() -> None:
     init("app", "--host", "none", *REMOTE)
     path = Path("app/settings.yml")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ttsa_guard.checking.folder import OURS, check_folder, resolves
+from ttsa_guard.checking.folder import OURS, HostFolder, check_folder, resolves
 from ttsa_guard.checking.report import Report
 from ttsa_guard.checking.settings import check_settings
 from ttsa_guard.errors import ConfigError
@@ -50,7 +50,7 @@ def plan(place: Place, answers: Answers) -> list[Change]:
     if place.app is None:
         _refuse_strangers(place.folder)
         return [*_changed(_new_app(place.folder, answers, settings)), *_new_code(place, answers)]
-    return _amended(place, place.app.imports_rails, answers, settings)
+    return _amended(place, place.app, answers, settings)
 
 
 def check(folder: Path, changes: Sequence[Change], answers: Answers) -> Report:
@@ -109,7 +109,7 @@ def _settings_file(place: Place, settings: Mapping[str, Any]) -> Document:
     return document
 
 
-def _new_app(folder: Path, answers: Answers, settings: dict[str, Any]) -> Document:
+def _new_app(folder: Path, answers: Answers, settings: Mapping[str, Any]) -> Document:
     first = answers.host == "colang-1"
 
     def fill(content: Content) -> None:
@@ -160,25 +160,27 @@ def _refuse_strangers(folder: Path) -> None:
 
 
 def _amended(
-    place: Place, imported: bool, answers: Answers, settings: dict[str, Any]
+    place: Place, app: HostFolder, answers: Answers, settings: Mapping[str, Any]
 ) -> list[Change]:
     documents = [Document(path) for path in yaml_files(place.folder)]
     main = _holding(documents, "models") or documents[0]
-    taken = place.checks if answers.gate == (HOST_RAILS,) else ()
     code: list[Change] = []
-    flows = _holding(documents, "rails", "output", "flows")
-    if answers.host == "colang-1" or flows:
-        (flows or main).change(lambda content: _call_first(content, taken))
-    elif place.app and (not place.app.runs() or taken):
-        code += _colang(place.folder, taken)
+    taken = place.checks if answers.gate == (HOST_RAILS,) else ()
+    if taken or not app.runs():
+        flows = _holding(documents, "rails", "output", "flows")
+        if flows or answers.host == "colang-1":
+            (flows or main).change(lambda content: _call_first(content, taken))
+        else:
+            code.append(_colang(app, taken))
     home = _holding(documents, "custom_data", KEY) or _holding(documents, "custom_data") or main
     home.change(lambda content: _set(below(content, "custom_data", KEY), settings))
-    if not imported:
+    if not app.imports_rails:
         door = place.folder / "config.py"
-        if _INIT.search(door.read_text(encoding="utf-8")) if door.exists() else False:
+        text = door.read_text(encoding="utf-8") if door.exists() else ""
+        if _INIT.search(text):
             _import(main)
         else:
-            code.append(_text(door, _with_door))
+            code.append(Change(door, text, _with_door(text)))
     return [*_changed(*documents), *_kept(code)]
 
 
@@ -198,13 +200,23 @@ def _call_first(content: Content, taken: Sequence[str]) -> None:
         del flows[place]
 
 
-def _colang(folder: Path, taken: Sequence[str]) -> list[Change]:
-    """Call our flow in the Colang files of an app."""
-    files = [path for path in host_files(folder) if path.suffix == ".co"]
+def _colang(app: HostFolder, taken: Sequence[str]) -> Change:
+    """Call our flow in the Colang files of an app.
+
+    Raises:
+        ConfigError: its output rails are in none of them.
+    """
+    files = [path for path in host_files(app.path) if path.suffix == ".co"]
     texts = {path: path.read_text(encoding="utf-8") for path in files}
-    path = next((p for p, text in texts.items() if has_output_rails(text)), folder / "rails.co")
+    path = next((p for p, text in texts.items() if has_output_rails(text)), None)
+    if path is None and has_output_rails(app.colang):
+        raise ConfigError(
+            f"the flow 'output rails' of {app.path} is in a file that it imports",
+            hint=f"add the line there by hand: {FLOW}",
+        )
+    path = path or app.path / "rails.co"
     text = importing(with_our_flow(texts.get(path, ""), without=taken), "guardrails")
-    return [Change(path, texts.get(path, ""), text)]
+    return Change(path, texts.get(path, ""), text)
 
 
 def _with_door(text: str) -> str:
@@ -260,11 +272,6 @@ def _holding(documents: Sequence[Document], *keys: str) -> Document | None:
 
 def _changed(*documents: Document) -> list[Change]:
     return _kept([Change(d.path, d.before, d.text()) for d in documents])
-
-
-def _text(path: Path, work: Callable[[str], str]) -> Change:
-    before = path.read_text(encoding="utf-8") if path.exists() else ""
-    return Change(path, before, work(before))
 
 
 def _kept(changes: Sequence[Change]) -> list[Change]:
