@@ -27,7 +27,7 @@ The exit status is one of these:
 
 * 0: the command did what it was told.
 * 1: it ran, but something is not well: `check` has flagged the text, `doctor` has found something
-  broken, or an arm of `bench run` has failed.
+  broken, an arm of `bench run` has failed, or what `init` would write would not work.
 * 2: it could not do it. One line on the standard error stream says why, and a hint how to mend it.
 * 130: Ctrl-C has stopped it. One line says what is kept and how to go on: `bench run`, `moderate`,
   and `prosocial` with `--state` go on where they were when the same command is started again;

@@ -36,6 +36,14 @@ for path in found:
 assert imported > len(found) // 2, (imported, len(found))
 print(f"{{imported}} of {{len(found)}} modules import without heavy packages and extras")
 """
+REMOTE = """
+import asyncio, sys
+from pathlib import Path
+from ttsa_guard import Guard, GuardConfig
+guard = Guard.from_config(GuardConfig.load(Path(sys.argv[1])))
+outcome = asyncio.run(guard.review("How is it done?", "Look at a photo and draw its shapes."))
+assert outcome.action == "pass", outcome.record
+"""
 AUDIT = """
 import sys, time
 from pathlib import Path
@@ -104,6 +112,9 @@ def smoke(python: str, built: Path, folder: Path) -> None:
     assert "Usage:" in run(command, "--help")
     assert "transformers" in run(command, "plugins")
     assert "pass" in run(command, "check", "--moderator", "lite", "What a lovely day.")
+    remote = ("--host", "none", "--chat", "api", "--model", "m", "--gate", "lite", "--yes")
+    assert "Try it:" in run(command, "init", folder / "app", *remote)
+    run(own, "-c", REMOTE, folder / "app" / "settings.yml", cwd=folder)
     audit = folder / "audit.jsonl"
     run(own, "-c", AUDIT, audit, cwd=folder)
     assert "1 review" in run(command, "audit", "summary", audit)

@@ -13,7 +13,7 @@ LAYERS = """
     errors forks aside verdict settings images messages text budget quality record audit telemetry
     config hookspecs plugins schema observers service quotes reasoning tool_calls profile request hf
     moderators backends steerers completion selection streaming review search guard profiling
-    nemo serve embedded bench plan plots pages conformance testing checking cli
+    nemo serve embedded bench plan plots pages conformance testing checking setup cli
 """.split()
 
 

@@ -112,8 +112,8 @@ class Guard:
                     f"steerer {steerer.name!r} needs a backend that {', '.join(missing)};"
                     f" {backend.name!r} does not",
                     hint=(
-                        "choose another backend, or one of the steerers 'resample', 'prefill' and"
-                        " 'tsa'"
+                        "choose another backend, or steerers that need less: 'tsa' only moves"
+                        " embeddings; 'ask_again', 'resample' and 'prefill' need text alone"
                     ),
                 )
             if isinstance(steerer, Fits):

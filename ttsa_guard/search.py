@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Literal
 
-from ttsa_guard.backends.base import Backend, ScoresText
+from ttsa_guard.backends.base import Backend, ScoresText, TextOnly
 from ttsa_guard.budget import within
 from ttsa_guard.completion import completed, cut_loop, ended
 from ttsa_guard.config import GuardConfig
@@ -109,7 +109,9 @@ class Search:
     async def _task(self) -> Task:
         review = self.review
         plain = await self.request_for(review.messages)
-        most = min(plain.max_new_tokens, self.config.generation.draft_tokens)
+        most = plain.max_new_tokens
+        if not isinstance(self.backend, TextOnly):
+            most = min(most, self.config.generation.draft_tokens)
         base = plain.with_(opening=review.shown, max_new_tokens=most)
         asked = [await self._asked(messages, plain) for messages in questions(review.messages)]
         # An answer can be broken off as too unlikely only if a single prompt decides that.

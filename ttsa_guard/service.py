@@ -19,6 +19,7 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from io import BytesIO
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -419,6 +420,24 @@ def _refuse(response: aiohttp.ClientResponse, raw: bytes) -> None:
     if status in _ACCESS | _INPUT:
         raise problem
     raise _LaterError(problem, _seconds(response.headers.get("Retry-After")), busy=status == 429)
+
+
+def base_address(url: str) -> str:
+    """Return a base URL without a slash at its end, and with a path: ``/v1`` if it has none.
+
+    Raises:
+        ValueError: it is none, or holds a key. The message is what to say after its name.
+    """
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError("is no address of a server")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("holds more than an address")
+    return url.rstrip("/") + ("" if parts.path.strip("/") else "/v1")
 
 
 def key_hint(name: str) -> str:

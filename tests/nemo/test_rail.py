@@ -55,6 +55,39 @@ def test_every_turn_is_reviewed(version: str) -> None:
     assert [say(app)["content"] for _ in range(4)] == [STEERED, SAFE, FALLBACK, STEERED]
 
 
+INSTRUCTIONS = [{"type": "general", "content": "You are the bot of a museum.\n"}]
+TOLD = [("system", "You are the bot of a museum.")]
+
+
+@pytest.mark.parametrize(
+    ("settings", "before", "read"),
+    [
+        ({"instructions": INSTRUCTIONS}, [], TOLD),
+        ({}, [], []),
+        ({"instructions": INSTRUCTIONS, "passthrough": True}, [], []),
+        (
+            {"instructions": INSTRUCTIONS},
+            [{"role": "system", "content": "Be brief."}],
+            [("system", "Be brief.")],
+        ),
+    ],
+    ids=["its-own", "the-hosts", "not-sent", "of-the-conversation"],
+)
+def test_what_mends_reads_the_instructions_that_the_apps_model_has_read(
+    settings: dict[str, Any], before: list[dict[str, str]], read: list[tuple[str, str]]
+) -> None:
+    guard, seen = make_guard(), []
+    review = guard.review
+
+    async def spy(messages: Any, answer: str, **_: Any) -> Any:
+        seen.append([(m.role, m.content) for m in messages])
+        return await review(messages, answer)
+
+    guard.review = spy  # type: ignore[method-assign, assignment]
+    say(make_app("1.0", guard, [FLAGGED], **settings), [*before, *USER])
+    assert seen == [[*read, ("user", USER[0]["content"])]]
+
+
 @pytest.mark.parametrize("settings", [{}, {"passthrough": True}])
 def test_history_holds_what_the_user_saw(settings: dict[str, Any]) -> None:
     guard = make_guard()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from ttsa_guard.hf.tokens import encodable
 from ttsa_guard.images import Image
@@ -28,7 +28,7 @@ class Backend(Protocol):
 
     name: str
     context_length: int
-    """Longest prompt plus answer, in tokens."""
+    """Longest prompt plus answer, in tokens; 0 if only the service behind the backend knows it."""
 
     async def render(self, messages: Sequence[Message], *, scope: Scope = "user") -> Prompt:
         """Write the conversation in the model's chat template.
@@ -125,6 +125,17 @@ class Streams(Protocol):
             ModelError: as `generate` does.
         """
         ...
+
+
+@runtime_checkable
+class TextOnly(Protocol):
+    """The model is known by its texts alone, as behind an API.
+
+    Prompts have no token ids. Candidates are generated as whole answers: to continue a draft costs
+    as much as a new answer, and the model may not continue it as it is.
+    """
+
+    text_only: Literal[True]
 
 
 @runtime_checkable

@@ -30,7 +30,8 @@ from ttsa_guard.nemo.problems import (
 from ttsa_guard.nemo.rails import rails_path
 from ttsa_guard.settings import read_yaml
 
-_OURS = "ttsa_guard/rails"
+OURS = "ttsa_guard/rails"
+"""Our flows as an import path."""
 _RAILS_MODULE = "ttsa_guard.rails"
 _COMMENT = re.compile(r'""".*?"""|#.*?$', re.DOTALL | re.MULTILINE)
 _OUTPUT_RAILS = re.compile(r"^flow output rails\b.*\n((?:[ \t]+.*\n|[ \t]*\n)*)", re.MULTILINE)
@@ -182,13 +183,13 @@ def _host_problems(folder: HostFolder) -> Iterator[ConfigError]:
             f"import_paths: {name!r} leads nowhere",
             hint=(
                 "it is looked up in the current folder, in COLANGPATH and beside nemoguardrails;"
-                f" for {_OURS} a config.py does, too: from ttsa_guard.nemo import init"
+                f" for {OURS} a config.py does, too: from ttsa_guard.nemo import init"
             ),
         )
-    if not folder.imports_rails and _OURS not in folder.lost:
+    if not folder.imports_rails and OURS not in folder.lost:
         yield ConfigError(
             "nothing brings the guard into this configuration",
-            hint=f"add import_paths: [{_OURS}], or a config.py: from ttsa_guard.nemo import init",
+            hint=f"add import_paths: [{OURS}], or a config.py: from ttsa_guard.nemo import init",
         )
     output = folder.part("rails", "output")
     streaming = bool(folder.part("rails", "output", "streaming").get("enabled"))
@@ -205,6 +206,11 @@ def _models(folder: HostFolder) -> list[tuple[str, Any]]:
     models = folder.data.get("models")
     entries = [m for m in models if isinstance(m, Mapping)] if isinstance(models, list) else []
     return [(str(m.get("engine")), m.get("model")) for m in entries]
+
+
+def resolves(name: str) -> bool:
+    """Return whether an import path leads somewhere, whatever the current folder is."""
+    return any((root / name).exists() for root in _roots())
 
 
 def _own_roots() -> list[Path]:

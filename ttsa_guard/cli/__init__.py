@@ -20,6 +20,7 @@ from ttsa_guard.cli import (
     config,
     demo,
     doctor,
+    init,
     moderate,
     plan,
     plugins,
@@ -75,6 +76,7 @@ def _common(
 
 _COMMANDS = (
     demo.demo,
+    init.init,
     talk.chat,
     talk.steer,
     serve.serve,

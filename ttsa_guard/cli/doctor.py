@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import typer
 from rich.table import Table
 
-from ttsa_guard.backends.base import Described, DescribesDecoding
+from ttsa_guard.backends.base import Described, DescribesDecoding, TextOnly
 from ttsa_guard.cli import common
 from ttsa_guard.cli.common import out, plain
 from ttsa_guard.cli.plugins import imported, installed
@@ -110,7 +110,10 @@ def _plugins(settings: GuardConfig) -> Iterator[Finding]:
 def _model(guard: Guard, name: str) -> Iterator[Finding]:
     backend = guard.backend
     device = f"{backend.device}, {backend.dtype}" if isinstance(backend, Described) else "unknown"
-    yield Finding("model", f"{name}, device {device}, context {backend.context_length}")
+    context = backend.context_length or "as its service says"
+    yield Finding("model", f"{name}, device {device}, context {context}")
+    if isinstance(backend, TextOnly):
+        return  # a profile is of openings and likelihoods, of which it has none
     profile = guard.profile
     floor = "not measured" if profile.floor is None else f"{profile.floor:.2f} nats"
     what = f"{common.counted(len(profile.openings), 'opening')}, likelihood floor {floor}"

@@ -8,6 +8,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
+from nemoguardrails import RailsConfig
 from nemoguardrails.actions import action
 from nemoguardrails.actions.rail_outcome import RailOutcome, TransformTarget
 
@@ -70,7 +71,12 @@ def make_action(guard: Guard, *, plain: bool = False) -> Callable[..., Awaitable
             # the host leaves it in where it streams from the model
             inline, answer = split_reasoning(said)
             outcome = await guard.review(
-                conversation(events or (), context or {}, guard.config.images),
+                conversation(
+                    events or (),
+                    context or {},
+                    guard.config.images,
+                    instructions=_instructions(config),
+                ),
                 answer,
                 reasoning="\n".join(filter(None, [*thoughts, inline])),
                 stream_gate=current_stream_gate.get(),
@@ -147,7 +153,11 @@ def _as_data(outcome: RailOutcome) -> dict[str, Any]:
 
 
 def conversation(
-    events: Iterable[Any], context: Mapping[str, Any], limits: ImageLimits = DEFAULT_LIMITS
+    events: Iterable[Any],
+    context: Mapping[str, Any],
+    limits: ImageLimits = DEFAULT_LIMITS,
+    *,
+    instructions: str = "",
 ) -> list[Message]:
     """Return the conversation up to, and without, the answer under review.
 
@@ -156,6 +166,7 @@ def conversation(
 
     Args:
         limits: of its images.
+        instructions: the system message of a conversation that has none.
     """
     turns: list[dict[str, Any]] = []
     for event in _distinct(events):
@@ -174,7 +185,20 @@ def conversation(
             turns.append({"role": "assistant", "content": event["script"]})
     if not turns:
         turns = [{"role": "user", "content": context.get("user_message") or ""}]
+    if instructions and all(turn["role"] != "system" for turn in turns):
+        turns.insert(0, {"role": "system", "content": instructions})
     return list(Message.conversation(turns, limits=limits))
+
+
+def _instructions(config: Any) -> str:
+    """Return the app's own general instructions, which its model has read, too.
+
+    The host's default ones say nothing of the app, and an app with `passthrough` sends none.
+    """
+    given = getattr(config, "instructions", None)
+    if not given or config.passthrough or given == RailsConfig.model_fields["instructions"].default:
+        return ""
+    return "\n".join(one.content.strip() for one in given if one.type == "general")
 
 
 def _distinct(events: Iterable[Any]) -> Iterable[Event]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
-from urllib.parse import urlsplit
 
 from ttsa_guard.errors import ConfigError, ModeratorError
 from ttsa_guard.serve.faults import garbage, upstream_failed
 from ttsa_guard.serve.wire import ChatRequest, ModelAnswer
-from ttsa_guard.service import Http
+from ttsa_guard.service import Http, base_address
 
 _LARGEST = 2**24
 """Largest answer, in bytes."""
@@ -95,17 +94,13 @@ def base_url(url: str) -> str:
     Raises:
         ConfigError: it is none, or holds a key.
     """
-    hint = "give an address such as http://127.0.0.1:8000/v1"
     try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1)
-    except ValueError:
-        usable = False
-    if not usable:
-        raise ConfigError("--upstream is no address of a server", hint=hint)
-    if parts.username or parts.password or parts.query or parts.fragment:
+        return base_address(url)
+    except ValueError as error:
         raise ConfigError(
-            "--upstream holds more than an address",
-            hint=f"{hint}, and a key by --upstream-key-env NAME",
-        )
-    return url.rstrip("/") + ("" if parts.path.strip("/") else "/v1")
+            f"--upstream {error}",
+            hint=(
+                "give an address such as http://127.0.0.1:8000/v1, and a key by"
+                " --upstream-key-env NAME"
+            ),
+        ) from None

@@ -14,7 +14,8 @@ from typing import cast
 import torch
 from pydantic import Field
 
-from ttsa_guard.backends.base import TakesEmbeddings
+from ttsa_guard.backends.base import Backend, TakesEmbeddings, TextOnly
+from ttsa_guard.errors import ConfigError
 from ttsa_guard.messages import GenerationRequest, Prompt, Soft
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.settings import Settings
@@ -52,6 +53,18 @@ class Occlude:
     def __init__(self, options: OccludeOptions) -> None:
         self.options = options
         self.needs: tuple[type, ...] = (TakesEmbeddings,) if options.blank else ()
+
+    def fit(self, backend: Backend) -> None:
+        """Check that prompts have tokens that can be left out; see `Fits`.
+
+        Raises:
+            ConfigError: they have none.
+        """
+        if isinstance(backend, TextOnly):
+            raise ConfigError(
+                f"steerer 'occlude' leaves out tokens, and {backend.name!r} shows none",
+                hint="use 'erase', which leaves out sentences",
+            )
 
     async def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
         """Yield one batch, with one answer for each span and opening."""
