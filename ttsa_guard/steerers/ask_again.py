@@ -63,13 +63,13 @@ class AskAgain:
         Raises:
             ModelError: the model failed in the last way that was tried.
         """
-        for left, way in zip(range(len(self._ways) - 1, -1, -1), self._ways, strict=True):
+        for way in self._ways:
             try:
                 async with aclosing(way.steer(task)) as rounds:
                     async for candidates in rounds:
                         yield candidates
             except ModelError as error:
-                if not left:
+                if way is self._ways[-1]:
                     raise
                 log.warning(
                     "%s failed with %s; the next way goes on", way.name, type(error).__name__
