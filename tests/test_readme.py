@@ -120,4 +120,4 @@ def test_what_is_said_of_the_reader():
         :1
     ]
     assert [encoder[6].split("%")[0].strip(), encoder[8].split("%")[0].strip()] == ["43", "30"]
-    assert "the encoder finds 43 % and 30 %" in text
+    assert "the encoder finds 54 % and 29 %" in text
