@@ -488,3 +488,18 @@ def test_plugins_of_other_packages(tmp_path: Path) -> None:
     ]
     assert "moderators.gentle" in schema["$defs"]
     assert "moderators.heavy" not in schema["$defs"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "extra"),
+    [({"gate": "encoder"}, "encoder"), ({"image_gate": "open_nsfw"}, "images")],
+)
+def test_a_missing_extra(
+    settings: dict[str, str], extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "settings.yml"
+    file.write_text(yaml.safe_dump(settings))
+    monkeypatch.setattr("ttsa_guard.checking.settings.find_spec", lambda _: None)
+    [problem] = check(file)["problems"]
+    assert "is not there" in problem["message"]
+    assert problem["hint"] == f"pip install 'ttsa-guard[{extra}]'"

