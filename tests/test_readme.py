@@ -119,5 +119,5 @@ def test_what_is_said_of_the_reader():
     [encoder] = [line.split("|") for line in card.splitlines() if line.startswith("| encoder |")][
         :1
     ]
-    assert [encoder[6].split("%")[0].strip(), encoder[8].split("%")[0].strip()] == ["43", "30"]
+    assert [encoder[6].split("%")[0].strip(), encoder[8].split("%")[0].strip()] == ["54", "29"]
     assert "the encoder finds 54 % and 29 %" in text
