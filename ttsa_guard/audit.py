@@ -16,6 +16,7 @@ from statistics import median
 from typing import Any, get_args
 
 from ttsa_guard.errors import ConfigError
+from ttsa_guard.files import reason
 from ttsa_guard.record import SCHEMA, Action, AuditRecord
 
 _ACTIONS: tuple[Action, ...] = get_args(Action)
@@ -208,7 +209,7 @@ def _records(file: Path) -> Iterator[tuple[int, AuditRecord | None]]:
                     yield number, _record(file, number, line)
     except OSError as error:
         raise ConfigError(
-            f"cannot read {file}: {type(error).__name__}",
+            f"cannot read {file}: {reason(error)}",
             hint="give the file that audit.path names",
         ) from None
 

@@ -97,10 +97,11 @@ class Plugins:
                 point.value: point for point in entry_points(group=hookspecs.PROJECT, name=name)
             }
             if not points:
-                known = {*self.installed(), *self.found[kind]}
+                told = nearest(name, {*self.installed(), *self.found[kind]})
+                told += "" if told.endswith("?") else ";"
                 raise PluginError(
                     f"no plugin named {name!r} is installed",
-                    hint=f"{nearest(name, known)} or pip install the package that brings it",
+                    hint=f"{told} or pip install the package that brings it",
                 )
             if len(points) > 1:
                 raise PluginError(
@@ -109,9 +110,11 @@ class Plugins:
                 )
             self._import(*points.values())
         if name not in self.found[kind]:
+            kinds = [other[:-1] for other in KINDS if name in self.found[other]]
+            what = f"it is a {' and a '.join(kinds)}; " if kinds else ""
             raise PluginError(
                 f"plugin {name!r} registers no {kind[:-1]} of that name",
-                hint=nearest(name, self.found[kind]),
+                hint=f"{what}ttsa-guard plugins lists all {kind}",
             )
         return self.found[kind][name]
 

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel
 
 from ttsa_guard.checking.folder import HostFolder
-from ttsa_guard.config import AUTO, GuardConfig, Use
+from ttsa_guard.config import AUTO, HOST_KEYS, GuardConfig, Use
 from ttsa_guard.errors import ConfigError
 from ttsa_guard.hf.profiles import find_profile
 from ttsa_guard.schema import PLACES
@@ -23,7 +23,6 @@ HIDDEN = "(hidden)"
 _SECRET = re.compile(r"(^|_)(key|token|secret|password|authorization)s?$", re.IGNORECASE)
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)|(?<=\?)\S+")
 """Matches user and password in an address, and its query."""
-_HOST_KEYS = {"custom_data", "models", "rails", "colang_version", "import_paths"}
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ def read_settings(path: Path) -> tuple[Any, str]:
         folder = HostFolder.read(path)
         return folder.settings, folder.settings_file
     data = read_yaml(path, hint="give a YAML file with the guard's settings, or a config folder")
-    if isinstance(data, Mapping) and _HOST_KEYS & set(data):
+    if isinstance(data, Mapping) and HOST_KEYS & set(data):
         raise ConfigError(
             f"{path} is a file of NeMo Guardrails", hint=f"give its folder: {path.parent}"
         )

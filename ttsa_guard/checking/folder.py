@@ -18,6 +18,7 @@ from ttsa_guard.checking.report import Report
 from ttsa_guard.checking.settings import check_settings, uses_host_rails
 from ttsa_guard.config import GuardConfig
 from ttsa_guard.errors import ConfigError
+from ttsa_guard.files import reason
 from ttsa_guard.nemo.names import FLOW, KEY
 from ttsa_guard.nemo.problems import (
     colang_2_problems,
@@ -238,5 +239,5 @@ def _text(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"cannot read {file}: {type(error).__name__}", hint="it must be text in UTF-8"
+            f"cannot read {file}: {reason(error)}", hint="it must be text in UTF-8"
         ) from None

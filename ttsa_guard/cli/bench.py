@@ -12,6 +12,7 @@ import typer
 
 from ttsa_guard.cli import common
 from ttsa_guard.errors import ConfigError, nearest
+from ttsa_guard.files import ready_file, ready_folder
 from ttsa_guard.plots import draw_speed, ready
 
 app = typer.Typer(no_args_is_help=True)
@@ -61,6 +62,7 @@ def run(
     from ttsa_guard.bench.config import BenchConfig
 
     settings = BenchConfig.load(config, n=n)
+    ready_folder(out)
     from ttsa_guard.bench.runner import Runner
 
     # for readers of the results, so without the folders of this machine
@@ -97,8 +99,7 @@ def report(
 
     summary = Results.load(folder).summary()
     if html:
-        if not html.parent.is_dir():
-            raise ConfigError(f"there is no folder {html.parent}", hint="make it first")
+        ready_file(html, "--html")
         from ttsa_guard.pages.benchmark import page
 
         html.write_text(page(summary), encoding="utf-8")

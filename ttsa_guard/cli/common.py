@@ -27,10 +27,10 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from ttsa_guard.config import GuardConfig, Use
 from ttsa_guard.errors import ConfigError, TTSAError
 
 if TYPE_CHECKING:
+    from ttsa_guard.config import GuardConfig, Use
     from ttsa_guard.guard import Guard
     from ttsa_guard.moderators.base import Moderator
     from ttsa_guard.plugins import Plugins
@@ -81,6 +81,8 @@ def settings(
         ConfigError: the file is wrong, `--model` is given for a backend that takes no model, or
             `--prefer` without the steerer that has preferences.
     """
+    from ttsa_guard.config import GuardConfig
+
     chosen = GuardConfig.load(config) if config else GuardConfig()
     if model is not None:
         if not model.strip():
@@ -103,6 +105,8 @@ def settings(
 
 def _preferring(steerers: Sequence[Use], prefer: str) -> tuple[Use, ...]:
     """Return the steerers, of which the one that has preferences gets these."""
+    from ttsa_guard.config import Use
+
     if all(use.use != "prosocial" for use in steerers):
         raise ConfigError("--prefer is for the steerer prosocial", hint="add: --steerer prosocial")
     try:
@@ -119,6 +123,8 @@ def _preferring(steerers: Sequence[Use], prefer: str) -> tuple[Use, ...]:
 
 def named(plugin: str, uses: Sequence[Use]) -> Use:
     """Return the plugin with the options that the settings give it, if they name it."""
+    from ttsa_guard.config import Use
+
     return next((use for use in uses if use.use == plugin), Use(use=plugin))
 
 

@@ -11,15 +11,12 @@ from typing import TYPE_CHECKING, Literal
 import typer
 from rich.table import Table
 
-from ttsa_guard.backends.base import Described, DescribesDecoding
 from ttsa_guard.cli import common
 from ttsa_guard.cli.common import out, plain
-from ttsa_guard.cli.plugins import imported, installed
-from ttsa_guard.config import GuardConfig
 from ttsa_guard.errors import TTSAError
-from ttsa_guard.moderators.measured import MEASURED
 
 if TYPE_CHECKING:
+    from ttsa_guard.config import GuardConfig
     from ttsa_guard.guard import Guard
     from ttsa_guard.verdict import Verdict
 
@@ -93,6 +90,8 @@ def _package(package: str, missing: Level, hint: str) -> Finding:
 
 
 def _plugins(settings: GuardConfig) -> Iterator[Finding]:
+    from ttsa_guard.cli.plugins import imported, installed
+
     steerers = (*settings.steerers, *(settings.steerers_for_harm or ()))
     used = {use.use for use in (settings.backend, *settings.guide, *settings.gate, *steerers)}
     points = installed(imported)
@@ -108,6 +107,8 @@ def _plugins(settings: GuardConfig) -> Iterator[Finding]:
 
 
 def _model(guard: Guard, name: str) -> Iterator[Finding]:
+    from ttsa_guard.backends.base import Described
+
     backend = guard.backend
     device = f"{backend.device}, {backend.dtype}" if isinstance(backend, Described) else "unknown"
     yield Finding("model", f"{name}, device {device}, context {backend.context_length}")
@@ -123,6 +124,8 @@ def _model(guard: Guard, name: str) -> Iterator[Finding]:
 
 def _gate(settings: GuardConfig) -> Iterator[Finding]:
     """Yield the members of the gate, and what was measured of those that are ours."""
+    from ttsa_guard.moderators.measured import MEASURED
+
     for member in settings.resolved().gate:
         measured = MEASURED.get(member.use, "not measured by us; try it on texts of yours")
         yield Finding(f"gate {member.use}", str(measured))
@@ -133,6 +136,7 @@ def _trial(guard: Guard) -> Iterator[Finding]:
 
     The generated answer is not shown: nobody may have passed it.
     """
+    from ttsa_guard.backends.base import DescribesDecoding
     from ttsa_guard.moderators.advice import BETTER, weak_gate
 
     try:

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from ttsa_guard.cli import common
 from ttsa_guard.errors import ConfigError
+from ttsa_guard.files import ready_file, ready_folder
 from ttsa_guard.plots import draw_plan, draw_validation, ready
 
 if TYPE_CHECKING:
@@ -116,8 +117,7 @@ def measure(
     _installed()
     from ttsa_guard.plan.measure import measure as measured
 
-    if not out.parent.is_dir():
-        raise ConfigError(f"there is no folder {out.parent}", hint="make it first")
+    ready_file(out)
     guard = common.build_guard(common.settings(model, config))
     with common.quiet(), common.waiting("measuring; let nothing else run"):
         costs = common.run(guard, measured(guard, rows=rows))
@@ -157,7 +157,7 @@ def validate(
     Example: ttsa-guard plan validate --out validation --seconds 120
     """
     _installed()
-    out.mkdir(parents=True, exist_ok=True)
+    ready_folder(out)
     picture = out / "validation.png"
     ready(picture)
     from ttsa_guard.plan.validation import Validator

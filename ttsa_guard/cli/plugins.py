@@ -9,17 +9,16 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
-from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
 from rich.table import Table
 
 from ttsa_guard.cli.common import out, plain, quiet
 from ttsa_guard.errors import PluginError
-from ttsa_guard.hookspecs import PROJECT
-from ttsa_guard.plugins import KINDS, RENAMED, Plugins
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,8 @@ def plugins(
 
     Example: ttsa-guard plugins --verbose
     """
+    from ttsa_guard.plugins import RENAMED
+
     with quiet():
         points = installed(imported if verbose else declared)
     table = Table("plugin", "kind", "package", box=None, pad_edge=False, header_style="bold")
@@ -71,6 +72,8 @@ def installed(look: Callable[[EntryPoint], Listed]) -> list[Listed]:
 
     A name must not come from two packages.
     """
+    from ttsa_guard.hookspecs import PROJECT
+
     # one installation may be found twice
     points = {point.value: point for point in entry_points(group=PROJECT)}
     names = Counter(point.name for point in points.values())
@@ -85,6 +88,8 @@ def installed(look: Callable[[EntryPoint], Listed]) -> list[Listed]:
 
 def declared(point: EntryPoint) -> Listed:
     """Read what the plugin's source says, without importing it: a backend would bring torch."""
+    from ttsa_guard.plugins import KINDS
+
     try:
         spec = find_spec(point.module)
     except Exception as error:  # a parent package that does not import
@@ -99,6 +104,8 @@ def declared(point: EntryPoint) -> Listed:
 
 def imported(point: EntryPoint) -> Listed:
     """Import the plugin, and see what it registers."""
+    from ttsa_guard.plugins import Plugins
+
     loader = Plugins()
     try:
         plugin = point.load()
@@ -137,6 +144,8 @@ def _show_options(title: str, options: type[BaseModel]) -> None:
 
 
 def _default(option: Any) -> Any:
+    from pydantic_core import PydanticUndefined
+
     default = option.get_default(call_default_factory=True)
     return None if default is PydanticUndefined else default
 

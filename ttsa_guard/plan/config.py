@@ -72,7 +72,7 @@ class PlanConfig(Settings):
     """All settings of a plan; prices are in one currency of your choice."""
 
     rate: float = Field(1.0, gt=0, description="answers a second, all replicas together")
-    burst: Burst | None = Field(None, description="default: the rate is constant")
+    burst: Burst | None = Field(None, description="how the rate varies; default: it is constant")
     traffic: Literal["reviews", "chat"] = Field(
         "reviews", description="chat: the replicas generate the plain answers too"
     )
@@ -105,7 +105,9 @@ class PlanConfig(Settings):
         30.0, gt=0, description="seconds in which a search has to end: the guard's budget.seconds"
     )
     gate_seconds: float = Field(10.0, gt=0, description="time limit of a gate call")
-    replicas: int | None = Field(None, ge=1, description="default: as many as the target takes")
+    replicas: int | None = Field(
+        None, ge=1, description="how many; default: as many as the target takes"
+    )
     shard: int = Field(4, ge=1, description="replicas that are simulated; the others are like them")
     target: float = Field(
         5.0, gt=0, description="seconds: the 95th percentile of what a flagged answer takes longer"
