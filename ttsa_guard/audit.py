@@ -165,7 +165,7 @@ def summarise(
     steerers: Counter[str] = Counter()
     skipped: list[int] = []
     first, last = math.inf, -math.inf
-    for number, record in _records(file):
+    for number, record in records(file):
         if record is None:
             skipped.append(number)
             continue
@@ -200,7 +200,7 @@ def day(created: float) -> str:
     return datetime.fromtimestamp(created, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def _records(file: Path) -> Iterator[tuple[int, AuditRecord | None]]:
+def records(file: Path) -> Iterator[tuple[int, AuditRecord | None]]:
     """Return the records with the numbers of their lines; None for a line that is not a record."""
     try:
         with file.open(encoding="utf-8", errors="replace") as lines:
