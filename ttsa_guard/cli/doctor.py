@@ -64,7 +64,7 @@ def doctor(model: common.Model = None, config: common.Config = None) -> None:
 def findings(settings: GuardConfig) -> Iterator[Finding]:
     """Yield everything that can be said, cheap things first."""
     yield Finding("python", platform.python_version())
-    yield from _packages()
+    yield from _packages(settings)
     yield from _plugins(settings)
     try:
         guard = common.build_guard(settings)
@@ -76,9 +76,12 @@ def findings(settings: GuardConfig) -> Iterator[Finding]:
     yield from _trial(guard)
 
 
-def _packages() -> Iterator[Finding]:
-    for package in ("ttsa-guard", "torch", "transformers", "nemoguardrails"):
-        yield _package(package, "broken", f"pip install {package}")
+def _packages(settings: GuardConfig) -> Iterator[Finding]:
+    local: Level = "broken" if settings.backend.use == "transformers" else "note"
+    yield _package("ttsa-guard", "broken", "pip install ttsa-guard")
+    for package in ("torch", "transformers"):
+        yield _package(package, local, f"for models in this process: pip install {package}")
+    yield _package("nemoguardrails", "note", "only for apps of it: pip install nemoguardrails")
     yield _package("matplotlib", "note", "only for plots: pip install 'ttsa-guard[plot]'")
 
 
@@ -102,7 +105,9 @@ def _plugins(settings: GuardConfig) -> Iterator[Finding]:
     for listed in points:
         if listed.error:
             level: Level = "broken" if listed.name in used else "note"
-            hint = f"reinstall or remove {listed.package}"
+            missing = "not installed" in listed.error
+            hint = f"pip install {listed.package.split()[0]}, which brings it"
+            hint = hint if missing else f"reinstall or remove {listed.package}"
             yield Finding(f"plugin {listed.name}", listed.error, level, hint)
 
 

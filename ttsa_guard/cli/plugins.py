@@ -104,7 +104,7 @@ def declared(point: EntryPoint) -> Listed:
 
 def imported(point: EntryPoint) -> Listed:
     """Import the plugin, and see what it registers."""
-    from ttsa_guard.plugins import Plugins
+    from ttsa_guard.plugins import Plugins, missing_package
 
     loader = Plugins()
     try:
@@ -114,6 +114,8 @@ def imported(point: EntryPoint) -> Listed:
         reason = (
             error.message if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
         )
+        if missing := missing_package(error):
+            reason = f"it needs {missing}, which is not installed"
         return Listed(point.name, _package(point), error=reason)
     options = {
         kind[:-1]: made[point.name].options
