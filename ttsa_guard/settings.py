@@ -131,7 +131,8 @@ def _problem(model: type[BaseModel], found: Any, where: str) -> ConfigError:
     if found["type"] == "extra_forbidden":
         return ConfigError(f"unknown setting {key!r}", hint=nearest(str(found["loc"][-1]), valid))
     known = "plugins --verbose" if where.startswith(PLUGINS) else "config schema"
-    hint = _about(field) or f"change it; ttsa-guard {known} tells what is valid"
+    told = meaning(field.description, field.default) if field else ""
+    hint = told or f"change it; ttsa-guard {known} tells what is valid"
     return ConfigError(f"setting {key!r}: {_wrong(found)}", hint=hint)
 
 
@@ -148,13 +149,13 @@ def _wrong(found: Any) -> str:
     return f"it should be {kind}" + (f" and is {got}" if got not in ("", kind) else "")
 
 
-def _about(field: FieldInfo | None) -> str:
-    """Return what a setting is for, and its default."""
-    if field is None or not field.description:
+def meaning(description: str | None, default: Any) -> str:
+    """Return a hint that says what a setting is for, and its default; "" if nothing is known."""
+    if not description:
         return ""
-    told = f"it means: {field.description.rstrip('.')}"
-    plain = isinstance(field.default, bool | int | float | str) and field.default != ""
-    return told + (f"; default: {field.default}" if plain else "")
+    plain = isinstance(default, bool | int | float | str) and default != ""
+    told = f"; default: {default}" if plain else ""
+    return f"it means: {description.rstrip('.')}{told}"
 
 
 def _locate(
