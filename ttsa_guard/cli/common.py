@@ -47,7 +47,10 @@ Model = Annotated[
     typer.Option(help="'embedded', 'smollm2', a Hugging Face name, or a path.", show_default=False),
 ]
 Config = Annotated[
-    Path | None, typer.Option(help="YAML file with the guard's settings.", show_default=False)
+    Path | None,
+    typer.Option(
+        help="YAML file with the guard's settings.", envvar="TTSA_GUARD_CONFIG", show_default=False
+    ),
 ]
 SteererName = Annotated[
     str | None, typer.Option("--steerer", help="Use this steerer alone.", show_default=False)
@@ -83,7 +86,7 @@ def settings(
     """
     from ttsa_guard.config import GuardConfig
 
-    chosen = GuardConfig.load(config) if config else GuardConfig()
+    chosen = GuardConfig.deployed(config)
     if model is not None:
         if not model.strip():
             raise ConfigError(
