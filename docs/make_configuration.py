@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ttsa_guard.bench.config import BenchConfig
-from ttsa_guard.cli.plugins import imported, installed
+from ttsa_guard.cli.listing import imported, installed
 from ttsa_guard.config import GuardConfig
 from ttsa_guard.plan.config import PlanConfig
 from ttsa_guard.profile import ModelProfile

@@ -413,7 +413,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
         return [point for point in points if group == point.group and name in (None, point.name)]
 
     monkeypatch.setattr("ttsa_guard.plugins.entry_points", found)
-    monkeypatch.setattr("ttsa_guard.cli.plugins.entry_points", found)
+    monkeypatch.setattr("ttsa_guard.cli.listing.entry_points", found)
 
 
 @pytest.mark.usefixtures("broken")

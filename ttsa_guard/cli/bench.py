@@ -23,6 +23,12 @@ Arms = Annotated[
 ]
 
 
+def _shipped(incomplete: str) -> list[str]:
+    """Return the benchmarks that ship, for the shell."""
+    found = sorted(p.stem for p in (Path(__file__).parents[1] / "bench").glob("*.yaml"))
+    return [name for name in found if name.startswith(incomplete) and name != "real_prompts"]
+
+
 @app.callback()
 def _group() -> None:
     """Compare ways of mending flagged answers under one budget."""
@@ -36,6 +42,7 @@ def run(
         typer.Argument(
             help="YAML file, or one that ships: embedded, entangled, passes, quick, real.",
             show_default=False,
+            autocompletion=_shipped,
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the results.", show_default=False)],
@@ -109,7 +116,7 @@ def report(
     if not summary.groups:
         common.out.print("no answer was flagged, so there was nothing to mend\n")
     for table in tables(summary):
-        common.out.print(table, "")
+        common.out.print(table, "")  # its cells fold, and none is cut
     common.out.print(
         "in brackets: 95 % intervals; seconds are medians; --json and --html say more", style="dim"
     )
@@ -160,7 +167,7 @@ def speed(
     if as_json:
         typer.echo(json.dumps(results(meter, points, memory), indent=1))
         return
-    common.out.print(speed_table(points))
+    common.show_numbers(speed_table(points))
     legend = "first: the beginning is computed too; later: it was kept from an earlier answer"
     common.out.print(f"times in ms; {legend}", style="dim")
     if memory:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -25,8 +26,10 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
+from ttsa_guard.cli.listing import plugin_names
 from ttsa_guard.errors import ConfigError, TTSAError
 
 if TYPE_CHECKING:
@@ -37,14 +40,31 @@ if TYPE_CHECKING:
     from ttsa_guard.record import AuditRecord
 
 T = TypeVar("T")
+_ENDLESS = 10_000
+"""A width that no table needs."""
 STOPPED = 130
 """The exit status of a command that Ctrl-C has stopped: 128 and the number of the signal."""
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
+
+def model_names(incomplete: str) -> list[str]:
+    """Return the chat models that are at hand, for the shell: ours, and what is downloaded."""
+    hub = os.environ.get("HF_HUB_CACHE") or Path(
+        os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface", "hub"
+    )
+    cached = (p.name.removeprefix("models--") for p in Path(hub).glob("models--*--*"))
+    names = ["embedded", "smollm2", *sorted(name.replace("--", "/") for name in cached)]
+    return [name for name in names if name.startswith(incomplete)]
+
+
 Model = Annotated[
     str | None,
-    typer.Option(help="'embedded', 'smollm2', a Hugging Face name, or a path.", show_default=False),
+    typer.Option(
+        help="'embedded', 'smollm2', a Hugging Face name, or a path.",
+        show_default=False,
+        autocompletion=model_names,
+    ),
 ]
 Config = Annotated[
     Path | None,
@@ -53,9 +73,20 @@ Config = Annotated[
     ),
 ]
 SteererName = Annotated[
-    str | None, typer.Option("--steerer", help="Use this steerer alone.", show_default=False)
+    str | None,
+    typer.Option(
+        "--steerer",
+        help="Use this steerer alone.",
+        show_default=False,
+        autocompletion=plugin_names("steerer"),
+    ),
 ]
-ModeratorName = Annotated[str, typer.Option("--moderator", help="Plugin that judges.")]
+ModeratorName = Annotated[
+    str,
+    typer.Option(
+        "--moderator", help="Plugin that judges.", autocompletion=plugin_names("moderator")
+    ),
+]
 Prefer = Annotated[
     str | None,
     typer.Option(
@@ -238,6 +269,29 @@ def plain(text: str, style: str = "") -> Text:
         .decode("utf-8")
     )
     return Text(printable, style=style)
+
+
+def show_numbers(table: Table) -> None:
+    """Print a table of numbers, of which none is cut: in a pipe at its full width, and where the
+    terminal is too narrow as one block for each row.
+    """
+    full = Measurement.get(out, out.options.update(width=_ENDLESS), table).maximum
+    most = out.width if out.is_terminal or "COLUMNS" in os.environ else _ENDLESS
+    if full <= most:
+        if most == _ENDLESS:
+            Console(file=out.file, width=max(full, out.width), highlight=False).print(table)
+        else:
+            out.print(table)
+        return
+    if table.title:
+        out.print(plain(str(table.title), "bold"))
+    headings = [" ".join(str(c.header).replace("-\n", "").split()) for c in table.columns]
+    for row in zip(*(column.cells for column in table.columns), strict=True):
+        told = [(heading, str(cell)) for heading, cell in zip(headings, row, strict=True)]
+        out.print(plain(" ".join(told[0]), "bold"))
+        for heading, cell in told[1:]:
+            if cell:
+                out.print(plain(f"  {heading}: {cell}"))
 
 
 def counted(n: int, noun: str) -> str:

@@ -93,7 +93,7 @@ def _package(package: str, missing: Level, hint: str) -> Finding:
 
 
 def _plugins(settings: GuardConfig) -> Iterator[Finding]:
-    from ttsa_guard.cli.plugins import imported, installed
+    from ttsa_guard.cli.listing import imported, installed
 
     steerers = (*settings.steerers, *(settings.steerers_for_harm or ()))
     used = {use.use for use in (settings.backend, *settings.guide, *settings.gate, *steerers)}

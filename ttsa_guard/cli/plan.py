@@ -119,7 +119,7 @@ def plan(
         typer.echo(json.dumps({**data, "breaks": broken.as_dict() if broken else None}, indent=1))
         return
     common.out.print(_assumed(settings, bench or audit))
-    common.out.print(_table(points, own))
+    common.show_numbers(_table(points, own))
     common.out.print(_words(settings, points, broken), style="dim")
 
 
@@ -201,7 +201,7 @@ def validate(
     if as_json:
         typer.echo(text)
     else:
-        common.out.print(_validated(validation))
+        common.show_numbers(_validated(validation))
         flagged = f"{validation.flags:.0%} of them flagged"
         told = f"capacity: {validation.capacity:.3g} answers a second, {flagged}"
         common.out.print(told, style="dim", soft_wrap=True)

@@ -28,7 +28,12 @@ _PROBES = ("harmless", "unsafe")
 )
 def profile(
     model: Annotated[
-        str, typer.Argument(help="'embedded', a Hugging Face name, or a path.", show_default=False)
+        str,
+        typer.Argument(
+            help="'embedded', a Hugging Face name, or a path.",
+            show_default=False,
+            autocompletion=common.model_names,
+        ),
     ],
     file: Annotated[
         Path | None,

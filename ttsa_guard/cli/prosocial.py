@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 Model = Annotated[
-    str, typer.Argument(help="'embedded', a Hugging Face name, or a path.", show_default=False)
+    str,
+    typer.Argument(
+        help="'embedded', a Hugging Face name, or a path.",
+        show_default=False,
+        autocompletion=common.model_names,
+    ),
 ]
 Steps = Annotated[int, typer.Option(min=1, help="Steps of the optimizer.")]
 Peak = Annotated[float, typer.Option(min=0, help="Highest learning rate.")]
