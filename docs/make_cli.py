@@ -21,7 +21,8 @@ INTRODUCTION = """\
 <!-- Written by docs/make_cli.py; change the commands' docstrings and run it again. -->
 
 `ttsa-guard COMMAND --help` shows what stands here. `ttsa-guard --install-completion` completes
-commands and options in your shell.
+commands, options, and the names of plugins, models and benchmarks in your shell. Colours are left
+out where the variable `NO_COLOR` is set.
 
 The exit status is one of these:
 

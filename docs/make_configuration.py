@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ttsa_guard.bench.config import BenchConfig
-from ttsa_guard.cli.plugins import imported, installed
+from ttsa_guard.cli.listing import imported, installed
 from ttsa_guard.config import GuardConfig
 from ttsa_guard.plan.config import PlanConfig
 from ttsa_guard.profile import ModelProfile
@@ -70,6 +70,21 @@ out of range stops the program, and the message names the key and the nearest va
 `ttsa-guard config check PATH` finds everything that is wrong in a file or a folder without loading
 a model, and `ttsa-guard config show PATH` prints the settings that hold.
 `ttsa-guard doctor --config FILE` loads what a file names and tries it.
+
+What differs between deployments of one configuration may come from environment variables. They go
+over the file, on the command line and in NeMo Guardrails; options of a command go over them.
+`ttsa-guard config show` says what comes from where. From Python it is `GuardConfig.deployed(path)`;
+`parse` and `load` look at no variables.
+
+| variable | takes the place of |
+|---|---|
+| `TTSA_GUARD_MODEL` | `backend.options.model` |
+| `TTSA_GUARD_URLS` | `backend.options.urls`; several with commas between them |
+| `TTSA_GUARD_AUDIT` | `audit.path` |
+| `TTSA_GUARD_CONFIG` | the option `--config` |
+| `TTSA_GUARD_UPSTREAM` | the option `--upstream` of `serve` |
+
+Keys of services have variables of their own, which the moderators' option `key` names.
 
 Editors that know the language server for YAML complete keys and explain them, if the first line of
 the settings names the schema. It is `ttsa_guard/settings.schema.json` in the installed package;

@@ -8,7 +8,7 @@ import json
 import warnings
 from typing import cast
 
-from ttsa_guard.cli.plugins import imported, installed
+from ttsa_guard.cli.listing import imported, installed
 from ttsa_guard.plugins import Kind
 from ttsa_guard.schema import FILE, add_options, settings_schema
 

@@ -120,7 +120,7 @@ def test_failures_are_results_too(texts: Path, tmp_path: Path) -> None:
     [
         ('{"text": "a"}\nnot json SECRET\n', "line 2: not JSON"),
         ('{"text": "a"}\n\n{"words": "SECRET"}\n', "line 3: no text in the field 'text'"),
-        ('["SECRET"]\n', "line 1: no text"),
+        ('["SECRET"]\n', "line 1: no JSON object"),
         ('{"text": 3}\n', "line 1: no text"),
         (b"\xff\xfe", "cannot read"),
     ],

@@ -16,6 +16,7 @@ from statistics import median
 from typing import Any, get_args
 
 from ttsa_guard.errors import ConfigError
+from ttsa_guard.files import reason
 from ttsa_guard.record import SCHEMA, Action, AuditRecord
 
 _ACTIONS: tuple[Action, ...] = get_args(Action)
@@ -164,7 +165,7 @@ def summarise(
     steerers: Counter[str] = Counter()
     skipped: list[int] = []
     first, last = math.inf, -math.inf
-    for number, record in _records(file):
+    for number, record in records(file):
         if record is None:
             skipped.append(number)
             continue
@@ -199,7 +200,7 @@ def day(created: float) -> str:
     return datetime.fromtimestamp(created, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def _records(file: Path) -> Iterator[tuple[int, AuditRecord | None]]:
+def records(file: Path) -> Iterator[tuple[int, AuditRecord | None]]:
     """Return the records with the numbers of their lines; None for a line that is not a record."""
     try:
         with file.open(encoding="utf-8", errors="replace") as lines:
@@ -208,7 +209,7 @@ def _records(file: Path) -> Iterator[tuple[int, AuditRecord | None]]:
                     yield number, _record(file, number, line)
     except OSError as error:
         raise ConfigError(
-            f"cannot read {file}: {type(error).__name__}",
+            f"cannot read {file}: {reason(error)}",
             hint="give the file that audit.path names",
         ) from None
 

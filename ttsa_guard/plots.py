@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ttsa_guard.errors import ConfigError
+from ttsa_guard.files import ready_file
 from ttsa_guard.record import AuditRecord
 
 if TYPE_CHECKING:
@@ -79,8 +80,7 @@ def ready(path: Path) -> None:
         raise ConfigError(
             f"cannot draw to {path}", hint=f"the name ends with one of {', '.join(_FORMATS)}"
         )
-    if not path.parent.is_dir():
-        raise ConfigError(f"there is no folder {path.parent}", hint="make it first")
+    ready_file(path, "--plot")
 
 
 @contextmanager

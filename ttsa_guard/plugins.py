@@ -24,7 +24,20 @@ Kind = Literal["moderators", "image_moderators", "backends", "steerers"]
 KINDS: tuple[Kind, ...] = ("moderators", "image_moderators", "backends", "steerers")
 RENAMED: Mapping[str, str] = {"kick": "random_perturbation"}
 """New names of our plugins, by their old ones. An old name works for one more release."""
+HEAVY = ("torch", "transformers", "nemoguardrails")
+"""Packages that an installation may do without, if it names no plugin that needs them."""
 log = logging.getLogger(__name__)
+
+
+def missing_package(error: BaseException) -> str:
+    """Return the package of others without which a plugin cannot be imported; "" for other errors.
+
+    The default installation has all that our own plugins need. One without torch or transformers
+    was made so; see docs/deployment.md.
+    """
+    name = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
+    package = name.split(".")[0]
+    return package if package in HEAVY else ""
 
 
 @dataclass(frozen=True)
@@ -97,10 +110,11 @@ class Plugins:
                 point.value: point for point in entry_points(group=hookspecs.PROJECT, name=name)
             }
             if not points:
-                known = {*self.installed(), *self.found[kind]}
+                told = nearest(name, {*self.installed(), *self.found[kind]})
+                told += "" if told.endswith("?") else ";"
                 raise PluginError(
                     f"no plugin named {name!r} is installed",
-                    hint=f"{nearest(name, known)} or pip install the package that brings it",
+                    hint=f"{told} or pip install the package that brings it",
                 )
             if len(points) > 1:
                 raise PluginError(
@@ -109,9 +123,11 @@ class Plugins:
                 )
             self._import(*points.values())
         if name not in self.found[kind]:
+            kinds = [other[:-1] for other in KINDS if name in self.found[other]]
+            what = f"it is a {' and a '.join(kinds)}; " if kinds else ""
             raise PluginError(
                 f"plugin {name!r} registers no {kind[:-1]} of that name",
-                hint=nearest(name, self.found[kind]),
+                hint=f"{what}ttsa-guard plugins lists all {kind}",
             )
         return self.found[kind][name]
 
@@ -154,6 +170,14 @@ class Plugins:
             plugin = point.load()
         except Exception as error:
             package = point.dist.name if point.dist else "its package"
+            if missing := missing_package(error):
+                raise PluginError(
+                    f"plugin {point.name!r} needs {missing}, which is not installed",
+                    hint=(
+                        f"pip install {package}, which brings it, or leave the plugin out of the"
+                        " settings"
+                    ),
+                ) from error
             raise PluginError(
                 f"plugin {point.name!r} cannot be imported: {error}", hint=f"reinstall {package}"
             ) from error

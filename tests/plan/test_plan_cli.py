@@ -7,6 +7,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from ttsa_guard.audit import AuditSink
 from ttsa_guard.bench import cases as stored
 from ttsa_guard.bench.cases import Case
 from ttsa_guard.bench.data import Item
@@ -16,8 +17,9 @@ from ttsa_guard.errors import ConfigError
 from ttsa_guard.plan.capacity import point
 from ttsa_guard.plan.config import PlanConfig
 from ttsa_guard.plan.costs import Costs
-from ttsa_guard.plan.searches import from_bench, with_searches
+from ttsa_guard.plan.searches import from_bench, with_audit, with_searches
 from ttsa_guard.plan.simulation import Arrival, pass_lengths, simulate
+from ttsa_guard.record import AuditRecord
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "plan" / "settings.yml"
 COSTS = Costs(step=((1, 0.01), (32, 0.02)), about={"model": "embedded", "device": "cpu"})
@@ -184,6 +186,7 @@ def test_the_example():
         (["--plot", "plan.txt"], "the name ends with"),
         (["--costs", "none.yml"], "plan measure"),
         (["--bench", "nowhere"], "has no benchmark"),
+        (["--bench", "nowhere", "--audit", "gone"], "both say what searches take"),
         (["measure", "--out", "no/such/folder/costs.yml"], "there is no folder"),
     ],
 )
@@ -220,3 +223,77 @@ def test_a_validation(tmp_path):
     assert found["capacity"] > 0
     assert len(found["costs"]) == 2
     assert {"predicted", "measured", "p50", "p95"} <= found["rows"][0].keys()
+
+
+def test_what_a_plan_assumes_is_told(tmp_path):
+    costs = tmp_path / "costs.yml"
+    costs.write_text(yaml.safe_dump(COSTS.model_dump(mode="json")))
+    file = tmp_path / "plan.yml"
+    file.write_text("samples: 10\nreplicas: 1\nprice: 3.5\ngate: {p50: 0.1, per_second: 400}\n")
+    said = " ".join(run("--config", file, "--tokens", 90, "--target", 9).stdout.split())
+    for assumed in (
+        "8 billion parameters",
+        "an estimate: measure yours",
+        "90 tokens",
+        "5.3 generations in 1.3 passes: like the benchmark's default",
+        "100 ms a call (median), at most 400 calls a second",
+        "3.5 for a replica and hour",
+        "at most 9 s longer",
+    ):
+        assert assumed in said
+    assert "embedded on cpu, as measured" in run("--config", file, "--costs", costs).stdout
+
+
+def test_longer_answers_take_longer_searches():
+    plan = PlanConfig(samples=100, spread=0)
+    short, long = (point(plan.model_copy(update={"tokens": n}), 1.0, 1) for n in (64, 500))
+    step = plan.measured.steps[1]
+    assert long.flagged["p50"] - short.flagged["p50"] == pytest.approx(436 * step, rel=0.1)
+    assert long.load > short.load
+
+
+def test_a_replica_that_is_always_busy_may_have_room_and_one_that_has_none_says_so():
+    plan = PlanConfig(samples=200)
+    busy, full = point(plan, 200.0, 1), point(plan, 1e5, 1)
+    assert busy.busy > 0.95
+    assert 0.2 < busy.load < 0.7
+    assert (full.load, full.limit) == (1.0, "rows")
+    assert point(plan, 2 * 200.0, 2).load == pytest.approx(busy.load)
+
+
+def audit_file(folder, records):
+    path = folder / "audit.jsonl"
+    sink = AuditSink(path)
+    for record in records:
+        sink.write(record)
+    return path
+
+
+def review(at, action="pass", **numbers):
+    return AuditRecord("1", at, action, "", 0.1, None, seconds_gate=0.2, **numbers)
+
+
+def test_a_plan_of_what_happened(tmp_path):
+    """Two hours, the second of which is ten times as busy; one answer of five is flagged."""
+    quiet = [review(60.0 * i) for i in range(60)]
+    search = {"generations": 7, "decode_passes": 2, "tokens": 300, "decode_steps": 90}
+    busy = [
+        review(3700.0 + 6.0 * i, "swap" if i % 3 == 0 else "pass", moderation_calls=6, **search)
+        for i in range(600)
+    ]
+    file = audit_file(tmp_path, [*quiet, *busy])
+    plan = with_audit(PlanConfig(), file)
+    assert plan.rate == pytest.approx(600 / 3600, rel=0.01)
+    assert plan.flags == pytest.approx(200 / 660)
+    assert plan.gate.p50 == pytest.approx(0.2)
+    assert {(s.generations, s.passes, s.tokens, s.calls) for s in plan.searches} == {(7, 2, 300, 4)}
+    said = " ".join(run("--audit", file, "--flags", 0.5, "--replicas", 9).stdout.split())
+    assert "flagged 50.00%" in said
+    assert "with the lengths there, whatever --tokens says" in said.replace(str(file), "")
+
+
+@pytest.mark.parametrize(
+    "records", [[], [review(1.0), review(2.0)], [review(1.0, "swap")]], ids=["none", "good", "one"]
+)
+def test_an_audit_file_that_tells_too_little(records, tmp_path):
+    run("--audit", audit_file(tmp_path, records) if records else tmp_path / "gone", code=2)

@@ -18,6 +18,7 @@ from ttsa_guard.bench.config import PromptSource
 from ttsa_guard.bench.prompts import Item, Turns, entangled, real_prompts
 from ttsa_guard.embedded.world import World, WorldCase
 from ttsa_guard.errors import ConfigError
+from ttsa_guard.files import reason
 from ttsa_guard.text import split_sentences
 
 Row = Mapping[str, Any]
@@ -167,7 +168,7 @@ def _rows(path: Path) -> list[Row]:
             return [json.loads(line) for line in file if line.strip()]
     except (OSError, ValueError, csv.Error) as error:
         hint = "give a UTF-8 file, NAME.csv with a header or JSON lines"
-        raise ConfigError(f"cannot read {path}: {type(error).__name__}", hint=hint) from None
+        raise ConfigError(f"cannot read {path}: {reason(error)}", hint=hint) from None
 
 
 def _hub(source: PromptSource) -> Sequence[Row]:

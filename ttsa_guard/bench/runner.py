@@ -73,12 +73,13 @@ class Runner:
         for arm in arms:
             if arm not in self.config.arms:
                 raise ConfigError(f"there is no arm {arm!r}", hint=nearest(arm, self.config.arms))
-        # The judge comes first: the backend takes longest, and a typo should show at once.
+        # The backend takes longest: missing data and typos should show at once.
+        items = None if (self.folder / CASES).exists() else [*map(self._items, self.config.data)]
         judge = self.plugins().make("moderators", self.config.judge) if self.config.judge else None
         backend = self.plugins().make("backends", self.config.backend)
         try:
             self._begin(backend)
-            cases = await self._cases(backend, progress)
+            cases = await self._cases(backend, progress, items)
             judges = _Judges(cases, judge)
             done = _done(self.folder / ROWS)
             chosen = arms or list(self.config.arms)
@@ -124,17 +125,19 @@ class Runner:
                 hint="name another folder with --out, or start it as it was begun",
             )
 
-    async def _cases(self, backend: Backend, progress: Progress) -> list[Case]:
+    async def _cases(
+        self, backend: Backend, progress: Progress, items: Sequence[Sequence[Item]] | None
+    ) -> list[Case]:
+        """Return the stored cases, or make them of the `items` of each data set."""
         path = self.folder / CASES
-        if not path.exists():
+        if items is not None:
             guards = _Guards(lambda policy: self._guard(None, backend, policy))
             try:
                 config = self.config.guard()
                 collector = Collector(backend, lambda item: guards.of(item).gate, config)
                 cases: list[Case] = []
-                for source in self.config.data:
-                    items = self._items(source)
-                    cases += await collector.collect(items, progress, enough=source.flagged)
+                for source, its in zip(self.config.data, items, strict=True):
+                    cases += await collector.collect(its, progress, enough=source.flagged)
                 stored.save(cases, path)
             finally:
                 await guards.close()

@@ -13,7 +13,8 @@ import yaml
 from pydantic import BaseModel
 
 from ttsa_guard.checking.folder import HostFolder
-from ttsa_guard.config import AUTO, GuardConfig, Use
+from ttsa_guard.config import AUTO, HOST_KEYS, GuardConfig, Use
+from ttsa_guard.environment import VARIABLES, set_variables, with_environment
 from ttsa_guard.errors import ConfigError
 from ttsa_guard.hf.profiles import find_profile
 from ttsa_guard.schema import PLACES
@@ -23,8 +24,6 @@ HIDDEN = "(hidden)"
 _SECRET = re.compile(r"(^|_)(key|token|secret|password|authorization)s?$", re.IGNORECASE)
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)|(?<=\?)\S+")
 """Matches user and password in an address, and its query."""
-HOST_KEYS = {"custom_data", "models", "rails", "colang_version", "import_paths"}
-"""Keys by which a file of NeMo Guardrails is known."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Effective:
     value: Any
     """As YAML has it. Values that may be secrets are hidden."""
     origin: str
-    """`default`, the file, the model's profile, or what `auto` stands for."""
+    """`default`, the file, the environment, the model's profile, or what `auto` stands for."""
 
 
 def read_settings(path: Path) -> tuple[Any, str]:
@@ -68,7 +67,7 @@ def effective(path: Path | None) -> list[Effective]:
         ModelError: the profile that they name cannot be read.
     """
     data, file = read_settings(path) if path is not None else (None, "")
-    config = GuardConfig.parse(data)
+    config = GuardConfig.parse(with_environment(data))
     given = data or {}
     profile_path = config.backend.options.get("profile")
     profile = find_profile(None if profile_path is None else Path(str(profile_path)), config.model)
@@ -87,6 +86,10 @@ def effective(path: Path | None) -> list[Effective]:
         top, _, inner = key.partition(".")
         there = top in given and (not inner or inner in (given[top] or {}))
         told = file if there else "default"
+        if variables := [name for name, place in set_variables().items() if _is_in(place, key)]:
+            # a plugin is one setting here, which the file and the environment may make together
+            whole = ".".join(VARIABLES[variables[0]]) == key
+            told = ("" if whole else f"{told}; ") + f"environment: {', '.join(variables)}"
         before = getattr(config, top)
         if top in ("gate", "guide") and any(member.use == AUTO for member in before):
             told += f"; {AUTO} is {value[0]['use']} here"
@@ -96,6 +99,10 @@ def effective(path: Path | None) -> list[Effective]:
         Effective(key, _shown(value) if key in PLACES else value, origin(key, value))
         for key, value in _flat(applied)
     ]
+
+
+def _is_in(place: tuple[str, ...], key: str) -> bool:
+    return ".".join(place) == key or ".".join(place).startswith(f"{key}.")
 
 
 def as_yaml(settings: list[Effective]) -> str:

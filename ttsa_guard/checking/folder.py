@@ -18,6 +18,7 @@ from ttsa_guard.checking.report import Report
 from ttsa_guard.checking.settings import check_settings, uses_host_rails
 from ttsa_guard.config import GuardConfig
 from ttsa_guard.errors import ConfigError
+from ttsa_guard.files import reason
 from ttsa_guard.nemo.names import FLOW, KEY
 from ttsa_guard.nemo.problems import (
     colang_2_problems,
@@ -54,6 +55,8 @@ class HostFolder:
     """Whether something brings our flow and our ``init`` in."""
     lost: list[str] = field(default_factory=list)
     """Import paths that lead nowhere."""
+    links: dict[str, str] = field(default_factory=dict)
+    """Import paths of files in which git has written where a link would lead, and what they say."""
 
     @classmethod
     def read(cls, path: Path) -> HostFolder:
@@ -128,6 +131,9 @@ class HostFolder:
         place = next((p for p in (Path(name), *elsewhere) if p.exists()), None)
         if place is None:
             return False
+        if place.is_file() and place.suffix != ".co":
+            self.links[name] = _text(place).strip()
+            return True
         if place.resolve() == Path(rails_path()).resolve():
             self.imports_rails = True
             self.colang += "import guardrails\n"  # as our flows do
@@ -186,7 +192,17 @@ def _host_problems(folder: HostFolder) -> Iterator[ConfigError]:
                 f" for {OURS} a config.py does, too: from ttsa_guard.nemo import init"
             ),
         )
-    if not folder.imports_rails and OURS not in folder.lost:
+    for name, target in folder.links.items():
+        yield ConfigError(
+            f"import_paths: {name!r} is a file, and no folder or Colang file",
+            hint=(
+                f"where git cannot make links, as on Windows, it writes such files: give {target!r}"
+                " itself, or a config.py: from ttsa_guard.nemo import init"
+                if target == OURS
+                else "give a folder, or a file that ends with .co"
+            ),
+        )
+    if not folder.imports_rails and not folder.links and OURS not in folder.lost:
         yield ConfigError(
             "nothing brings the guard into this configuration",
             hint=f"add import_paths: [{OURS}], or a config.py: from ttsa_guard.nemo import init",
@@ -244,5 +260,5 @@ def _text(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"cannot read {file}: {type(error).__name__}", hint="it must be text in UTF-8"
+            f"cannot read {file}: {reason(error)}", hint="it must be text in UTF-8"
         ) from None

@@ -1,6 +1,7 @@
 """Check that plugins are installed and their options valid, without torch or NeMo Guardrails.
 
-A plugin that imports those is checked by the schema in this package, if it is one of ours.
+Importing those takes seconds. A plugin that does is checked by the schema in this package, if it is
+one of ours.
 """
 
 from __future__ import annotations
@@ -12,12 +13,10 @@ from importlib.abc import MetaPathFinder
 from typing import Any
 
 from ttsa_guard.errors import ConfigError, PluginError, TTSAError, nearest
-from ttsa_guard.plugins import KINDS, RENAMED, Kind, Plugins, Registered
+from ttsa_guard.plugins import HEAVY, KINDS, RENAMED, Kind, Plugins, Registered
 from ttsa_guard.schema import add_options, options_schema, shipped_schema
-from ttsa_guard.settings import tried
+from ttsa_guard.settings import meaning, tried
 
-HEAVY = ("torch", "transformers", "nemoguardrails")
-"""Packages that a check does not import, because that takes seconds."""
 _SAID = {
     "minimum": "it is less than {}",
     "exclusiveMinimum": "it is not greater than {}",
@@ -155,10 +154,16 @@ def _by_schema(
         elif error.validator == "required":
             missing: Sequence[str] = [k for k in error.validator_value if k not in error.instance]
             for key in missing:
-                yield ConfigError(f"setting {f'{path}.{key}'!r}: Field required", hint="set it")
+                told = _meaning(error.schema, key)
+                yield ConfigError(f"setting {f'{path}.{key}'!r}: it is missing", hint=told)
         else:
             said = _SAID.get(error.validator, "it is of no type that is allowed here")
             problem = said.format(error.validator_value)
-            yield ConfigError(
-                f"setting {path!r}: {problem}", hint=f"got {type(error.instance).__name__}"
-            )
+            told = _meaning(schema, next(iter(error.absolute_path), ""))
+            yield ConfigError(f"setting {path!r}: {problem}", hint=told)
+
+
+def _meaning(schema: Mapping[str, Any], key: Any) -> str:
+    rule = schema.get("properties", {}).get(key, {})
+    told = meaning(rule.get("description"), rule.get("default"))
+    return told or "ttsa-guard config schema tells what is valid"

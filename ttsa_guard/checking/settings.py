@@ -12,6 +12,7 @@ from ttsa_guard.checking.expectations import expectations
 from ttsa_guard.checking.options import check_options
 from ttsa_guard.checking.report import Report
 from ttsa_guard.config import AUTO, ENCODER_MODULE, GuardConfig
+from ttsa_guard.environment import set_variables, with_environment
 from ttsa_guard.errors import ConfigError, ModelError, TTSAError
 from ttsa_guard.hf.profiles import find_profile
 from ttsa_guard.plugins import RENAMED, Kind, Plugins
@@ -41,6 +42,9 @@ def check_settings(
         the settings without the keys that are wrong; None if they cannot be used at all.
     """
     problems: list[ConfigError] = []
+    data = with_environment(data)
+    for variable, place in set_variables().items():
+        report.note(f"{name}.{'.'.join(place)} is what {variable} says")
     config = tried(GuardConfig, {} if data is None else data, where=name, problems=problems)
     report.add(file, problems)
     if data is not None and not isinstance(data, Mapping):

@@ -72,7 +72,7 @@ def _show(audited: AuditSummary) -> None:
             f"{summary.moderation_calls.median:g}",
             *(f"{s.median:.3f} / {s.p95:.3f}" if s else "" for s in spreads),
         )
-    common.out.print(table)
+    common.show_numbers(table)
     common.out.print("medians; seconds: median / 95th percentile", style="dim")
     _show_counts("why flagged answers ended as they did", audited.reasons)
     _show_counts("mended by", audited.steerers)

@@ -12,6 +12,7 @@ import typer
 
 from ttsa_guard.cli import common
 from ttsa_guard.errors import ConfigError, nearest
+from ttsa_guard.files import ready_file, ready_folder
 from ttsa_guard.plots import draw_speed, ready
 
 app = typer.Typer(no_args_is_help=True)
@@ -20,6 +21,12 @@ Arms = Annotated[
     list[str] | None,
     typer.Option("--arm", help="Only this arm; several times.", show_default=False),
 ]
+
+
+def _shipped(incomplete: str) -> list[str]:
+    """Return the benchmarks that ship, for the shell."""
+    found = sorted(p.stem for p in (Path(__file__).parents[1] / "bench").glob("*.yaml"))
+    return [name for name in found if name.startswith(incomplete) and name != "real_prompts"]
 
 
 @app.callback()
@@ -35,6 +42,7 @@ def run(
         typer.Argument(
             help="YAML file, or one that ships: embedded, entangled, passes, quick, real.",
             show_default=False,
+            autocompletion=_shipped,
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the results.", show_default=False)],
@@ -65,6 +73,7 @@ def run(
     from ttsa_guard.bench.config import BenchConfig
 
     settings = BenchConfig.load(config, n=n)
+    ready_folder(out)
     from ttsa_guard.bench.runner import Runner
 
     # for readers of the results, so without the folders of this machine
@@ -108,8 +117,7 @@ def report(
 
     summary = Results.load(folder).summary()
     if html:
-        if not html.parent.is_dir():
-            raise ConfigError(f"there is no folder {html.parent}", hint="make it first")
+        ready_file(html, "--html")
         from ttsa_guard.pages.benchmark import page
 
         html.write_text(page(summary), encoding="utf-8")
@@ -119,7 +127,7 @@ def report(
     if not summary.groups:
         common.out.print("no answer was flagged, so there was nothing to mend\n")
     for table in tables(summary):
-        common.out.print(table, "")
+        common.out.print(table, "")  # its cells fold, and none is cut
     common.out.print(
         "in brackets: 95 % intervals; seconds are medians; --json and --html say more", style="dim"
     )
@@ -170,7 +178,7 @@ def speed(
     if as_json:
         typer.echo(json.dumps(results(meter, points, memory), indent=1))
         return
-    common.out.print(speed_table(points))
+    common.show_numbers(speed_table(points))
     legend = "first: the beginning is computed too; later: it was kept from an earlier answer"
     common.out.print(f"times in ms; {legend}", style="dim")
     if memory:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -25,34 +26,67 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
-from ttsa_guard.config import GuardConfig, Use
+from ttsa_guard.cli.listing import plugin_names
 from ttsa_guard.errors import ConfigError, TTSAError
 
 if TYPE_CHECKING:
+    from ttsa_guard.config import GuardConfig, Use
     from ttsa_guard.guard import Guard
     from ttsa_guard.moderators.base import Moderator
     from ttsa_guard.plugins import Plugins
     from ttsa_guard.record import AuditRecord
 
 T = TypeVar("T")
+_ENDLESS = 10_000
+"""A width that no table needs."""
 STOPPED = 130
 """The exit status of a command that Ctrl-C has stopped: 128 and the number of the signal."""
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
+
+def model_names(incomplete: str) -> list[str]:
+    """Return the chat models that are at hand, for the shell: ours, and what is downloaded."""
+    hub = os.environ.get("HF_HUB_CACHE") or Path(
+        os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface", "hub"
+    )
+    cached = (p.name.removeprefix("models--") for p in Path(hub).glob("models--*--*"))
+    names = ["embedded", "smollm2", *sorted(name.replace("--", "/") for name in cached)]
+    return [name for name in names if name.startswith(incomplete)]
+
+
 Model = Annotated[
     str | None,
-    typer.Option(help="'embedded', 'smollm2', a Hugging Face name, or a path.", show_default=False),
+    typer.Option(
+        help="'embedded', 'smollm2', a Hugging Face name, or a path.",
+        show_default=False,
+        autocompletion=model_names,
+    ),
 ]
 Config = Annotated[
-    Path | None, typer.Option(help="YAML file with the guard's settings.", show_default=False)
+    Path | None,
+    typer.Option(
+        help="YAML file with the guard's settings.", envvar="TTSA_GUARD_CONFIG", show_default=False
+    ),
 ]
 SteererName = Annotated[
-    str | None, typer.Option("--steerer", help="Use this steerer alone.", show_default=False)
+    str | None,
+    typer.Option(
+        "--steerer",
+        help="Use this steerer alone.",
+        show_default=False,
+        autocompletion=plugin_names("steerer"),
+    ),
 ]
-ModeratorName = Annotated[str, typer.Option("--moderator", help="Plugin that judges.")]
+ModeratorName = Annotated[
+    str,
+    typer.Option(
+        "--moderator", help="Plugin that judges.", autocompletion=plugin_names("moderator")
+    ),
+]
 Prefer = Annotated[
     str | None,
     typer.Option(
@@ -81,7 +115,9 @@ def settings(
         ConfigError: the file is wrong, `--model` is given for a backend that takes no model, or
             `--prefer` without the steerer that has preferences.
     """
-    chosen = GuardConfig.load(config) if config else GuardConfig()
+    from ttsa_guard.config import GuardConfig
+
+    chosen = GuardConfig.deployed(config)
     if model is not None:
         if not model.strip():
             raise ConfigError(
@@ -103,6 +139,8 @@ def settings(
 
 def _preferring(steerers: Sequence[Use], prefer: str) -> tuple[Use, ...]:
     """Return the steerers, of which the one that has preferences gets these."""
+    from ttsa_guard.config import Use
+
     if all(use.use != "prosocial" for use in steerers):
         raise ConfigError("--prefer is for the steerer prosocial", hint="add: --steerer prosocial")
     try:
@@ -119,6 +157,8 @@ def _preferring(steerers: Sequence[Use], prefer: str) -> tuple[Use, ...]:
 
 def named(plugin: str, uses: Sequence[Use]) -> Use:
     """Return the plugin with the options that the settings give it, if they name it."""
+    from ttsa_guard.config import Use
+
     return next((use for use in uses if use.use == plugin), Use(use=plugin))
 
 
@@ -229,6 +269,29 @@ def plain(text: str, style: str = "") -> Text:
         .decode("utf-8")
     )
     return Text(printable, style=style)
+
+
+def show_numbers(table: Table) -> None:
+    """Print a table of numbers, of which none is cut: in a pipe at its full width, and where the
+    terminal is too narrow as one block for each row.
+    """
+    full = Measurement.get(out, out.options.update(width=_ENDLESS), table).maximum
+    most = out.width if out.is_terminal or "COLUMNS" in os.environ else _ENDLESS
+    if full <= most:
+        if most == _ENDLESS:
+            Console(file=out.file, width=max(full, out.width), highlight=False).print(table)
+        else:
+            out.print(table)
+        return
+    if table.title:
+        out.print(plain(str(table.title), "bold"))
+    headings = [" ".join(str(c.header).replace("-\n", "").split()) for c in table.columns]
+    for row in zip(*(column.cells for column in table.columns), strict=True):
+        told = [(heading, str(cell)) for heading, cell in zip(headings, row, strict=True)]
+        out.print(plain(" ".join(told[0]), "bold"))
+        for heading, cell in told[1:]:
+            if cell:
+                out.print(plain(f"  {heading}: {cell}"))
 
 
 def counted(n: int, noun: str) -> str:

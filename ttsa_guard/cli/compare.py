@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 
 from ttsa_guard.cli import common
+from ttsa_guard.cli.listing import plugin_names
 from ttsa_guard.errors import UsageError
 from ttsa_guard.moderators.labelled import LabelledText, is_harmful, read_texts
 from ttsa_guard.plots import draw_curves, ready
@@ -46,7 +47,12 @@ def compare(
     ],
     moderator: Annotated[
         list[str],
-        typer.Option("--moderator", help="Plugin that judges; several times.", show_default=False),
+        typer.Option(
+            "--moderator",
+            help="Plugin that judges; several times.",
+            show_default=False,
+            autocompletion=plugin_names("moderator"),
+        ),
     ],
     config: common.Config = None,
     text_field: common.TextField = "text",
@@ -118,12 +124,12 @@ def judged(judge: Moderator, texts: Sequence[LabelledText]) -> list[Verdict]:
 
 def _show(compared: Comparison) -> None:
     common.out.print(_counts(compared))
-    common.out.print(_table(compared.moderators))
+    common.show_numbers(_table(compared.moderators))
     for pair, kappa in compared.kappa.items():
         common.out.print(f"agreement of {pair}: Cohen's kappa {kappa:.3f}", markup=False)
     for source, part in compared.sources.items():
         common.out.print(common.plain(f"\n{source or 'no source'}: {_counts(part)}"))
-        common.out.print(_table(part.moderators))
+        common.show_numbers(_table(part.moderators))
 
 
 def _counts(part: Comparison | SourceComparison) -> str:

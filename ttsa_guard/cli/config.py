@@ -12,6 +12,7 @@ from rich.table import Table
 from ttsa_guard.cli import common
 from ttsa_guard.cli.common import counted, out, plain
 from ttsa_guard.errors import ConfigError
+from ttsa_guard.files import ready_file, reason
 
 if TYPE_CHECKING:
     from ttsa_guard.checking.report import Report
@@ -104,11 +105,12 @@ def schema(
     if to is None:
         typer.echo(text)
         return
+    ready_file(to)
     try:
         to.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise ConfigError(
-            f"cannot write {to}: {type(error).__name__}", hint="name a file in a folder that exists"
+            f"cannot write {to}: {reason(error)}", hint="name another file: --out FILE"
         ) from None
 
 

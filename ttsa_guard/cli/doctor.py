@@ -11,15 +11,12 @@ from typing import TYPE_CHECKING, Literal
 import typer
 from rich.table import Table
 
-from ttsa_guard.backends.base import Described, DescribesDecoding, TextOnly
 from ttsa_guard.cli import common
 from ttsa_guard.cli.common import out, plain
-from ttsa_guard.cli.plugins import imported, installed
-from ttsa_guard.config import GuardConfig
 from ttsa_guard.errors import TTSAError
-from ttsa_guard.moderators.measured import MEASURED
 
 if TYPE_CHECKING:
+    from ttsa_guard.config import GuardConfig
     from ttsa_guard.guard import Guard
     from ttsa_guard.verdict import Verdict
 
@@ -67,7 +64,7 @@ def doctor(model: common.Model = None, config: common.Config = None) -> None:
 def findings(settings: GuardConfig) -> Iterator[Finding]:
     """Yield everything that can be said, cheap things first."""
     yield Finding("python", platform.python_version())
-    yield from _packages()
+    yield from _packages(settings)
     yield from _plugins(settings)
     try:
         guard = common.build_guard(settings)
@@ -79,9 +76,12 @@ def findings(settings: GuardConfig) -> Iterator[Finding]:
     yield from _trial(guard)
 
 
-def _packages() -> Iterator[Finding]:
-    for package in ("ttsa-guard", "torch", "transformers", "nemoguardrails"):
-        yield _package(package, "broken", f"pip install {package}")
+def _packages(settings: GuardConfig) -> Iterator[Finding]:
+    local: Level = "broken" if settings.backend.use == "transformers" else "note"
+    yield _package("ttsa-guard", "broken", "pip install ttsa-guard")
+    for package in ("torch", "transformers"):
+        yield _package(package, local, f"for models in this process: pip install {package}")
+    yield _package("nemoguardrails", "note", "only for apps of it: pip install nemoguardrails")
     yield _package("matplotlib", "note", "only for plots: pip install 'ttsa-guard[plot]'")
 
 
@@ -93,6 +93,8 @@ def _package(package: str, missing: Level, hint: str) -> Finding:
 
 
 def _plugins(settings: GuardConfig) -> Iterator[Finding]:
+    from ttsa_guard.cli.listing import imported, installed
+
     more = (*settings.image_gate, *settings.steerers, *(settings.steerers_for_harm or ()))
     used = {use.use for use in (settings.backend, *settings.guide, *settings.gate, *more)}
     points = installed(imported)
@@ -103,11 +105,15 @@ def _plugins(settings: GuardConfig) -> Iterator[Finding]:
     for listed in points:
         if listed.error:
             level: Level = "broken" if listed.name in used else "note"
-            hint = f"reinstall or remove {listed.package}"
+            missing = "not installed" in listed.error
+            hint = f"pip install {listed.package.split()[0]}, which brings it"
+            hint = hint if missing else f"reinstall or remove {listed.package}"
             yield Finding(f"plugin {listed.name}", listed.error, level, hint)
 
 
 def _model(guard: Guard, name: str) -> Iterator[Finding]:
+    from ttsa_guard.backends.base import Described, TextOnly
+
     backend = guard.backend
     device = f"{backend.device}, {backend.dtype}" if isinstance(backend, Described) else "unknown"
     context = backend.context_length or "as its service says"
@@ -126,6 +132,8 @@ def _model(guard: Guard, name: str) -> Iterator[Finding]:
 
 def _gate(settings: GuardConfig) -> Iterator[Finding]:
     """Yield the members of the gate, and what was measured of those that are ours."""
+    from ttsa_guard.moderators.measured import MEASURED
+
     for member in settings.resolved().gate:
         measured = MEASURED.get(member.use, "not measured by us; try it on texts of yours")
         yield Finding(f"gate {member.use}", str(measured))
@@ -136,6 +144,7 @@ def _trial(guard: Guard) -> Iterator[Finding]:
 
     The generated answer is not shown: nobody may have passed it.
     """
+    from ttsa_guard.backends.base import DescribesDecoding
     from ttsa_guard.moderators.advice import BETTER, weak_gate
 
     try:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ttsa_guard.cli import common
+from ttsa_guard.files import ready_file
 from ttsa_guard.moderators.labelled import read_texts
 
 
@@ -34,6 +35,7 @@ def moderate(
     Example: ttsa-guard moderate answers.jsonl --moderator lite --text-field answer
     """
     out = out or file.with_suffix(".scores.jsonl")
+    ready_file(out)
     from ttsa_guard.moderators.scoring import ScoreFile
 
     texts = list(read_texts(file, text=text_field, prompt=prompt_field))

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from ttsa_guard.cli import common
 from ttsa_guard.errors import ConfigError
+from ttsa_guard.files import ready_file, ready_folder
 from ttsa_guard.plots import draw_plan, draw_validation, ready
 
 if TYPE_CHECKING:
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
     from ttsa_guard.plan.validation import Validation
 
 app = typer.Typer(invoke_without_command=True)
+_ALWAYS = 50
+"""A rate that is as many times lower than the lowest in the table is as good as none."""
+_LEGEND = (
+    "seconds are those that the review adds; load is the share of the most work that the replicas"
+    " could do"
+)
 Rows = Annotated[
     int, typer.Option(min=1, help="Most rows that the backend decodes together, its batch_size.")
 ]
@@ -45,11 +52,19 @@ def plan(
     rate: Annotated[float | None, _option("Answers a second.")] = None,
     flags: Annotated[float | None, _option("Share of them that is flagged, 0 to 1.")] = None,
     tokens: Annotated[float | None, _option("Mean tokens of an answer.")] = None,
+    target: Annotated[
+        float | None, _option("Most seconds that 95 % of flagged answers may take longer.")
+    ] = None,
+    price: Annotated[float | None, _option("Price of a replica for an hour.")] = None,
     replicas: Annotated[
         int | None, _option("Replicas; default: as many as the latency target takes.")
     ] = None,
     bench: Annotated[
         Path | None, _option("Folder of a benchmark, which says what searches take.")
+    ] = None,
+    audit: Annotated[
+        Path | None,
+        _option("Audit file, which says rate, flags, searches and the gate's seconds."),
     ] = None,
     costs: Annotated[Path | None, _option("File of 'ttsa-guard plan measure'.")] = None,
     as_json: common.AsJson = False,
@@ -75,17 +90,22 @@ def plan(
         "rate": rate,
         "flags": flags,
         "tokens": tokens,
+        "target": target,
+        "price": price,
         "replicas": replicas,
         "costs": costs and Costs.load(costs),
     }
     settings = PlanConfig.load(
         config, **{key: value for key, value in named.items() if value is not None}
     )
-    if bench:
-        from ttsa_guard.plan.searches import with_searches
+    if bench and audit:
+        raise ConfigError("--bench and --audit both say what searches take", hint="give one")
+    if bench or audit:
+        from ttsa_guard.plan.searches import with_audit, with_searches
 
-        settings = with_searches(settings, bench)
-    own = {settings.rate} if "rate" in settings.model_fields_set else set()
+        settings = with_searches(settings, bench) if bench else settings
+        settings = with_audit(settings, audit) if audit else settings
+    own = {settings.rate} if audit or "rate" in settings.model_fields_set else set()
     with common.waiting("simulating"):
         points = table(settings, sorted({*RATES, *own}))
         broken = breaking(settings, points)
@@ -98,8 +118,9 @@ def plan(
         }
         typer.echo(json.dumps({**data, "breaks": broken.as_dict() if broken else None}, indent=1))
         return
-    common.out.print(_table(points, own))
-    common.out.print(_words(settings, broken), style="dim")
+    common.out.print(_assumed(settings, bench or audit))
+    common.show_numbers(_table(points, own))
+    common.out.print(_words(settings, points, broken), style="dim")
 
 
 @app.command()
@@ -116,8 +137,7 @@ def measure(
     _installed()
     from ttsa_guard.plan.measure import measure as measured
 
-    if not out.parent.is_dir():
-        raise ConfigError(f"there is no folder {out.parent}", hint="make it first")
+    ready_file(out)
     guard = common.build_guard(common.settings(model, config))
     with common.quiet(), common.waiting("measuring; let nothing else run"):
         costs = common.run(guard, measured(guard, rows=rows))
@@ -157,7 +177,7 @@ def validate(
     Example: ttsa-guard plan validate --out validation --seconds 120
     """
     _installed()
-    out.mkdir(parents=True, exist_ok=True)
+    ready_folder(out)
     picture = out / "validation.png"
     ready(picture)
     from ttsa_guard.plan.validation import Validator
@@ -181,7 +201,7 @@ def validate(
     if as_json:
         typer.echo(text)
     else:
-        common.out.print(_validated(validation))
+        common.show_numbers(_validated(validation))
         flagged = f"{validation.flags:.0%} of them flagged"
         told = f"capacity: {validation.capacity:.3g} answers a second, {flagged}"
         common.out.print(told, style="dim", soft_wrap=True)
@@ -197,7 +217,8 @@ def _table(points: Sequence[LoadPoint], own: set[float]) -> Table:
     titles = (
         "answers\na second",
         "repli-\ncas",
-        "rows\nused",
+        "time\nbusy",
+        "load",
         "unflagged\np95, s",
         "flagged\np50, s",
         "\np95, s",
@@ -210,18 +231,68 @@ def _table(points: Sequence[LoadPoint], own: set[float]) -> Table:
         shown = [p.unflagged.get("p95"), *(p.flagged.get(q) for q in ("p50", "p95", "p99"))]
         seconds = [f"{x:.3g}" if x is not None else "" for x in shown]
         late = f"{p.deadline:.1%}" if p.flagged else ""
-        first = (f"{p.rate:,g}", f"{p.replicas:,}", f"{p.rows:.0%}")
+        rate = f"{p.rate:,.0f}" if p.rate >= 100 else f"{p.rate:.3g}"
+        first = (rate, f"{p.replicas:,}", f"{p.busy:.0%}", f"{p.load:.0%}")
         last = (late, f"{p.cost:,.2f}", p.limit or "")
         table.add_row(*first, *seconds, *last, style="bold" if p.rate in own else "")
     return table
 
 
-def _words(settings: PlanConfig, broken: LoadPoint | None) -> str:
-    number = f"{settings.replicas} replicas" if settings.replicas else "as many replicas as help"
-    if broken is None or broken.limit is None:
-        return f"with {number}, nothing breaks; seconds are those that the review adds"
-    rate = f"{broken.rate:,.3g} answers a second"
-    return f"with {number}, {_BREAKS[broken.limit]} breaks first, at {rate}"
+def _words(settings: PlanConfig, points: Sequence[LoadPoint], broken: LoadPoint | None) -> str:
+    number = "as many replicas as help"
+    if settings.replicas:
+        number = common.counted(settings.replicas, "replica")
+    told = "nothing breaks"
+    if broken and broken.limit:
+        always = broken.rate < points[0].rate / _ALWAYS
+        when = "at any rate" if always else f"at {broken.rate:,.3g} answers a second"
+        told = f"{_BREAKS[broken.limit]} breaks first, {when}"
+    return f"with {number}, {told}; {_LEGEND}"
+
+
+def _assumed(settings: PlanConfig, measured: Path | None) -> Table:
+    """Return what the numbers rest on, so that nobody takes a default for a fact."""
+    gate = settings.first
+    limit = f", at most {gate.per_second:g} calls a second" if gate.per_second else ""
+    generated = {"chat": "generated here", "reviews": "generated elsewhere"}[settings.traffic]
+    table = Table.grid(padding=(0, 2))
+    for name, told in (
+        ("model", _machine(settings)),
+        ("answers", f"{settings.tokens:g} tokens, {generated}; prompts {settings.prompt}"),
+        ("flagged", f"{settings.flags:.2%}, mended within {settings.deadline:g} s"),
+        ("search", _search(settings, measured)),
+        ("gate", f"{1e3 * gate.p50:.3g} ms a call (median){limit}"),
+        ("price", f"{settings.price:g} for a replica and hour"),
+        ("target", f"95 % of the flagged answers take at most {settings.target:g} s longer"),
+    ):
+        table.add_row(f"[dim]{name}[/]", common.plain(told))
+    return table
+
+
+def _machine(settings: PlanConfig) -> str:
+    if settings.costs:
+        about = settings.costs.about
+        return f"{about.get('model', 'a model')} on {about.get('device', 'a device')}, as measured"
+    shape = settings.shape
+    return (
+        f"{shape.parameters / 1e9:g} billion parameters of {shape.bytes:g} bytes, on"
+        f" {shape.memory / 1e9:g} GB, {shape.flops / 1e12:g} TFLOP/s and"
+        f" {shape.bandwidth / 1e12:g} TB/s, {shape.efficiency:.0%} of them reached;"
+        " an estimate: measure yours with 'plan measure'"
+    )
+
+
+def _search(settings: PlanConfig, measured: Path | None) -> str:
+    searches = settings.searches
+    passes, generations = mean(s.passes for s in searches), mean(s.generations for s in searches)
+    taken = f"{generations:.1f} generations in {passes:.1f} passes"
+    if measured:
+        return f"{taken}: as in {measured}, with the lengths there, whatever --tokens says"
+    known = "searches" in settings.model_fields_set
+    told = "as the settings say" if known else "like the benchmark's default"
+    if all(s.tokens is not None for s in searches):
+        return f"{taken}: {told}"
+    return f"{taken}: {told}; drafts of up to {settings.draft} tokens, then the rest of the answer"
 
 
 def _validated(validation: Validation) -> Table:

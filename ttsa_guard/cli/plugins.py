@@ -3,35 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from importlib.metadata import EntryPoint, entry_points
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
-from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
 from rich.table import Table
 
 from ttsa_guard.cli.common import out, plain, quiet
-from ttsa_guard.errors import PluginError
-from ttsa_guard.hookspecs import PROJECT
-from ttsa_guard.plugins import KINDS, RENAMED, Plugins
+from ttsa_guard.cli.listing import declared, imported, installed
 
-
-@dataclass(frozen=True)
-class Listed:
-    """One entry point of our group."""
-
-    name: str
-    package: str
-    kinds: tuple[str, ...] = ()
-    error: str = ""
-    options: dict[str, type[BaseModel]] = field(default_factory=dict)
-    """By kind; known only if the plugin was imported."""
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 
 def plugins(
@@ -43,6 +24,8 @@ def plugins(
 
     Example: ttsa-guard plugins --verbose
     """
+    from ttsa_guard.plugins import RENAMED
+
     with quiet():
         points = installed(imported if verbose else declared)
     table = Table("plugin", "kind", "package", box=None, pad_edge=False, header_style="bold")
@@ -66,61 +49,6 @@ def plugins(
         out.print("\n[dim]--verbose shows their options[/]")
 
 
-def installed(look: Callable[[EntryPoint], Listed]) -> list[Listed]:
-    """Return all entry points of the group by name, seen through `look`.
-
-    A name must not come from two packages.
-    """
-    # one installation may be found twice
-    points = {point.value: point for point in entry_points(group=PROJECT)}
-    names = Counter(point.name for point in points.values())
-    seen = sorted(
-        (look(point) for point in points.values()), key=lambda listed: (listed.name, listed.package)
-    )
-    return [
-        replace(one, error="two packages bring this name") if names[one.name] > 1 else one
-        for one in seen
-    ]
-
-
-def declared(point: EntryPoint) -> Listed:
-    """Read what the plugin's source says, without importing it: a backend would bring torch."""
-    try:
-        spec = find_spec(point.module)
-    except Exception as error:  # a parent package that does not import
-        return Listed(point.name, _package(point), error=f"{type(error).__name__}: {error}")
-    if spec is None:
-        return Listed(point.name, _package(point), error=f"there is no module {point.module!r}")
-    readable = spec.origin and spec.origin.endswith(".py")
-    source = Path(spec.origin).read_text(encoding="utf-8") if spec.origin and readable else ""
-    kinds = tuple(k[:-1] for k in KINDS if re.search(rf"\bdef ttsa_register_{k}\b", source))
-    return Listed(point.name, _package(point), kinds)
-
-
-def imported(point: EntryPoint) -> Listed:
-    """Import the plugin, and see what it registers."""
-    loader = Plugins()
-    try:
-        plugin = point.load()
-        loader.add(plugin)
-    except Exception as error:
-        reason = (
-            error.message if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
-        )
-        return Listed(point.name, _package(point), error=reason)
-    options = {
-        kind[:-1]: made[point.name].options
-        for kind, made in loader.found.items()
-        if point.name in made
-    }
-    problem = "" if options else "it registers nothing under this name"
-    return Listed(point.name, _package(point), tuple(options), problem, options)
-
-
-def _package(point: EntryPoint) -> str:
-    return f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown package"
-
-
 def _show_options(title: str, options: type[BaseModel]) -> None:
     out.print(f"\n[bold]{title}[/]" + ("" if options.model_fields else "  no options"))
     table = Table(box=None, pad_edge=False, show_header=False)
@@ -137,6 +65,8 @@ def _show_options(title: str, options: type[BaseModel]) -> None:
 
 
 def _default(option: Any) -> Any:
+    from pydantic_core import PydanticUndefined
+
     default = option.get_default(call_default_factory=True)
     return None if default is PydanticUndefined else default
 

@@ -10,13 +10,13 @@ import typer
 
 from ttsa_guard.cli import common
 from ttsa_guard.cli.common import out, plain
-from ttsa_guard.config import GuardConfig
 from ttsa_guard.errors import ConfigError
-from ttsa_guard.settings import read_yaml
+from ttsa_guard.files import ready_file, reason
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from ttsa_guard.config import GuardConfig
     from ttsa_guard.profile import ModelProfile
 
 _PROBES = ("harmless", "unsafe")
@@ -28,7 +28,12 @@ _PROBES = ("harmless", "unsafe")
 )
 def profile(
     model: Annotated[
-        str, typer.Argument(help="'embedded', a Hugging Face name, or a path.", show_default=False)
+        str,
+        typer.Argument(
+            help="'embedded', a Hugging Face name, or a path.",
+            show_default=False,
+            autocompletion=common.model_names,
+        ),
     ],
     file: Annotated[
         Path | None,
@@ -54,13 +59,14 @@ def profile(
     """
     asked = _probes(prompts) if prompts else {}
     settings = common.settings(model, config)
-    collected = _collected(settings, moderator, samples, asked, trials=trials)
     path = file or _cached(model)
+    ready_file(path, make=True)
+    collected = _collected(settings, moderator, samples, asked, trials=trials)
     try:
         collected.save(path)
     except OSError as error:
         raise ConfigError(
-            f"cannot write {path}: {error.strerror}", hint="give another file with --out"
+            f"cannot write {path}: {reason(error)}", hint="give another file with --out"
         ) from error
     kinds = Counter(opening.kind for opening in collected.openings)
     floor = "not measured" if collected.floor is None else f"{collected.floor:.2f} nats"
@@ -129,6 +135,8 @@ def _probes(path: Path) -> dict[str, list[str]]:
     Raises:
         ConfigError: it is not a mapping of "harmless" and "unsafe" to lists of texts.
     """
+    from ttsa_guard.settings import read_yaml
+
     hint = "write two lists of questions: 'harmless:' and 'unsafe:'"
     data = read_yaml(path, hint=hint)
     if not isinstance(data, dict) or set(data) != set(_PROBES):

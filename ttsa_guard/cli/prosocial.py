@@ -14,6 +14,7 @@ import typer
 from ttsa_guard.cli import common
 from ttsa_guard.cli.common import out, plain
 from ttsa_guard.errors import ConfigError
+from ttsa_guard.files import ready_file, ready_folder
 
 if TYPE_CHECKING:
     from ttsa_guard.steerers.prosocial.adapter import AdapterShape
@@ -21,7 +22,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 Model = Annotated[
-    str, typer.Argument(help="'embedded', a Hugging Face name, or a path.", show_default=False)
+    str,
+    typer.Argument(
+        help="'embedded', a Hugging Face name, or a path.",
+        show_default=False,
+        autocompletion=common.model_names,
+    ),
 ]
 Steps = Annotated[int, typer.Option(min=1, help="Steps of the optimizer.")]
 Peak = Annotated[float, typer.Option(min=0, help="Highest learning rate.")]
@@ -85,6 +91,9 @@ def harm_vector(
 
     if not 0 < keep <= 1:  # known before the training, not only after it
         raise ConfigError("--keep is no share", hint="give one in (0, 1]")
+    ready_file(file, make=True)
+    if regulated:
+        ready_folder(regulated, "--regulated")
     read = read_answers(examples)
     with _loaded(model, device) as (loaded, encode):
         with _bar("tuning on harm", steps, state) as on_step:
@@ -151,6 +160,7 @@ def train(
     from ttsa_guard.steerers.prosocial import training
     from ttsa_guard.steerers.prosocial.data import read_pairs
 
+    ready_file(file, make=True)
     read = [pair for named in pairs for pair in read_pairs(*_named(named))]
     with (
         _loaded(model, device) as (loaded, encode),

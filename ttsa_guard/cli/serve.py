@@ -21,6 +21,7 @@ def serve(
         str,
         typer.Option(
             help="Base URL of the OpenAI-compatible server with the chat model.",
+            envvar="TTSA_GUARD_UPSTREAM",
             show_default=False,
         ),
     ],

@@ -14,11 +14,11 @@ import yaml
 
 from ttsa_guard.cli import common
 from ttsa_guard.cli.compare import judged
-from ttsa_guard.config import GuardConfig, Member
 from ttsa_guard.errors import UsageError
 from ttsa_guard.moderators.labelled import is_harmful, read_texts
 
 if TYPE_CHECKING:
+    from ttsa_guard.config import GuardConfig
     from ttsa_guard.moderators.base import Moderator
     from ttsa_guard.moderators.tuning import TunedThreshold
 
@@ -83,6 +83,8 @@ def _without_thresholds(
     """Return the settings with this moderator alone and without its thresholds, which change its
     scores, and its other options.
     """
+    from ttsa_guard.config import Member
+
     use = common.named(moderator, (*settings.gate, *settings.guide))
     options = {key: value for key, value in use.options.items() if key not in _THRESHOLDS}
     members = (Member(use=moderator, options=options),)

@@ -13,6 +13,7 @@ import typer
 
 from ttsa_guard.cli import audit, common
 from ttsa_guard.errors import ConfigError
+from ttsa_guard.files import ready_file, reason
 
 if TYPE_CHECKING:
     from ttsa_guard.pages.reviews import Audit
@@ -47,6 +48,8 @@ def view(
 
     if html and html.exists() and file.exists() and html.samefile(file):
         raise ConfigError(f"--html would overwrite {file}", hint="name another file for the page")
+    if html:
+        ready_file(html, "--html")
     with common.waiting(f"reading {file}"):
         found = read(file, last=last)
     if as_json:
@@ -70,7 +73,7 @@ def _written(found: Audit, html: Path | None) -> Path:
         html.write_bytes(content)
     except OSError as error:
         raise ConfigError(
-            f"cannot write {html or 'the page'}: {type(error).__name__}",
+            f"cannot write {html or 'the page'}: {reason(error)}",
             hint="name a file in a folder that exists: --html FILE",
         ) from None
     return html.resolve()

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from jinja2 import TemplateError
-from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from ttsa_guard.errors import PromptError
 from ttsa_guard.hf.tokens import markers, without_markers
 from ttsa_guard.messages import Message, Prompt, Scope, Soft, Tokens
 from ttsa_guard.reasoning import CLOSE, OPEN
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ttsa_guard.hf.light import LightTokenizer
+
+    ChatTokenizer: TypeAlias = PreTrainedTokenizerBase | LightTokenizer
 
 _MARK = "\ue000content\ue000"  # characters for private use, which no template contains
 _OPENED = re.compile(rf"{OPEN}\s*\Z")
@@ -22,7 +28,7 @@ _SWITCH = "enable_thinking"
 
 
 def render(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: ChatTokenizer,
     messages: Sequence[Message],
     *,
     scope: Scope,
@@ -45,7 +51,7 @@ def render(
 
 
 def render_reasoning(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], **template_options: Any
+    tokenizer: ChatTokenizer, messages: Sequence[Message], **template_options: Any
 ) -> tuple[Prompt, str]:
     """Write the conversation for an answer with reasoning; see `Reasons.render_reasoning`."""
     text = _templated(tokenizer, _turns(tokenizer, messages), template_options)
@@ -60,9 +66,7 @@ def render_reasoning(
     return Prompt((Tokens(ids),)), opened.group() if opened else ""
 
 
-def answering(
-    tokenizer: PreTrainedTokenizerBase, template_options: dict[str, Any]
-) -> dict[str, Any]:
+def answering(tokenizer: ChatTokenizer, template_options: dict[str, Any]) -> dict[str, Any]:
     """Return the options, with reasoning switched off if the model's template can do that."""
     if _SWITCH not in str(tokenizer.chat_template):
         return template_options
@@ -70,7 +74,7 @@ def answering(
 
 
 def locate(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], **template_options: Any
+    tokenizer: ChatTokenizer, messages: Sequence[Message], **template_options: Any
 ) -> tuple[str, list[tuple[int, int]]]:
     """Find the words of the last user message among the tokens; see `ExposesLogProbs.locate`."""
     text, encoded, (first, last) = _encoded(tokenizer, messages, "user", template_options)
@@ -82,11 +86,11 @@ def locate(
 
 
 def _encoded(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: ChatTokenizer,
     messages: Sequence[Message],
     scope: Scope,
     template_options: dict[str, Any],
-) -> tuple[str, BatchEncoding, tuple[int, int]]:
+) -> tuple[str, Any, tuple[int, int]]:
     """Return the conversation as text, as tokens with their offsets, and the span of `scope`.
 
     The span is [first, last), in characters of the text.
@@ -106,7 +110,7 @@ def _encoded(
     return text, encoded, (first, last)
 
 
-def _turns(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[dict[str, str]]:
+def _turns(tokenizer: ChatTokenizer, messages: Sequence[Message]) -> list[dict[str, str]]:
     if not tokenizer.chat_template:
         raise PromptError(
             "the model has no chat template",
@@ -122,7 +126,7 @@ def _turns(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> l
 
 
 def _templated(
-    tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], options: dict[str, Any]
+    tokenizer: ChatTokenizer, turns: list[dict[str, str]], options: dict[str, Any]
 ) -> str:
     for conversation in (turns, _system_folded(turns)):
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -92,9 +93,19 @@ def _explained(source: Source, wanted: str) -> Iterator[None]:
         yield
     except Exception as error:
         raise ModelError(
-            f"model {source.path!r} cannot be loaded: {type(error).__name__}",
+            f"model {source.path!r} cannot be loaded: {_why(error, source)}",
             hint=_hint(error, wanted),
         ) from error
+
+
+def _why(error: Exception, source: Source) -> str:
+    place = Path(source.path)
+    if isinstance(error, OSError) and not place.exists():
+        local = place.is_absolute() or source.path.startswith((".", "~"))
+        return "there is no such folder" + ("" if local else ", and the hub gave no such model")
+    if source.gguf_file and not (place / source.gguf_file).is_file():
+        return f"there is no file {source.gguf_file} in it"
+    return type(error).__name__
 
 
 def _unpacked() -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ttsa_guard.errors import ConfigError, UsageError
+from ttsa_guard.files import reason
 
 HARMFUL = frozenset(
     {"1", "true", "yes", "unsafe", "harmful", "toxic", "flagged", "bad", "offensive", "hate"}
@@ -80,7 +81,7 @@ def read_texts(file: Path, *, text: str = "text", prompt: str = "prompt") -> Ite
                     yield _labelled(file, number, line, text, prompt)
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise ConfigError(
-            f"cannot read {file}: {type(error).__name__}", hint="give a UTF-8 file of JSON lines"
+            f"cannot read {file}: {reason(error)}", hint="give a UTF-8 file of JSON lines"
         ) from None
 
 
@@ -120,7 +121,12 @@ def _labelled(file: Path, number: int, line: str, text: str, prompt: str) -> Lab
         raise UsageError(
             f"{file}, line {number}: not JSON", hint="each line is one JSON object"
         ) from None
-    if not isinstance(data, dict) or not isinstance(data.get(text), str):
+    if not isinstance(data, dict):
+        raise UsageError(
+            f"{file}, line {number}: no JSON object",
+            hint=f'write lines such as {{"{text}": "..."}}',
+        )
+    if not isinstance(data.get(text), str):
         raise UsageError(
             f"{file}, line {number}: no text in the field {text!r}",
             hint="name it with --text-field",

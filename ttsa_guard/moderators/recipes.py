@@ -12,6 +12,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from ttsa_guard.errors import ConfigError, nearest
+from ttsa_guard.files import reason
 from ttsa_guard.settings import Settings, validated
 
 
@@ -86,7 +87,7 @@ def recipe_for(model: str, recipe: str | dict[str, Any] | None) -> Recipe:
             data = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise ConfigError(
-                f"cannot read the recipe {recipe}: {type(error).__name__}", hint="give a YAML file"
+                f"cannot read the recipe {recipe}: {reason(error)}", hint="give a YAML file"
             ) from None
         return validated(Recipe, data, where=recipe)
     if recipe is not None:

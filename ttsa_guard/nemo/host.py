@@ -17,6 +17,7 @@ from nemoguardrails.rails.llm.llmrails import LLMRails
 from pydantic import Field
 
 from ttsa_guard.config import GuardConfig
+from ttsa_guard.environment import with_environment
 from ttsa_guard.errors import ConfigError
 from ttsa_guard.guard import Guard
 from ttsa_guard.nemo.actions import NAME, TOOLS_FLOW, TOOLS_NAME, make_action, make_tools_action
@@ -63,7 +64,7 @@ def init(app: Any) -> None:
     """
     if installed_guard(app):
         return
-    config = GuardConfig.parse(app.config.custom_data.get(KEY))
+    config = GuardConfig.parse(with_environment(app.config.custom_data.get(KEY)))
     refuse_settings(app.config)
     refuse_other_weights(app.config, config.backend)
     if app.config.colang_version == "1.0" and not enabled(app):

@@ -11,7 +11,7 @@ from statistics import mean
 from typing import Any, Literal
 
 from ttsa_guard.plan.config import PlanConfig
-from ttsa_guard.plan.simulation import Result, enough, percentiles, simulate
+from ttsa_guard.plan.simulation import Result, effort, enough, percentiles, simulate
 
 Limit = Literal["moderation", "rows", "deadline", "target"]
 """What breaks: the calls that the moderation service takes, the replicas' rows, the time that a
@@ -36,6 +36,8 @@ class LoadPoint:
         unflagged, flagged, plain: percentiles "p50", "p95" and "p99" in seconds; `plain` for the
             plain answers themselves, where the replicas generate them.
         busy: share of the time in which a replica works.
+        load: share of the most work that the replicas could do, with all rows in use; what is
+            left is the headroom before a queue grows without end.
         rows: mean share of its rows in use.
         deadline: share of the flagged answers whose search ran out of time.
         gate: share of all answers whose gate call ran out of time.
@@ -52,6 +54,7 @@ class LoadPoint:
     flagged: dict[str, float]
     plain: dict[str, float]
     busy: float
+    load: float
     rows: float
     deadline: float
     gate: float
@@ -78,7 +81,7 @@ def point(plan: PlanConfig, rate: float, replicas: int) -> LoadPoint:
     if _work(plan, rate) >= replicas:  # the queue grows without end
         calls, cost = sum(_calls(plan)), _cost(plan, rate, replicas)
         return LoadPoint(
-            rate, replicas, {}, {}, {}, 1.0, 1.0, 0.0, 0.0, 0.0, calls, cost, limit="rows"
+            rate, replicas, {}, {}, {}, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, calls, cost, limit="rows"
         )
     result = simulate(plan, enough(plan, rate * share), replicas=simulated, share=share)
     return _summed_up(plan, rate, replicas, result)
@@ -96,6 +99,7 @@ def _summed_up(plan: PlanConfig, rate: float, replicas: int, result: Result) -> 
         flagged=percentiles([a.added for a in flagged]),
         plain=percentiles([a.plain for a in counted]) if plan.traffic == "chat" else {},
         busy=result.busy,
+        load=_work(plan, rate) / replicas,
         rows=result.rows,
         deadline=ends.count("deadline") / max(1, len(flagged)),
         gate=ends.count("gate") / max(1, len(counted)),
@@ -169,7 +173,8 @@ def _work(plan: PlanConfig, rate: float) -> float:
     costs = plan.measured
     token = min(costs.steps[n] / n for n in range(1, costs.rows + 1))
     prompt = costs.prefill * plan.prompt
-    search = mean(s.tokens * token + s.work + s.passes * prompt for s in plan.searches)
+    searches = [(s.work, *effort(s, plan)) for s in plan.searches]
+    search = mean(work + tokens * token + passes * prompt for work, tokens, passes in searches)
     plain = plan.tokens * token + prompt if plan.traffic == "chat" else 0.0
     return rate * (plain + plan.flags * search)
 

@@ -7,6 +7,7 @@ import random
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +23,8 @@ not answer, or nothing good was found."""
 _WARM = 0.1
 """Share of the simulated time that is left out at its beginning, when the replicas are still empty.
 """
+_DRAWS = 100
+"""Searches that are drawn to say what one takes on average."""
 _ALLOWANCE = 1.0
 """Seconds over which a service counts the calls of its limit."""
 Events = Generator[simpy.Event, Any, Any]
@@ -99,8 +102,8 @@ def length(mean: float, spread: float, rng: random.Random) -> int:
 def pass_lengths(
     search: SearchCosts, spread: float, rng: random.Random
 ) -> tuple[tuple[int, ...], ...]:
-    """Return the tokens of the rows of each pass."""
-    if not search.passes or not search.generations:
+    """Return the tokens of the rows of each pass of a search whose tokens are known."""
+    if not search.passes or not search.generations or search.tokens is None:
         return ()
     passes = min(search.passes, search.generations)
     if search.steps is None:
@@ -112,6 +115,34 @@ def pass_lengths(
     tokens = max(1.0, (search.tokens - search.steps) / max(1, others))
     shorter = [min(longest, length(tokens, spread, rng)) for _ in range(others)]
     return tuple((longest, *shorter[i::passes]) for i in range(passes))
+
+
+def passes_of(
+    search: SearchCosts, plan: PlanConfig, tokens: int, rng: random.Random
+) -> tuple[tuple[int, ...], ...]:
+    """Return the tokens of the rows of each pass of a search for an answer of `tokens`.
+
+    Where the search does not say how many it takes, its rows are drafts, and what is left of the
+    answer is a last pass of one row.
+    """
+    if search.tokens is not None:
+        return pass_lengths(search, plan.spread, rng)
+    rows = [min(plan.draft, length(tokens, plan.spread, rng)) for _ in range(search.generations)]
+    passes = min(search.passes, search.generations)
+    drafts = tuple(tuple(rows[i::passes]) for i in range(passes))
+    left = max(0, tokens - plan.draft) if drafts and search.swapped else 0
+    return (*drafts, (left,)) if left else drafts
+
+
+def effort(search: SearchCosts, plan: PlanConfig) -> tuple[float, float]:
+    """Return the tokens and the passes that a search takes on average."""
+    if search.tokens is not None:
+        return search.tokens, search.passes
+    rng = random.Random(plan.seed)
+    drawn = [
+        passes_of(search, plan, length(plan.tokens, plan.spread, rng), rng) for _ in range(_DRAWS)
+    ]
+    return fmean(sum(map(sum, passes)) for passes in drawn), fmean(map(len, drawn))
 
 
 def arrivals(plan: PlanConfig, rate: float) -> Iterator[Arrival]:
@@ -128,7 +159,7 @@ def arrivals(plan: PlanConfig, rate: float) -> Iterator[Arrival]:
         tokens = length(plan.tokens, plan.spread, rng)
         if rng.random() < plan.flags:
             search = rng.choice(plan.searches)
-            yield Arrival(at, tokens, search, pass_lengths(search, plan.spread, rng))
+            yield Arrival(at, tokens, search, passes_of(search, plan, tokens, rng))
         else:
             yield Arrival(at, tokens)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import signal
 from collections.abc import Callable
@@ -46,8 +47,12 @@ async def serve(
             await site.start()
         except OSError as error:
             raise ConfigError(
-                f"cannot listen on {host}:{port}: {type(error).__name__}",
-                hint="is the port taken, or the host another machine's? give another --port",
+                f"cannot listen on {host}:{port}: {error.strerror or type(error).__name__}",
+                hint=(
+                    "give another --port"
+                    if error.errno in (errno.EADDRINUSE, errno.EACCES)
+                    else "give an address of this machine to --host"
+                ),
             ) from None
         _until_signal(stop)
         ready(_address(host, runner))

@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ttsa_guard.checking.effective import HOST_KEYS
 from ttsa_guard.checking.folder import HostFolder
+from ttsa_guard.config import HOST_KEYS
 from ttsa_guard.errors import ConfigError
 from ttsa_guard.nemo.names import ENGINE, FLOW
 from ttsa_guard.service import base_address

@@ -15,15 +15,14 @@ import os
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import torch
 from pydantic import Field, field_validator
 
 from ttsa_guard.backends.base import Continuation
 from ttsa_guard.backends.vllm.checks import examine
-from ttsa_guard.backends.vllm.local import ChatPrompt, LocalHalf
 from ttsa_guard.backends.vllm.protocol import (
     CHAT,
     Call,
@@ -35,12 +34,16 @@ from ttsa_guard.backends.vllm.protocol import (
     prompt_log_likelihood,
 )
 from ttsa_guard.backends.vllm.replicas import Replica, Replicas
+from ttsa_guard.backends.vllm.texts import ChatPrompt, TextHalf
 from ttsa_guard.errors import InputError, ModelError, PromptError
 from ttsa_guard.hf.profiles import find_profile
 from ttsa_guard.hf.source import Source
 from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt, Scope
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -91,23 +94,20 @@ class VLLMOptions(Settings):
         return bases
 
 
-class VLLMBackend:
-    """One model on one or many servers.
+class VLLMTexts:
+    """One model on one or many servers, without its embeddings: it needs no torch.
 
     No server is asked anything before the first answer is wanted.
 
     Raises:
-        ModelError: the tokenizer or the embeddings cannot be loaded.
+        ModelError: the tokenizer cannot be loaded.
     """
 
     def __init__(self, options: VLLMOptions) -> None:
         self.options = options
         self.name = options.model
         self._served = options.served_name or options.model
-        self._local = LocalHalf(
-            Source.of(options.model).path, options.dtype, options.template_options
-        )
-        self.token_norm = self._local.token_norm
+        self._local = self._read()
         self.profile = find_profile(options.profile, options.model)
         self._sends_parts = True
         key = os.environ.get(options.key, "").strip()
@@ -119,6 +119,15 @@ class VLLMBackend:
             lambda replica: examine(replica, self._local, self._served),
         )
 
+    def _read(self) -> TextHalf:
+        """Read what is needed of the model in this process."""
+        from ttsa_guard.hf.light import LightTokenizer, context_of, ends_of
+
+        path = Source.of(self.options.model).path
+        tokenizer = LightTokenizer(path)
+        ends, context = ends_of(path, tokenizer), context_of(path, tokenizer)
+        return TextHalf(tokenizer, ends, context, self.options.template_options)
+
     @property
     def context_length(self) -> int:
         """The smallest context length, in tokens, of the servers that have been asked."""
@@ -128,11 +137,6 @@ class VLLMBackend:
     def device(self) -> str:
         """The number of servers, in words."""
         return f"{len(self.options.urls)} x vLLM"
-
-    @property
-    def dtype(self) -> str:
-        """The precision of the embeddings that are sent, for example "bfloat16"."""
-        return str(self._local.dtype).removeprefix("torch.")
 
     @property
     def decoding(self) -> str:
@@ -187,47 +191,9 @@ class VLLMBackend:
 
         return await self._servers.do(work)
 
-    async def embed(self, ids: Sequence[int]) -> torch.Tensor:
-        """Return the embeddings of token ids, [len(ids), hidden], float32 on the CPU."""
-        return self._local.embed(ids).float()
-
     async def log_likelihoods(self, prompt: Prompt, texts: Sequence[str]) -> list[float]:
         """Return the mean token log-likelihood of each text, in nats; see `ScoresText`."""
         return await _all(self._log_likelihood(prompt, text) for text in texts)
-
-    async def objective(
-        self,
-        prompt: Prompt,
-        soft_embeds: Sequence[torch.Tensor],
-        continuations: Sequence[Continuation],
-    ) -> torch.Tensor:
-        """Evaluate objective i at soft embeddings i, [n]; see `ScoresSoftEmbeds.objective`.
-
-        Servers do not score a prompt that has embeddings. But a server can be made to generate a
-        given token, and tells how likely it was. So this sends one request for each token that has
-        a weight. What several objectives have in common is asked once.
-        """
-        points = [moved.detach().float().cpu().numpy().tobytes() for moved in soft_embeds]
-        tokens = [c.tokens(self._local.tokenizer) for c in continuations]
-        wanted = {
-            (point, tuple(ids[: i + 1])): moved
-            for point, moved, (ids, weights) in zip(points, soft_embeds, tokens, strict=True)
-            for i, weight in enumerate(weights)
-            if weight
-        }
-        found = await _all(
-            self._log_probability(prompt, moved, ids) for (_, ids), moved in wanted.items()
-        )
-        known = dict(zip(wanted, found, strict=True))
-        values = []
-        for point, (ids, weights) in zip(points, tokens, strict=True):
-            terms = [
-                _term(weight, known[point, tuple(ids[: i + 1])])
-                for i, weight in enumerate(weights)
-                if weight
-            ]
-            values.append(sum(terms) / max(sum(map(abs, weights)), 1e-9))
-        return torch.tensor(values, dtype=torch.float32)
 
     async def close(self) -> None:
         """Close the connections to the servers."""
@@ -239,21 +205,6 @@ class VLLMBackend:
         async def work(replica: Replica) -> Generation:
             choice = await self._asked(replica, request, opening)
             return self._generation(request, choice.token_ids, choice.finished)
-
-        return await self._servers.do(work)
-
-    async def _log_probability(
-        self, prompt: Prompt, soft_embeds: torch.Tensor, ids: tuple[int, ...]
-    ) -> float:
-        """Return the log-probability, in nats, of the last of `ids` after what stands before it."""
-        request = GenerationRequest(
-            prompt, soft_embeds=soft_embeds, max_new_tokens=1, temperature=0
-        )
-
-        async def work(replica: Replica) -> float:
-            return log_probability(
-                await self._asked(replica, request, ids[:-1], token=ids[-1]), ids[-1]
-            )
 
         return await self._servers.do(work)
 
@@ -288,24 +239,12 @@ class VLLMBackend:
                 call = self._whole(request, tail)
 
     def _call(self, request: GenerationRequest, tail: Sequence[int]) -> Call:
-        """Return the cheapest request for what comes after the prompt and `tail`.
-
-        If the server makes the same prompt of a chat message, only the soft embeddings are sent, in
-        that message.
-        """
-        prompt, tail = request.prompt, tuple(tail)
-        if request.soft_embeds is not None and isinstance(prompt, ChatPrompt) and self._sends_parts:
-            begun = self._local.begun(prompt, tail)
-            if begun is not None:
-                soft_embeds = self._local.checked(prompt, request.soft_embeds)
-                return Call.of_parts(prompt, soft_embeds, tail, begun, self._local.template_options)
+        """Return the cheapest request for what comes after the prompt and `tail`."""
         return self._whole(request, tail)
 
     def _whole(self, request: GenerationRequest, tail: Sequence[int]) -> Call:
-        """Return a request with the whole prompt: token ids or, if some are soft, embeddings."""
-        if request.soft_embeds is None:
-            return Call.of_ids(request.prompt, tail)
-        return Call.of_embeds(self._local.assemble(request.prompt, request.soft_embeds, tail))
+        """Return a request with the whole prompt."""
+        return Call.of_ids(request.prompt, tail)
 
     def _body(
         self, replica: Replica, request: GenerationRequest, call: Call, *, done: int = 0
@@ -363,6 +302,109 @@ class VLLMBackend:
         return await self._servers.do(work) if ids else 0.0
 
 
+class VLLMBackend(VLLMTexts):
+    """One model on one or many servers, to which embeddings are sent, too.
+
+    No server is asked anything before the first answer is wanted.
+
+    Raises:
+        ModelError: the tokenizer or the embeddings cannot be loaded.
+    """
+
+    def __init__(self, options: VLLMOptions) -> None:
+        super().__init__(options)
+        self.token_norm = self._half.token_norm
+
+    def _read(self) -> TextHalf:
+        from ttsa_guard.backends.vllm.local import LocalHalf
+
+        options = self.options
+        self._half = LocalHalf(
+            Source.of(options.model).path, options.dtype, options.template_options
+        )
+        return self._half
+
+    @property
+    def dtype(self) -> str:
+        """The precision of the embeddings that are sent, for example "bfloat16"."""
+        return str(self._half.dtype).removeprefix("torch.")
+
+    async def embed(self, ids: Sequence[int]) -> torch.Tensor:
+        """Return the embeddings of token ids, [len(ids), hidden], float32 on the CPU."""
+        return self._half.embed(ids).float()
+
+    async def objective(
+        self,
+        prompt: Prompt,
+        soft_embeds: Sequence[torch.Tensor],
+        continuations: Sequence[Continuation],
+    ) -> torch.Tensor:
+        """Evaluate objective i at soft embeddings i, [n]; see `ScoresSoftEmbeds.objective`.
+
+        Servers do not score a prompt that has embeddings. But a server can be made to generate a
+        given token, and tells how likely it was. So this sends one request for each token that has
+        a weight. What several objectives have in common is asked once.
+        """
+        import torch
+
+        points = [moved.detach().float().cpu().numpy().tobytes() for moved in soft_embeds]
+        tokens = [c.tokens(self._half.tokenizer) for c in continuations]
+        wanted = {
+            (point, tuple(ids[: i + 1])): moved
+            for point, moved, (ids, weights) in zip(points, soft_embeds, tokens, strict=True)
+            for i, weight in enumerate(weights)
+            if weight
+        }
+        found = await _all(
+            self._log_probability(prompt, moved, ids) for (_, ids), moved in wanted.items()
+        )
+        known = dict(zip(wanted, found, strict=True))
+        values = []
+        for point, (ids, weights) in zip(points, tokens, strict=True):
+            terms = [
+                _term(weight, known[point, tuple(ids[: i + 1])])
+                for i, weight in enumerate(weights)
+                if weight
+            ]
+            values.append(sum(terms) / max(sum(map(abs, weights)), 1e-9))
+        return torch.tensor(values, dtype=torch.float32)
+
+    async def _log_probability(
+        self, prompt: Prompt, soft_embeds: torch.Tensor, ids: tuple[int, ...]
+    ) -> float:
+        """Return the log-probability, in nats, of the last of `ids` after what stands before it."""
+        request = GenerationRequest(
+            prompt, soft_embeds=soft_embeds, max_new_tokens=1, temperature=0
+        )
+
+        async def work(replica: Replica) -> float:
+            return log_probability(
+                await self._asked(replica, request, ids[:-1], token=ids[-1]), ids[-1]
+            )
+
+        return await self._servers.do(work)
+
+    def _call(self, request: GenerationRequest, tail: Sequence[int]) -> Call:
+        """Return the cheapest request for what comes after the prompt and `tail`.
+
+        If the server makes the same prompt of a chat message, only the soft embeddings are sent, in
+        that message.
+        """
+        prompt, tail = request.prompt, tuple(tail)
+        if request.soft_embeds is not None and isinstance(prompt, ChatPrompt) and self._sends_parts:
+            begun = self._half.begun(prompt, tail)
+            if begun is not None:
+                soft_embeds = self._half.checked(prompt, request.soft_embeds)
+                return Call.of_parts(prompt, soft_embeds, tail, begun, self._half.template_options)
+        return self._whole(request, tail)
+
+    def _whole(self, request: GenerationRequest, tail: Sequence[int]) -> Call:
+        """Return a request with the whole prompt: token ids or, if some are soft, embeddings."""
+        if request.soft_embeds is None:
+            return super()._whole(request, tail)
+        return Call.of_embeds(self._half.assemble(request.prompt, request.soft_embeds, tail))
+
+
 def _term(weight: float, log_probability: float) -> float:
     """Return what a token adds to an objective; see `Continuation`."""
     if weight > 0:
@@ -380,7 +422,13 @@ async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
             task.cancel()
 
 
+def made(options: VLLMOptions) -> VLLMTexts:
+    """Make the backend: without torch and transformers, the one that sends texts alone."""
+    whole = all(find_spec(package) for package in ("torch", "transformers"))
+    return (VLLMBackend if whole else VLLMTexts)(options)
+
+
 @hookimpl
 def ttsa_register_backends(register: Register) -> None:
     """Register the backend ``vllm``."""
-    register("vllm", VLLMBackend, options=VLLMOptions)
+    register("vllm", made, options=VLLMOptions)

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeGuard
 
-from ttsa_guard.backends.vllm.local import LocalHalf
 from ttsa_guard.backends.vllm.protocol import COMPLETIONS, Call, answered, top_log_probabilities
 from ttsa_guard.backends.vllm.replicas import Replica
+from ttsa_guard.backends.vllm.texts import TextHalf
 from ttsa_guard.errors import AccessError, InputError, ModelError
 from ttsa_guard.messages import Prompt, Tokens
+
+if TYPE_CHECKING:
+    from ttsa_guard.backends.vllm.local import LocalHalf
 
 OLDEST = (0, 31)
 _PROBE = "How are you?"
@@ -25,7 +29,7 @@ With the embeddings of another model the difference is larger.
 """
 
 
-async def examine(replica: Replica, local: LocalHalf, name: str) -> int:
+async def examine(replica: Replica, local: TextHalf, name: str) -> int:
     """Check a server, and return its context length in tokens.
 
     Raises:
@@ -36,13 +40,26 @@ async def examine(replica: Replica, local: LocalHalf, name: str) -> int:
     context = await _context(replica, local, name)
     ids = tuple(local.encode(_PROBE))
     call = Call.of_ids(Prompt((Tokens(ids),)), ())
-    embeds = Call.of_embeds(local.embed(ids))
     try:
         by_ids = await _likeliest(replica, name, call, _TOP)
     except InputError:
         raise ModelError(
             "the server does not know the tokens of the configured model", hint=_other(name)
         ) from None
+    if _embeds(local):
+        await _embeddings(replica, local, name, ids, by_ids)
+    return context
+
+
+def _embeds(local: TextHalf) -> TypeGuard[LocalHalf]:
+    return local.embeds
+
+
+async def _embeddings(
+    replica: Replica, local: LocalHalf, name: str, ids: Sequence[int], by_ids: Mapping[str, float]
+) -> None:
+    """Check that the server takes embeddings, and that its model has those of `local`."""
+    embeds = Call.of_embeds(local.embed(ids))
     try:
         by_embeds = await _likeliest(replica, name, embeds, 4 * _TOP)
     except InputError as error:
@@ -55,7 +72,6 @@ async def examine(replica: Replica, local: LocalHalf, name: str) -> int:
             "the server's model has other input embeddings than the configured one",
             hint=_other(name),
         )
-    return context
 
 
 async def _version(replica: Replica) -> None:
@@ -72,7 +88,7 @@ async def _version(replica: Replica) -> None:
         )
 
 
-async def _context(replica: Replica, local: LocalHalf, name: str) -> int:
+async def _context(replica: Replica, local: TextHalf, name: str) -> int:
     said = await replica.get("/v1/models")
     listed = said.get("data") if isinstance(said, dict) else None
     models: dict[Any, Any] = (

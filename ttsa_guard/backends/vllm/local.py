@@ -8,9 +8,8 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jinja2 import TemplateError
@@ -18,11 +17,12 @@ from safetensors import safe_open
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
+from ttsa_guard.backends.vllm.texts import ChatPrompt, TextHalf
 from ttsa_guard.errors import ModelError
-from ttsa_guard.hf.chat_template import answering, render, render_reasoning
+from ttsa_guard.hf.chat_template import render
 from ttsa_guard.hf.loading import load_config, load_tokenizer
 from ttsa_guard.hf.source import Source
-from ttsa_guard.hf.tokens import encodable, markers, without_markers
+from ttsa_guard.hf.tokens import markers, without_markers
 from ttsa_guard.messages import Message, Prompt, Scope
 
 PLACEHOLDER = "<prompt_embeds>"
@@ -40,23 +40,8 @@ _WANTED = (
 )
 
 
-@dataclass(frozen=True)
-class ChatPrompt(Prompt):
-    """A prompt that the server can make, too.
-
-    Its soft embeddings are exactly the text of one message.
-
-    Args:
-        turns: (role, text) of all messages.
-        soft: index of the message whose embeddings are soft.
-    """
-
-    turns: tuple[tuple[str, str], ...]
-    soft: int
-
-
-class LocalHalf:
-    """A model without its weights.
+class LocalHalf(TextHalf):
+    """A model without its weights but for its input embeddings.
 
     Only one tensor is read, the table of input embeddings, from safetensors.
 
@@ -70,10 +55,12 @@ class LocalHalf:
         ModelError: the tokenizer or the table cannot be loaded.
     """
 
+    embeds: ClassVar[bool] = True
+
     def __init__(self, path: str, dtype: str, template_options: dict[str, Any]) -> None:
         self.begun = lru_cache(1024)(self._begun)  # it is asked again for every probe of a search
         source = Source(path)
-        self.tokenizer = load_tokenizer(source, wanted=_WANTED)
+        tokenizer = load_tokenizer(source, wanted=_WANTED)
         config = load_config(source, wanted=_WANTED)
         try:
             self.table = _table(path)
@@ -84,13 +71,13 @@ class LocalHalf:
                 f"the embeddings of {path!r} cannot be loaded: {type(error).__name__}",
                 hint=f"give {_WANTED}",
             ) from error
-        self._options = template_options
-        self.template_options = answering(self.tokenizer, template_options)
         self.dtype: torch.dtype = self.table.dtype if dtype == "auto" else getattr(torch, dtype)
         self.token_norm = float(self.table[:8192].float().norm(dim=-1).mean())
         limit = getattr(config.get_text_config(), "max_position_embeddings", None)
-        self.context_length = int(limit or self.tokenizer.model_max_length)
-        self.ends = _ends(path, config, self.tokenizer)
+        ends = _ends(path, config, tokenizer)
+        super().__init__(
+            tokenizer, ends, int(limit or tokenizer.model_max_length), template_options
+        )
         self._marked = copy.deepcopy(self.tokenizer)
         self._marked.add_special_tokens({"additional_special_tokens": [PLACEHOLDER]})
 
@@ -108,10 +95,6 @@ class LocalHalf:
         asked = max(i for i, (role, text) in enumerate(turns) if role == "user" and text.strip())
         chat = ChatPrompt(prompt.segments, turns, asked)
         return chat if scope == "user" and self._renders_alike(chat, ()) else prompt
-
-    def render_reasoning(self, messages: Sequence[Message]) -> tuple[Prompt, str]:
-        """Write the conversation for an answer with reasoning; see `Reasons.render_reasoning`."""
-        return render_reasoning(self.tokenizer, messages, **self._options)
 
     def _begun(self, prompt: ChatPrompt, tail: tuple[int, ...]) -> str | None:
         """Return the text of the assistant's turn of which the server makes the ids `tail`.
@@ -154,17 +137,6 @@ class LocalHalf:
         ):
             return False
         return (*prompt.ids, *tail) == (*ids[: at[0]], *prompt.soft_ids, *ids[at[0] + 1 :])
-
-    def encode(self, text: str) -> list[int]:
-        """Return the token ids of `text`, without special tokens."""
-        ids: list[int] = (
-            self.tokenizer.encode(encodable(text), add_special_tokens=False) if text else []
-        )
-        return ids
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of token ids, without special tokens."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     # ------------------------------------------------------------------ embeddings
 

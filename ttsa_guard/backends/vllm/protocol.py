@@ -10,14 +10,16 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ttsa_guard.backends.vllm.local import ChatPrompt
+from ttsa_guard.backends.vllm.texts import ChatPrompt
 from ttsa_guard.errors import ModeratorError
 from ttsa_guard.messages import Generation, Prompt
+
+if TYPE_CHECKING:
+    import torch
 
 M = TypeVar("M", bound=BaseModel)
 Token = Annotated[int, Field(ge=0, lt=2**31)]
@@ -110,6 +112,8 @@ def packed(soft_embeds: torch.Tensor) -> str:
 
     Equal embeddings give equal bytes. The server uses them to find a prefix in its cache.
     """
+    import torch
+
     buffer = io.BytesIO()
     torch.save(soft_embeds.clone(), buffer)  # a view would be saved with its whole storage
     return base64.b64encode(buffer.getvalue()).decode("ascii")

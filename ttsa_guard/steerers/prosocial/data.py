@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from ttsa_guard.errors import ConfigError, UsageError, nearest
+from ttsa_guard.files import reason
 from ttsa_guard.hf.chat_template import render
 from ttsa_guard.messages import Message
 from ttsa_guard.steerers.prosocial.preferences import ATTRIBUTES
@@ -182,15 +184,21 @@ def _lines(path: Path) -> list[tuple[int, Mapping[str, Any]]]:
     try:
         packed = path.read_bytes()
         texts = (gzip.decompress(packed) if path.suffix == ".gz" else packed).decode().splitlines()
-        lines = [(n, json.loads(text)) for n, text in enumerate(texts, 1) if text.strip()]
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, UnicodeError, zlib.error) as error:
         raise ConfigError(
-            f"cannot read {path}: {type(error).__name__}", hint="give a UTF-8 file of JSON lines"
+            f"cannot read {path}: {reason(error)}", hint="give a UTF-8 file of JSON lines"
         ) from None
-    for n, line in lines:
-        if not isinstance(line, dict):
-            raise ConfigError(f"{path}, line {n}: no JSON object", hint="give one object a line")
-    return lines
+    return [(n, _object(path, n, text)) for n, text in enumerate(texts, 1) if text.strip()]
+
+
+def _object(path: Path, n: int, text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path}, line {n}: no JSON object", hint="give one object a line")
+    return found
 
 
 def _text(path: Path, n: int, line: Mapping[str, Any], field: str) -> str:

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ttsa_guard.errors import ConfigError
+from ttsa_guard.files import reason
 
 FileKind = Literal["harm vector", "preference adapter"]
 """It says what a file holds."""
@@ -37,7 +38,7 @@ def save_tensors(
         save_file(contents, path, metadata={"kind": kind, "about": json.dumps(dict(about))})
     except OSError as error:
         raise ConfigError(
-            f"cannot write {path}: {error.strerror}", hint="name another file"
+            f"cannot write {path}: {reason(error)}", hint="name another file"
         ) from error
 
 
@@ -53,7 +54,7 @@ def load_tensors(path: Path, *, kind: FileKind) -> tuple[dict[str, torch.Tensor]
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in [*file.keys()]}
     except (OSError, SafetensorError) as error:
-        raise ConfigError(f"cannot read {path}: {type(error).__name__}", hint=hint) from None
+        raise ConfigError(f"cannot read {path}: {reason(error)}", hint=hint) from None
     if header.get("kind") != kind:
         raise ConfigError(f"{path} is no {kind}", hint=hint)
     return tensors, json.loads(header["about"])

@@ -35,6 +35,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ttsa_guard.backends.local.controlled import fingerprint
 from ttsa_guard.errors import ConfigError, ModelError
+from ttsa_guard.files import reason
 from ttsa_guard.hf.devices import resolve_device
 from ttsa_guard.hf.source import Source
 from ttsa_guard.steerers.prosocial.adapter import Adapter, AdapterShape
@@ -359,7 +360,7 @@ def _resumed(
         same = state["settings"] == repr(sorted(settings.items()))
     except Exception as error:
         raise ConfigError(
-            f"cannot read {path}: {type(error).__name__}", hint="remove it to begin again"
+            f"cannot read {path}: {reason(error)}", hint="remove it to begin again"
         ) from None
     if not same:
         raise ConfigError(
