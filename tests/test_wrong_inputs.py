@@ -74,6 +74,7 @@ WRONG = [
     ("demo --plot gone/plot.png", "there is no folder gone", "change --plot"),
     ("serve --upstream localhost", "--upstream is no address", "http://127.0.0.1:8000/v1"),
     ("serve --upstream http://a/v1 --api-key-env NOT_SET", "without a key", "variable NOT_SET"),
+    ("init app --host none --chat api --yes", "--model is missing", "name of the chat model"),
     ("check hello --moderator classifier", "classifier.model': it is missing", "a path"),
     ("check ''", "there is no text to judge", "give a text"),
     ("moderate gone.jsonl", "cannot read gone.jsonl: there is no such file", "JSON lines"),
