@@ -28,7 +28,7 @@ def seconds(program, cwd):
 
 @pytest.fixture
 def folder(tmp_path):
-    (tmp_path / "settings.yml").write_text("gate: lite\n")
+    (tmp_path / "settings.yml").write_text("budget: {seconds: 20}\n")
     path = tmp_path / "audit.jsonl"
     guard = scripted_guard([], audit={"path": path})
     asyncio.run(guard.review("hello", "A decent answer to your question."))

@@ -54,12 +54,12 @@ def tell_skipped(file: Path, audited: AuditSummary) -> None:
 def _show(audited: AuditSummary) -> None:
     reviews = common.counted(audited.records, "review")
     common.out.print(f"{reviews}, {day(audited.first)} to {day(audited.last)}", markup=False)
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
     timed = {name for summary in audited.actions.values() for name in summary.seconds}
     phases = [name for name in PHASES if name in timed]
     counts = ("count", "share", "helpful", "generations", "moderation calls")
     table.add_column("action")
-    for heading in (*counts, *(f"{phase}, s" for phase in phases)):
+    for heading in (*counts, *phases):
         table.add_column(heading, justify="right")
     for action, summary in audited.actions.items():
         spreads = (summary.seconds.get(name) for name in phases)
@@ -70,10 +70,10 @@ def _show(audited: AuditSummary) -> None:
             str(summary.helpful),
             f"{summary.generations.median:g}",
             f"{summary.moderation_calls.median:g}",
-            *(f"{s.median:.3f} / {s.p95:.3f}" if s else "" for s in spreads),
+            *(f"{s.median:.3f} /{s.p95:.3f}" if s else "" for s in spreads),
         )
     common.show_numbers(table)
-    common.out.print("medians; seconds: median / 95th percentile", style="dim")
+    common.out.print("medians; phases: seconds, median /95th percentile", style="dim")
     _show_counts("why flagged answers ended as they did", audited.reasons)
     _show_counts("mended by", audited.steerers)
 

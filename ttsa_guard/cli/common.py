@@ -272,16 +272,23 @@ def plain(text: str, style: str = "") -> Text:
 
 
 def show_numbers(table: Table) -> None:
-    """Print a table of numbers, of which none is cut: in a pipe at its full width, and where the
-    terminal is too narrow as one block for each row.
+    """Print a table of numbers, of which none is cut.
+
+    A pipe gets it at its full width. A terminal gets it with cells that fold between words, and
+    where it is too narrow for that, one block for each row.
     """
     full = Measurement.get(out, out.options.update(width=_ENDLESS), table).maximum
-    most = out.width if out.is_terminal or "COLUMNS" in os.environ else _ENDLESS
-    if full <= most:
-        if most == _ENDLESS:
-            Console(file=out.file, width=max(full, out.width), highlight=False).print(table)
-        else:
-            out.print(table)
+    if not out.is_terminal and "COLUMNS" not in os.environ:
+        Console(file=out.file, width=max(full, out.width), highlight=False).print(table)
+        return
+    if full > out.width:  # rich would cut numbers, so the columns get the widths of their words
+        for column in table.columns:
+            words = (word for cell in (column.header, *column.cells) for word in str(cell).split())
+            column.width = max(map(len, words), default=0)
+        gaps = (1 if table.collapse_padding else 2) * (len(table.columns) - 1)
+        full = gaps + sum(column.width or 0 for column in table.columns)
+    if full <= out.width:
+        out.print(table)
         return
     if table.title:
         out.print(plain(str(table.title), "bold"))
