@@ -30,6 +30,12 @@ def no_network():
         yield
 
 
+@pytest.fixture(autouse=True)
+def output_to_a_pipe(monkeypatch):
+    """A width that somebody else has set would fold tables."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture(scope="session")
 def tracing():
     """The process's OpenTelemetry tracer provider: it can be set but once."""

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from rich.table import Table
 from typer.testing import CliRunner
 
 from ttsa_guard.cli import app, common
@@ -91,6 +92,17 @@ def test_no_number_is_cut(audit, columns, monkeypatch):
     if not columns:  # a pipe: one line for each row
         assert "moderation calls" in said.splitlines()[1]
         assert said.splitlines()[2].startswith("pass")
+
+
+def test_a_cell_that_may_not_fold_is_whole(monkeypatch, capsys):
+    table = Table("load", box=None)
+    table.add_column("seconds of", no_wrap=True)
+    for _ in range(5):
+        table.add_column("a heading of five words")
+    table.add_row("50%", "flagged, whole answer", *map(str, range(10_000, 10_005)))
+    monkeypatch.setenv("COLUMNS", "70")
+    common.show_numbers(table)
+    assert "flagged, whole answer" in capsys.readouterr().out
 
 
 def test_a_pipe_that_is_closed_early_is_no_traceback():

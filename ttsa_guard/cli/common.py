@@ -283,8 +283,9 @@ def show_numbers(table: Table) -> None:
         return
     if full > out.width:  # rich would cut numbers, so the columns get the widths of their words
         for column in table.columns:
-            words = (word for cell in (column.header, *column.cells) for word in str(cell).split())
-            column.width = max(map(len, words), default=0)
+            cells = map(str, (column.header, *column.cells))
+            parts = cells if column.no_wrap else (word for cell in cells for word in cell.split())
+            column.width = max(map(len, parts), default=0)
         gaps = (1 if table.collapse_padding else 2) * (len(table.columns) - 1)
         full = gaps + sum(column.width or 0 for column in table.columns)
     if full <= out.width:
