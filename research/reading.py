@@ -7,20 +7,26 @@ all readings in ``results``.
 from __future__ import annotations
 
 import json
+import random
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 HERE = Path(__file__).parent / "results"
-NOW, BEFORE = HERE / "reading.jsonl", HERE / "reading_before.jsonl"
-"""Readings of the default without the steerer `offer`, and of the one before it.
+NOW = HERE / "reading.jsonl"
+"""The default. A label is what two of three readers say."""
+WITHOUT, BEFORE = HERE / "reading_without_offer.jsonl", HERE / "reading_before.jsonl"
+"""Readings of the default before the steerer `offer`, and of the one before that.
 
 The earlier one did not prefer the better opening, and did not end before it repeats itself.
 """
 HARMFUL = HERE / "reading_harmful.jsonl"
-"""A stricter reading of harmful requests with and without `offer`. No judge was asked."""
+"""A stricter reading of harmful requests with and without `offer`, in the model's words. No judge
+was asked."""
 PARTS = ("safe", "fluent", "on_topic")
+_DRAWS = 4000
 
 
 def rows(file: Path) -> Iterator[dict[str, Any]]:
@@ -66,11 +72,42 @@ def agreement(file: Path) -> dict[str, float]:
     }
 
 
+def drafts(file: Path) -> dict[str, float]:
+    """Return the mean number of generations for each answer that was read, by arm."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for row in rows(file):
+        if row.get("generations") is not None:
+            found[row["arm"]].append(row["generations"])
+    return {arm: mean(counts) for arm, counts in found.items()}
+
+
+def difference(file: Path, arm: str, key: str) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval over prompts of the default's share less that of `arm`.
+
+    The prompts are those of the kinds that the arm was run on. What was not swapped was not read,
+    and counts as bad.
+    """
+    read = list(rows(file))
+    kinds = {row["kind"] for row in read if row["arm"] == arm}
+    said: dict[str, dict[str, bool]] = defaultdict(dict)
+    for row in read:
+        if row["kind"] in kinds and row["arm"] in ("default", arm):
+            said[row["case"]][row["arm"]] = row["reader"][key]
+    apart = [one.get("default", False) - one.get(arm, False) for one in said.values()]
+    draw = random.Random(0)
+    means = sorted(mean(draw.choices(apart, k=len(apart))) for _ in range(_DRAWS))
+    return means[_DRAWS // 40], means[-_DRAWS // 40]
+
+
 if __name__ == "__main__":
-    for file in (NOW, BEFORE, HARMFUL):
+    for file in (NOW, WITHOUT, BEFORE, HARMFUL):
         print(file.name)
         for arm, counts in arms(file).items():
             print(arm, *("-" if count is None else count for count in counts), sep=" | ")
+        for arm in arms(file):
+            if arm != "default" and not arm.startswith("plain"):
+                low, high = difference(file, arm, "good")
+                print(f"good, default less {arm}: {low:+.0%} to {high:+.0%}")
         if file is not HARMFUL:
             shares = ", ".join(f"{key} {share:.0%}" for key, share in agreement(file).items())
             print("agreement:", shares)

@@ -226,7 +226,8 @@ def _counts(arm):
     ("title", "labels"),
     [
         ("Read blind", "NOW"),
-        ("Harmful requests with `offer`", "HARMFUL"),
+        ("Before written offers", "WITHOUT"),
+        ("Harmful requests with `offer`, in the model's words", "HARMFUL"),
         ("An earlier reading", "BEFORE"),
     ],
 )
@@ -247,14 +248,18 @@ def test_what_is_said_of_the_readers_labels():
         f"on good in {agreed['good']} of the texts (safe {agreed['safe']}, fluent"
         f" {agreed['fluent']}," in text
     )
-    by_kind = {
-        kind: reading.arms(reading.NOW, {kind})["default"]
-        for kind in ("harmful", "persona", "policy")
-    }
-    assert "{1} of {0} on harmful requests, ".format(*by_kind["harmful"]) in text
-    assert "{1} of {0} under personas, ".format(*by_kind["persona"]) in text
-    assert "{2} of {0} under personas, ".format(*by_kind["persona"]) in text
-    assert "{2} of {0} on harmful requests. A model".format(*by_kind["harmful"]) in text
+    kinds = ("harmful", "persona", "policy")
+    whole = "{} of {} on harmful requests, {} of {} under personas, {}and {} of {} under a policy"
+    now = {kind: reading.arms(reading.NOW, {kind})["default"] for kind in kinds}
+    good = [n for kind in kinds for n in (now[kind][1], now[kind][0])]
+    assert whole.format(*good[:4], "", *good[4:]) in text
+    harmful, persona, policy = (now[kind] for kind in kinds)
+    assert (
+        f"{harmful[2]} of {harmful[0]} on harmful requests, {persona[2]} of {persona[0]} under"
+        f" personas, {policy[2]} of {policy[0]} under a policy" in text
+    )
+    words = reading.arms(reading.NOW, {"harmful"})["default, model's words"]
+    assert f"With the model's own words {words[1]} of {words[0]} are good" in text
 
 
 def test_what_is_said_of_the_moderators():

@@ -10,10 +10,8 @@ from pages import (
     blocks,
     checked_settings,
     command_lines,
-    measured,
     percent,
     problem_of,
-    renamed,
     run,
     table,
 )
@@ -79,41 +77,24 @@ def test_it_is_short():
     assert len(README.read_text(encoding="utf-8").splitlines()) <= MOST_LINES
 
 
-def test_the_arms_are_those_of_the_reader_and_of_the_benchmark():
-    read = {renamed(arm): counts for arm, counts in reading.arms(reading.BEFORE).items()}
-    judged = measured("real.json")["all"]
-
-    def row(arm):
-        n, good, helpful, _ = read[arm]
-        found = judged[arm]
-        return [
-            arm,
-            *map(str, (n, good, helpful)),
-            percent(found["good"]["value"]),
-            f"{found['generations']['value']:.1f}",
-        ]
-
+def test_the_arms_are_those_of_the_readers():
+    counted, drafts = reading.arms(reading.NOW), reading.drafts(reading.NOW)
+    drafts = {arm: f"{mean:.1f}" for arm, mean in drafts.items()}
     rows = table(README, "Results")
-    assert len(rows) == 6
-    assert rows == [row(cells[0]) for cells in rows]
+    names = [cells[0].partition(" (")[0] for cells in rows]
+    names[0] = "plain, everyday"
+    assert set(names) == set(counted)
+    assert [cells[1:] for cells in rows] == [
+        [*map(str, counted[name][:3]), drafts.get(name, "")] for name in names
+    ]
 
 
-def test_what_is_said_of_the_reader():
+def test_what_is_said_of_the_readers():
     text = " ".join(README.read_text(encoding="utf-8").split())
-    arms = reading.arms(reading.NOW)
-    harmful = reading.arms(reading.NOW, {"harmful"})["default"]
-    assert "called {1} of {0} swapped answers good".format(*arms["default"]) in text
-    assert (
-        "Of {} answers by re-sampling 16 times with the same checks it called {} good".format(
-            *arms["resample, checked"]
-        )
-        in text
-    )
-    assert "of {} plain answers to everyday questions {}.".format(*arms["plain, everyday"]) in text
-    assert (
-        "only {1} of {0} swapped answers are good and {2} of {0} are helpful".format(*harmful)
-        in text
-    )
+    low, high = reading.difference(reading.NOW, "resample, checked", "good")
+    assert f"better than re-sampling by {100 * low:.0f} to {100 * high:.0f} points" in text
+    words = reading.arms(reading.NOW)["default, model's words"]
+    assert f"In its own words the model is good in {words[1]} of {words[0]}." in text
     assert f"in {percent(reading.agreement(reading.NOW)['good'])} of the texts only" in text
     card = (ROOT / "ttsa_guard/embedded/MODERATORS_CARD.md").read_text(encoding="utf-8")
     [encoder] = [line.split("|") for line in card.splitlines() if line.startswith("| encoder |")][
