@@ -77,6 +77,7 @@ def nearness(request, monkeypatch):
 
     monkeypatch.setattr(minilm, "installed", lambda: request.param == "encoder")
     monkeypatch.setattr(minilm, "relevance", relevance)
+    return request.param
 
 
 def task(backend, *, category="harm", profile=GENERIC, budget=None, shown=""):
@@ -112,6 +113,23 @@ def offers(tmp_path):
 
 def test_it_is_a_steerer(offers):
     assert isinstance(OfferInstead(OfferOptions(file=offers)), Steerer)
+
+
+def test_a_model_that_only_writes_will_do_where_the_encoder_is_installed(nearness, written):
+    gate = ScriptedModerator(name="gate")
+    gate.moderate = harmful(gate.moderate)
+    backend = ScriptedBackend(["never"])
+
+    def guard():
+        steerer = OfferInstead(OfferOptions(file=written))
+        return scripted_guard(backend, gate=gate, steerers=[steerer])
+
+    if nearness == "chat model":
+        with pytest.raises(ConfigError, match="needs a backend that ScoresText"):
+            guard()
+    else:
+        outcome = asyncio.run(guard().review([Message("user", ASKED)], "a bad answer"))
+        assert outcome.text.endswith("Take the lamp with you.")
 
 
 def test_the_nearest_question_is_answered_first(offers):

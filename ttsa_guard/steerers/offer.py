@@ -11,7 +11,7 @@ import math
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import cast
 
 from pydantic import Field
 
@@ -85,7 +85,6 @@ class OfferInstead:
     """
 
     name = "offer"
-    needs: ClassVar[tuple[type, ...]] = (ScoresText,)
 
     def __init__(self, options: OfferOptions) -> None:
         """Read the offers.
@@ -97,6 +96,11 @@ class OfferInstead:
         file = options.file or _SHIPPED
         content = read_yaml(file, hint="name a YAML file with offers in the option `file`")
         self._offers = validated(Offers, content, where=str(file)).offers
+
+    @property
+    def needs(self) -> tuple[type, ...]:
+        """What tells which offer is near, if it is not the sentence encoder."""
+        return () if minilm.installed() else (ScoresText,)
 
     async def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
         """Yield the written answers, then a batch of the model's, the nearest offer first each."""
