@@ -273,13 +273,13 @@ def test_what_somebody_has_changed_since_stays() -> None:
 @pytest.mark.parametrize("engine", ["ttsa_guard", "openai"])
 def test_a_backend_that_an_app_has_stays(engine: str) -> None:
     custom = (
-        "custom_data: {ttsa_guard: {backend: {use: transformers, options: {model: smollm2}}}}\n"
+        "custom_data: {ttsa_guard: {backend: {use: transformers, options: {model: some/model}}}}\n"
     )
-    app = COMMENTED.replace("'gpt-4o'", "smollm2").replace("engine: openai", f"engine: {engine}")
+    app = COMMENTED.replace("'gpt-4o'", "some/model").replace("engine: openai", f"engine: {engine}")
     write("app/config.yml", app + custom)
     assert init("app").exit_code == 0
     assert settings("app") == {
-        "backend": {"use": "transformers", "options": {"model": "smollm2"}},
+        "backend": {"use": "transformers", "options": {"model": "some/model"}},
         "gate": "auto",
     }
 
