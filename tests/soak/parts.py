@@ -26,6 +26,7 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerPro
 from tests.nemo.conftest import CHAT_V2, make_config
 from ttsa_guard.config import GuardConfig
 from ttsa_guard.guard import Guard
+from ttsa_guard.images import IMAGE_TYPES
 from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt, Soft
 from ttsa_guard.nemo import BackendModel, install, rails_path
 from ttsa_guard.plugins import Plugins, hookimpl
@@ -166,6 +167,7 @@ class Backend:
 
     name = "soak"
     context_length = 4096
+    image_types = IMAGE_TYPES
 
     async def render(self, messages: Sequence[Message], *, scope: Any = "user") -> Prompt:
         return Prompt((Soft(tuple(map(ord, messages[-1].content))),))

@@ -11,6 +11,8 @@ from nemoguardrails.colang.v2_x.runtime.serialization import state_to_json
 from nemoguardrails.rails.llm.options import GenerationResponse
 from nemoguardrails.server import api
 
+from tests.pictures import image_part
+
 from .parts import Case, Way, World
 
 EVERYTHING: dict[str, Any] = {
@@ -24,7 +26,7 @@ EVERYTHING: dict[str, Any] = {
     "llm_output": True,
 }
 TURNS = 2
-_PIXEL = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+_PICTURE = image_part()
 _ERROR = '{"error"'
 
 
@@ -33,7 +35,7 @@ class StreamError(Exception):
 
 
 def _content(case: Case) -> Any:
-    return [{"type": "text", "text": case.user}, _PIXEL] if case.rails == "images" else case.user
+    return [{"type": "text", "text": case.user}, _PICTURE] if case.rails == "images" else case.user
 
 
 def _messages(case: Case) -> list[dict[str, Any]]:
