@@ -118,13 +118,22 @@ def ends_of(path: str, tokenizer: LightTokenizer) -> list[int]:
     """
     told = (model_json(path, "generation_config.json"), _text_config(path))
     said = next((found["eos_token_id"] for found in told if "eos_token_id" in found), None)
-    ends = {*(said if isinstance(said, list) else [said]), tokenizer.eos_token_id} - {None}
+    return all_ends(said, tokenizer.eos_token_id)
+
+
+def all_ends(said: list[int] | int | None, own: int | None) -> list[int]:
+    """Return the ids that end an answer: those that the model says, and the tokenizer's own.
+
+    Raises:
+        ModelError: there are none.
+    """
+    ends = {*(said if isinstance(said, list) else [said]), own} - {None}
     if not ends:
         raise ModelError(
             "the model has no end-of-text token",
             hint="set eos_token in its tokenizer configuration",
         )
-    return sorted(ends)
+    return sorted(end for end in ends if end is not None)
 
 
 def context_of(path: str, tokenizer: LightTokenizer) -> int:

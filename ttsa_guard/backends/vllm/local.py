@@ -20,6 +20,7 @@ from transformers.utils.hub import cached_file
 from ttsa_guard.backends.vllm.texts import ChatPrompt, TextHalf
 from ttsa_guard.errors import ModelError
 from ttsa_guard.hf.chat_template import render
+from ttsa_guard.hf.light import all_ends
 from ttsa_guard.hf.loading import load_config, load_tokenizer
 from ttsa_guard.hf.source import Source
 from ttsa_guard.hf.tokens import markers, without_markers
@@ -229,10 +230,4 @@ def _ends(path: str, config: Any, tokenizer: PreTrainedTokenizerBase) -> list[in
         found = GenerationConfig.from_pretrained(path).eos_token_id
     except OSError:
         found = getattr(config.get_text_config(), "eos_token_id", None)
-    ends = {*(found if isinstance(found, list) else [found]), tokenizer.eos_token_id} - {None}
-    if not ends:
-        raise ModelError(
-            "the model has no end-of-text token",
-            hint="set eos_token in its tokenizer configuration",
-        )
-    return sorted(ends)
+    return all_ends(found, tokenizer.eos_token_id)
