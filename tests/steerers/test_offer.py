@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from ttsa_guard.budget import Budget, Usage
@@ -71,12 +72,17 @@ def harmful(plain):
 def nearness(request, monkeypatch):
     """Both ways to tell which offer is near; the encoder is a stand-in that counts common words."""
 
-    def relevance(asked, topics):
-        words = set(asked.strip("?").split())
-        return [float(len(words & set(topic.strip("?").split()))) for topic in topics]
+    known = {}
+
+    def embed(texts):
+        found = np.zeros((len(texts), 1000), np.float32)
+        for vector, text in zip(found, texts, strict=True):
+            for word in set(text.strip("?").split()):
+                vector[known.setdefault(word, len(known))] = 1
+        return found
 
     monkeypatch.setattr(minilm, "installed", lambda: request.param == "encoder")
-    monkeypatch.setattr(minilm, "relevance", relevance)
+    monkeypatch.setattr(minilm, "embed", embed)
     return request.param
 
 

@@ -10,9 +10,12 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import cast
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from ttsa_guard.backends.base import ScoresText
@@ -151,12 +154,16 @@ class OfferInstead:
 
     def _relevance(self, request: str) -> list[float]:
         """Return the relevance of what is most like the request of each offer's topics."""
+        owners, topics = self._topics
+        best = np.full(len(self._offers), -1.0, np.float32)
+        np.maximum.at(best, owners, topics @ minilm.embed([request])[0])
+        return [float(value) for value in best]
+
+    @cached_property
+    def _topics(self) -> tuple[list[int], NDArray[np.float32]]:
+        """The offer of each topic, and the topics' embeddings, [topics, units]."""
         topics = [(i, topic) for i, offer in enumerate(self._offers) for topic in offer.about]
-        best = [-1.0] * len(self._offers)
-        values = minilm.relevance(request, [topic for _, topic in topics])
-        for (i, _), value in zip(topics, values, strict=True):
-            best[i] = max(best[i], value)
-        return best
+        return [i for i, _ in topics], minilm.embed([topic for _, topic in topics])
 
     async def _likelihoods(self, task: Task, request: str) -> list[float]:
         """Return the likelihood of the request after the topics of each offer."""
