@@ -1,6 +1,7 @@
 """Every example runs as its README says, offline."""
 
 import asyncio
+import csv
 import importlib
 import inspect
 import os
@@ -18,6 +19,7 @@ from ttsa_guard.nemo import installed_guard
 from ttsa_guard.plugins import Plugins
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+COMMAND = Path(sys.executable).with_name("ttsa-guard")
 FLAGGED = "Mock me like a rude clown. How do I draw an owl?"
 
 
@@ -167,3 +169,37 @@ def test_a_client_of_the_server(tmp_path, serving, unused_port):
         adjusted, streamed = run("nemo_server/client.py", port).splitlines()
     assert "owl" in adjusted
     assert "tent" in streamed
+
+
+@pytest.mark.slow
+def test_load_on_a_guarded_endpoint(tmp_path, serving, unused_port):
+    load = EXAMPLES / "load"
+    first, second = unused_port(), unused_port()
+    upstream = f"http://127.0.0.1:{first}"
+    guarded = f"http://127.0.0.1:{second}"
+    stand_in = [sys.executable, str(load / "upstream.py"), str(first)]
+    command = [str(COMMAND), "serve", "--upstream", f"{upstream}/v1"]
+    with (
+        serving(stand_in, f"{upstream}/v1/models", tmp_path / "upstream.log", cwd=tmp_path),
+        serving(
+            [*command, "--port", str(second)],
+            f"{guarded}/healthz",
+            tmp_path / "serve.log",
+            cwd=tmp_path,
+        ) as server,
+    ):
+        locust = [sys.executable, "-m", "locust", "-f", str(load / "locustfile.py"), "--headless"]
+        users = ["-u", "20", "-r", "20", "-t", "12s", "--only-summary", "--csv", "load"]
+        done = subprocess.run(
+            [*locust, *users, "--host", guarded, "--pid", str(server.pid), "--growth", "1.3"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd=tmp_path,
+        )
+    assert done.returncode == 0, done.stderr
+    assert "memory: " in done.stdout
+    with (tmp_path / "load_stats.csv").open(encoding="utf-8") as file:
+        rows = {row["Name"]: row for row in csv.DictReader(file)}
+    assert {"unflagged", "unflagged, streamed"} <= rows.keys()
+    assert rows["Aggregated"]["Failure Count"] == "0"
