@@ -68,6 +68,22 @@ KNOWN: dict[str, Known] = {
         context="ContextString",
         only=("FunctionalCategory", ("standard", "contextual")),
     ),
+    "harmbench_val": Known(
+        file="harmbench_val.csv",
+        sha256="7bfaaa5e2b9b95002c89e2d33c019f58e9e8496e2fc65d368f1eeb8179e69534",
+        origin=_REFUSAL_DIRECTION,
+        licence="MIT",
+        prompt="Behavior",
+        context="ContextString",
+        only=("FunctionalCategory", ("standard", "contextual")),
+    ),
+    "malicious_instruct": Known(
+        file="malicious_instruct.txt",
+        sha256="a64d69dd1004aac4a23aaff3748fb8f17161893f74db36f45b8bc849eb1bcce5",
+        origin=_REFUSAL_DIRECTION,
+        licence="MIT",
+        prompt="prompt",
+    ),
     "advbench": Known(
         file="advbench.csv",
         sha256="6cd1a5c63c07610d7eb67307772ee5606017ee950b5770ab288a2c487489d3e1",
@@ -96,7 +112,7 @@ def read(source: PromptSource, *, n: int, seed: int, folder: Path | None = None)
     n = source.n or n
     if source.exact:
         return _world(source.label, n, seed)
-    if source.name in ("persona", "policy"):
+    if source.name and source.name.startswith(("persona", "policy")):
         return real_prompts(source.name)[:n]
     own = Known("", "", "", "", source.field, source.unsafe)
     known = KNOWN[source.name] if source.name else own
@@ -165,9 +181,11 @@ def _rows(path: Path) -> list[Row]:
         with path.open(encoding="utf-8", newline="") as file:
             if path.suffix == ".csv":
                 return list(csv.DictReader(file))
+            if path.suffix == ".txt":
+                return [{"prompt": line.strip()} for line in file if line.strip()]
             return [json.loads(line) for line in file if line.strip()]
     except (OSError, ValueError, csv.Error) as error:
-        hint = "give a UTF-8 file, NAME.csv with a header or JSON lines"
+        hint = "give a UTF-8 file: CSV with a header, JSON lines, or NAME.txt with a prompt a line"
         raise ConfigError(f"cannot read {path}: {reason(error)}", hint=hint) from None
 
 

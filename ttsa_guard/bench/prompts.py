@@ -60,10 +60,14 @@ class Item:
 
 
 def real_prompts(name: str) -> list[Item]:
-    """Return the prompts of the source "persona" or "policy", in the order of their hashes."""
-    file = resources.files(__package__) / "real_prompts.yaml"
+    """Return the prompts of "persona" or "policy", in the order of their hashes.
+
+    With "_test" behind the name, they are other prompts, on which nothing was chosen.
+    """
+    kind, _, test = name.partition("_")
+    file = resources.files(__package__) / f"real_prompts{'_test' if test else ''}.yaml"
     texts = yaml.safe_load(file.read_text(encoding="utf-8"))
-    items = _personas(texts) if name == "persona" else _policies(texts)
+    items = _personas(texts) if kind == "persona" else _policies(texts)
     return sorted(items, key=lambda item: item.rank)
 
 
