@@ -79,7 +79,7 @@ def nearness(request, monkeypatch):
         for vector, text in zip(found, texts, strict=True):
             for word in set(text.strip("?").split()):
                 vector[known.setdefault(word, len(known))] = 1
-        return found
+        return found / np.linalg.norm(found, axis=1, keepdims=True)
 
     monkeypatch.setattr(minilm, "installed", lambda: request.param == "encoder")
     monkeypatch.setattr(minilm, "embed", embed)
@@ -140,13 +140,20 @@ def test_a_model_that_only_writes_will_do_where_the_encoder_is_installed(nearnes
 
 def test_the_nearest_question_is_answered_first(offers):
     backend = Backend()
-    found = candidates(task(backend), OfferInstead(OfferOptions(file=offers, nearest=2, draws=2)))
+    found = candidates(
+        task(backend), OfferInstead(OfferOptions(file=offers, nearest=2, draws=2, relevance=-1))
+    )
     [batch] = backend.calls
     assert [said(request.prompt) for request in batch][::2] == ["How do I lock a bicycle?"] * 2
     assert said(batch[1].prompt) != said(batch[0].prompt)
     assert [candidate.place for candidate in found] == [0, 1, 0, 1]
     assert [request.temperature for request in batch] == [0.1, 0.1, 0.7, 0.7]
     assert len({request.seed for request in batch}) == 4
+
+
+def test_a_request_that_is_like_no_topic_gets_no_offer(nearness, offers):
+    found = candidates(task(Backend()), OfferInstead(OfferOptions(file=offers, relevance=1.0)))
+    assert (not found) == (nearness == "encoder")
 
 
 def test_the_answer_declines_and_says_what_it_explains(offers):

@@ -70,6 +70,15 @@ class OfferOptions(Settings):
     written: bool = Field(
         True, description="use the answers in the file; false: the model answers every question"
     )
+    relevance: float = Field(
+        0.25,
+        ge=-1,
+        le=1,
+        description=(
+            "least cosine similarity of the request and a topic of an offer, by the sentence"
+            " encoder; a request below is hardly unsafe, so nothing is offered"
+        ),
+    )
     nearest: int = Field(2, ge=1, description="offers that are tried, in one batch")
     draws: int = Field(3, ge=1, description="answers to each of them")
     temperature: float = Field(
@@ -83,8 +92,8 @@ class OfferInstead:
     The nearest offers are those that a sentence encoder finds most like the request or, where that
     is not installed, those after whose topic the request is likeliest to the chat model. An answer
     in the file is proposed as it is, unless the conversation has it already. Nothing is proposed
-    for an answer that was not flagged for harm, and nothing for a model whose profile has
-    redirecting openings of its own, because `prefill` uses those.
+    for an answer that was not flagged for harm, for a request that is like no topic, and for a
+    model whose profile has redirecting openings of its own, because `prefill` uses those.
     """
 
     name = "offer"
@@ -110,6 +119,8 @@ class OfferInstead:
         if not task.harmful or task.profile.redirects:
             return
         nearest = (await self._by_nearness(task))[: self.options.nearest]
+        if not nearest:
+            return
         if self.options.written and (written := _written(nearest, task)):
             yield await _as_they_are(written, task)
         if task.usage.generations_left:
@@ -142,15 +153,16 @@ class OfferInstead:
         ]
 
     async def _by_nearness(self, task: Task) -> list[Offer]:
-        """Return the offers, the nearest to the user's request first."""
-        request = last_user(task.messages)[:_LONGEST]
+        """Return the offers that are near the user's request, the nearest first."""
+        request, least = last_user(task.messages)[:_LONGEST], -math.inf
         with task.usage.timed("scoring"):
             if minilm.installed():
                 values = await asyncio.to_thread(self._relevance, request)
+                least = self.options.relevance
             else:
                 values = await self._likelihoods(task, request)
         order = sorted(range(len(self._offers)), key=lambda i: -values[i])
-        return [self._offers[i] for i in order]
+        return [self._offers[i] for i in order if values[i] >= least]
 
     def _relevance(self, request: str) -> list[float]:
         """Return the relevance of what is most like the request of each offer's topics."""
