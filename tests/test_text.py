@@ -1,6 +1,7 @@
 import pytest
 
 from ttsa_guard.text import (
+    as_prose,
     ended_sentences,
     is_ended,
     settled_sentences,
@@ -148,3 +149,23 @@ def test_what_stands_before_the_start_may_repeat_itself():
 )
 def test_text_through_the_sentence_that_is_begun(text, length, through):
     assert through_sentence(text, length) == through
+
+
+@pytest.mark.parametrize(
+    ("text", "prose"),
+    [
+        pytest.param(
+            "To clean it:\n\n1. **Dust**: use a cloth.\n2. Then wax it\n\nThat is all.",
+            "To clean it: Dust: use a cloth. Then wax it.\n\nThat is all.",
+            id="numbers",
+        ),
+        pytest.param("Take\n\n- a cup,\n* a spoon", "Take\n\na cup, a spoon.", id="bullets"),
+        pytest.param("1. **Wax**:\n\nRub it in.", "Wax: Rub it in.", id="headings"),
+        pytest.param("*Dust: a cloth\n2.Wax it.", "Dust: a cloth. Wax it.", id="no-spaces"),
+        pytest.param("*Do* it.\n-5 degrees.\n1.5 cups.", None, id="no-list"),
+        pytest.param("One line.\nAnother line.", None, id="lines"),
+        pytest.param("", None, id="nothing"),
+    ],
+)
+def test_lists_become_prose(text, prose):
+    assert as_prose(text) == (text if prose is None else prose)

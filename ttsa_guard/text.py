@@ -31,6 +31,13 @@ _LAST = re.compile(rf".*(?:{_MARKED.format(behind=_SPACE + '|$')}|(?=\n))", re.D
 _LAST_OF_GROWING = re.compile(rf".*(?:{_MARKED.format(behind=_SPACE)}|(?=\n))", re.DOTALL)
 _AT_END = re.compile(rf"[{_BEFORE_SPACE}{_ALONE}][{_CLOSERS}]*\Z|[\"”」`)]\Z")
 _UNENDED = re.compile(r"(?:(?:^|\n)\s*(?:\d+[.)]?|[-*•]|[^\n]*:\W*))+\s*$")
+LIST_ITEM = re.compile(
+    r"^[ \t]*(?:[-*•+][ \t]+|•|\*(?=[^\s*])(?![^*\n]*\*)"
+    r"|\(?(?:\*\*)?\d{1,2}(?:[.):][ \t]+|[.)](?=[^\W\d_])))(?=\S)",
+    re.MULTILINE,
+)
+"""Matches the mark of an item of a list, at the beginning of a line."""
+_BOLD = re.compile(r"(\*\*|__)(?=\S)(.+?)(?<=\S)\1")
 _GRAM = 3
 """Length, in words, of the n-grams that tell whether a sentence is new."""
 _SHORT = 6
@@ -104,6 +111,30 @@ def without_loop(text: str, start: int = 0) -> str:
                 return ended_sentences(text[: found.start() if stale_from is None else stale_from])
             stale_from = found.start()
     return text
+
+
+def as_prose(text: str) -> str:
+    """Return `text` with the items of its lists as sentences, without marks and on one line.
+
+    What follows a line that ends with a colon follows on the same line, too. A text without a list
+    is returned as it is.
+    """
+    if not LIST_ITEM.search(text):
+        return text
+    paragraphs: list[str] = []
+    joins = False
+    for line in _BOLD.sub(r"\2", text).splitlines():
+        said = LIST_ITEM.sub("", line).strip()
+        listed = LIST_ITEM.match(line) is not None
+        if listed and not (is_ended(said) or said.endswith((":", ",", ";"))):
+            said += "."
+        if joins and (said and (listed or paragraphs[-1].endswith(":"))):
+            paragraphs[-1] += f" {said}"
+        elif said:
+            paragraphs.append(said)
+        if said:
+            joins = listed or said.endswith(":")
+    return "\n\n".join(paragraphs)
 
 
 def _grams(words: list[str]) -> list[tuple[str, ...]]:

@@ -178,6 +178,13 @@ def test_categories_carry_the_name_of_their_moderator():
     assert panel(scores(0.1), scores(0.2)).categories == {"m0.1/refusal": 0.0, "m0.2/refusal": 0.0}
 
 
+@pytest.mark.parametrize("combine", ["any", "all"])
+def test_the_categories_are_those_of_the_members_that_decided(combine):
+    passed, flagged = scores(0.7, threshold=0.8), scores(0.6)
+    decided = flagged if combine == "any" else passed
+    assert panel(passed, flagged, combine=combine).categories.keys() == {f"{decided.name}/refusal"}
+
+
 def test_a_batch_keeps_its_order_and_the_members_run_together():
     async def main():
         seats = (Seat(ScriptedModerator(delay=0.05)), Seat(ScriptedModerator(delay=0.05)))

@@ -26,8 +26,8 @@ def verdict(text, **options):
         ),
         (
             "lists",
-            ["Do this:\n1. Go\n2. Come", "- a cup", "* a cup", "2) next"],
-            ["In 2019 it was.", "well-known - and good", "1.5 litres"],
+            ["Do this:\n1. Go\n2. Come", "- a cup", "* a cup", "2) next", "*Go", "3.Go"],
+            ["In 2019 it was.", "well-known - and good", "1.5 litres", "*Go* now"],
         ),
         (
             "personal_data",
@@ -36,7 +36,7 @@ def verdict(text, **options):
         ),
         (
             "doses",
-            ["Take 200 mg twice", "5ml a day", "10 to 20 milligrams"],
+            ["Take 200 mg twice", "5ml a day", "10 to 20 milligrams", "2 tablets"],
             ["two tablets", "5 metres", "a 3 mile walk"],
         ),
     ],

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from ttsa_guard.moderators.patterns import Patterns, PatternsOptions
 from ttsa_guard.steerers.trim import Trim, TrimOptions
 from ttsa_guard.testing import ScriptedModerator, scripted_guard
 from ttsa_guard.verdict import Verdict
@@ -69,3 +70,11 @@ def test_an_answer_of_which_little_is_left_is_no_answer():
 
 def test_one_sentence_has_no_parts():
     assert review("This is all bad.").action == "fallback"
+
+
+def test_lists_that_break_a_policy_become_prose():
+    gate = Patterns(PatternsOptions(policies=["lists"]))
+    guard = scripted_guard([], gate=gate, guide=gate, steerers=[Trim(TrimOptions())])
+    answer = "Do this:\n\n1. Warm the kettle with water.\n2. Rinse it well"
+    outcome = asyncio.run(guard.review("How do I clean a kettle?", answer))
+    assert outcome.text == "Do this: Warm the kettle with water."

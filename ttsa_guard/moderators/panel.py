@@ -29,6 +29,9 @@ class Seat:
 class Panel:
     """Several moderators as one.
 
+    The categories of a verdict of "any" and "all" are those of the members that decided so: of a
+    flag, the members that flag.
+
     Raising a member's score never turns a flag into a pass. If all members have failed, the panel
     has failed.
 
@@ -92,7 +95,8 @@ class Panel:
         chosen = worst((v for _, v in counted), key=lambda v: (v.flagged, v.score))
         if chosen.decision == "failed":
             return Verdict.failure(chosen.moderator, chosen.reason)
-        return Verdict(self.name, chosen.decision, chosen.score, _categories(counted))
+        blamed = [(seat, v) for seat, v in counted if v.flagged == chosen.flagged]
+        return Verdict(self.name, chosen.decision, chosen.score, _categories(blamed))
 
     def _weighted(self, votes: list[tuple[Seat, Verdict]]) -> Verdict:
         failed = next((v for _, v in votes if v.decision == "failed"), None)

@@ -1,4 +1,4 @@
-"""Leave out the flagged sentences of an answer and keep the rest.
+"""Keep what passes of an answer: without its flagged sentences, or without the marks of its lists.
 
 This costs moderation, but no generation. It is done only where the question can be answered safely.
 If an answer was flagged because it helps with harm, the rest of it helps with that, too.
@@ -15,7 +15,7 @@ from pydantic import Field
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.settings import Settings
 from ttsa_guard.steerers.base import Candidate, Task
-from ttsa_guard.text import SENTENCE, ended_sentences
+from ttsa_guard.text import SENTENCE, as_prose, ended_sentences
 
 _PIECE = re.compile(rf"{SENTENCE.pattern}\s*", re.DOTALL)
 """It matches a sentence or a line, with the space behind it."""
@@ -30,7 +30,11 @@ class TrimOptions(Settings):
 
 
 class Trim:
-    """Propose the answer without the sentences and lines that are flagged when they stand alone."""
+    """Propose what passes of the answer.
+
+    That is the answer without the sentences and lines that are flagged when they stand alone. Where
+    lists break a policy, it is also the answer with its lists written as prose.
+    """
 
     name = "trim"
     needs: ClassVar[tuple[type, ...]] = ()
@@ -39,20 +43,32 @@ class Trim:
         self.options = options
 
     async def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
-        """Yield one candidate, or none if too little of the answer is left."""
+        """Yield one batch, or none if too little of the answer is left."""
         if task.harmful is not False:
             return
         unseen = ended_sentences(task.answer)[len(task.shown) :]
+        texts = {}
+        if passing := await self._passing(unseen, task):
+            texts["what passes of the answer"] = task.shown + passing
+        if (prose := as_prose(unseen)) != unseen:
+            texts["the answer as prose"] = task.shown + prose
+        if texts:
+            verdicts = await task.score(list(texts.values()))
+            yield [
+                Candidate(text, origin, verdict)
+                for (origin, text), verdict in zip(texts.items(), verdicts, strict=True)
+            ]
+
+    async def _passing(self, unseen: str, task: Task) -> str:
+        """Return what passes of the text, or an empty string if that is too little."""
         pieces = _PIECE.findall(unseen)
         if len(pieces) < 2:
-            return
+            return ""
         verdicts = await task.score([piece.strip() for piece in pieces])
-        passing = [p for p, v in zip(pieces, verdicts, strict=True) if not v.flagged]
-        text = task.shown + "".join(passing).rstrip()
-        if len(text.split()) < self.options.kept * len(task.answer.split()):
-            return
-        [verdict] = await task.score([text])
-        yield [Candidate(text, "what passes of the answer", verdict)]
+        kept = [p for p, v in zip(pieces, verdicts, strict=True) if not v.flagged]
+        text = "".join(kept).rstrip()
+        words = len((task.shown + text).split())
+        return text if words >= self.options.kept * len(task.answer.split()) else ""
 
 
 @hookimpl
