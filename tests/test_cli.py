@@ -163,6 +163,7 @@ def _all_commands() -> Iterator[list[str]]:
         (["profile", "embedded"], "--no-trials or fewer --samples take less time"),
         (["plan", "validate", "--out", "results"], "fewer --seconds take less time"),
         (["moderate", "texts.jsonl"], "the same command goes on from there"),
+        (["moderators", "tune", "texts.jsonl", "--false-alarms", "0.5"], "begins anew"),
         (["steer", "hello"], "stopped"),
     ],
 )
@@ -173,7 +174,7 @@ def test_ctrl_c_is_one_line_that_says_how_to_go_on(
         raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)
-    Path("texts.jsonl").write_text('{"text": "What a lovely day."}\n', encoding="utf-8")
+    Path("texts.jsonl").write_text('{"text": "What a lovely day."}\n' * 2, encoding="utf-8")
     for builder in ("build_guard", "build_moderator"):
         monkeypatch.setattr(common, builder, stop)
     result = run(*arguments)
@@ -396,6 +397,17 @@ def test_verbose_shows_the_options() -> None:
     assert "'auto', 'float32'" in output
 
 
+def test_plugins_as_json() -> None:
+    [lite] = [
+        p for p in json.loads(run("plugins", "--json").stdout)["plugins"] if p["name"] == "lite"
+    ]
+    assert lite["kinds"] == ["moderator"]
+    assert lite["options"] == {}
+    listed = json.loads(run("plugins", "--verbose", "--json").stdout)["plugins"]
+    [lite] = [p for p in listed if p["name"] == "lite"]
+    assert "threshold" in lite["options"]["moderator"]["properties"]
+
+
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch) -> None:
     added = {
@@ -458,6 +470,16 @@ def test_doctor_is_content() -> None:
         result.stdout.split()
     )
     assert f"{expected.false_alarms:.1%} false alarms" in " ".join(result.stdout.split())
+
+
+@pytest.mark.usefixtures("backend")
+def test_doctor_as_json() -> None:
+    result = run("doctor", "--json")
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)["findings"]
+    assert {finding["level"] for finding in found} == {"ok", "note"}
+    [profile] = [finding for finding in found if finding["subject"] == "profile"]
+    assert profile["hint"].endswith("ttsa-guard profile embedded")
 
 
 @pytest.mark.usefixtures("broken")
@@ -536,6 +558,30 @@ def test_openings_go_to_a_file(tmp_path: Path) -> None:
     )
     assert result.exit_code == 2
     assert "there is a file where a folder should be" in result.stderr
+
+
+@pytest.mark.usefixtures("backend")
+def test_a_profile_that_was_stopped_goes_on_with_its_openings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ttsa_guard import profiling
+    from ttsa_guard.steerers import openings
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    whole, kept = tmp_path / "whole.json", tmp_path / "kept.json"
+    command = ("profile", "some/model", "--samples", "1")
+    run(*command, "--out", str(whole))
+    with monkeypatch.context() as patch:
+        patch.setattr(profiling, "learned", stop)
+        assert run(*command, "--out", str(kept)).exit_code == 130
+    assert not kept.exists()
+    monkeypatch.setattr(openings, "collect", stop)
+    assert run(*command, "--out", str(kept), "--samples", "2").exit_code == 130  # other samples
+    assert run(*command, "--out", str(kept)).exit_code == 0
+    assert kept.read_text(encoding="utf-8") == whole.read_text(encoding="utf-8")
+    assert not list(tmp_path.glob("*.part"))
 
 
 @pytest.mark.usefixtures("backend")

@@ -22,9 +22,12 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
+    TimeRemainingColumn,
 )
 from rich.table import Table
 from rich.text import Text
@@ -210,6 +213,16 @@ def hide_loading_bars() -> None:
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
+class _Rate(ProgressColumn):
+    """How many steps a second are done, or how many seconds one takes."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.speed
+        if not speed:
+            return Text("")
+        return Text(f"{speed:.3g}/s" if speed >= 1 else f"{1 / speed:.3g} s each")
+
+
 def progress(console: Console = err) -> Progress:
     """Return a progress bar that leaves nothing behind."""
     columns = (
@@ -217,7 +230,10 @@ def progress(console: Console = err) -> Progress:
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        _Rate(),
         TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
     )
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 

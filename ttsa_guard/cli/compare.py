@@ -41,6 +41,7 @@ def _group() -> None:
 
 
 @app.command()
+@common.stoppable("nothing is kept; the same command begins anew")
 def compare(
     file: Annotated[
         Path, typer.Argument(help="Labelled texts, one JSON object a line.", show_default=False)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import platform
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Literal
 
@@ -40,7 +41,9 @@ class Finding:
     hint: str = ""
 
 
-def doctor(model: common.Model = None, config: common.Config = None) -> None:
+def doctor(
+    model: common.Model = None, config: common.Config = None, as_json: common.AsJson = False
+) -> None:
     """Check the installation, the plugins and the model.
 
     The exit status is 1 if something is broken.
@@ -48,17 +51,23 @@ def doctor(model: common.Model = None, config: common.Config = None) -> None:
     Example: ttsa-guard doctor --config guard.yaml
     """
     settings = common.settings(model, config)
-    table = Table(box=None, pad_edge=False, show_header=False)
-    broken = False
-    with common.quiet("ttsa_guard"):
-        for finding in findings(settings):
-            broken |= finding.level == "broken"
-            table.add_row(_styled(finding.level), finding.subject, plain(finding.detail))
-            if finding.hint:
-                table.add_row("", "", plain(f"→ {finding.hint}", "yellow"))
-    out.print(table)
-    if broken:
+    with common.quiet("ttsa_guard"), common.waiting("looking"):
+        found = list(findings(settings))
+    if as_json:
+        typer.echo(json.dumps({"findings": [asdict(finding) for finding in found]}, indent=1))
+    else:
+        _show(found)
+    if any(finding.level == "broken" for finding in found):
         raise typer.Exit(1)
+
+
+def _show(found: Iterable[Finding]) -> None:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for finding in found:
+        table.add_row(_styled(finding.level), finding.subject, plain(finding.detail))
+        if finding.hint:
+            table.add_row("", "", plain(f"→ {finding.hint}", "yellow"))
+    out.print(table)
 
 
 def findings(settings: GuardConfig) -> Iterator[Finding]:

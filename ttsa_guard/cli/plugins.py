@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from rich.table import Table
 
-from ttsa_guard.cli.common import out, plain, quiet
-from ttsa_guard.cli.listing import declared, imported, installed
+from ttsa_guard.cli.common import AsJson, out, plain, quiet
+from ttsa_guard.cli.listing import Listed, declared, imported, installed
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -19,15 +22,29 @@ def plugins(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Import the plugins and show their options.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the installed plugins.
 
     Example: ttsa-guard plugins --verbose
     """
-    from ttsa_guard.plugins import RENAMED
-
     with quiet():
         points = installed(imported if verbose else declared)
+    if as_json:
+        typer.echo(json.dumps({"plugins": [_as_dict(listed) for listed in points]}, indent=1))
+    else:
+        _show(points, verbose)
+
+
+def _as_dict(listed: Listed) -> dict[str, Any]:
+    """Return what is known; the options are JSON schemas, by kind."""
+    options = {kind: options.model_json_schema() for kind, options in listed.options.items()}
+    return {**asdict(replace(listed, options={})), "options": options}
+
+
+def _show(points: Sequence[Listed], verbose: bool) -> None:
+    from ttsa_guard.plugins import RENAMED
+
     table = Table("plugin", "kind", "package", box=None, pad_edge=False, header_style="bold")
     for listed in points:
         table.add_row(plain(listed.name), ", ".join(listed.kinds) or "?", plain(listed.package))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,8 +25,8 @@ _PROBES = ("harmless", "unsafe")
 
 
 @common.stoppable(
-    "nothing is written; the same command begins anew; --no-trials or fewer --samples take less"
-    " time"
+    "the same command goes on after the last finished part; --no-trials or fewer --samples take"
+    " less time"
 )
 def profile(
     model: Annotated[
@@ -61,9 +63,12 @@ def profile(
     settings = common.settings(model, config)
     path = file or _cached(model)
     ready_file(path, make=True)
-    collected = _collected(settings, moderator, samples, asked, trials=trials)
+    asking = json.dumps([model, moderator, samples, asked, settings.model_dump(mode="json")])
+    part = path.with_suffix(f".{hashlib.sha256(asking.encode()).hexdigest()[:12]}.part")
+    collected = _collected(settings, moderator, samples, asked, trials=trials, part=part)
     try:
         collected.save(path)
+        part.unlink(missing_ok=True)
     except OSError as error:
         raise ConfigError(
             f"cannot write {path}: {reason(error)}", hint="give another file with --out"
@@ -91,9 +96,11 @@ def _collected(
     asked: dict[str, list[str]],
     *,
     trials: bool,
+    part: Path,
 ) -> ModelProfile:
+    """Return the profile. Its openings are kept in `part` while the steerers are tried."""
     from ttsa_guard.plugins import Plugins
-    from ttsa_guard.profile import with_whole_beginnings
+    from ttsa_guard.profile import ModelProfile, with_whole_beginnings
     from ttsa_guard.profiling import learned
     from ttsa_guard.steerers.openings import collect, default_probes
 
@@ -105,7 +112,7 @@ def _collected(
     guard = common.build_guard(settings.model_copy(update={"generation": drafts}))
     harmless, unsafe = default_probes()
 
-    async def work(bar: Progress) -> ModelProfile:
+    async def openings(bar: Progress) -> ModelProfile:
         task = bar.add_task("sampling answers", total=None)
         collected = await collect(
             guard.backend,
@@ -115,9 +122,13 @@ def _collected(
             samples=samples,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-        collected = with_whole_beginnings(collected)
+        return with_whole_beginnings(collected)
+
+    async def work(bar: Progress) -> ModelProfile:
+        collected = ModelProfile.load(part) if part.is_file() else await openings(bar)
         if not trials:
             return collected
+        collected.save(part)
         trying = bar.add_task("trying steerers", total=None)
         return await learned(
             guard.with_steerers((), collected),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _THRESHOLDS = ("threshold", "thresholds")
 
 
+@common.stoppable("nothing is kept; the same command begins anew")
 def tune(
     file: Annotated[
         Path, typer.Argument(help="Texts of yours, one JSON object a line.", show_default=False)
