@@ -18,14 +18,16 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-
-import aiohttp
 
 from ttsa_guard.budget import Clock
 from ttsa_guard.errors import AccessError, InputError, ModeratorError
 from ttsa_guard.settings import VARIABLE
+
+if TYPE_CHECKING:
+    # It is imported where it is used, because commands that check settings have to start soon.
+    import aiohttp
 
 _PACE = 0.95
 """Share of a rate limit that is used.
@@ -212,6 +214,8 @@ class Http:
 
         There is only one try. Raises as `post` does.
         """
+        import aiohttp
+
         self._breaker.check()
         sent: dict[str, Any] = {
             "data": BytesIO(_encoded(body)),
@@ -254,6 +258,8 @@ class Http:
         timeout: float | None = None,
         **sent: Any,
     ) -> Any:
+        import aiohttp
+
         sent["headers"] = {**_JSON, **(headers or {})}
         sent["timeout"] = aiohttp.ClientTimeout(
             total=timeout or self._timeout, sock_connect=_LONGEST_CONNECT
@@ -345,6 +351,8 @@ class Http:
     async def _life(
         self, loop: asyncio.AbstractEventLoop
     ) -> AsyncGenerator[aiohttp.ClientSession, None]:
+        import aiohttp
+
         connector = aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=_KEEP_ALIVE)
         # `_read` decompresses, within a bound. No service needs cookies.
         session = aiohttp.ClientSession(
@@ -387,6 +395,8 @@ def _too_large() -> _LaterError:
 @contextmanager
 def _faults() -> Iterator[None]:
     """Turn faults of the connection into `_LaterError`."""
+    import aiohttp
+
     try:
         yield
     except asyncio.TimeoutError:
