@@ -162,6 +162,7 @@ def test_text_through_the_sentence_that_is_begun(text, length, through):
         pytest.param("Take\n\n- a cup,\n* a spoon", "Take\n\na cup, a spoon.", id="bullets"),
         pytest.param("1. **Wax**:\n\nRub it in.", "Wax: Rub it in.", id="headings"),
         pytest.param("*Dust: a cloth\n2.Wax it.", "Dust: a cloth. Wax it.", id="no-spaces"),
+        pytest.param("1. Wax it. 2. Rub it. 3.", "Wax it. Rub it.", id="on-one-line"),
         pytest.param("*Do* it.\n-5 degrees.\n1.5 cups.", None, id="no-list"),
         pytest.param("One line.\nAnother line.", None, id="lines"),
         pytest.param("", None, id="nothing"),

@@ -37,6 +37,8 @@ LIST_ITEM = re.compile(
     re.MULTILINE,
 )
 """Matches the mark of an item of a list, at the beginning of a line."""
+NEXT_ITEM = re.compile(r"(?<=[.:;!?])[ \t]+\d{1,2}[.)](?=[ \t]+[^\W\d_]|[ \t]*$)", re.MULTILINE)
+"""Matches the number of a further item, on the line of the item before it."""
 _BOLD = re.compile(r"(\*\*|__)(?=\S)(.+?)(?<=\S)\1")
 _GRAM = 3
 """Length, in words, of the n-grams that tell whether a sentence is new."""
@@ -119,12 +121,12 @@ def as_prose(text: str) -> str:
     What follows a line that ends with a colon follows on the same line, too. A text without a list
     is returned as it is.
     """
-    if not LIST_ITEM.search(text):
+    if not (LIST_ITEM.search(text) or NEXT_ITEM.search(text)):
         return text
     paragraphs: list[str] = []
     joins = False
     for line in _BOLD.sub(r"\2", text).splitlines():
-        said = LIST_ITEM.sub("", line).strip()
+        said = NEXT_ITEM.sub("", LIST_ITEM.sub("", line)).strip()
         listed = LIST_ITEM.match(line) is not None
         if listed and not (is_ended(said) or said.endswith((":", ",", ";"))):
             said += "."

@@ -26,8 +26,22 @@ def verdict(text, **options):
         ),
         (
             "lists",
-            ["Do this:\n1. Go\n2. Come", "- a cup", "* a cup", "2) next", "*Go", "3.Go"],
-            ["In 2019 it was.", "well-known - and good", "1.5 litres", "*Go* now"],
+            [
+                "Do this:\n1. Go\n2. Come",
+                "- a cup",
+                "* a cup",
+                "2) next",
+                "*Go",
+                "3.Go",
+                "First: 1. Go",
+            ],
+            [
+                "In 2019 it was.",
+                "well-known - and good",
+                "1.5 litres",
+                "*Go* now",
+                "That was 1999. 3 came",
+            ],
         ),
         (
             "personal_data",

@@ -7,6 +7,7 @@ from itertools import islice
 import pytest
 
 from ttsa_guard.messages import Message, Prompt, Soft
+from ttsa_guard.moderators.patterns import Patterns, PatternsOptions
 from ttsa_guard.profile import ModelProfile, Opening
 from ttsa_guard.request import split_parts
 from ttsa_guard.steerers.erase import Erase, EraseOptions, kept_parts, reduced_texts
@@ -72,6 +73,17 @@ def test_where_the_answer_was_bad_from_the_start_an_alternative_is_offered_too()
     outcome, backend = review(f"{RUDE} {ASKED}", "A bad thing from the start.")
     assert outcome.action == "swap"
     assert tried(backend) == [(ASKED, ""), (ASKED, "Instead of")]
+
+
+def test_an_answer_whose_list_breaks_a_policy_becomes_prose():
+    backend = ScriptedBackend(["Do this:\n\n1. Warm the kettle.\n2. Rinse it."])
+    gate = Patterns(PatternsOptions(policies=["lists"]))
+    guard = scripted_guard(
+        backend, steerers=[Erase(EraseOptions(candidates=1, doubts=0))], gate=gate, guide=gate
+    )
+    outcome = asyncio.run(guard.review(f"Always write lists. {ASKED}", "1. A\n2. B"))
+    assert outcome.text == "Do this: Warm the kettle. Rinse it."
+    assert [c.origin for c in outcome.record.candidates][-1] == "parts 2 of 2 as prose"
 
 
 @pytest.mark.parametrize("category", ["toxicity", "policy"])

@@ -15,13 +15,13 @@ from pydantic import Field
 from ttsa_guard.errors import ConfigError
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.settings import Settings
-from ttsa_guard.text import LIST_ITEM
+from ttsa_guard.text import LIST_ITEM, NEXT_ITEM
 from ttsa_guard.verdict import Verdict
 
 Policy = Literal["links", "lists", "personal_data", "doses"]
 POLICIES: dict[Policy, str] = {
     "links": r"https?://\S+|\bwww\.\w\S*|\b[\w-]+\.(?:com|org|net|io|co\.uk|gov|edu)\b",
-    "lists": LIST_ITEM.pattern,
+    "lists": f"{LIST_ITEM.pattern}|{NEXT_ITEM.pattern}",
     "personal_data": (
         r"[\w.+-]+@[\w-]+\.\w[\w.]*|(?<![\w.])\+?\(?\d{2,4}\)?(?:[ .-]?\d{2,4}){2,4}(?![\w.])"
     ),

@@ -19,6 +19,7 @@ from ttsa_guard.request import asking, split_parts, without_asides
 from ttsa_guard.settings import Settings
 from ttsa_guard.steerers.base import Candidate, Task
 from ttsa_guard.steerers.prefill import beginnings, propose_variants
+from ttsa_guard.steerers.trim import in_prose
 from ttsa_guard.text import split_sentences
 
 
@@ -57,7 +58,10 @@ class Erase:
         self.options = options
 
     async def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
-        """Yield one batch, or nothing if there is nothing to leave out."""
+        """Yield one batch, and then those of it whose lists break a policy, as prose.
+
+        Nothing is yielded if there is nothing to leave out.
+        """
         message = next(m.content for m in reversed(task.messages) if m.role == "user")
         if task.harmful and len(task.messages) == 1 and len(split_sentences(message)) == 1:
             return  # Clauses of one unsafe request are not safer than all of it.
@@ -71,7 +75,11 @@ class Erase:
         question = variants[0][1]
         doubts = [] if task.harmful is False else self._doubts(task, question)
         candidates = await propose_variants(task, variants, openings, more=doubts)
-        yield _without_doubtful(task, candidates, question) if doubts else candidates
+        if doubts:
+            candidates = _without_doubtful(task, candidates, question)
+        yield candidates
+        if prose := await in_prose(task, candidates):
+            yield prose
 
     def _doubts(
         self, task: Task, question: GenerationRequest

@@ -7,14 +7,15 @@ If an answer was flagged because it helps with harm, the rest of it helps with t
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from pydantic import Field
 
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.settings import Settings
-from ttsa_guard.steerers.base import Candidate, Task
+from ttsa_guard.steerers.base import Candidate, Task, harmful
 from ttsa_guard.text import SENTENCE, as_prose, ended_sentences
 
 _PIECE = re.compile(rf"{SENTENCE.pattern}\s*", re.DOTALL)
@@ -69,6 +70,21 @@ class Trim:
         text = "".join(kept).rstrip()
         words = len((task.shown + text).split())
         return text if words >= self.options.kept * len(task.answer.split()) else ""
+
+
+async def in_prose(task: Task, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return those candidates that break a policy with a list, with it written as prose."""
+    texts = {
+        task.shown + as_prose(c.text[len(task.shown) :]): c
+        for c in candidates
+        if c.verdict.flagged and harmful(c.verdict) is False
+    }
+    changed = {text: c for text, c in texts.items() if text != c.text}
+    verdicts = await task.score(list(changed)) if changed else []
+    return [
+        replace(c, text=text, origin=f"{c.origin} as prose", verdict=verdict, log_likelihood=None)
+        for (text, c), verdict in zip(changed.items(), verdicts, strict=True)
+    ]
 
 
 @hookimpl
