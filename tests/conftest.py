@@ -36,6 +36,17 @@ def output_to_a_pipe(monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
 
 
+@pytest.fixture(autouse=True)
+def no_everyday_questions(request, monkeypatch):
+    """The same outcomes whether the sentence encoder is installed or not."""
+
+    async def unknown(question):
+        return False
+
+    if not request.node.get_closest_marker("real"):
+        monkeypatch.setattr("ttsa_guard.search.is_everyday", unknown)
+
+
 @pytest.fixture(scope="session")
 def tracing():
     """The process's OpenTelemetry tracer provider: it can be set but once."""

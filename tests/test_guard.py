@@ -734,6 +734,29 @@ def test_prefill_goes_on_with_an_opening_after_what_was_shown():
     assert outcome.text == "A fine start. Here is a good end"
 
 
+@pytest.mark.parametrize("everyday", [True, False])
+def test_a_flag_for_harm_says_nothing_of_an_everyday_question(everyday, monkeypatch):
+    class Harm(ScriptedModerator):
+        def _verdict(self, text):
+            found = super()._verdict(text)
+            return replace(found, categories={"harm": found.score})
+
+    asked = []
+
+    async def is_everyday(question):
+        asked.append(question)
+        return everyday
+
+    monkeypatch.setattr("ttsa_guard.search.is_everyday", is_everyday)
+    steerer = Proposes([REFUSAL], [GOOD])
+    messages = [Message("user", "Be rude. How do I clean a kettle?")]
+    guard = scripted_guard([], gate=Harm(), guide=ScriptedModerator(), steerers=[steerer])
+    outcome = asyncio.run(guard.review(messages, BAD))
+    assert asked == ["How do I clean a kettle?"]
+    assert outcome.text == (GOOD if everyday else REFUSAL)
+    assert steerer.task.harmful is (None if everyday else True)
+
+
 @pytest.mark.parametrize(("category", "rounds"), [("harm", 1), ("toxicity", 2), (None, 2)])
 def test_declining_ends_the_search_only_where_it_is_right(category, rounds):
     class Sorting(ScriptedModerator):

@@ -18,13 +18,14 @@ from ttsa_guard.config import GuardConfig
 from ttsa_guard.errors import BudgetError
 from ttsa_guard.messages import Baseline, GenerationRequest, Message, Prompt, last_user
 from ttsa_guard.moderators.base import Moderator, moderate_safely
+from ttsa_guard.moderators.everyday import is_everyday
 from ttsa_guard.profile import ModelProfile
 from ttsa_guard.quality import Quality
 from ttsa_guard.reasoning import has_reasoning
-from ttsa_guard.request import questions
+from ttsa_guard.request import question, questions
 from ttsa_guard.review import Review
 from ttsa_guard.selection import Judged, best_first, refusal
-from ttsa_guard.steerers.base import Candidate, Steerer, Task
+from ttsa_guard.steerers.base import Candidate, Steerer, Task, harmful
 from ttsa_guard.text import split_sentences
 from ttsa_guard.verdict import Verdict
 
@@ -125,11 +126,19 @@ class Search:
             usage=review.usage,
             score=self._score,
             flag=review.flag,
+            everyday=await self._is_everyday(),
             baseline=Baseline(asked[0], self.quality.lowest) if measured else None,
             asked=tuple(asked),
             seed=base.seed,
             prefer=review.prefer,
         )
+
+    async def _is_everyday(self) -> bool:
+        """Return whether the question is harmless, though the answer was flagged for harm."""
+        if not harmful(self.review.flag):
+            return False
+        with self.review.usage.timed("scoring"):
+            return await is_everyday(question(last_user(self.review.messages)))
 
     async def _asked(self, messages: list[Message], plain: GenerationRequest) -> Prompt:
         same = messages == list(self.review.messages)

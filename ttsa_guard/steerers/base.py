@@ -70,6 +70,8 @@ class Task:
         score: a function that asks the guide moderator for a verdict on each text, in order. It
             does not raise if the moderator fails: such verdicts are marked as failed.
         flag: the gate's verdict on the answer, or on its reasoning; None if it is not known.
+        everyday: whether the question is harmless beyond doubt, so that an answer which is flagged
+            for harm says nothing about the question.
         baseline: the value to set in requests whose answers often pass the moderator but are
             seldom likely enough: their likelihoods are then measured during generation. None if
             nothing measures likelihoods.
@@ -87,6 +89,7 @@ class Task:
     usage: Usage
     score: Callable[[Sequence[str]], Awaitable[list[Verdict]]]
     flag: Verdict | None = None
+    everyday: bool = False
     baseline: Baseline | None = None
     asked: tuple[Prompt, ...] = ()
     seed: int = 0
@@ -94,8 +97,12 @@ class Task:
 
     @property
     def harmful(self) -> bool | None:
-        """Say whether the answer was flagged because it helps with harm (see `harmful`)."""
-        return harmful(self.flag)
+        """Say whether the answer was flagged because it helps with harm (see `harmful`).
+
+        None if that is not known, or if the question is an everyday one.
+        """
+        helps = harmful(self.flag)
+        return None if helps and self.everyday else helps
 
     @property
     def shown(self) -> str:
