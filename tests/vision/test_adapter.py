@@ -1,4 +1,4 @@
-"""Classes that adapt to images: TDA's caches, the gate at zero, and the twin that bounds both."""
+"""Classes that adapt to images: TDA's caches, the blend at zero, and the twin that bounds both."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ttsa_guard.vision.adapter import (
     NegativeCacheOptions,
 )
 from ttsa_guard.vision.base import Floats, entropy, softmax, unit
-from ttsa_guard.vision.gate import ClassGate
+from ttsa_guard.vision.blend import ClassBlend
 
 SCALE = 100.0
 ON = {
@@ -121,15 +121,15 @@ def test_with_nothing_on_the_probabilities_are_the_plain_ones_bit_for_bit() -> N
         assert found.probabilities.tobytes() == adapter.plain(image).tobytes()
 
 
-def test_a_gate_at_zero_gives_the_classes_bit_for_bit() -> None:
+def test_a_blend_at_zero_gives_the_classes_bit_for_bit() -> None:
     classes, images = made()
-    gate = ClassGate(classes, scale=SCALE, rate=0.01)
-    assert gate.classes(images[:12]).tobytes() == classes.tobytes()
-    gate.step(images[:12])
-    assert np.abs(gate.classes(images[:12]) - classes).max() > 1e-4
+    blend = ClassBlend(classes, scale=SCALE, rate=0.01)
+    assert blend.classes(images[:12]).tobytes() == classes.tobytes()
+    blend.step(images[:12])
+    assert np.abs(blend.classes(images[:12]) - classes).max() > 1e-4
 
 
-def test_steps_of_the_gate_make_predictions_surer() -> None:
+def test_steps_of_the_blend_make_predictions_surer() -> None:
     classes, images = made()
     options = AdapterOptions(
         learning_rate=1e-3, negative=NegativeCacheOptions(alpha=0), max_drift=1.0

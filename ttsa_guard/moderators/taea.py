@@ -167,7 +167,7 @@ class Taea:
         return new
 
     def _views(self, pixels: pillow.Image) -> Floats:
-        """Return the features of an image, and, for the gate, of its parts and mirror images."""
+        """Return the features of an image, and, for the blend, of its parts and mirror images."""
         views = [pixels]
         if self.options.learning_rate:
             views += parts(pixels)

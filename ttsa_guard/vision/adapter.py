@@ -2,7 +2,7 @@
 
 TDA (repository kdiAAA/TDA) keeps features of images with sure predictions, and takes classes away
 from images that lie near unsure ones. TAEA (arXiv 2411.15735) has the second of these caches, and a
-learned gate (`vision.gate`). Whoever chooses the images chooses what is learned.
+learned gate (`vision.blend`). Whoever chooses the images chooses what is learned.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import Field
 
 from ttsa_guard.settings import Settings
 from ttsa_guard.vision.base import Floats, entropy, softmax, unit
-from ttsa_guard.vision.gate import ClassGate
+from ttsa_guard.vision.blend import ClassBlend
 
 
 class CacheOptions(Settings):
@@ -63,8 +63,8 @@ class AdapterOptions(Settings):
         0.0,
         ge=0,
         description=(
-            "of a gate between what texts and images say of a class, one step an image; our"
-            " reconstruction, 12 times as slow. At 0 it is off"
+            "of the blend of what texts and images say of a class, one step an image: our"
+            " reconstruction of TAEA's gate, 12 times as slow. At 0 it is off"
         ),
     )
     max_drift: float = Field(
@@ -161,7 +161,7 @@ class DynamicAdapter:
         rate = self.options.learning_rate
         self.positive = Cache(self.options.positive)
         self.negative = Cache(self.options.negative)
-        self._gate = ClassGate(self._classes, scale=self._scale, rate=rate) if rate else None
+        self._blend = ClassBlend(self._classes, scale=self._scale, rate=rate) if rate else None
 
     def plain(self, feature: Floats) -> Floats:
         """Return the probabilities without adaptation, [C]."""
@@ -175,7 +175,7 @@ class DynamicAdapter:
         Args:
             feature: of the image, [dimensions].
             views: features of parts and mirror images of it, [views, dimensions]; those of the
-                image itself by default. Only the gate needs them.
+                image itself by default. Only the blend needs them.
             learn: False for an image that nothing is to be learned from.
         """
         feature = unit(feature.astype(np.float64))
@@ -183,7 +183,7 @@ class DynamicAdapter:
         plain = self._logits(feature, self._classes)
         if learn:
             self._learn(feature, plain, views)
-        classes = self._gate.classes(views) if self._gate else self._classes
+        classes = self._blend.classes(views) if self._blend else self._classes
         logits = self._logits(feature, classes)
         adapted = logits + self.positive.logits(feature) - self.negative.logits(feature)
         before, after = softmax(plain), softmax(adapted)
@@ -207,8 +207,8 @@ class DynamicAdapter:
         if negative.alpha and _within(spread / math.log2(len(plain)), negative.entropy):
             likely = _within(probabilities, negative.probability)
             self.negative.admit(predicted, Entry(feature, spread, np.asarray(likely, dtype=float)))
-        if self._gate:
-            self._gate.step(views)
+        if self._blend:
+            self._blend.step(views)
 
 
 def _within(

@@ -1,4 +1,4 @@
-"""A learned gate between what a text and what images say of a class: a reconstruction of TAEA's.
+"""A learned blend of what texts and what images say of a class: a reconstruction of TAEA's gate.
 
 Of TAEA the abstract and two formulas are known, second hand and garbled: the features of texts
 attend to those of images, through one learned projection, and what they find is added through a
@@ -15,8 +15,8 @@ _CONFIDENT = 3
 """Views whose mean prediction is made surer: those that are the surest already."""
 
 
-class ClassGate:
-    """Features of classes, moved by those of images. The gate begins at zero, where nothing moves.
+class ClassBlend:
+    """Features of classes, blended with those of images. It begins at zero, where nothing is added.
 
     Args:
         classes: [C, dimensions].
@@ -28,9 +28,9 @@ class ClassGate:
         self._classes = torch.as_tensor(classes)
         self._scale = scale
         size = classes.shape[1]
-        self._gate = torch.zeros(size, dtype=self._classes.dtype, requires_grad=True)
+        self._share = torch.zeros(size, dtype=self._classes.dtype, requires_grad=True)
         self._projection = torch.eye(size, dtype=self._classes.dtype, requires_grad=True)
-        self._optimizer = torch.optim.AdamW([self._gate, self._projection], lr=rate)
+        self._optimizer = torch.optim.AdamW([self._share, self._projection], lr=rate)
 
     def classes(self, views: Floats) -> Floats:
         """Return the features of the classes in the light of these views, [C, dimensions]."""
@@ -52,7 +52,7 @@ class ClassGate:
     def _moved(self, views: torch.Tensor) -> torch.Tensor:
         images = views @ self._projection
         attention = self._classes @ images.T / self._classes.shape[1] ** 0.5
-        moved: torch.Tensor = self._classes + self._gate * (attention.softmax(-1) @ images)
+        moved: torch.Tensor = self._classes + self._share * (attention.softmax(-1) @ images)
         return moved
 
 
