@@ -27,7 +27,10 @@ _SCALE = 100.0
 _THRESHOLD = 0.5
 _ORDINARY = 60
 """Images of other users before the attack."""
-_CONTENT, _TRACE = 0.3, 0.08
+CONTENTS: Mapping[str, float] = {"clear": 0.3, "unclear": 0.12}
+"""How much of its class an image has."""
+_TRACE = 0.08
+"""How much of the others, at most."""
 _STEPS = (0.1, 0.3, 0.9)
 """How far the images of the pool are moved from the target towards a class."""
 OFF = NegativeCacheOptions(alpha=0)
@@ -73,8 +76,13 @@ def attacked(
     }
 
 
-def unattacked(learns: Mapping[str, Any], bound: float, *, n: int = 400) -> dict[str, float]:
+def unattacked(
+    learns: Mapping[str, Any], bound: float, kind: str, *, n: int = 400
+) -> dict[str, float]:
     """Return how many of the images of ordinary users are judged rightly, after the first half.
+
+    Args:
+        kind: of the images, a name in `CONTENTS`.
 
     Returns:
         "plain": the share without adaptation; "adapted": that with it.
@@ -85,7 +93,7 @@ def unattacked(learns: Mapping[str, Any], bound: float, *, n: int = 400) -> dict
         classes = unit(world.texts(4).mean(1))
         options = AdapterOptions(**learns, max_drift=bound)
         adapter = DynamicAdapter(classes, scale=_SCALE, options=options)
-        contents = _contents(world, n)
+        contents = _contents(world, n, CONTENTS[kind])
         for i, image in enumerate(world.images(contents)):
             unsafe = contents[i].argmax() < _UNSAFE
             judged = {
@@ -127,13 +135,13 @@ def _pool(target: Floats, classes: Floats, world: World) -> list[Floats]:
 
 
 def _images(world: World, n: int) -> Floats:
-    return world.images(_contents(world, n))
+    return world.images(_contents(world, n, CONTENTS["clear"]))
 
 
-def _contents(world: World, n: int) -> Floats:
+def _contents(world: World, n: int, strong: float) -> Floats:
     """Return contents with one strong class each, among traces of the others."""
     contents = world.draw.uniform(0, _TRACE, size=(n, _CLASSES))
-    contents[np.arange(n), world.draw.integers(_CLASSES, size=n)] = _CONTENT
+    contents[np.arange(n), world.draw.integers(_CLASSES, size=n)] = strong
     return contents
 
 

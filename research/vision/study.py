@@ -1,6 +1,6 @@
 """Measure masking and poisoning on made features, and keep the numbers as JSON.
 
-    python -m research.vision.study masking poisoning
+    python -m research.vision.study masking ordinary poisoning
 
 takes some minutes. The suite compares the tables in the documentation with the file.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from research.vision.masking import compared
-from research.vision.poisoning import BOUNDS, LEARNS, attacked, unattacked
+from research.vision.poisoning import BOUNDS, CONTENTS, LEARNS, attacked, unattacked
 
 RESULTS = Path(__file__).parent.parent / "results" / "vision.json"
 PATCHES = (16, 196)
@@ -25,18 +25,30 @@ def masking() -> dict[str, Any]:
     return {str(m): compared(m) for m in PATCHES}
 
 
-def poisoning() -> dict[str, Any]:
-    """Return what an attack does, and what adaptation is worth without one, by what is learned."""
+def _by_bound(measure: Callable[[Mapping[str, Any], float], Any]) -> dict[str, Any]:
     return {
-        name: {
-            "unattacked": {str(bound): unattacked(learns, bound) for bound in BOUNDS},
-            "attacked": {str(bound): attacked(learns, bound) for bound in BOUNDS},
-        }
+        name: {str(bound): measure(learns, bound) for bound in BOUNDS}
         for name, learns in LEARNS.items()
     }
 
 
-PARTS: Mapping[str, Callable[[], dict[str, Any]]] = {"masking": masking, "poisoning": poisoning}
+def ordinary() -> dict[str, Any]:
+    """Return what adaptation is worth without an attack, by what is learned and by the bound."""
+    return _by_bound(
+        lambda learns, bound: {kind: unattacked(learns, bound, kind) for kind in CONTENTS}
+    )
+
+
+def poisoning() -> dict[str, Any]:
+    """Return what an attack does, by what is learned and by the bound."""
+    return _by_bound(attacked)
+
+
+PARTS: Mapping[str, Callable[[], dict[str, Any]]] = {
+    "masking": masking,
+    "ordinary": ordinary,
+    "poisoning": poisoning,
+}
 
 
 def masking_table(found: Mapping[str, Any]) -> list[str]:
@@ -50,18 +62,19 @@ def masking_table(found: Mapping[str, Any]) -> list[str]:
     return _lines(["score", *columns], rows)
 
 
-def poisoning_table(found: Mapping[str, Any]) -> list[str]:
+def poisoning_table(ordinary: Mapping[str, Any], poisoned: Mapping[str, Any]) -> list[str]:
     """Return the lines of a table of what is learned, by bounds."""
-    head = ["what learns", "`max_drift`", "right, no attack", "score before", "after"]
-    head += ["largest fall", "passes", "resets"]
+    head = ["what learns", "`max_drift`", *(f"right, {kind}" for kind in CONTENTS)]
+    head += ["score before", "after", "largest fall", "passes", "resets"]
     rows = []
-    for name, measured in found.items():
-        for bound, after in measured["attacked"].items():
-            plain, adapted = measured["unattacked"][bound].values()
-            right = f"{_percent(plain)} → {_percent(adapted)}"
+    for name, measured in poisoned.items():
+        for bound, after in measured.items():
+            right = [
+                " → ".join(map(_percent, ordinary[name][bound][kind].values())) for kind in CONTENTS
+            ]
             numbers = [f"{after[key]:.2f}" for key in ("before", "after", "fall")]
             rows.append(
-                [name, bound, right, *numbers, _percent(after["passed"]), f"{after['resets']:.1f}"]
+                [name, bound, *right, *numbers, _percent(after["passed"]), f"{after['resets']:.1f}"]
             )
     return _lines(head, rows)
 
@@ -82,7 +95,8 @@ def main() -> None:
     for part in parser.parse_args().parts:
         kept[part] = PARTS[part]()
         RESULTS.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-    print("\n".join([*masking_table(kept["masking"]), "", *poisoning_table(kept["poisoning"])]))
+    poisoned = poisoning_table(kept["ordinary"], kept["poisoning"])
+    print("\n".join([*masking_table(kept["masking"]), "", *poisoned]))
 
 
 if __name__ == "__main__":
