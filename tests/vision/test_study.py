@@ -18,13 +18,14 @@ TDA = "both caches, as TDA"
 
 def test_the_tables_of_the_page_are_those_that_were_measured() -> None:
     page = (DOCS / "moderators.md").read_text(encoding="utf-8")
-    for table in (masking_table(MEASURED["masking"]), poisoning_table(MEASURED["poisoning"])):
+    poisoned = poisoning_table(MEASURED["ordinary"], MEASURED["poisoning"])
+    for table in (masking_table(MEASURED["masking"]), poisoned):
         assert "\n".join(table) in page
 
 
 def test_no_attack_that_was_measured_went_beyond_its_bound() -> None:
     for found in MEASURED["poisoning"].values():
-        for bound, after in found["attacked"].items():
+        for bound, after in found.items():
             assert after["fall"] <= float(bound)
 
 
@@ -35,15 +36,6 @@ def test_without_the_bound_an_attacker_moves_an_unsafe_image_and_with_it_not_fur
     assert free["resets"] == 0
     assert bounded["fall"] <= 0.1
     assert bounded["passed"] == 0
-
-
-@pytest.mark.slow
-def test_the_blend_is_moved_and_bounded_as_well() -> None:
-    free, bounded = (
-        attacked(LEARNS["blend alone"], bound, targets=1, steps=4) for bound in (1.0, 0.02)
-    )
-    assert free["fall"] > bounded["fall"]
-    assert bounded["fall"] <= 0.02
 
 
 @pytest.mark.slow
