@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+import logging
 
 from PIL import Image as pillow  # noqa: N813
 from PIL import ImageOps
 
 from ttsa_guard.errors import ImageError
 from ttsa_guard.images import Image
+
+# For debugging, Pillow logs the tags of a file with their values: places, names, descriptions.
+logging.getLogger("PIL").setLevel(logging.INFO)
 
 
 def decoded(image: Image) -> pillow.Image:
