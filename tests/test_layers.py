@@ -12,9 +12,9 @@ ROOT = Path(ttsa_guard.__file__).parent
 LAYERS = """
     errors files forks aside verdict settings environment images messages text budget quality record
     audit telemetry config hookspecs plugins schema observers service quotes reasoning tool_calls
-    profile request hf moderators backends steerers completion selection streaming review search
-    guard profiling nemo serve embedded bench plan plots pages conformance testing checking setup
-    cli
+    profile request hf vision moderators backends steerers completion selection streaming review
+    search guard profiling nemo serve embedded bench plan plots pages conformance testing checking
+    setup cli
 """.split()
 
 

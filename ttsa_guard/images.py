@@ -102,6 +102,12 @@ class Image:
         return cls(b"", "", hashlib.sha256(raw).hexdigest())
 
     @classmethod
+    def from_bytes(cls, data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Image:
+        """Read an image from the bytes of its file. Raises as `from_url` does."""
+        _refuse_more(len(data), limits)
+        return cls._checked(data, "", limits)
+
+    @classmethod
     def _unread(cls, reference: str, limits: ImageLimits) -> Image:
         _refuse_more(len(reference) // 4 * 3, limits)
         digest = hashlib.sha256(reference.encode("utf-8", "surrogatepass"))

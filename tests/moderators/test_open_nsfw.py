@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import logging
 import sys
 from typing import Any
 
@@ -83,6 +84,19 @@ def test_what_it_cannot_judge_fails(moderator: OpenNsfw, image: Any, reason: str
     assert good.decision == "pass"
     assert (bad.decision, bad.score) == ("failed", 1.0)
     assert reason in bad.reason
+
+
+def test_the_tags_of_a_file_are_not_logged(
+    moderator: OpenNsfw, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Pillow logs them with their values, for debugging."""
+    about, file = pillow.Exif(), io.BytesIO()
+    about[0x010E] = "where it was taken"
+    pillow.new("RGB", (8, 8)).save(file, "JPEG", exif=about)
+    with caplog.at_level(logging.DEBUG):
+        [verdict] = judged(moderator, Image.from_bytes(file.getvalue()))
+    assert verdict.decision == "pass"
+    assert "where it was taken" not in caplog.text
 
 
 def test_without_its_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

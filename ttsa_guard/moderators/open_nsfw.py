@@ -6,18 +6,18 @@ knows nothing of violence, of drawings' meaning, or of text in images.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import Field
 
-from ttsa_guard.errors import ModelError
+from ttsa_guard.errors import ImageError, ModelError
 from ttsa_guard.images import Image
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.settings import Settings
 from ttsa_guard.verdict import Verdict
+from ttsa_guard.vision.pixels import decoded
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,14 +62,14 @@ class OpenNsfw:
 
     async def moderate_images(self, images: Sequence[Image]) -> list[Verdict]:
         """Judge `images`. They are decoded one after another, and scored as one batch."""
-        decoded = [self._decoded(image) for image in images]
-        pixels = [found for found in decoded if not isinstance(found, str)]
+        inputs = [self._decoded(image) for image in images]
+        pixels = [found for found in inputs if not isinstance(found, str)]
         scores = iter(self._classifier.score_array(np.stack(pixels)).tolist() if pixels else ())
         return [
             Verdict.failure(self.name, found)
             if isinstance(found, str)
             else self._verdict(next(scores))
-            for found in decoded
+            for found in inputs
         ]
 
     def _verdict(self, score: float) -> Verdict:
@@ -79,20 +79,11 @@ class OpenNsfw:
 
     def _decoded(self, image: Image) -> NDArray[np.float32] | str:
         """Return what the classifier takes, [224, 224, 3], or why it cannot be had."""
-        from PIL import Image as pillow  # noqa: N813
-
-        kind = image.media_type.removeprefix("image/").upper()
         try:
-            with pillow.open(io.BytesIO(image.data), formats=[kind]) as opened:
-                # The limits were checked against the size in the header.
-                if opened.size != (image.width, image.height):
-                    return "of another size than its header says"
-                if getattr(opened, "is_animated", False):  # one frame says nothing of the others
-                    return "animated"
-                pixels: NDArray[np.float32] = self._preprocess(opened)
-                return pixels
-        except Exception as error:  # a decoder may fail in any way at what a sender has made
-            return f"not decoded: {type(error).__name__}"
+            pixels: NDArray[np.float32] = self._preprocess(decoded(image))
+            return pixels
+        except ImageError as error:
+            return error.message
 
 
 @hookimpl
