@@ -40,7 +40,7 @@ def output_to_a_pipe(monkeypatch):
 def no_everyday_questions(request, monkeypatch):
     """The same outcomes whether the sentence encoder is installed or not."""
 
-    async def unknown(question):
+    async def unknown(_):
         return False
 
     if not request.node.get_closest_marker("real"):
