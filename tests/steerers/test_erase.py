@@ -75,6 +75,26 @@ def test_where_the_answer_was_bad_from_the_start_an_alternative_is_offered_too()
     assert tried(backend) == [(ASKED, ""), (ASKED, "Instead of")]
 
 
+def test_answers_to_the_question_come_before_those_to_more_and_before_further_draws():
+    class Likeliest(Obeying):
+        def _obey(self, request):
+            return f"{super()._obey(request)} {request.temperature}"
+
+    class AsLong(Likeliest):
+        async def log_likelihoods(self, prompt, texts):
+            return [float(len(text)) for text in texts]
+
+    backend = AsLong()
+    guard = scripted_guard(
+        backend, steerers=[Erase(EraseOptions(candidates=3))], quality={"floor": None}
+    )
+    asked = f"My kettle is white. {RUDE} {ASKED}"
+    outcome = asyncio.run(guard.review(asked, "A bad thing from the start."))
+    assert len(outcome.record.candidates) > 3
+    assert outcome.text.startswith(f"I was asked: {ASKED}")
+    assert f"{guard.config.generation.temperature:g}" in outcome.text
+
+
 def test_an_answer_whose_list_breaks_a_policy_becomes_prose():
     backend = ScriptedBackend(["Do this:\n\n1. Warm the kettle.\n2. Rinse it."])
     gate = Patterns(PatternsOptions(policies=["lists"]))

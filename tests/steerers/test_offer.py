@@ -239,6 +239,16 @@ def test_a_written_answer_is_proposed_as_it_is_and_first(written):
     ]
 
 
+def test_where_no_topic_is_sure_the_user_chooses(nearness, written):
+    steerer = OfferInstead(OfferOptions(file=written, sure=1.0))
+    found = candidates(task(Backend()), steerer)
+    choice = (
+        "I can't help with that, because it could harm people. If you like, I can explain how to"
+        " lock a bicycle, or how to repair a bicycle."
+    )
+    assert (found[0].text == choice) == (nearness == "encoder")
+
+
 def test_the_model_writes_if_it_is_asked_to(written):
     steerer = OfferInstead(OfferOptions(file=written, nearest=1, draws=1, written=False))
     [found] = candidates(task(Backend()), steerer)

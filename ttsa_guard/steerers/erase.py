@@ -74,7 +74,9 @@ class Erase:
             return
         question = variants[0][1]
         doubts = [] if task.harmful is False else self._doubts(task, question)
-        candidates = await propose_variants(task, variants, openings, more=doubts)
+        # The question itself, in its conversation and alone, before what is left of other parts.
+        asked = 1 if len(task.messages) == 1 else 2
+        candidates = await propose_variants(task, variants, openings, first=asked, more=doubts)
         if doubts:
             candidates = _without_doubtful(task, candidates, question)
         yield candidates

@@ -79,6 +79,15 @@ class OfferOptions(Settings):
             " encoder; a request below is hardly unsafe, so nothing is offered"
         ),
     )
+    sure: float = Field(
+        0.5,
+        ge=-1,
+        le=1,
+        description=(
+            "cosine similarity from which on the topic is that of the request; below, the nearest"
+            " offers are named for the user to choose from, and none is made"
+        ),
+    )
     nearest: int = Field(2, ge=1, description="offers that are tried, in one batch")
     draws: int = Field(3, ge=1, description="answers to each of them")
     temperature: float = Field(
@@ -91,7 +100,8 @@ class OfferInstead:
 
     The nearest offers are those that a sentence encoder finds most like the request or, where that
     is not installed, those after whose topic the request is likeliest to the chat model. An answer
-    in the file is proposed as it is, unless the conversation has it already. Nothing is proposed
+    in the file is proposed as it is, unless the conversation has it already. If no topic is surely
+    that of the request, the answer only says what could be explained instead. Nothing is proposed
     for an answer that was not flagged for harm, for a request that is like no topic, and for a
     model whose profile has redirecting openings of its own, because `prefill` uses those.
     """
@@ -118,10 +128,11 @@ class OfferInstead:
         """Yield the written answers, then a batch of the model's, the nearest offer first each."""
         if not task.harmful or task.profile.redirects:
             return
-        nearest = (await self._by_nearness(task))[: self.options.nearest]
-        if not nearest:
+        found = (await self._by_nearness(task))[: self.options.nearest]
+        if not found:
             return
-        if self.options.written and (written := _written(nearest, task)):
+        nearest = [offer for offer, _ in found]
+        if self.options.written and (written := self._written(found, task)):
             yield await _as_they_are(written, task)
         if task.usage.generations_left:
             yield await self._drawn(nearest, task)
@@ -152,8 +163,31 @@ class OfferInstead:
             for candidate, (offer, _) in zip(candidates, tries, strict=True)
         ]
 
-    async def _by_nearness(self, task: Task) -> list[Offer]:
-        """Return the offers that are near the user's request, the nearest first."""
+    def _written(
+        self, found: Sequence[tuple[Offer, float | None]], task: Task
+    ) -> list[tuple[str, str]]:
+        """Return the names and whole texts of what is written and was not said before."""
+        nearest, similarity = [offer for offer, _ in found], found[0][1]
+        if similarity is not None and similarity < self.options.sure:
+            texts = [("offers to choose from", _choice(nearest))]
+        else:
+            texts = [
+                (f"offer {offer.explains!r}", f"{offer.beginning} {offer.answer}")
+                for offer in nearest
+                if offer.answer
+            ]
+        said = [message.content for message in task.messages]
+        return [
+            (name, task.after_shown(text))
+            for name, text in texts
+            if not any(text.removeprefix(DECLINING) in content for content in said)
+        ]
+
+    async def _by_nearness(self, task: Task) -> list[tuple[Offer, float | None]]:
+        """Return the offers that are near the user's request, the nearest first.
+
+        With them come their similarities, if the encoder told them.
+        """
         request, least = last_user(task.messages)[:_LONGEST], -math.inf
         with task.usage.timed("scoring"):
             if minilm.installed():
@@ -162,7 +196,11 @@ class OfferInstead:
             else:
                 values = await self._likelihoods(task, request)
         order = sorted(range(len(self._offers)), key=lambda i: -values[i])
-        return [self._offers[i] for i in order if values[i] >= least]
+        return [
+            (self._offers[i], None if least == -math.inf else values[i])
+            for i in order
+            if values[i] >= least
+        ]
 
     def _relevance(self, request: str) -> list[float]:
         """Return the relevance of what is most like the request of each offer's topics."""
@@ -190,14 +228,9 @@ class OfferInstead:
         return [value for [value] in scored]
 
 
-def _written(offers: Sequence[Offer], task: Task) -> list[tuple[str, str]]:
-    """Return the names and whole texts of what is written and was not said before."""
-    said = [message.content for message in task.messages]
-    return [
-        (f"offer {offer.explains!r}", task.after_shown(f"{offer.beginning} {offer.answer}"))
-        for offer in offers
-        if offer.answer and not any(offer.answer in content for content in said)
-    ]
+def _choice(offers: Sequence[Offer]) -> str:
+    """Return a text that declines, and says what could be explained."""
+    return f"{DECLINING} If you like, I can explain {', or '.join(o.explains for o in offers)}."
 
 
 async def _as_they_are(written: Sequence[tuple[str, str]], task: Task) -> list[Candidate]:

@@ -136,6 +136,7 @@ async def propose_variants(
     variants: Sequence[tuple[str, GenerationRequest]],
     openings: Sequence[str],
     *,
+    first: int | None = None,
     more: Sequence[tuple[str, GenerationRequest]] = (),
 ) -> list[Candidate]:
     """Propose an answer to each variant with each opening, in one batch, within the budget.
@@ -143,7 +144,9 @@ async def propose_variants(
     Args:
         variants: names and requests, better ones first.
         openings: see `beginnings`; better ones first.
-        more: further names and requests for the same batch; they keep their own openings.
+        first: answers to the first so many variants come before the others; default: none does.
+        more: further names and requests for the same batch; they keep their own openings, and come
+            last.
     """
     tried = list(product(variants, openings))[: task.usage.generations_left]
     requests = [
@@ -158,7 +161,9 @@ async def propose_variants(
     if not requests:
         return []
     candidates = await task.propose(requests, [*names, *(name for name, _ in added)])
-    places = [openings.index(opening) for _, opening in tried] + [0] * len(added)
+    late = {name for name, _ in variants[first:]} if first is not None else set()
+    places = [openings.index(opening) + (name in late) for (name, _), opening in tried]
+    places += [len(openings)] * len(added)
     return [
         replace(candidate, place=place) for candidate, place in zip(candidates, places, strict=True)
     ]
