@@ -76,23 +76,21 @@ def test_where_the_answer_was_bad_from_the_start_an_alternative_is_offered_too()
 
 
 def test_answers_to_the_question_come_before_those_to_more_and_before_further_draws():
-    class Likeliest(Obeying):
-        def _obey(self, request):
-            return f"{super()._obey(request)} {request.temperature}"
+    class Recording(Erase):
+        async def steer(self, task):
+            async for batch in super().steer(task):
+                self.places = {candidate.origin: candidate.place for candidate in batch}
+                yield batch
 
-    class AsLong(Likeliest):
-        async def log_likelihoods(self, prompt, texts):
-            return [float(len(text)) for text in texts]
-
-    backend = AsLong()
-    guard = scripted_guard(
-        backend, steerers=[Erase(EraseOptions(candidates=3))], quality={"floor": None}
-    )
-    asked = f"My kettle is white. {RUDE} {ASKED}"
-    outcome = asyncio.run(guard.review(asked, "A bad thing from the start."))
-    assert len(outcome.record.candidates) > 3
-    assert outcome.text.startswith(f"I was asked: {ASKED}")
-    assert f"{guard.config.generation.temperature:g}" in outcome.text
+    steerer = Recording(EraseOptions(candidates=3, doubts=1))
+    guard = scripted_guard(Obeying(), steerers=[steerer])
+    asyncio.run(guard.review(f"My kettle is white. {RUDE} {ASKED}", "A fine start. A bad end."))
+    assert steerer.places == {
+        "parts 3 of 3": 0,
+        "parts 2, 3 of 3": 1,
+        "parts 1, 3 of 3": 1,
+        "doubt 0": 1,
+    }
 
 
 def test_an_answer_whose_list_breaks_a_policy_becomes_prose():
