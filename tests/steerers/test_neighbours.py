@@ -3,8 +3,8 @@ what it costs."""
 
 import asyncio
 from dataclasses import replace
+from itertools import pairwise
 
-import numpy as np
 import pytest
 import torch
 
@@ -72,7 +72,7 @@ class Backend(ScriptedBackend):
         start += len(f"<{messages[turn].role}>")
         length = len((await self.render(messages)).ids)
         at = [min(max(i - start, 0), len(text)) for i in range(length + 1)]
-        return text, [*zip(at, at[1:], strict=False)]
+        return text, [*pairwise(at)]
 
     async def embed(self, ids):
         return torch.zeros(len(ids), 2)
@@ -99,7 +99,7 @@ def encoder(monkeypatch):
     """A stand-in for the encoder: what is no question about cleaning is irrelevant, and shorter
     texts are nearer."""
 
-    def relevance(question, texts):
+    def relevance(_, texts):
         return [1 - len(text) / 100 if "clean" in text else 0.1 for text in texts]
 
     monkeypatch.setattr(minilm, "relevance", relevance)
@@ -143,7 +143,7 @@ def test_the_user_is_answered_after_safe_pairs():
     assert len(candidates) == 3
     *demonstrated, asked = questions(backend.shown[0])
     assert sorted(demonstrated) == sorted(f"How do I clean {w}" for w in WRITTEN)
-    assert asked in (ASKED, WRAPPED)
+    assert asked == ASKED
     assert backend.shown[0].count("<assistant>Sure, here is how. Use warm water") == 4
     assert (job.usage.generations, job.usage.decode_passes) == (4 + 4 + 3, 3)
     assert job.usage.moderation_calls == 2
@@ -223,12 +223,8 @@ def test_with_fewer_than_two_pairs_nothing_is_proposed(backend):
 
 
 def test_a_moderator_that_fails_lets_no_pair_in():
-    failing = ScriptedModerator()
-
-    async def moderate(texts, *, prompts):
-        return [Verdict.failure("gate", "down") for _ in texts]
-
-    failing.moderate = moderate
+    down = Verdict.failure("gate", "down")
+    failing = ScriptedModerator(instead=[down] * 4)
     assert steer(task(Backend(), moderator=failing)) == []
 
 
@@ -268,17 +264,14 @@ def test_the_deadline_ends_it_between_two_passes(done):
 def test_orders_are_not_compared_after_the_deadline():
     backend = Backend()
     job = task(backend, seconds=10)
-    compared = []
+    compare, compared = backend.token_log_probs, []
 
-    async def slow(*_):
-        compared.append(1)
+    async def slow(*args):
+        compared.append(args)
         job.usage.clock.advance(6)
-        return torch.zeros(1, 4)
+        return await compare(*args)
 
-    async def located(messages, *, turn=None):
-        return "x", [(0, 0), (0, 1)]
-
-    backend.token_log_probs, backend.locate = slow, located
+    backend.token_log_probs = slow
     with pytest.raises(BudgetError):
         steer(job, orders=9)
     assert len(compared) == 2

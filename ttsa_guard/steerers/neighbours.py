@@ -86,7 +86,7 @@ class Neighbours:
     The model writes what else the user could ask, from the question alone: nothing that stands
     around it is seen. It answers those questions under its safe openings. An answer is kept if the
     guide passes it, and if it is fluent and likely after its own question. If fewer than two are
-    left, nothing is proposed.
+    left, nothing is proposed. Otherwise the user's question is asked after them, alone, too.
     """
 
     name = "neighbours"
@@ -207,19 +207,22 @@ class Neighbours:
         return orders[values.index(max(values))]
 
     async def _answers(self, task: Task, pairs: Sequence[Pair], asked: str) -> list[Candidate]:
-        demonstrations = [turn for pair in pairs for turn in pair.turns]
-        alone = [*demonstrations, Message("user", asked)]
-        first = [m for m in task.messages if m.role == "system"]
-        rest = [m for m in task.messages if m.role != "system"]
-        whole = [*first, *demonstrations, *rest]
-        prompts = [(name, await task.backend.render(c)) for name, c in (("alone", alone), ("whole", whole))]
-        requests = []; names = []
-        for i in range(min(self.options.draws, task.usage.generations_left)):
-            name, prompt = prompts[i % 2]
-            names.append(f"{len(pairs)} neighbours {name}")
-            requests.append(task.base.with_(prompt=prompt, baseline=task.baseline, seed=task.seed + i,
-                temperature=self.options.temperature if i > 1 else task.base.temperature))
-        return await task.propose(requests, names)
+        """Let the model answer the question alone, after the pairs."""
+        base = task.base.with_(
+            prompt=await task.backend.render(_conversation(pairs, asked)), baseline=task.baseline
+        )
+        requests = [
+            base.with_(
+                seed=task.seed + i,
+                temperature=self.options.temperature if i else base.temperature,
+            )
+            for i in range(min(self.options.draws, task.usage.generations_left))
+        ]
+        return await task.propose(requests, [f"after {len(pairs)} pairs"] * len(requests))
+
+
+def _conversation(pairs: Sequence[Pair], asked: str) -> list[Message]:
+    return [*(turn for pair in pairs for turn in pair.turns), Message("user", asked)]
 
 
 async def confidence(backend: Any, pairs: Sequence[Pair], asked: str) -> float:
@@ -228,7 +231,7 @@ async def confidence(backend: Any, pairs: Sequence[Pair], asked: str) -> float:
     Args:
         backend: one that `ExposesLogProbs` and `TakesEmbeddings`.
     """
-    messages = [*(turn for pair in pairs for turn in pair.turns), Message("user", asked)]
+    messages = _conversation(pairs, asked)
     prompt = await cast(Backend, backend).render(messages)
     labels: list[list[int]] = []
     for turn in range(1, len(messages), 2):
