@@ -8,6 +8,7 @@ are written, what is kept, and the demonstrations' order are ours.
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
@@ -146,12 +147,13 @@ class Neighbours:
         for text in (question(g.text) for g in written if g.finished):
             if len(WORD.findall(text)) >= _SHORTEST and not has_debris(text):
                 found.setdefault(_words(text), text)
-        return self._nearest(asked, list(found.values())[1:])
+        return await self._nearest(task, asked, list(found.values())[1:])
 
-    def _nearest(self, asked: str, questions: list[str]) -> list[str]:
+    async def _nearest(self, task: Task, asked: str, questions: list[str]) -> list[str]:
         if self.options.relevance is None:
             return questions
-        cosines = minilm.relevance(asked, questions)
+        with task.usage.timed("scoring"):
+            cosines = await asyncio.to_thread(minilm.relevance, asked, questions)
         ranked = sorted(zip(cosines, questions, strict=True), reverse=True)
         return [text for cosine, text in ranked if cosine >= self.options.relevance]
 
