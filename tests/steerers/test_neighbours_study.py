@@ -1,7 +1,9 @@
 """The study of neighbours: the moderator that misses some, and an adapter that is thrown away."""
 
 import asyncio
+import json
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -50,3 +52,25 @@ def test_the_table_adds_up_what_each_arm_did():
         {"arm": "none", "case": "b", "good": False, "kept": 1.5},
     ]
     assert neighbours.table(rows) == "none: 2 answers, good 1, kept 3.5"
+
+
+def test_the_page_tells_what_was_measured():
+    root = Path(__file__).parents[2]
+    lines = (root / "research/results/neighbours.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+
+    def total(arm, key):
+        return sum(row[key] for row in rows if row["arm"] == arm)
+
+    text = " ".join((root / "docs/steerers.md").read_text(encoding="utf-8").split())
+    shown, hidden, trained = (total(arm, "good") for arm in ("in context", "none", "trained"))
+    assert f"{shown} of 33 are good with up to three pairs and {hidden} without them" in text
+    assert f"{trained} of 33 good, as without any pairs" in text
+    bad, kept = (
+        [total(arm, key) for arm in ("missing", "poisoned, missing", "poisoned, missing all")]
+        for key in ("bad", "kept")
+    )
+    assert f"{bad[0]} of {kept[0]} kept pairs are bad" in text
+    assert f"{bad[1]} of {kept[1]} are" in text
+    assert f"every poisoned pair was let in ({bad[2]} of {kept[2]})" in text
+    assert not any(row["flagged"] for row in rows)
