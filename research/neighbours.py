@@ -41,7 +41,7 @@ from ttsa_guard.moderators.base import Moderator, moderate_safely
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.profile import Opening
 from ttsa_guard.steerers.base import Candidate, Task
-from ttsa_guard.steerers.neighbours import Neighbours, NeighboursOptions, Pair
+from ttsa_guard.steerers.neighbours import Neighbour, Neighbours, NeighboursOptions
 from ttsa_guard.steerers.prosocial.adapter import Adapter, AdapterShape
 from ttsa_guard.verdict import Verdict
 
@@ -137,7 +137,7 @@ class Studied(Neighbours):
 
     async def _pairs(
         self, task: Task, questions: Sequence[str], openings: Sequence[Opening]
-    ) -> list[Pair]:
+    ) -> list[Neighbour]:
         if self.arm.poisoned:
             poisoning = Poisoning(task.backend, self.arm.poisoned, self.poison, task.seed)
             task = replace(task, backend=poisoning)
@@ -149,7 +149,7 @@ class Studied(Neighbours):
         self.counts["bad"] += sum(v.flagged for v in verdicts)
         return pairs
 
-    async def _answers(self, task: Task, pairs: Sequence[Pair], asked: str) -> list[Candidate]:
+    async def _answers(self, task: Task, pairs: Sequence[Neighbour], asked: str) -> list[Candidate]:
         shown = pairs if self.arm.shown else []
         if not self.arm.trained:
             return await super()._answers(task, shown, asked)
@@ -159,7 +159,7 @@ class Studied(Neighbours):
         with adapter.attached(self.backend._engine.model):
             return await super()._answers(task, shown, asked)
 
-    async def _trained(self, pairs: Sequence[Pair]) -> Adapter:
+    async def _trained(self, pairs: Sequence[Neighbour]) -> Adapter:
         examples = []
         for pair in pairs:
             prompt = await self.backend.render(Message.conversation(pair.question))
@@ -187,7 +187,7 @@ def trained(model: torch.nn.Module, examples: Sequence[tuple[list[int], list[int
 
 
 @dataclass
-class Study:
+class NeighboursStudy:
     """The cases of one benchmark, and what is needed to mend and judge them."""
 
     config: BenchConfig
@@ -257,7 +257,7 @@ async def measure(folder: Path, options: NeighboursOptions, generations: int, ou
     cases = [case for case in stored.load(folder / CASES) if case.flagged]
     backend = Plugins().make("backends", config.backend)
     assert isinstance(backend, TransformersBackend)
-    study = Study(config, cases, options, backend, _judge(config, cases))
+    study = NeighboursStudy(config, cases, options, backend, _judge(config, cases))
     before = fingerprint(backend._engine.model)
     rows = []
     with out.open("w", encoding="utf-8") as file:

@@ -17,7 +17,7 @@ from ttsa_guard.moderators import minilm
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.profile import GENERIC, ModelProfile, Opening
 from ttsa_guard.steerers.base import Steerer, Task
-from ttsa_guard.steerers.neighbours import Neighbours, NeighboursOptions, Pair, confidence
+from ttsa_guard.steerers.neighbours import Neighbour, Neighbours, NeighboursOptions, confidence
 from ttsa_guard.testing import FakeClock, ScriptedBackend, ScriptedModerator, scripted_guard
 from ttsa_guard.verdict import Verdict
 
@@ -360,7 +360,7 @@ def test_any_turn_is_found_among_the_tokens(tiny):
 
 
 def test_the_confidence_is_that_of_the_answers_in_their_conversation(tiny):
-    pairs = [Pair("the kettle", "is clean"), Pair("the kitchen", "the other")]
+    pairs = [Neighbour("the kettle", "is clean"), Neighbour("the kitchen", "the other")]
     found = run(confidence(tiny, pairs, "a kettle"))
     assert 0 < found < 1
     assert run(confidence(tiny, pairs, "something else")) == pytest.approx(found, rel=1e-4)

@@ -69,7 +69,7 @@ class NeighboursOptions(Settings):
 
 
 @dataclass(frozen=True)
-class Pair:
+class Neighbour:
     """Hold a question that the model wrote and an answer that was kept."""
 
     question: str
@@ -159,7 +159,7 @@ class Neighbours:
 
     async def _pairs(
         self, task: Task, questions: Sequence[str], openings: Sequence[Opening]
-    ) -> list[Pair]:
+    ) -> list[Neighbour]:
         """Answer the questions, and return the pairs that may be shown, the nearest first."""
         asked = questions[: min(self.options.pairs, task.usage.generations_left - 1)]
         limits = Quality().for_model(task.profile.floor)
@@ -175,7 +175,7 @@ class Neighbours:
                 )
             )
         answers = await task.generate(requests)
-        pairs = [Pair(q, ended_sentences(a.text)) for q, a in zip(asked, answers, strict=True)]
+        pairs = [Neighbour(q, ended_sentences(a.text)) for q, a in zip(asked, answers, strict=True)]
         verdicts = await task.score([pair.answer for pair in pairs])
         return [
             pair
@@ -189,7 +189,7 @@ class Neighbours:
             )
         ]
 
-    async def _ordered(self, task: Task, pairs: Sequence[Pair], asked: str) -> list[Pair]:
+    async def _ordered(self, task: Task, pairs: Sequence[Neighbour], asked: str) -> list[Neighbour]:
         """Return the order in which the model predicts the pairs' answers best.
 
         The proxy of `icl_confidence` tells how well. The nearest pair stands last in the order that
@@ -208,7 +208,7 @@ class Neighbours:
                 values.append(await confidence(task.backend, order, asked))
         return orders[values.index(max(values))]
 
-    async def _answers(self, task: Task, pairs: Sequence[Pair], asked: str) -> list[Candidate]:
+    async def _answers(self, task: Task, pairs: Sequence[Neighbour], asked: str) -> list[Candidate]:
         """Let the model answer the question alone, after the pairs."""
         base = task.base.with_(
             prompt=await task.backend.render(_conversation(pairs, asked)), baseline=task.baseline
@@ -223,11 +223,11 @@ class Neighbours:
         return await task.propose(requests, [f"after {len(pairs)} pairs"] * len(requests))
 
 
-def _conversation(pairs: Sequence[Pair], asked: str) -> list[Message]:
+def _conversation(pairs: Sequence[Neighbour], asked: str) -> list[Message]:
     return [*(turn for pair in pairs for turn in pair.turns), Message("user", asked)]
 
 
-async def confidence(backend: Any, pairs: Sequence[Pair], asked: str) -> float:
+async def confidence(backend: Any, pairs: Sequence[Neighbour], asked: str) -> float:
     """Return the `proxy` of the pairs' answers in a conversation that ends with `asked`, 0 to 1.
 
     Args:
