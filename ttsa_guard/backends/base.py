@@ -234,11 +234,16 @@ class ScoresSoftEmbeds(Protocol):
 class ExposesLogProbs(Protocol):
     """Words of a prompt can be found among its tokens, and the tokens can be scored there."""
 
-    async def locate(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
-        """Find the characters of the last user message that each token covers.
+    async def locate(
+        self, messages: Sequence[Message], *, turn: int | None = None
+    ) -> tuple[str, list[tuple[int, int]]]:
+        """Find the characters of one message that each token covers.
+
+        Args:
+            turn: the index of that message; None means the last user message.
 
         Returns:
-            The last user text as the model reads it, and for each token of ``render(messages)`` its
+            The message's text as the model reads it, and for each token of ``render(messages)`` its
             span [start, end) of characters in that text. Tokens outside of the text have empty
             spans.
 

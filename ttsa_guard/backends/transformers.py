@@ -163,9 +163,12 @@ class TransformersBackend:
         values, gradients = zip(*await self._loaded.gradients(requests), strict=True)
         return torch.tensor(values), torch.stack(gradients)
 
-    async def locate(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
-        """Find the last user text among the prompt's tokens; see `ExposesLogProbs.locate`."""
-        return locate(self._engine.tokenizer, messages, **self.options.template_options)
+    async def locate(
+        self, messages: Sequence[Message], *, turn: int | None = None
+    ) -> tuple[str, list[tuple[int, int]]]:
+        """Find one message's text among the prompt's tokens; see `ExposesLogProbs.locate`."""
+        options = self.options.template_options
+        return locate(self._engine.tokenizer, messages, turn=turn, **options)
 
     async def token_log_probs(
         self, prompt: Prompt, soft_embeds: Sequence[torch.Tensor], positions: Sequence[int]

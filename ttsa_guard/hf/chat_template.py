@@ -74,10 +74,14 @@ def answering(tokenizer: ChatTokenizer, template_options: dict[str, Any]) -> dic
 
 
 def locate(
-    tokenizer: ChatTokenizer, messages: Sequence[Message], **template_options: Any
+    tokenizer: ChatTokenizer,
+    messages: Sequence[Message],
+    *,
+    turn: int | None = None,
+    **template_options: Any,
 ) -> tuple[str, list[tuple[int, int]]]:
-    """Find the words of the last user message among the tokens; see `ExposesLogProbs.locate`."""
-    text, encoded, (first, last) = _encoded(tokenizer, messages, "user", template_options)
+    """Find the words of one message among the tokens; see `ExposesLogProbs.locate`."""
+    text, encoded, (first, last) = _encoded(tokenizer, messages, "user", template_options, turn)
     spans = [
         (min(max(start, first), last), min(max(end, first), last))
         for start, end in encoded["offset_mapping"]
@@ -90,13 +94,17 @@ def _encoded(
     messages: Sequence[Message],
     scope: Scope,
     template_options: dict[str, Any],
+    turn: int | None = None,
 ) -> tuple[str, Any, tuple[int, int]]:
     """Return the conversation as text, as tokens with their offsets, and the span of `scope`.
 
-    The span is [first, last), in characters of the text.
+    The span is [first, last), in characters of the text. With the scope "user" it is that of the
+    message with the index `turn`; None means the last user message.
     """
     turns = _turns(tokenizer, messages)
-    asked = max(i for i, t in enumerate(turns) if t["role"] == "user" and t["content"].strip())
+    asked = turn
+    if asked is None:
+        asked = max(i for i, t in enumerate(turns) if t["role"] == "user" and t["content"].strip())
     template_options = answering(tokenizer, template_options)
     text = _templated(tokenizer, turns, template_options)
     if _OPENED.search(text):
@@ -104,7 +112,7 @@ def _encoded(
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     first, last = 0, len(text)
     if scope == "user":
-        other = [*turns[:asked], {"role": "user", "content": _MARK}, *turns[asked + 1 :]]
+        other = [*turns[:asked], {**turns[asked], "content": _MARK}, *turns[asked + 1 :]]
         marked = _templated(tokenizer, other, template_options)
         first, last = _content_span(text, marked, turns[asked]["content"].strip())
     return text, encoded, (first, last)

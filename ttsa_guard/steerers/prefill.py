@@ -22,7 +22,7 @@ from ttsa_guard.text import through_sentence
 
 KINDS: tuple[OpeningKind, ...] = ("answer", "redirect", "refusal")
 """All kinds of openings, the most helpful first."""
-_OFFERING: Mapping[bool | None, tuple[OpeningKind, ...]] = {
+OFFERING: Mapping[bool | None, tuple[OpeningKind, ...]] = {
     True: ("redirect",),
     False: ("answer",),
     None: ("answer", "redirect"),
@@ -64,7 +64,7 @@ class Prefill:
             return
         # What stands around an unsafe question often demands an answer, so only the question stays.
         base = task.base.with_(prompt=task.asked[0]) if task.harmful and task.asked else task.base
-        offering = mixed_openings(task.profile, self.options.openings, _OFFERING[task.harmful])
+        offering = mixed_openings(task.profile, self.options.openings, OFFERING[task.harmful])
         draws = [(o, draw) for draw in range(self.options.draws) for o in offering]
         if affordable := draws[: task.usage.generations_left]:
             yield await _begun(task, base, affordable)
