@@ -79,15 +79,17 @@ def load(name: str, device: str = "auto") -> tuple[Any, ExampleEncoder]:
     """Load a model to train from, in float32, and what encodes examples for it.
 
     Args:
-        name: 'embedded', a Hugging Face name, or a path.
+        name: 'embedded', 'smollm2', a Hugging Face name, or a path.
 
     Raises:
         ModelError: it cannot be loaded.
     """
-    path = Source.of(name).path
+    source = Source.of(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(source.path, **source.options)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            source.path, dtype=torch.float32, **source.options
+        )
     except Exception as error:
         hint = "give 'embedded', a local folder, or a name on the Hugging Face hub"
         raise ModelError(
