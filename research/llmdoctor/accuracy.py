@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from research.llmdoctor import faces
 from research.llmdoctor.data import (
     Choice,
-    encoded,
+    Reader,
     harm_examples,
     public_choices,
-    short,
     world_choices,
 )
 from research.llmdoctor.faces import WORDINGS, Pairs
-from research.prosocial.wins import share
 from ttsa_guard.steerers.prosocial import training
-from ttsa_guard.steerers.prosocial.data import ExampleEncoder
+from ttsa_guard.steerers.prosocial.adapter import AdapterShape
 from ttsa_guard.steerers.prosocial.harm_vector import HarmVector
 from ttsa_guard.steerers.prosocial.training import Plan
 
 STRENGTHS = (0.5, 1.0, 2.0)
 """Values of c that are tried."""
 SEED = 21
-HARM = Plan(steps=80, batch=4, peak=1e-4, warm_up=10, decay=0.0)
+HARM = Plan(steps=60, batch=4, peak=1e-3, warm_up=6, decay=0.0)
 """How the harm vector of the public model is trained."""
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+LONGEST = 48
+"""The most tokens of an answer of the public data that are read."""
 HOW = "mean, all tokens"
 """By which accuracy a wording and a strength are chosen."""
 Said = Callable[[str], None]
@@ -35,46 +38,48 @@ Said = Callable[[str], None]
 
 def measure(
     model: Any,
-    encode: ExampleEncoder,
+    reader: Reader,
     choices: Sequence[Choice],
     harm: HarmVector,
     *,
-    most: int,
-    said: Said = lambda _: None,
+    most: tuple[int, int],
+    said: Said,
 ) -> dict[str, Any]:
     """Choose a wording and a strength on the development half, and measure them on the other.
 
     Args:
         choices: the pairs of all sources.
         harm: a harm vector of the model.
-        most: the most pairs of a source in the development half; in the other, four times that.
+        most: the most pairs of a source in the development half, and in the other.
         said: called with what is done now.
     """
-    encode = replace(encode, longest=1 << 16)
     model.eval()
-    found = short(encode, choices)
+    found = reader.short(choices)
     development, test = (
-        _at_most(found, half, many) for half, many in (("development", most), ("test", 4 * most))
+        _at_most(found, half, many)
+        for half, many in zip(("development", "test"), most, strict=True)
     )
     tried: dict[str, Pairs] = {}
     for name, wording in WORDINGS.items():
         said(f"prompts, {name}")
-        tried[f"prompts, {name}"] = faces.by_prompts(model, encode, development, wording)
+        tried[f"prompts, {name}"] = faces.by_prompts(model, reader, development, wording)
     for strength in STRENGTHS:
         said(f"weights, {strength:g}")
         tried[f"weights, {strength:g}"] = faces.by_weights(
-            model, encoded(encode, development), harm, strength
+            model, reader.read(development), harm, strength
         )
     tables = {name: by_source(development, values) for name, values in tried.items()}
     best = {
-        kind: max((n for n in tables if n.startswith(kind)), key=lambda n: tables[n][ALL][HOW]["value"])
+        kind: max(
+            (n for n in tables if n.startswith(kind)), key=lambda n: tables[n][ALL][HOW]["value"]
+        )
         for kind in ("prompts", "weights")
     }
     said("the other half")
-    tokens = encoded(encode, test)
+    tokens = reader.read(test)
     last: dict[str, Pairs] = {
         "prompts": faces.by_prompts(
-            model, encode, test, WORDINGS[best["prompts"].removeprefix("prompts, ")]
+            model, reader, test, WORDINGS[best["prompts"].removeprefix("prompts, ")]
         ),
         "weights": faces.by_weights(
             model, tokens, harm, float(best["weights"].removeprefix("weights, "))
@@ -83,7 +88,9 @@ def measure(
         "the shorter": faces.lengths(tokens),
     }
     return {
-        "pairs": {half: _counts(rows) for half, rows in (("development", development), ("test", test))},
+        "pairs": {
+            half: _counts(rows) for half, rows in (("development", development), ("test", test))
+        },
         "chosen": best,
         "development": tables,
         "test": {name: by_source(test, values) for name, values in last.items()},
@@ -126,13 +133,18 @@ def _counts(choices: Sequence[Choice]) -> dict[str, int]:
 def in_the_world(harm: HarmVector, n: int, said: Said) -> dict[str, Any]:
     """Measure faces of the embedded model, with `n` pairs of each kind."""
     model, encode = training.load("embedded", "cpu")
-    return measure(model, encode, world_choices(n, SEED), harm, most=n // 5, said=said)
+    return measure(model, Reader(encode), world_choices(n, SEED), harm, most=(n // 4, n), said=said)
 
 
-def of(name: str, data: Path, harm: HarmVector, most: int, said: Said) -> dict[str, Any]:
+def of(
+    name: str, data: Path, harm: HarmVector, most: tuple[int, int], said: Said
+) -> dict[str, Any]:
     """Measure faces of a public model on public pairs; see `measure`."""
     model, encode = training.load(name, "cpu")
-    return measure(model, encode, public_choices(data), harm, most=most, said=said)
+    with torch.autocast("cpu", torch.bfloat16):
+        return measure(
+            model, Reader(encode, LONGEST), public_choices(data), harm, most=most, said=said
+        )
 
 
 def harm_vector(name: str, data: Path, said: Said) -> HarmVector:
@@ -140,8 +152,10 @@ def harm_vector(name: str, data: Path, said: Said) -> HarmVector:
     model, encode = training.load(name, "cpu")
     return training.harm_vector(
         model,
-        replace(encode, longest=160),
+        replace(encode, longest=110),
         harm_examples(data, 1200),
         HARM,
+        method="lora",
+        shape=AdapterShape(rank=16, targets=TARGETS),
         on_step=lambda done, loss: said(f"harm vector, step {done}, loss {loss:.2f}"),
     )

@@ -30,8 +30,6 @@ KINDS: tuple[tuple[str, str | None], ...] = (
     ("benign", None),
 )
 """Kinds of prompts of the world: what is asked, and the kind of the wrapper around it."""
-LONGEST = 48
-"""The most tokens of an answer that are read."""
 _PROMPT = 80
 """The most tokens of a prompt, with the template."""
 
@@ -134,7 +132,7 @@ def harm_examples(data: Path, n: int) -> list[AnswerExample]:
     fuzz = data / "gptfuzz"
     asked = [row["text"] for row in read_rows(fuzz / "question_list.csv")]
     harmful = [
-        AnswerExample((Message("user", asked[int(row["question"])]),), row["Response"][:400])
+        AnswerExample((Message("user", asked[int(row["question"])]),), row["Response"][:200])
         for row in read_rows(fuzz / "train.csv")
         if row["label"] == "1" and row["Response"].strip()
     ]
@@ -144,7 +142,7 @@ def harm_examples(data: Path, n: int) -> list[AnswerExample]:
         if row["label"] == "Unsafe" and row["context"].strip() and row["response"].strip()
     ]
     ordinary = [
-        AnswerExample((Message("user", row["instruction"]),), row["output"][:400])
+        AnswerExample((Message("user", row["instruction"]),), row["output"][:200])
         for row in read_json(data / "dolly" / "dolly_3k.json")
         if row["output"].strip()
     ]
@@ -152,27 +150,36 @@ def harm_examples(data: Path, n: int) -> list[AnswerExample]:
     return [e for rows in (harmful, talk, ordinary) for e in rng.sample(rows, n // 3)]
 
 
-def encoded(
-    encode: ExampleEncoder, choices: Sequence[Choice], system: str | None = None
-) -> list[tuple[Encoded, Encoded]]:
-    """Return the (better, worse) tokens of each pair, after an optional system prompt.
+@dataclass(frozen=True)
+class Reader:
+    """Turn pairs into tokens.
 
-    Of an answer only the first `LONGEST` tokens are read.
+    Args:
+        encode: the encoder of the model.
+        answer: the most tokens of an answer that are read; None: all.
     """
-    before = () if system is None else (Message("system", system),)
-    found = []
-    for c in choices:
-        asked = (*before, *c.messages)
-        both = encode.answers([AnswerExample(asked, c.better), AnswerExample(asked, c.worse)])
-        better, worse = (replace(e, answer=e.answer[:LONGEST]) for e in both)
-        found.append((better, worse))
-    return found
 
+    encode: ExampleEncoder
+    answer: int | None = None
 
-def short(encode: ExampleEncoder, choices: Sequence[Choice]) -> list[Choice]:
-    """Return the pairs with a short prompt, and answers that differ in the tokens that are read."""
-    return [
-        choice
-        for choice, (better, worse) in zip(choices, encoded(encode, choices), strict=True)
-        if len(better.prompt) <= _PROMPT and better.answer != worse.answer
-    ]
+    def read(
+        self, choices: Sequence[Choice], system: str | None = None
+    ) -> list[tuple[Encoded, Encoded]]:
+        """Return the (better, worse) tokens of each pair, after an optional system prompt."""
+        before = () if system is None else (Message("system", system),)
+        encode = replace(self.encode, longest=1 << 16)
+        texts = [
+            AnswerExample((*before, *c.messages), answer)
+            for c in choices
+            for answer in (c.better, c.worse)
+        ]
+        found = [replace(e, answer=e.answer[: self.answer]) for e in encode.answers(texts)]
+        return list(zip(found[::2], found[1::2], strict=True))
+
+    def short(self, choices: Sequence[Choice]) -> list[Choice]:
+        """Return the pairs with a short prompt, and answers that differ in what is read."""
+        return [
+            choice
+            for choice, (better, worse) in zip(choices, self.read(choices), strict=True)
+            if len(better.prompt) <= _PROMPT and better.answer != worse.answer
+        ]

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from research.llmdoctor.data import Choice, encoded
+from research.llmdoctor.data import Choice, Reader
 from research.llmdoctor.rewards import importance
 from research.llmdoctor.scoring import token_log_probs
 from research.prosocial.wins import share
-from ttsa_guard.steerers.prosocial.data import Encoded, ExampleEncoder
+from ttsa_guard.steerers.prosocial.data import Encoded
 from ttsa_guard.steerers.prosocial.harm_vector import HarmVector
 
 THETA = 0.5
@@ -53,12 +53,10 @@ WORDINGS: Mapping[str, Wording] = {
 }
 
 
-def by_prompts(
-    model: Any, encode: ExampleEncoder, choices: Sequence[Choice], wording: Wording
-) -> Pairs:
+def by_prompts(model: Any, reader: Reader, choices: Sequence[Choice], wording: Wording) -> Pairs:
     """Return the log-ratios of the tokens between the faces under two system prompts."""
     positive, negative = (
-        _log_probs(model, encoded(encode, choices, system))
+        _log_probs(model, reader.read(choices, system))
         for system in (wording.positive, wording.negative)
     )
     return _less(positive, negative)
@@ -87,8 +85,7 @@ def plain(model: Any, pairs: Sequence[tuple[Encoded, Encoded]]) -> Pairs:
 def lengths(pairs: Sequence[tuple[Encoded, Encoded]]) -> Pairs:
     """Return minus one for each token, which is a control: the shorter answer is better."""
     return [
-        (-torch.ones(len(better.answer)), -torch.ones(len(worse.answer)))
-        for better, worse in pairs
+        (-torch.ones(len(better.answer)), -torch.ones(len(worse.answer))) for better, worse in pairs
     ]
 
 

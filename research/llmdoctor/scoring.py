@@ -32,7 +32,9 @@ def token_log_probs(model: Any, examples: Sequence[Encoded]) -> list[torch.Tenso
         own = copy.deepcopy(cache)
         if shared:
             own.batch_repeat_interleave(len(rows))
-        found |= zip(rows, _batch(model, [examples[i] for i in rows], len(shared), own), strict=True)
+        found |= zip(
+            rows, _batch(model, [examples[i] for i in rows], len(shared), own), strict=True
+        )
     return [found[i] for i in range(len(examples))]
 
 
@@ -56,7 +58,7 @@ def _batch(
 
 def _shared(prompts: Sequence[Sequence[int]]) -> list[int]:
     """Return what all prompts begin with, without the last token of any."""
-    first, last = min(prompts), max(prompts)
+    first, last = min(map(tuple, prompts)), max(map(tuple, prompts))
     least = min(len(p) for p in prompts) - 1
     same = next(
         (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first)

@@ -1,0 +1,256 @@
+"""What a doctor is worth on the embedded model, beside what needs no doctor.
+
+The prompts are held out, and their plain answer is flagged. Each arm gives one answer at
+temperature 0.1, and arms that draw twice take the first that the moderator passes. So the arms are
+compared at two decode passes a token, but for `contrast`, which takes three, and `resample 16`.
+Answers are judged exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from research.embedded.evaluate import answers, flags, messages
+from research.llmdoctor import doctor, faces
+from research.llmdoctor.accuracy import Said
+from research.llmdoctor.data import Reader, world_choices
+from research.llmdoctor.decoding import Contrast
+from research.prosocial.study import LONGEST
+from research.prosocial.wins import by_kind, share
+from ttsa_guard.backends.base import ControlledDecoding
+from ttsa_guard.backends.transformers import TransformersBackend, TransformersOptions
+from ttsa_guard.embedded.world import World, WorldCase
+from ttsa_guard.messages import GenerationRequest
+from ttsa_guard.moderators.lite import Lite, LiteOptions
+from ttsa_guard.steerers.prosocial import training
+from ttsa_guard.steerers.prosocial.adapter import Stored
+from ttsa_guard.steerers.prosocial.preferences import EQUAL
+from ttsa_guard.steerers.prosocial.product import Product
+from ttsa_guard.steerers.prosocial.steerer import ProSocial, ProSocialOptions
+from ttsa_guard.steerers.prosocial.training import Plan
+
+TUNED, MEASURED, LESSONS = 77, 5, 1
+"""Seeds of the prompts that weights are chosen on, of those that count, and of the lessons."""
+PLAN = Plan(steps=120, batch=8, peak=2e-3, warm_up=10, decay=0.01)
+KAPPA, DPO_BETA = 8.0, 0.1
+STRENGTH = 1.0
+"""c of the faces, as chosen in `accuracy`."""
+BETAS: Mapping[str, Sequence[float]] = {"doctor": (1.0, 3.0, 10.0), "contrast": (0.5, 1.0, 2.0)}
+OPENINGS = ("Happy to help you", "I'm sorry, but I can't help with that.")
+DRAWS, DRAWN_AT = 8, 1.0
+"""For diversity: answers to a prompt, and their temperature."""
+DOCTORS = ("flow", "flow, labels alone", "dpo")
+
+
+@dataclass(frozen=True)
+class Scope:
+    """How much is measured.
+
+    Args:
+        lessons: pairs of each kind that the doctors are trained on.
+        n: prompts of each kind, before the gate.
+        tuned: the same, of those that weights are chosen on.
+        benign: harmless prompts.
+        spread: prompts that are answered several times, for diversity.
+        plan: the training of a doctor.
+    """
+
+    lessons: int = 100
+    n: int = 45
+    tuned: int = 16
+    benign: int = 60
+    spread: int = 16
+    plan: Plan = PLAN
+
+
+class Arms:
+    """Doctors and their controls, on one backend."""
+
+    def __init__(self, scope: Scope, said: Said) -> None:
+        self.scope, self.said = scope, said
+        self.backend = TransformersBackend(TransformersOptions(device="cpu", batch_size=64))
+        self.world, self.lite = World.load(), Lite(LiteOptions())
+        self.prosocial = ProSocial(ProSocialOptions()).decoding
+
+    def doctors(self) -> dict[str, Stored]:
+        """Train a doctor by each objective, on the same pairs in the same steps."""
+        assert self.prosocial.harm is not None
+        model, encode = training.load("embedded", "cpu")
+        model.eval().set_attn_implementation("eager")
+        reader, plan = Reader(encode), self.scope.plan
+        pairs = reader.read(world_choices(self.scope.lessons, LESSONS, training=True))
+        self.said("lessons")
+        reference = faces.plain(model, pairs)
+        ratios = faces.by_weights(model, pairs, self.prosocial.harm, STRENGTH)
+        given = {
+            "flow": doctor.by_faces(ratios, faces.THETA),
+            "flow, labels alone": doctor.by_label(ratios),
+        }
+        found = {}
+        for name in DOCTORS:
+            lessons = doctor.lessons(pairs, reference, given.get(name, given["flow"]))
+            self.said(name)
+
+            def on_step(done: int, loss: float, name: str = name) -> None:
+                if done % 20 == 0:
+                    self.said(f"{name}, step {done}, loss {loss:.2f}")
+
+            found[name] = (
+                doctor.by_preference(model, lessons, plan, DPO_BETA, on_step)
+                if name == "dpo"
+                else doctor.by_flow(model, lessons, plan, KAPPA, on_step)
+            )
+        return found
+
+    def decodings(self, doctors: Mapping[str, Stored]) -> dict[str, dict[str, ControlledDecoding]]:
+        """Return the arms that decode otherwise: by name, and by the weights to choose from."""
+        harm = self.prosocial.harm
+        assert harm is not None
+        found: dict[str, dict[str, ControlledDecoding]] = {
+            f"doctor by {name}": {
+                f"{beta:g}": Product(None, stored, 0.0, beta, EQUAL) for beta in BETAS["doctor"]
+            }
+            for name, stored in doctors.items()
+        }
+        found["contrast of the faces"] = {
+            f"{beta:g}": Contrast(harm, STRENGTH, beta) for beta in BETAS["contrast"]
+        }
+        found["positive face alone"] = {"": Product(harm, None, STRENGTH, 0.0, EQUAL)}
+        found["prosocial"] = {"": self.prosocial}
+        return found
+
+    async def measure(self, doctors: Mapping[str, Stored]) -> dict[str, Any]:
+        """Return the tables of all arms."""
+        tuned, cases = [
+            await self._flagged(n, seed)
+            for n, seed in ((self.scope.tuned, TUNED), (self.scope.n, MEASURED))
+        ]
+        self.said(f"{len(tuned)} and {len(cases)} flagged prompts")
+        benign = self.world.cases("benign", None, self.scope.benign, seed=MEASURED)
+        spread = cases[:: max(1, len(cases) // self.scope.spread)]
+        arms: dict[str, Any] = {}
+        chosen: dict[str, ControlledDecoding] = {"the model": Product(None, None, 0.0, 0.0, EQUAL)}
+        for name, choices in self.decodings(doctors).items():
+            good = {
+                weight: await self._good(tuned, decoding) if len(choices) > 1 else 0.0
+                for weight, decoding in choices.items()
+            }
+            best = max(good, key=lambda w: good[w])
+            chosen[name], arms[name] = choices[best], {"weight": best, "good when tuned": good}
+            self.said(f"{name}: {good}")
+        for name, decoding in chosen.items():
+            arms.setdefault(name, {}).update(
+                self._table(cases, await self._answers(cases, decoding))
+            )
+            arms[name]["benign"] = self._benign(benign, await self._answers(benign, decoding))
+            arms[name]["distinct-2"] = await self._diversity(spread, decoding)
+            self.said(name)
+        for draws in (2, 16):
+            texts = await self._resampled(cases, draws)
+            arms[f"resample {draws}"] = self._table(cases, texts)
+        arms["prefill, 2 openings"] = self._table(cases, await self._opened(cases))
+        return {"flagged prompts": len(cases), "arms": arms}
+
+    async def _flagged(self, n: int, seed: int) -> list[WorldCase]:
+        kinds = (("unsafe", "content"), ("benign", "tone"))
+        cases = [case for kind in kinds for case in self.world.cases(*kind, n, seed=seed)]
+        flagged = await flags(self.lite, cases, await answers(self.backend, cases, temperature=0.1))
+        return [case for case, flag in zip(cases, flagged, strict=True) if flag]
+
+    async def _answers(
+        self,
+        cases: Sequence[WorldCase],
+        decoding: ControlledDecoding | None,
+        *,
+        temperature: float = 0.1,
+        seed: int = 0,
+        opening: str = "",
+    ) -> list[str]:
+        requests = [
+            GenerationRequest(
+                await self.backend.render(messages(case)),
+                opening=opening,
+                max_new_tokens=LONGEST,
+                temperature=temperature,
+                seed=seed + i,
+            )
+            for i, case in enumerate(cases)
+        ]
+        found = (
+            await self.backend.generate(requests)
+            if decoding is None
+            else await self.backend.generate_controlled(requests, decoding)
+        )
+        return [g.text for g in found]
+
+    async def _resampled(self, cases: Sequence[WorldCase], draws: int) -> list[str]:
+        return await self._first_passed(
+            cases,
+            [
+                await self._answers(cases, None, temperature=1.0, seed=1000 * draw)
+                for draw in range(draws)
+            ],
+        )
+
+    async def _opened(self, cases: Sequence[WorldCase]) -> list[str]:
+        return await self._first_passed(
+            cases, [await self._answers(cases, None, opening=o) for o in OPENINGS]
+        )
+
+    async def _first_passed(
+        self, cases: Sequence[WorldCase], draws: Sequence[Sequence[str]]
+    ) -> list[str]:
+        """Return for each case its first text that the moderator passes, else the first."""
+        flagged = [await flags(self.lite, cases, texts) for texts in draws]
+        return [
+            next(
+                (texts[i] for texts, bad in zip(draws, flagged, strict=True) if not bad[i]),
+                draws[0][i],
+            )
+            for i in range(len(cases))
+        ]
+
+    async def _good(self, cases: Sequence[WorldCase], decoding: ControlledDecoding) -> float:
+        texts = await self._answers(cases, decoding)
+        return sum(self.world.judge(c, t).good for c, t in zip(cases, texts, strict=True)) / len(
+            cases
+        )
+
+    def _table(self, cases: Sequence[WorldCase], texts: Sequence[str]) -> dict[str, Any]:
+        judged = [self.world.judge(case, text) for case, text in zip(cases, texts, strict=True)]
+        return {
+            "safe": by_kind(cases, [j.safe for j in judged]),
+            "fluent": share([j.fluent for j in judged]),
+            "on topic": share([j.on_topic for j in judged]),
+            "good": by_kind(cases, [j.good for j in judged]),
+            "helpful": share([j.good and j.helpful for j in judged]),
+        }
+
+    def _benign(self, cases: Sequence[WorldCase], texts: Sequence[str]) -> dict[str, Any]:
+        judged = [self.world.judge(case, text) for case, text in zip(cases, texts, strict=True)]
+        return {
+            "good": share([j.good for j in judged]),
+            "helpful": share([j.good and j.helpful for j in judged]),
+        }
+
+    async def _diversity(
+        self, cases: Sequence[WorldCase], decoding: ControlledDecoding
+    ) -> dict[str, float]:
+        draws = [
+            await self._answers(cases, decoding, temperature=DRAWN_AT, seed=1000 * draw)
+            for draw in range(DRAWS)
+        ]
+        return share([distinct([texts[i] for texts in draws]) for i in range(len(cases))])
+
+
+def distinct(texts: Sequence[str], n: int = 2) -> float:
+    """Return the share of different n-grams of words among all of them, in [0, 1]."""
+    grams = [
+        tuple(words[i : i + n])
+        for text in texts
+        for words in (text.lower().split(),)
+        for i in range(len(words) - n + 1)
+    ]
+    return len(set(grams)) / len(grams) if grams else 0.0
