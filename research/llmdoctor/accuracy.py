@@ -29,7 +29,7 @@ SEED = 21
 HARM = Plan(steps=60, batch=4, peak=1e-3, warm_up=6, decay=0.0)
 """How the harm vector of the public model is trained."""
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-LONGEST = 48
+LONGEST = 32
 """The most tokens of an answer of the public data that are read."""
 HOW = "mean, all tokens"
 """By which accuracy a wording and a strength are chosen."""
