@@ -23,7 +23,7 @@ from ttsa_guard.steerers.prosocial.adapter import AdapterShape
 from ttsa_guard.steerers.prosocial.harm_vector import HarmVector
 from ttsa_guard.steerers.prosocial.training import Plan
 
-STRENGTHS = (0.5, 1.0, 2.0)
+STRENGTHS = (0.25, 0.5, 1.0)
 """Values of c that are tried."""
 SEED = 21
 HARM = Plan(steps=60, batch=4, peak=1e-3, warm_up=6, decay=0.0)

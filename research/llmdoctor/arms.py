@@ -60,8 +60,8 @@ class Scope:
     lessons: int = 100
     n: int = 45
     tuned: int = 16
-    benign: int = 60
-    spread: int = 16
+    benign: int = 40
+    spread: int = 12
     plan: Plan = PLAN
 
 
@@ -145,12 +145,18 @@ class Arms:
                 self._table(cases, await self._answers(cases, decoding))
             )
             arms[name]["benign"] = self._benign(benign, await self._answers(benign, decoding))
+            self.said(f"{name}: {arms[name]}")
+        drawn = await self._draws(cases, None, 16)
+        for name, draws in (
+            ("resample 2", [texts[:2] for texts in drawn]),
+            ("resample 16", drawn),
+            ("prefill, 2 openings", await self._opened(cases)),
+        ):
+            arms[name] = self._table(cases, await self._first_passed(cases, draws))
+            self.said(f"{name}: {arms[name]}")
+        for name, decoding in chosen.items():
             arms[name]["distinct-2"] = await self._diversity(spread, decoding)
-            self.said(name)
-        for draws in (2, 16):
-            texts = await self._resampled(cases, draws)
-            arms[f"resample {draws}"] = self._table(cases, texts)
-        arms["prefill, 2 openings"] = self._table(cases, await self._opened(cases))
+            self.said(f"{name}: {arms[name]['distinct-2']}")
         return {"flagged prompts": len(cases), "arms": arms}
 
     async def _flagged(self, n: int, seed: int) -> list[WorldCase]:
@@ -165,7 +171,6 @@ class Arms:
         decoding: ControlledDecoding | None,
         *,
         temperature: float = 0.1,
-        seed: int = 0,
         opening: str = "",
     ) -> list[str]:
         requests = [
@@ -174,7 +179,7 @@ class Arms:
                 opening=opening,
                 max_new_tokens=LONGEST,
                 temperature=temperature,
-                seed=seed + i,
+                seed=i,
             )
             for i, case in enumerate(cases)
         ]
@@ -185,32 +190,28 @@ class Arms:
         )
         return [g.text for g in found]
 
-    async def _resampled(self, cases: Sequence[WorldCase], draws: int) -> list[str]:
-        return await self._first_passed(
-            cases,
-            [
-                await self._answers(cases, None, temperature=1.0, seed=1000 * draw)
-                for draw in range(draws)
-            ],
+    async def _draws(
+        self, cases: Sequence[WorldCase], decoding: ControlledDecoding | None, draws: int
+    ) -> list[list[str]]:
+        """Return `draws` answers to each case, drawn at `DRAWN_AT`."""
+        texts = await self._answers(
+            [case for case in cases for _ in range(draws)], decoding, temperature=DRAWN_AT
         )
+        return [texts[i : i + draws] for i in range(0, len(texts), draws)]
 
-    async def _opened(self, cases: Sequence[WorldCase]) -> list[str]:
-        return await self._first_passed(
-            cases, [await self._answers(cases, None, opening=o) for o in OPENINGS]
-        )
+    async def _opened(self, cases: Sequence[WorldCase]) -> list[list[str]]:
+        """Return an answer to each case after each of the openings."""
+        by_opening = [await self._answers(cases, None, opening=o) for o in OPENINGS]
+        return [list(texts) for texts in zip(*by_opening, strict=True)]
 
     async def _first_passed(
         self, cases: Sequence[WorldCase], draws: Sequence[Sequence[str]]
     ) -> list[str]:
-        """Return for each case its first text that the moderator passes, else the first."""
-        flagged = [await flags(self.lite, cases, texts) for texts in draws]
-        return [
-            next(
-                (texts[i] for texts, bad in zip(draws, flagged, strict=True) if not bad[i]),
-                draws[0][i],
-            )
-            for i in range(len(cases))
-        ]
+        """Return for each case the first of its texts that the moderator passes, else the first."""
+        flat = [(case, text) for case, texts in zip(cases, draws, strict=True) for text in texts]
+        flagged = iter(await flags(self.lite, [c for c, _ in flat], [t for _, t in flat]))
+        passed = [[text for text in texts if not next(flagged)] for texts in draws]
+        return [(good or texts)[0] for good, texts in zip(passed, draws, strict=True)]
 
     async def _good(self, cases: Sequence[WorldCase], decoding: ControlledDecoding) -> float:
         texts = await self._answers(cases, decoding)
@@ -238,11 +239,7 @@ class Arms:
     async def _diversity(
         self, cases: Sequence[WorldCase], decoding: ControlledDecoding
     ) -> dict[str, float]:
-        draws = [
-            await self._answers(cases, decoding, temperature=DRAWN_AT, seed=1000 * draw)
-            for draw in range(DRAWS)
-        ]
-        return share([distinct([texts[i] for texts in draws]) for i in range(len(cases))])
+        return share([distinct(texts) for texts in await self._draws(cases, decoding, DRAWS)])
 
 
 def distinct(texts: Sequence[str], n: int = 2) -> float:

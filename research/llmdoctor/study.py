@@ -30,7 +30,7 @@ from ttsa_guard.steerers.prosocial.steerer import ProSocial, ProSocialOptions
 from ttsa_guard.steerers.prosocial.training import Plan
 
 PARTS = ("world", "public", "arms")
-PAIRS, PUBLIC = 150, (16, 120)
+PAIRS, PUBLIC = 150, (12, 100)
 FEW = Scope(
     lessons=2, n=6, tuned=2, benign=2, spread=2, plan=Plan(steps=2, batch=2, peak=1e-3, warm_up=1)
 )
