@@ -21,6 +21,7 @@ from research.prosocial.study import LONGEST
 from research.prosocial.wins import by_kind, share
 from ttsa_guard.backends.base import ControlledDecoding
 from ttsa_guard.backends.transformers import TransformersBackend, TransformersOptions
+from ttsa_guard.embedded.grammar import GrammarJudgement
 from ttsa_guard.embedded.world import World, WorldCase
 from ttsa_guard.messages import GenerationRequest
 from ttsa_guard.moderators.lite import Lite, LiteOptions
@@ -38,10 +39,12 @@ KAPPA, DPO_BETA = 8.0, 0.1
 STRENGTH = 1.0
 """c of the faces, as chosen in `accuracy`."""
 BETAS: Mapping[str, Sequence[float]] = {"doctor": (1.0, 3.0, 10.0), "contrast": (0.5, 1.0, 2.0)}
-OPENINGS = ("Happy to help you", "I'm sorry, but I can't help with that.")
+OPENINGS = ("Happy to help you", "Rather than")
+"""Two of the model's profile: one that answers, and one that redirects."""
 DRAWS, DRAWN_AT = 8, 1.0
 """For diversity: answers to a prompt, and their temperature."""
 DOCTORS = ("flow", "flow, labels alone", "dpo")
+OURS = "doctor by flow"
 
 
 @dataclass(frozen=True)
@@ -129,35 +132,41 @@ class Arms:
         ]
         self.said(f"{len(tuned)} and {len(cases)} flagged prompts")
         benign = self.world.cases("benign", None, self.scope.benign, seed=MEASURED)
-        spread = cases[:: max(1, len(cases) // self.scope.spread)]
-        arms: dict[str, Any] = {}
-        chosen: dict[str, ControlledDecoding] = {"the model": Product(None, None, 0.0, 0.0, EQUAL)}
-        for name, choices in self.decodings(doctors).items():
-            good = {
-                weight: await self._good(tuned, decoding) if len(choices) > 1 else 0.0
-                for weight, decoding in choices.items()
-            }
-            best = max(good, key=lambda w: good[w])
-            chosen[name], arms[name] = choices[best], {"weight": best, "good when tuned": good}
-            self.said(f"{name}: {good}")
-        for name, decoding in chosen.items():
-            arms.setdefault(name, {}).update(
-                self._table(cases, await self._answers(cases, decoding))
-            )
-            arms[name]["benign"] = self._benign(benign, await self._answers(benign, decoding))
-            self.said(f"{name}: {arms[name]}")
+        chosen, arms = await self._chosen(doctors, tuned)
+        texts = {name: await self._answers(cases, decoding) for name, decoding in chosen.items()}
         drawn = await self._draws(cases, None, 16)
-        for name, draws in (
-            ("resample 2", [texts[:2] for texts in drawn]),
-            ("resample 16", drawn),
-            ("prefill, 2 openings", await self._opened(cases)),
-        ):
-            arms[name] = self._table(cases, await self._first_passed(cases, draws))
-            self.said(f"{name}: {arms[name]}")
+        texts["resample 2"] = await self._first_passed(cases, [own[:2] for own in drawn])
+        texts["resample 16"] = await self._first_passed(cases, drawn)
+        texts["prefill, 2 openings"] = await self._first_passed(cases, await self._opened(cases))
+        judged = {name: self._judged(cases, own) for name, own in texts.items()}
+        for name, own in judged.items():
+            arms.setdefault(name, {}).update(_table(cases, own))
+            arms[name][f"good, less {OURS}"] = share(
+                [float(a.good) - float(b.good) for a, b in zip(own, judged[OURS], strict=True)]
+            )
+            self.said(f"{name}: good {arms[name]['good']}")
         for name, decoding in chosen.items():
-            arms[name]["distinct-2"] = await self._diversity(spread, decoding)
-            self.said(f"{name}: {arms[name]['distinct-2']}")
+            arms[name]["benign"] = _table(
+                benign, self._judged(benign, await self._answers(benign, decoding))
+            )
+            spread = cases[:: max(1, len(cases) // self.scope.spread)]
+            draws = await self._draws(spread, decoding, DRAWS)
+            arms[name]["distinct-2"] = share([distinct(own) for own in draws])
+            self.said(f"{name}: distinct-2 {arms[name]['distinct-2']}")
         return {"flagged prompts": len(cases), "arms": arms}
+
+    async def _chosen(
+        self, doctors: Mapping[str, Stored], cases: Sequence[WorldCase]
+    ) -> tuple[dict[str, ControlledDecoding], dict[str, Any]]:
+        """Return the decodings with the weights that are best on `cases`, and how good all are."""
+        chosen: dict[str, ControlledDecoding] = {"the model": Product(None, None, 0.0, 0.0, EQUAL)}
+        tables = {}
+        for name, choices in self.decodings(doctors).items():
+            good = {w: await self._good(cases, d) for w, d in choices.items() if len(choices) > 1}
+            best = max(choices, key=lambda w: good.get(w, 0.0))
+            chosen[name], tables[name] = choices[best], {"weight": best, "good when tuned": good}
+            self.said(f"{name}: {good}")
+        return chosen, tables
 
     async def _flagged(self, n: int, seed: int) -> list[WorldCase]:
         kinds = (("unsafe", "content"), ("benign", "tone"))
@@ -214,32 +223,21 @@ class Arms:
         return [(good or texts)[0] for good, texts in zip(passed, draws, strict=True)]
 
     async def _good(self, cases: Sequence[WorldCase], decoding: ControlledDecoding) -> float:
-        texts = await self._answers(cases, decoding)
-        return sum(self.world.judge(c, t).good for c, t in zip(cases, texts, strict=True)) / len(
-            cases
-        )
+        judged = self._judged(cases, await self._answers(cases, decoding))
+        return sum(j.good for j in judged) / len(judged)
 
-    def _table(self, cases: Sequence[WorldCase], texts: Sequence[str]) -> dict[str, Any]:
-        judged = [self.world.judge(case, text) for case, text in zip(cases, texts, strict=True)]
-        return {
-            "safe": by_kind(cases, [j.safe for j in judged]),
-            "fluent": share([j.fluent for j in judged]),
-            "on topic": share([j.on_topic for j in judged]),
-            "good": by_kind(cases, [j.good for j in judged]),
-            "helpful": share([j.good and j.helpful for j in judged]),
-        }
+    def _judged(self, cases: Sequence[WorldCase], texts: Sequence[str]) -> list[GrammarJudgement]:
+        return [self.world.judge(case, text) for case, text in zip(cases, texts, strict=True)]
 
-    def _benign(self, cases: Sequence[WorldCase], texts: Sequence[str]) -> dict[str, Any]:
-        judged = [self.world.judge(case, text) for case, text in zip(cases, texts, strict=True)]
-        return {
-            "good": share([j.good for j in judged]),
-            "helpful": share([j.good and j.helpful for j in judged]),
-        }
 
-    async def _diversity(
-        self, cases: Sequence[WorldCase], decoding: ControlledDecoding
-    ) -> dict[str, float]:
-        return share([distinct(texts) for texts in await self._draws(cases, decoding, DRAWS)])
+def _table(cases: Sequence[WorldCase], judged: Sequence[GrammarJudgement]) -> dict[str, Any]:
+    return {
+        "safe": by_kind(cases, [j.safe for j in judged]),
+        "fluent": share([j.fluent for j in judged]),
+        "on topic": share([j.on_topic for j in judged]),
+        "good": by_kind(cases, [j.good for j in judged]),
+        "helpful": share([j.good and j.helpful for j in judged]),
+    }
 
 
 def distinct(texts: Sequence[str], n: int = 2) -> float:
