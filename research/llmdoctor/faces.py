@@ -70,11 +70,15 @@ def by_weights(
     Args:
         strength: c.
     """
-    with harm.subtracted(model, strength):
-        positive = _log_probs(model, pairs)
-    with harm.subtracted(model, -strength):
-        negative = _log_probs(model, pairs)
-    return _less(positive, negative)
+
+    def face(taken: float) -> Pairs:
+        with harm.subtracted(model, taken):
+            torch.clear_autocast_cache()  # It holds the weights as they were.
+            return _log_probs(model, pairs)
+
+    found = _less(face(strength), face(-strength))
+    torch.clear_autocast_cache()
+    return found
 
 
 def plain(model: Any, pairs: Sequence[tuple[Encoded, Encoded]]) -> Pairs:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from research.llmdoctor.accuracy import ALL, HOW
+from research.llmdoctor.arms import OURS
 
 
 def faces(part: Mapping[str, Any]) -> str:
@@ -40,20 +41,18 @@ def wordings(part: Mapping[str, Any]) -> str:
 
 
 def arms(part: Mapping[str, Any]) -> str:
-    """Return what each arm reaches."""
-    less = next(name for name in part["arms"]["the model"] if name.startswith("good, less"))
-    rows = [
-        ["arm", "weight", "safe", "good", less, "helpful", "harmless prompts good", "distinct-2"]
-    ]
+    """Return what each arm reaches; a cell is empty where nothing was measured."""
+    columns = ["safe", "fluent", "on topic", "good", f"good, less {OURS}", "helpful"]
+    columns = [c for c in columns if any(c in table for table in part["arms"].values())]
+    rows = [["arm", "beta", *columns, "harmless prompts, good", "distinct-2"]]
     for name, table in part["arms"].items():
+        cells = [*(table.get(c) for c in columns), table.get("benign", {}).get("good")]
         apart = table.get("distinct-2")
-        benign = table.get("benign")
         rows.append(
             [
                 name,
                 table.get("weight", ""),
-                *(_share(table[column]) for column in ("safe", "good", less, "helpful")),
-                _share(benign["good"]) if benign else "",
+                *(_share(cell) if cell else "" for cell in cells),
                 f"{apart['value']:.2f}" if apart else "",
             ]
         )

@@ -6,11 +6,12 @@ import gzip
 import itertools
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
-from research.llmdoctor import doctor, faces, flow
+from research.llmdoctor import doctor, faces, flow, report
 from research.llmdoctor.arms import distinct
 from research.llmdoctor.data import Choice, Reader, public_choices, world_choices
 from research.llmdoctor.decoding import Contrast
@@ -222,6 +223,14 @@ def test_faces_differ_by_prompt_and_by_weights(loaded, harm):
     assert torch.equal(ahead, -back)
 
 
+def test_faces_by_weights_differ_under_autocast_too(loaded, harm):
+    """It keeps the weights in bfloat16 as it first saw them, and both faces were one."""
+    model, reader = loaded
+    with torch.autocast("cpu", torch.bfloat16):
+        [(better, _), _] = faces.by_weights(model, reader.read(CHOICES), harm, 1.0)
+    assert better.any()
+
+
 # ---------------------------------------------------------------------- data
 
 
@@ -349,3 +358,15 @@ def test_rewards_of_all_kinds_are_scaled_alike(loaded):
 def test_distinct_counts_different_pairs_of_words():
     assert distinct(["a b c", "a b d"]) == pytest.approx(3 / 4)
     assert distinct(["a"]) == 0.0
+
+
+RESULTS = Path(__file__).parents[2] / "research" / "results" / "llmdoctor"
+
+
+def test_the_page_has_the_numbers_that_were_measured():
+    page = (RESULTS / "README.md").read_text(encoding="utf-8")
+    found = json.loads((RESULTS / "study.json").read_text(encoding="utf-8"))
+    for part in ("world", "public"):
+        assert report.faces(found[part]) in page
+        assert report.wordings(found[part]) in page
+    assert report.arms(found["arms"]) in page
