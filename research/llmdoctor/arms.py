@@ -38,7 +38,6 @@ PLAN = Plan(steps=120, batch=8, peak=2e-3, warm_up=10, decay=0.01)
 KAPPA, DPO_BETA = 8.0, 0.1
 STRENGTH = 1.0
 """c of the faces, as chosen in `accuracy`."""
-BETAS: Mapping[str, Sequence[float]] = {"doctor": (1.0, 3.0, 10.0), "contrast": (0.5, 1.0, 2.0)}
 OPENINGS = ("Happy to help you", "Rather than")
 """Two of the model's profile: one that answers, and one that redirects."""
 DRAWS, DRAWN_AT = 8, 1.0
@@ -58,6 +57,7 @@ class Scope:
         benign: harmless prompts.
         spread: prompts that are answered several times, for diversity.
         plan: the training of a doctor.
+        betas: the weights that are tried of a doctor, and of the contrast.
     """
 
     lessons: int = 100
@@ -66,6 +66,7 @@ class Scope:
     benign: int = 40
     spread: int = 12
     plan: Plan = PLAN
+    betas: tuple[Sequence[float], Sequence[float]] = ((1.0, 3.0, 10.0), (0.5, 1.0, 2.0))
 
 
 class Arms:
@@ -113,12 +114,12 @@ class Arms:
         assert harm is not None
         found: dict[str, dict[str, ControlledDecoding]] = {
             f"doctor by {name}": {
-                f"{beta:g}": Product(None, stored, 0.0, beta, EQUAL) for beta in BETAS["doctor"]
+                f"{beta:g}": Product(None, stored, 0.0, beta, EQUAL) for beta in self.scope.betas[0]
             }
             for name, stored in doctors.items()
         }
         found["contrast of the faces"] = {
-            f"{beta:g}": Contrast(harm, STRENGTH, beta) for beta in BETAS["contrast"]
+            f"{beta:g}": Contrast(harm, STRENGTH, beta) for beta in self.scope.betas[1]
         }
         found["positive face alone"] = {"": Product(harm, None, STRENGTH, 0.0, EQUAL)}
         found["prosocial"] = {"": self.prosocial}

@@ -32,7 +32,13 @@ from ttsa_guard.steerers.prosocial.training import Plan
 PARTS = ("world", "public", "arms")
 PAIRS, PUBLIC = 150, (12, 100)
 FEW = Scope(
-    lessons=2, n=6, tuned=2, benign=2, spread=2, plan=Plan(steps=2, batch=2, peak=1e-3, warm_up=1)
+    lessons=2,
+    n=4,
+    tuned=1,
+    benign=1,
+    spread=1,
+    plan=Plan(steps=2, batch=2, peak=1e-3, warm_up=1),
+    betas=((1.0,), (1.0,)),
 )
 """A study that is over soon, to try whether it runs."""
 
@@ -58,7 +64,7 @@ def main() -> None:
 
 
 def _world(args: argparse.Namespace, said: accuracy.Said) -> dict[str, Any]:
-    return accuracy.in_the_world(_shipped(), 8 if args.few else PAIRS, said)
+    return accuracy.in_the_world(_shipped(), 6 if args.few else PAIRS, said)
 
 
 def _public(args: argparse.Namespace, said: accuracy.Said) -> dict[str, Any]:
