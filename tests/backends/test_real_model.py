@@ -11,6 +11,9 @@ from ttsa_guard.config import GuardConfig
 from ttsa_guard.guard import Guard
 from ttsa_guard.messages import GenerationRequest, Message
 from ttsa_guard.reasoning import split_reasoning
+from ttsa_guard.steerers.prosocial import training
+from ttsa_guard.steerers.prosocial.adapter import AdapterShape
+from ttsa_guard.steerers.prosocial.data import AnswerExample
 
 pytestmark = pytest.mark.real
 QUESTION = "How do I clean a wooden table?"
@@ -46,6 +49,20 @@ def test_it_answers_in_its_own_template(backend):
 
 def test_unmoved_rows_are_plain_generation(backend):
     assert generated(backend, unmoved=True).text == generated(backend).text
+
+
+def test_a_harm_vector_can_be_made_for_it():
+    """Its weights are in a GGUF file, which training did not read."""
+    model, encode = training.load("smollm2", "cpu")
+    vector = training.harm_vector(
+        model,
+        encode,
+        [AnswerExample(Message.conversation(QUESTION), "With a cloth.")],
+        training.Plan(steps=2, batch=1, warm_up=1),
+        method="lora",
+        shape=AdapterShape(rank=1, targets=("q_proj",)),
+    )
+    assert len(vector) > 0
 
 
 def test_a_second_backend_shares_the_weights(backend):

@@ -79,15 +79,17 @@ def load(name: str, device: str = "auto") -> tuple[Any, ExampleEncoder]:
     """Load a model to train from, in float32, and what encodes examples for it.
 
     Args:
-        name: 'embedded', a Hugging Face name, or a path.
+        name: 'embedded', 'smollm2', a Hugging Face name, or a path.
 
     Raises:
         ModelError: it cannot be loaded.
     """
-    path = Source.of(name).path
+    source = Source.of(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(source.path, **source.options)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            source.path, dtype=torch.float32, **source.options
+        )
     except Exception as error:
         hint = "give 'embedded', a local folder, or a name on the Hugging Face hub"
         raise ModelError(
@@ -111,7 +113,7 @@ def harm_vector(
     """Tune a copy of `model` on `examples` of harm, and return the copy's difference to it.
 
     Args:
-        model: the model; it stays as it is.
+        model: the model, in float32 as `load` gives it; it stays as it is.
         encode: it encodes the examples.
         examples: harmful answers.
         plan: the run.
@@ -126,7 +128,7 @@ def harm_vector(
     """
     encoded = encode.answers(examples)
     torch.manual_seed(plan.seed)
-    base, tuned = fingerprint(model), copy.deepcopy(model).float().train()
+    base, tuned = fingerprint(model), copy.deepcopy(model).train()
     adapter = (
         Adapter(
             tuned, AdapterShape(**{**asdict(shape or AdapterShape()), "objectives": 0}), base=base
@@ -141,7 +143,7 @@ def harm_vector(
     trained = [p for p in (adapter or tuned).parameters() if p.requires_grad]
 
     def step(number: int) -> float:
-        batch = _drawn(plan, number).sample(encoded, min(plan.batch, len(encoded)))
+        batch = drawn(plan, number).sample(encoded, min(plan.batch, len(encoded)))
         loss = -log_likelihoods(tuned, batch).sum() / sum(len(e.answer) for e in batch)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.item()
@@ -163,7 +165,7 @@ def harm_vector(
         f"{method} tuning, {plan.steps} steps of {plan.batch} of {len(examples)} examples; the top"
         f" {keep:g} of {within}"
     )
-    return HarmVector.difference(model.float(), tuned, keep=keep, within=within, made=made)
+    return HarmVector.difference(model, tuned, keep=keep, within=within, made=made)
 
 
 def reward(
@@ -217,7 +219,7 @@ def reward(
     model.requires_grad_(False)
 
     def step(number: int) -> float:
-        rng = _drawn(plan, number)
+        rng = drawn(plan, number)
         preference = dirichlet(rng, len(attributes))
         adapter.prefer(preference)
         gradients, total = [], 0.0
@@ -315,7 +317,7 @@ def optimise(
         on_step(number + 1, loss)
 
 
-def _drawn(plan: Plan, number: int) -> random.Random:
+def drawn(plan: Plan, number: int) -> random.Random:
     """Return the randomness of one step, which is the same in a run that goes on."""
     return random.Random(f"{plan.seed}/{number}")
 
