@@ -139,10 +139,10 @@ class Anchor:
         keys, queries = spans(await task.backend.render(task.messages), prompt)
         if options.control == "random":
             others = sorted(set(range(queries[-1])) - set(keys))
-            keys = random.Random(task.seed).sample(others, min(len(keys), len(others)))
+            keys = tuple(random.Random(task.seed).sample(others, min(len(keys), len(others))))
         return Calibration(
-            tuple(keys),
-            tuple(queries),
+            keys,
+            queries,
             tuple(range(*(options.layers or middle(_layers(task.backend))))),
             options.gamma,
             constant=options.control == "constant",
@@ -150,7 +150,7 @@ class Anchor:
         )
 
 
-def spans(plain: Prompt, prefixed: Prompt) -> tuple[Sequence[int], Sequence[int]]:
+def spans(plain: Prompt, prefixed: Prompt) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Find the tokens of the prefix, and those of the question after it.
 
     Args:
@@ -164,12 +164,14 @@ def spans(plain: Prompt, prefixed: Prompt) -> tuple[Sequence[int], Sequence[int]
     Raises:
         PromptError: the prefix is not there, or no question comes after it.
     """
-    old, new = plain.ids, prefixed.ids
-    # The end is compared first: the question may begin like the prefix.
-    end = _alike(old[::-1], new[::-1])
-    start = _alike(old[: len(old) - end], new[: len(new) - end])
-    keys = range(start, len(new) - end)
-    queries = [at for at in prefixed.soft_positions if at >= len(new) - end]
+    asked, more = prefixed.soft_positions, len(prefixed.soft_ids) - len(plain.soft_ids)
+    if more > 0:  # the prefix is in the user message itself
+        keys, queries = asked[:more], asked[more:]
+    else:
+        old, new = plain.ids, prefixed.ids
+        first = _alike(old, new)
+        last = len(new) - _alike(old[first:][::-1], new[first:][::-1])
+        keys, queries = tuple(range(first, last)), tuple(at for at in asked if at >= last)
     if not keys or not queries:
         raise PromptError(
             "the safety prefix does not stand before the question in the model's chat template",
@@ -179,7 +181,7 @@ def spans(plain: Prompt, prefixed: Prompt) -> tuple[Sequence[int], Sequence[int]
 
 
 def _alike(old: Sequence[int], new: Sequence[int]) -> int:
-    """Return how many elements the two begin with are the same."""
+    """Return with how many equal elements the two begin."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(old, new, strict=False)))
 
 
