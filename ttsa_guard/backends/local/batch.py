@@ -122,17 +122,22 @@ class SequenceBatch(AttentionState):
         start = 0
         for group in self.groups:
             members = slice(start, start + group.sequences)
-            raised = group.calibration and CalibratedScores(
-                group.calibration,
-                _among(at[members], group.calibration.queries, group.calibration.generated)
-                & own[members],
-                self._calibrated_keys(group, group.calibration.keys, members),
-                self._watch,
-            )
-            # After the prompt there is nothing to raise, unless generated tokens are queries, too.
-            found.append(raised if raised and bool(raised.queries.any()) else None)
+            found.append(self._raised_in(group, members, at[members], own[members]))
             start += group.sequences
         return found
+
+    def _raised_in(
+        self, group: Group, members: slice, at: torch.Tensor, own: torch.Tensor
+    ) -> CalibratedScores | None:
+        calibration = group.calibration
+        if calibration is None:
+            return None
+        queries = _among(at, calibration.queries, calibration.generated) & own
+        # After the prompt there is nothing to raise, unless generated tokens are queries, too.
+        if not bool(queries.any()):
+            return None
+        keys = self._calibrated_keys(group, calibration.keys, members)
+        return CalibratedScores(calibration, queries, keys, self._watch)
 
     def _calibrated_keys(self, group: Group, keys: Sequence[int], members: slice) -> torch.Tensor:
         """Return which keys of a group are at the positions `keys`, [sequences, keys].
