@@ -53,6 +53,7 @@ class SequenceBatch(AttentionState):
         super().__init__()
         self._model, self._watch = model, watch
         self._calibrations = [s.calibration for s in starts]
+        self._raising = any(self._calibrations)
         found = [
             (n * len(prefix or ()) >= SHARED_FROM, prefix)
             for n, prefix in model.beginnings(starts)
@@ -81,7 +82,9 @@ class SequenceBatch(AttentionState):
         self._valid = torch.cat([self._valid, own], 1)
         self.groups = self.groups or self._grouped()
         self.allowed = _causal(self._valid, n) if n > 1 else self._valid[:, None]
-        self.calibrated = self._raised(at, own) if any(self._calibrations) else ()
+        self.calibrated = self._raised(at, own) if self._raising else ()
+        # Positions only grow: after a pass with no calibrated query, none will come.
+        self._raising = any(self.calibrated)
         with attending(self._model.model, self):
             logits: torch.Tensor = self._model.model(
                 inputs_embeds=embeds, position_ids=at, use_cache=False, logits_to_keep=keep
@@ -133,7 +136,6 @@ class SequenceBatch(AttentionState):
         if calibration is None:
             return None
         queries = _among(at, calibration.queries, calibration.generated) & own
-        # After the prompt there is nothing to raise, unless generated tokens are queries, too.
         if not bool(queries.any()):
             return None
         keys = self._calibrated_keys(group, calibration.keys, members)
