@@ -175,6 +175,34 @@ class Baseline:
     floor: float = -math.inf
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """Attention to some tokens of a prompt, which is raised while the prompt is answered.
+
+    Of a query and a key with the score ``Z = q . k / sqrt(head size)``, the score becomes ``Z +
+    gamma * max(0, q . k) * Z``, before the softmax. This is the calibration of *GuardAlign*
+    (arXiv 2602.24027, equations 12 to 14). All other scores stay as they are.
+
+    Args:
+        keys: positions in the prompt of the tokens that are attended to; one or more.
+        queries: positions in the prompt of the tokens that attend to them; one or more. A query
+            sees no key that comes after it.
+        layers: indices of the layers.
+        gamma: 0 or higher. With 0 the request is answered as one without a calibration.
+        constant: adds one constant to all scores of a query with the keys instead, such that in
+            sum they get just as much of the query's attention. It is a control.
+        generated: the tokens after the last of the queries are queries, too, up to the end of the
+            answer.
+    """
+
+    keys: tuple[int, ...]
+    queries: tuple[int, ...]
+    layers: tuple[int, ...]
+    gamma: float
+    constant: bool = False
+    generated: bool = False
+
+
 class RequestChanges(TypedDict, total=False):
     """The fields of a `GenerationRequest`, all of them optional."""
 
@@ -185,6 +213,7 @@ class RequestChanges(TypedDict, total=False):
     temperature: float
     seed: int
     baseline: Baseline | None
+    calibration: Calibration | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,6 +231,8 @@ class GenerationRequest:
         baseline: asks for the answer's likelihood after another prompt. A backend that cannot
             measure it while it generates ignores this. One that can may break off an answer that
             will be below the floor whatever follows.
+        calibration: raises the attention to some tokens of the prompt. Only a backend that
+            `CalibratesAttention` may be given one.
     """
 
     prompt: Prompt
@@ -211,6 +242,7 @@ class GenerationRequest:
     temperature: float = 0.1
     seed: int = 0
     baseline: Baseline | None = None
+    calibration: Calibration | None = None
 
     def with_(self, **changes: Unpack[RequestChanges]) -> GenerationRequest:
         """Return a copy of the request with other values for some fields."""

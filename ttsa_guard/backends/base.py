@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from ttsa_guard.hf.tokens import encodable
 from ttsa_guard.images import Image
-from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt, Scope
+from ttsa_guard.messages import (
+    Calibration,
+    Generation,
+    GenerationRequest,
+    Message,
+    Prompt,
+    Scope,
+)
 from ttsa_guard.profile import ModelProfile
 
 if TYPE_CHECKING:
@@ -288,6 +295,30 @@ class Differentiable(Protocol):
 
         Returns:
             The values, [n], and the gradients with respect to the soft embeddings, [n, k, hidden].
+        """
+        ...
+
+
+@runtime_checkable
+class CalibratesAttention(Protocol):
+    """Attention to some tokens of a prompt can be raised; `generate` heeds a `Calibration`.
+
+    Nothing but the answer to that one request is computed with it. Likelihoods, objectives and
+    other requests, also those of a moderator that uses the same model, are as without.
+    """
+
+    @property
+    def attention_layers(self) -> int:
+        """Number of layers whose attention can be calibrated; 0 if this model's cannot be."""
+        ...
+
+    async def attention_shares(self, prompt: Prompt, calibration: Calibration) -> list[float]:
+        """Return, for each layer, what share of their attention the queries give to the keys.
+
+        A share is in [0, 1], the mean over heads and queries.
+
+        Raises:
+            ModelError: the attention of this model cannot be calibrated.
         """
         ...
 

@@ -25,7 +25,14 @@ from ttsa_guard.hf.devices import Device, Dtype, resolve_device, resolve_dtype
 from ttsa_guard.hf.loading import load
 from ttsa_guard.hf.profiles import find_profile
 from ttsa_guard.hf.source import Source
-from ttsa_guard.messages import Generation, GenerationRequest, Message, Prompt, Scope
+from ttsa_guard.messages import (
+    Calibration,
+    Generation,
+    GenerationRequest,
+    Message,
+    Prompt,
+    Scope,
+)
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.settings import Settings
 
@@ -191,6 +198,15 @@ class TransformersBackend:
         finally:
             stop.set()
 
+    @property
+    def attention_layers(self) -> int:
+        """Number of layers whose attention can be calibrated; see `CalibratesAttention`."""
+        return self._loaded.attention_layers
+
+    async def attention_shares(self, prompt: Prompt, calibration: Calibration) -> list[float]:
+        """Return the keys' share of attention, by layer; see `CalibratesAttention`."""
+        return await self._run(self._engine.attention_shares, prompt, calibration)
+
     async def close(self) -> None:
         """Do nothing.
 
@@ -222,6 +238,11 @@ class _Loaded:
         # A controlled decoding may be changing the weights now. It runs on the worker thread and
         # restores them, so the work waits its turn there.
         return self.worker.submit(controlled.fingerprint, self.engine.model).result()
+
+    @cached_property
+    def attention_layers(self) -> int:
+        # Finding out tries the model, on its thread.
+        return self.worker.submit(lambda: self.engine.attention_layers).result()
 
 
 def _scoring(

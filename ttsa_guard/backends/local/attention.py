@@ -21,6 +21,9 @@ import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from ttsa_guard.backends.local.calibration import CalibratedScores
+from ttsa_guard.messages import Calibration
+
 NAME = "ttsa_shared_prefix"
 _MOST_SCORES = 2**24  # elements of one product; larger ones are done in slices of queries
 _current = threading.local()
@@ -65,11 +68,13 @@ class Group:
         sequences: number of them.
         prefix: the prefix that they share; None if they have none.
         unseen: number of own keys at the beginning that none of the sequences sees.
+        calibration: the calibration that they share; None if they have none.
     """
 
     sequences: int
     prefix: Prefix | None = None
     unseen: int = 0
+    calibration: Calibration | None = None
 
 
 @dataclass(eq=False)
@@ -80,10 +85,12 @@ class AttentionState:
         groups: neighbouring sequences that are attended to together.
         allowed: which own keys a query sees, [batch, queries, own keys]; None if each sees those up
             to itself.
+        calibrated: the scores of each group that are raised in this pass; empty if none are.
     """
 
     groups: Sequence[Group] = ()
     allowed: torch.Tensor | None = None
+    calibrated: Sequence[CalibratedScores | None] = ()
 
     def extend(
         self, layer: int, keys: torch.Tensor, values: torch.Tensor
@@ -152,7 +159,8 @@ def _attention(
     keys, values = state.extend(module.layer_idx, key, value)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     parts, start = [], 0
-    for group in state.groups or [Group(len(query))]:
+    groups = state.groups or [Group(len(query))]
+    for group, raised in zip(groups, state.calibrated or [None] * len(groups), strict=True):
         members, seen = slice(start, start + group.sequences), slice(group.unseen, None)
         allowed = None if state.allowed is None else state.allowed[members, :, seen]
         own = (query[members], keys[members, :, seen], values[members, :, seen], allowed, scale)
@@ -160,9 +168,36 @@ def _attention(
             group.prefix.keys[module.layer_idx],
             group.prefix.values[module.layer_idx],
         )
-        parts.append(_shared(*own, *shared) if shared else _plain(*own))
+        if raised and raised.of(module.layer_idx):
+            parts.append(_calibrated(raised, module.layer_idx, *own, *(shared or ())))
+        else:
+            parts.append(_shared(*own, *shared) if shared else _plain(*own))
         start += group.sequences
     return (parts[0] if len(parts) == 1 else torch.cat(parts)).transpose(1, 2).contiguous(), None
+
+
+def _calibrated(
+    raised: CalibratedScores,
+    layer: int,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    allowed: torch.Tensor | None,
+    scale: float,
+    *prefix: torch.Tensor,
+) -> torch.Tensor:
+    """Attend with raised scores, to the keys of the `prefix`, if any, and to the own keys.
+
+    The other arguments are those of `_shared`.
+    """
+    assert allowed is not None
+    if prefix:
+        k, v = (
+            torch.cat([ahead.expand(len(own), -1, -1, -1), own], 2)
+            for ahead, own in zip(prefix, (k, v), strict=True)
+        )
+        allowed = pad(allowed, (prefix[0].shape[1], 0), value=True)
+    return raised.attend(layer, q, k, v, allowed, scale)
 
 
 def _plain(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from ttsa_guard.backends.local.attention import AttentionState, Group, attending
+from ttsa_guard.backends.local.calibration import CalibratedScores, Watch
 from ttsa_guard.backends.local.prefix_cache import SharedModel
 from ttsa_guard.backends.local.reference import Start, positions
 
@@ -26,6 +27,7 @@ def neighbours(starts: Sequence[Start]) -> list[int]:
         key=lambda i: (
             len(starts[i].prefix_ids),
             starts[i].prefix_ids,
+            starts[i].calibration is not None,
             len(starts[i].suffix_embeds),
         ),
     )
@@ -40,13 +42,18 @@ class SequenceBatch(AttentionState):
     are padded in front.
 
     Args:
-        starts: what the sequences begin with. Only their `prefix_ids` are read; the rest is given
-            to `forward`.
+        starts: what the sequences begin with. Only `prefix_ids` and `calibration` are read; the
+            rest is given to `forward`.
+        watch: is told the attention that calibrated keys get.
     """
 
-    def __init__(self, model: SharedModel, starts: Sequence[Start]) -> None:
+    def __init__(
+        self, model: SharedModel, starts: Sequence[Start], watch: Watch | None = None
+    ) -> None:
         super().__init__()
-        self._model = model
+        self._model, self._watch = model, watch
+        self._calibrations = [s.calibration for s in starts]
+        self._raising = any(self._calibrations)
         found = [
             (n * len(prefix or ()) >= SHARED_FROM, prefix)
             for n, prefix in model.beginnings(starts)
@@ -75,6 +82,9 @@ class SequenceBatch(AttentionState):
         self._valid = torch.cat([self._valid, own], 1)
         self.groups = self.groups or self._grouped()
         self.allowed = _causal(self._valid, n) if n > 1 else self._valid[:, None]
+        self.calibrated = self._raised(at, own) if self._raising else ()
+        # Positions only grow: after a pass with no calibrated query, none will come.
+        self._raising = any(self.calibrated)
         with attending(self._model.model, self):
             logits: torch.Tensor = self._model.model(
                 inputs_embeds=embeds, position_ids=at, use_cache=False, logits_to_keep=keep
@@ -91,15 +101,56 @@ class SequenceBatch(AttentionState):
         padding = 0
         # The tokens that go through the model now have to see themselves, even those of padding.
         unseen = self._valid.int().argmax(1).clamp(max=self._filled).tolist()
-        for prefix, first in zip(self._shared, unseen, strict=True):
+        for prefix, first, calibration in zip(
+            self._shared, unseen, self._calibrations, strict=True
+        ):
             last = groups[-1] if groups else Group(0)
             padding += last.sequences * max(0, last.unseen - first) + max(0, first - last.unseen)
-            if last.sequences and last.prefix is prefix and padding <= _PADDING:
-                groups[-1] = Group(last.sequences + 1, prefix, min(last.unseen, first))
+            same = last.prefix is prefix and last.calibration == calibration
+            if last.sequences and same and padding <= _PADDING:
+                groups[-1] = Group(last.sequences + 1, prefix, min(last.unseen, first), calibration)
             else:
-                groups.append(Group(1, prefix, first))
+                groups.append(Group(1, prefix, first, calibration))
                 padding = 0
         return groups
+
+    def _raised(self, at: torch.Tensor, own: torch.Tensor) -> list[CalibratedScores | None]:
+        """Return the scores of each group that are raised in this pass.
+
+        Args:
+            at: positions of the pass's tokens, [batch, n].
+            own: which of them are not padding, [batch, n].
+        """
+        found: list[CalibratedScores | None] = []
+        start = 0
+        for group in self.groups:
+            members = slice(start, start + group.sequences)
+            found.append(self._raised_in(group, members, at[members], own[members]))
+            start += group.sequences
+        return found
+
+    def _raised_in(
+        self, group: Group, members: slice, at: torch.Tensor, own: torch.Tensor
+    ) -> CalibratedScores | None:
+        calibration = group.calibration
+        if calibration is None:
+            return None
+        queries = _among(at, calibration.queries, calibration.generated) & own
+        if not bool(queries.any()):
+            return None
+        keys = self._calibrated_keys(group, calibration.keys, members)
+        return CalibratedScores(calibration, queries, keys, self._watch)
+
+    def _calibrated_keys(self, group: Group, keys: Sequence[int], members: slice) -> torch.Tensor:
+        """Return which keys of a group are at the positions `keys`, [sequences, keys].
+
+        The keys of a shared prefix come first, then the own keys that the group sees.
+        """
+        ahead = torch.arange(len(group.prefix or ()), device=self._valid.device)
+        valid = self._valid[members]
+        mine = _among(positions(valid) + len(ahead), keys) & valid
+        shared = _among(ahead, keys).expand(group.sequences, -1)
+        return torch.cat([shared, mine[:, group.unseen :]], 1)
 
     def extend(
         self, layer: int, keys: torch.Tensor, values: torch.Tensor
@@ -169,6 +220,7 @@ class GrowingBatch(SequenceBatch):
         """Drop all sequences but those at the indices `keep`."""
         self._shared = [self._shared[i] for i in keep]
         self._copied = [self._copied[i] for i in keep]
+        self._calibrations = [self._calibrations[i] for i in keep]
         index = torch.tensor(keep, device=self._model.device)
         self._valid, self._next, self.groups = self._valid[index], self._next[index], ()
         # One layer at a time: copies of all layers at once would be the peak of memory.
@@ -183,6 +235,12 @@ class GrowingBatch(SequenceBatch):
         kept = buffer.new_empty(len(index), *buffer.shape[1:])
         torch.index_select(buffer[:, :, : self._filled], 0, index, out=kept[:, :, : self._filled])
         return kept
+
+
+def _among(at: torch.Tensor, wanted: Sequence[int], later: bool = False) -> torch.Tensor:
+    """Return which of the positions `at` are among `wanted`, or, if `later`, after all of them."""
+    found = torch.isin(at, torch.tensor(wanted, device=at.device))
+    return found | (at > max(wanted)) if later else found
 
 
 def _causal(valid: torch.Tensor, queries: int) -> torch.Tensor:

@@ -19,6 +19,7 @@ from ttsa_guard.backends.base import ControlledDecoding
 from ttsa_guard.backends.local.engine import Engine
 from ttsa_guard.backends.local.reference import left_padded, positions
 from ttsa_guard.backends.local.sampling import SequenceSampler
+from ttsa_guard.errors import ModelError
 from ttsa_guard.messages import Generation, GenerationRequest
 
 
@@ -88,7 +89,14 @@ def generate(
 
     Args:
         stop: ends all answers at the next token when it is set.
+
+    Raises:
+        ModelError: a request has a calibration.
     """
+    if any(r.calibration for r in requests):
+        raise ModelError(
+            "a controlled decoding calibrates no attention", hint="leave one of the two out"
+        )
     found: list[Generation] = []
     for start in range(0, len(requests), engine.batch_size):
         found += _batch(engine, requests[start : start + engine.batch_size], decoding, stop)

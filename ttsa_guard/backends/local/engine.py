@@ -17,12 +17,13 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ttsa_guard.backends.base import Continuation
+from ttsa_guard.backends.local.batch import SequenceBatch
 from ttsa_guard.backends.local.decode import SharedDecoder, choose
 from ttsa_guard.backends.local.likelihood import SCORED_TOKENS, LikelihoodQuery, Likelihoods
 from ttsa_guard.backends.local.reference import Decoder, OnStep, Start
 from ttsa_guard.errors import ModelError
 from ttsa_guard.hf.tokens import encodable
-from ttsa_guard.messages import Generation, GenerationRequest, Prompt
+from ttsa_guard.messages import Calibration, Generation, GenerationRequest, Prompt
 
 log = logging.getLogger(__name__)
 
@@ -89,14 +90,15 @@ class Engine:
         Args:
             soft_embeds: the embeddings for the prompt's soft slots, [k, hidden]; None leaves the
                 prompt as it is.
-            keep: at least this many of the last tokens are in the suffix.
+            keep: at least this many of the last tokens are in the suffix. The others are a prefix,
+                whose keys may be kept for later calls.
 
         Raises:
             ModelError: `soft_embeds` has another shape than the slots, or is not finite.
         """
         ids = [*prompt.ids, *tail]
+        last = min(len(prompt.ids), len(ids) - keep)
         if soft_embeds is None:
-            last = min(len(prompt.ids), len(ids) - keep)
             return Start(tuple(ids[:last]), self.embed(ids[last:]))
         at = prompt.soft_positions
         wanted = (len(at), self.embedding.weight.shape[1])
@@ -110,7 +112,7 @@ class Engine:
                 "soft embeddings are not finite",
                 hint="a step or probe size is too large, or a score was NaN",
             )
-        first = at[0] if at else 0
+        first = min(at[0], last) if at else 0
         index = torch.tensor(at, dtype=torch.long, device=self.device) - first
         moved = (
             self.embed(ids[first:])
@@ -179,7 +181,7 @@ class Engine:
     ) -> list[Start]:
         return [
             replace(
-                self.start(r.prompt, r.soft_embeds, opening),
+                self._start(r, opening),
                 max_new_tokens=max(
                     1, min(r.max_new_tokens, self.context_length - len(r.prompt) - len(opening))
                 ),
@@ -189,6 +191,24 @@ class Engine:
             )
             for r, opening, stop in zip(requests, openings, stops, strict=True)
         ]
+
+    def _start(self, request: GenerationRequest, opening: Sequence[int]) -> Start:
+        """Return the sequence of a request.
+
+        Raises:
+            ModelError: it has a calibration, and the attention of this model cannot be calibrated.
+        """
+        calibration = request.calibration
+        if not calibration or not calibration.gamma:
+            return self.start(request.prompt, request.soft_embeds, opening)
+        self._calibrating()
+        start = self.start(
+            request.prompt,
+            request.soft_embeds,
+            opening,
+            keep=len(request.prompt) + len(opening) - min(calibration.queries),
+        )
+        return replace(start, calibration=calibration)
 
     def _answers(
         self,
@@ -261,6 +281,40 @@ class Engine:
             self.tokenizer.encode(encodable(text), add_special_tokens=False) if text else []
         )
         return ids
+
+    # ------------------------------------------------------------------ calibrated attention
+
+    @property
+    def attention_layers(self) -> int:
+        """Number of layers whose attention can be calibrated; see `CalibratesAttention`."""
+        config = self.model.config.get_text_config()
+        return config.num_hidden_layers if isinstance(self._chosen[0], SharedDecoder) else 0
+
+    def _calibrating(self) -> SharedDecoder:
+        decoder, problem = self._chosen
+        if not isinstance(decoder, SharedDecoder):
+            raise ModelError(
+                "the attention of this model cannot be calibrated",
+                hint=f"its answers are decoded by its own generate, since {problem}",
+            )
+        return decoder
+
+    @torch.no_grad()
+    def attention_shares(self, prompt: Prompt, calibration: Calibration) -> list[float]:
+        """Return the share of attention that the keys get in each layer.
+
+        See `CalibratesAttention.attention_shares`.
+        """
+        found: dict[int, float] = {}
+        start = self.start(prompt, None, (), keep=len(prompt) - min(calibration.queries))
+        batch = SequenceBatch(
+            self._calibrating().model,
+            [replace(start, calibration=calibration)],
+            watch=found.__setitem__,
+        )
+        embeds = start.suffix_embeds[None]
+        batch.forward(embeds, torch.ones(embeds.shape[:2], dtype=torch.bool, device=self.device), 1)
+        return [found[layer] for layer in sorted(found)]
 
     # ------------------------------------------------------------------ scoring
 

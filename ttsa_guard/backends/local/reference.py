@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from ttsa_guard.backends.local.sampling import SequenceSampler
+from ttsa_guard.messages import Calibration
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +31,7 @@ class Start:
         temperature: the sampling temperature; 0 is greedy.
         seed: the seed of this sequence alone.
         stop: ends the sequence at the next token when it is set.
+        calibration: raises attention to some tokens; none of its queries are in the prefix.
     """
 
     prefix_ids: tuple[int, ...]
@@ -38,6 +40,7 @@ class Start:
     temperature: float = 0.0
     seed: int = 0
     stop: threading.Event = field(default_factory=threading.Event)
+    calibration: Calibration | None = None
 
     def __len__(self) -> int:
         return len(self.prefix_ids) + len(self.suffix_embeds)
