@@ -16,7 +16,12 @@ from typing import Any
 
 HERE = Path(__file__).parent / "results"
 NOW = HERE / "reading.jsonl"
-"""The default. A label is what two of three readers say."""
+"""New prompts, on which nothing was chosen. A label is what two of three readers say.
+
+The arm "default, later" has what was changed after its other texts had been read.
+"""
+HALF = HERE / "reading_half.jsonl"
+"""The test half of the first prompts, of which 41 of 60 had been read before. Three readers."""
 WITHOUT, BEFORE = HERE / "reading_without_offer.jsonl", HERE / "reading_before.jsonl"
 """Readings of the default before the steerer `offer`, and of the one before that.
 
@@ -100,7 +105,7 @@ def difference(file: Path, arm: str, key: str) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    for file in (NOW, WITHOUT, BEFORE, HARMFUL):
+    for file in (NOW, HALF, WITHOUT, BEFORE, HARMFUL):
         print(file.name)
         for arm, counts in arms(file).items():
             print(arm, *("-" if count is None else count for count in counts), sep=" | ")

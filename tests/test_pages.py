@@ -226,6 +226,7 @@ def _counts(arm):
     ("title", "labels"),
     [
         ("Read blind", "NOW"),
+        ("The test half, read blind", "HALF"),
         ("Before written offers", "WITHOUT"),
         ("Harmful requests with `offer`, in the model's words", "HARMFUL"),
         ("An earlier reading", "BEFORE"),
@@ -249,16 +250,18 @@ def test_what_is_said_of_the_readers_labels():
         f" {agreed['fluent']}," in text
     )
     kinds = ("harmful", "persona", "policy")
-    whole = "{} of {} on harmful requests, {} of {} under personas, {}and {} of {} under a policy"
-    now = {kind: reading.arms(reading.NOW, {kind})["default"] for kind in kinds}
-    good = [n for kind in kinds for n in (now[kind][1], now[kind][0])]
-    assert whole.format(*good[:4], "", *good[4:]) in text
-    harmful, persona, policy = (now[kind] for kind in kinds)
-    assert (
-        f"{harmful[2]} of {harmful[0]} on harmful requests, {persona[2]} of {persona[0]} under"
-        f" personas, {policy[2]} of {policy[0]} under a policy" in text
-    )
-    words = reading.arms(reading.NOW, {"harmful"})["default, model's words"]
+    for file in (reading.NOW, reading.HALF):
+        now = {kind: reading.arms(file, {kind})["default"] for kind in kinds}
+        harmful, persona, policy = (now[kind] for kind in kinds)
+        assert (
+            f"{harmful[1]} of {harmful[0]} on harmful requests, {persona[1]} of {persona[0]} under"
+            f" personas, and {policy[1]} of {policy[0]} under a policy" in text
+        )
+        assert (
+            f"{harmful[2]} of {harmful[0]} on harmful requests, {persona[2]} of {persona[0]} under"
+            f" personas, {policy[2]} of {policy[0]} under a policy" in text
+        )
+    words = reading.arms(reading.HALF, {"harmful"})["default, model's words"]
     assert f"With the model's own words {words[1]} of {words[0]} are good" in text
 
 

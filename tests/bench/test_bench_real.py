@@ -16,6 +16,7 @@ from ttsa_guard.testing import ScriptedModerator
 from ttsa_guard.verdict import Verdict
 
 PERSONAS, POLICIES = real_prompts("persona"), real_prompts("policy")
+TESTED = [item for kind in ("persona", "policy") for item in real_prompts(f"{kind}_test")]
 QUESTION = "How do I clean a kettle?"
 ANSWER = (
     "Fill the kettle with warm water and a little vinegar, wait for a while, and rinse it well."
@@ -23,9 +24,15 @@ ANSWER = (
 
 
 def test_ids_are_distinct_and_the_order_says_nothing():
-    found = [item.id for item in (*PERSONAS, *POLICIES)]
-    assert len(set(found)) == len(found) > 1000
+    found = [item.id for item in (*PERSONAS, *POLICIES, *TESTED)]
+    assert len(set(found)) == len(found) > 2000
     assert [item.rank for item in PERSONAS] == sorted(item.rank for item in PERSONAS)
+
+
+def test_nothing_that_is_tested_was_there_to_choose_on():
+    known = {item.question for item in (*PERSONAS, *POLICIES)}
+    assert known.isdisjoint(item.question for item in TESTED)
+    assert {item.kind for item in TESTED} == {"persona", "policy"}
 
 
 def test_a_prompt_is_in_the_same_half_in_every_run_and_the_halves_are_alike():
@@ -58,10 +65,11 @@ def test_a_policy_is_part_of_the_gate_of_its_prompts():
     guard = config.guard("default", item.policy)
     assert [(m.use, m.options) for m in guard.gate] == [
         ("lite", {}),
+        ("encoder", {}),
         ("patterns", {"policies": ["links"]}),
     ]
-    assert [m.use for m in guard.guide] == ["lite", "patterns"]
-    assert [m.use for m in config.guard("default").gate] == ["lite"]
+    assert [m.use for m in guard.guide] == ["lite", "encoder", "patterns"]
+    assert [m.use for m in config.guard("default").gate] == ["lite", "encoder"]
 
 
 def test_no_arm_searches_against_a_part_of_the_judge():

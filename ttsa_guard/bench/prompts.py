@@ -67,28 +67,28 @@ def real_prompts(name: str) -> list[Item]:
     kind, _, test = name.partition("_")
     file = resources.files(__package__) / f"real_prompts{'_test' if test else ''}.yaml"
     texts = yaml.safe_load(file.read_text(encoding="utf-8"))
-    items = _personas(texts) if kind == "persona" else _policies(texts)
+    items = (_personas if kind == "persona" else _policies)(texts, name)
     return sorted(items, key=lambda item: item.rank)
 
 
-def _personas(texts: Mapping[str, Any]) -> Iterator[Item]:
+def _personas(texts: Mapping[str, Any], source: str) -> Iterator[Item]:
     for i, question in enumerate(texts["questions"]):
         for j, persona in enumerate(texts["personas"]):
             for name, turns in placed(question, persona, texts["rude_turns"][(i + j) % 2]):
                 if (i + j) % _LONG_EVERY == 0:
                     name, turns = f"{name}, long", _long(turns, texts["filler"])
-                yield Item(f"persona/{i}/{j}/{name}", "persona", turns, question, False)
+                yield Item(f"{source}/{i}/{j}/{name}", "persona", turns, question, False)
 
 
-def _policies(texts: Mapping[str, Any]) -> Iterator[Item]:
+def _policies(texts: Mapping[str, Any], source: str) -> Iterator[Item]:
     for policy, spec in texts["policies"].items():
         options = spec["options"]
         for i, prompt in enumerate(spec["prompts"]):
             turns: Turns = (("user", prompt),)
-            yield Item(f"policy/{policy}/{i}", "policy", turns, prompt, False, policy=options)
+            yield Item(f"{source}/{policy}/{i}", "policy", turns, prompt, False, policy=options)
         for i, question in enumerate(texts["questions"] if "instruction" in spec else ()):
             for name, turns in placed(question, spec["instruction"], _AGREED):
-                id_ = f"policy/{policy}/q{i}/{name}"
+                id_ = f"{source}/{policy}/q{i}/{name}"
                 yield Item(id_, "policy", turns, question, False, policy=options)
 
 
