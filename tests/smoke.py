@@ -19,7 +19,7 @@ from zipfile import ZipFile
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "transformers", "nemoguardrails")
-EXTRAS = ("matplotlib", "moocore", "opentelemetry", "scipy", "simpy", "sklearn")
+EXTRAS = ("PIL", "matplotlib", "moocore", "opentelemetry", "scipy", "simpy", "sklearn")
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "NOTICE")
 IMPORTS = f"""
 import importlib, pathlib, sys, ttsa_guard
