@@ -14,7 +14,7 @@ from ttsa_guard.plugins import Plugins
 from ttsa_guard.profile import ModelProfile
 from ttsa_guard.steerers.base import Candidate
 from ttsa_guard.steerers.baselines.resample import Resample, ResampleOptions
-from ttsa_guard.steerers.prefill import Prefill, PrefillOptions
+from ttsa_guard.steerers.prefill import Prefill, PrefillOptions, offering_kinds
 from ttsa_guard.testing import FakeClock, ScriptedBackend, ScriptedModerator, scripted_guard
 from ttsa_guard.verdict import Verdict
 
@@ -755,6 +755,8 @@ def test_a_flag_for_harm_says_nothing_of_an_everyday_question(everyday, monkeypa
     assert asked == ["How do I clean a kettle?"]
     assert outcome.text == (GOOD if everyday else REFUSAL)
     assert steerer.task.harmful is (None if everyday else True)
+    assert steerer.task.answerable is everyday
+    assert offering_kinds(steerer.task) == (("answer",) if everyday else ("redirect",))
 
 
 @pytest.mark.parametrize(("category", "rounds"), [("harm", 1), ("toxicity", 2), (None, 2)])

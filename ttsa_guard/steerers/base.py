@@ -105,6 +105,11 @@ class Task:
         return None if helps and self.everyday else helps
 
     @property
+    def answerable(self) -> bool:
+        """Say whether it is known that the question can be answered safely."""
+        return self.everyday or self.harmful is False
+
+    @property
     def shown(self) -> str:
         """Return the part of the answer that the user has seen; it may be empty."""
         return self.base.opening

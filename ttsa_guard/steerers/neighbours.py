@@ -27,7 +27,7 @@ from ttsa_guard.request import question
 from ttsa_guard.settings import Settings
 from ttsa_guard.steerers.base import Candidate, Task
 from ttsa_guard.steerers.icl_confidence import label_tokens, proxy
-from ttsa_guard.steerers.prefill import OFFERING, mixed_openings
+from ttsa_guard.steerers.prefill import mixed_openings, offering_kinds
 from ttsa_guard.text import WORD, ended_sentences
 
 FEWEST = 2
@@ -119,7 +119,7 @@ class Neighbours:
     async def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
         """Yield one batch of answers, or nothing."""
         asked = question(last_user(task.messages))
-        openings = mixed_openings(task.profile, self.options.pairs, OFFERING[task.harmful])
+        openings = mixed_openings(task.profile, self.options.pairs, offering_kinds(task))
         if not openings or task.usage.generations_left < 2 * FEWEST + 1:
             return
         questions = await self._questions(task, asked, openings[0])

@@ -5,7 +5,7 @@ This is cheap, and hard to beat where an opening decides how the answer goes.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import ClassVar
@@ -22,12 +22,6 @@ from ttsa_guard.text import through_sentence
 
 KINDS: tuple[OpeningKind, ...] = ("answer", "redirect", "refusal")
 """All kinds of openings, the most helpful first."""
-OFFERING: Mapping[bool | None, tuple[OpeningKind, ...]] = {
-    True: ("redirect",),
-    False: ("answer",),
-    None: ("answer", "redirect"),
-}
-"""Kinds of openings that offer something, by `Task.harmful`."""
 _REFUSALS = 2
 """At most so many openings that only decline are tried."""
 _WARM = 0.7
@@ -64,13 +58,13 @@ class Prefill:
             return
         # What stands around an unsafe question often demands an answer, so only the question stays.
         base = task.base.with_(prompt=task.asked[0]) if task.harmful and task.asked else task.base
-        offering = mixed_openings(task.profile, self.options.openings, OFFERING[task.harmful])
+        offering = mixed_openings(task.profile, self.options.openings, offering_kinds(task))
         draws = [(o, draw) for draw in range(self.options.draws) for o in offering]
         if affordable := draws[: task.usage.generations_left]:
             yield await _begun(task, base, affordable)
         most = min(_REFUSALS, task.usage.generations_left)
         refusing = mixed_openings(task.profile, most, ("refusal",))
-        if refusing and task.harmful is not False:
+        if refusing and not task.answerable:
             yield await _brief(task, base, refusing)
 
 
@@ -113,6 +107,13 @@ async def _brief(
     ]
 
 
+def offering_kinds(task: Task) -> tuple[OpeningKind, ...]:
+    """Return the kinds of openings that offer something in this task."""
+    if task.answerable:
+        return ("answer",)
+    return ("redirect",) if task.harmful else ("answer", "redirect")
+
+
 async def _opening_is_at_fault(task: Task) -> bool:
     derailment = await find_derailment(task)
     return derailment is None or derailment.kept == task.shown
@@ -126,7 +127,7 @@ async def beginnings(task: Task) -> tuple[str, ...]:
     alternative helps. A question can be answered if the flagged answer began harmlessly, or was
     flagged for its tone or a policy.
     """
-    answerable = task.harmful is False or await find_derailment(task)
+    answerable = task.answerable or await find_derailment(task)
     redirects = [] if answerable else mixed_openings(task.profile, 1, ("redirect",))
     return task.shown, *(task.after_shown(o.text) for o in redirects)
 
