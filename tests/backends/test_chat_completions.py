@@ -23,6 +23,8 @@ from ttsa_guard.guard import Guard
 from ttsa_guard.messages import Message
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.steerers.ask_again import AskAgain, AskAgainOptions
+from ttsa_guard.steerers.baselines.rewrite import INSTRUCTION
+from ttsa_guard.steerers.baselines.self_reminder import AFTER
 from ttsa_guard.testing import ScriptedModerator, scripted_guard
 
 USER = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "How is it done?"}]
@@ -292,6 +294,12 @@ def test_ask_again_mends_through_the_model_itself():
 @pytest.mark.parametrize("rewrite", [400, 500, "bad again"])
 def test_a_way_that_fails_leaves_the_next(rewrite):
     outcome = reviewed(by_way(rewrite=rewrite, self_reminder=403, resample=GOOD))
+    assert (outcome.action, outcome.text) == ("swap", GOOD)
+
+
+@pytest.mark.parametrize("told", [INSTRUCTION, AFTER])
+def test_an_answer_that_quotes_what_the_model_was_told_is_dropped(told):
+    outcome = reviewed(by_way(rewrite=told, self_reminder=f"Yes. {told}", resample=GOOD))
     assert (outcome.action, outcome.text) == ("swap", GOOD)
 
 

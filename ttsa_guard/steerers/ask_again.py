@@ -15,11 +15,17 @@ from pydantic import Field
 
 from ttsa_guard.errors import ModelError
 from ttsa_guard.plugins import Register, hookimpl
+from ttsa_guard.quotes import normal, quotes
 from ttsa_guard.settings import Settings
 from ttsa_guard.steerers.base import Candidate, Steerer, Task
 from ttsa_guard.steerers.baselines.resample import Resample, ResampleOptions
 from ttsa_guard.steerers.baselines.rewrite import INSTRUCTION, Rewrite, RewriteOptions
-from ttsa_guard.steerers.baselines.self_reminder import SelfReminder, SelfReminderOptions
+from ttsa_guard.steerers.baselines.self_reminder import (
+    AFTER,
+    BEFORE,
+    SelfReminder,
+    SelfReminderOptions,
+)
 
 log = logging.getLogger(__name__)
 Way = Literal["rewrite", "self_reminder", "resample"]
@@ -48,7 +54,7 @@ class AskAgain:
     """Propose answers of one way after another.
 
     A way in which the model fails is left out: a service may refuse to read a flagged answer again,
-    and yet answer the question.
+    and yet answer the question. Answers that quote the instruction or the reminder are dropped.
     """
 
     name = "ask_again"
@@ -56,6 +62,7 @@ class AskAgain:
 
     def __init__(self, options: AskAgainOptions) -> None:
         self._ways = [_made(way, options) for way in options.ways]
+        self._told = [normal(text) for text in (options.instruction, BEFORE, AFTER)]
 
     async def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
         """Yield one batch for each way.
@@ -67,13 +74,16 @@ class AskAgain:
             try:
                 async with aclosing(way.steer(task)) as rounds:
                     async for candidates in rounds:
-                        yield candidates
+                        yield [c for c in candidates if not self._quotes(c.text)]
             except ModelError as error:
                 if way is self._ways[-1]:
                     raise
                 log.warning(
                     "%s failed with %s; the next way goes on", way.name, type(error).__name__
                 )
+
+    def _quotes(self, text: str) -> bool:
+        return any(quotes(text, told) for told in self._told)
 
 
 def _made(way: Way, options: AskAgainOptions) -> Steerer:
