@@ -126,16 +126,17 @@ def as_prose(text: str) -> str:
     paragraphs: list[str] = []
     joins = False
     for line in _BOLD.sub(r"\2", text).splitlines():
-        said = NEXT_ITEM.sub("", LIST_ITEM.sub("", line)).strip()
         listed = LIST_ITEM.match(line) is not None
+        said = NEXT_ITEM.sub("", LIST_ITEM.sub("", line)).strip()
+        if not said:
+            continue
         if listed and not (is_ended(said) or said.endswith((":", ",", ";"))):
             said += "."
-        if joins and (said and (listed or paragraphs[-1].endswith(":"))):
+        if joins and (listed or paragraphs[-1].endswith(":")):
             paragraphs[-1] += f" {said}"
-        elif said:
+        else:
             paragraphs.append(said)
-        if said:
-            joins = listed or said.endswith(":")
+        joins = listed or said.endswith(":")
     return "\n\n".join(paragraphs)
 
 
