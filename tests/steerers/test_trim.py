@@ -78,3 +78,20 @@ def test_lists_that_break_a_policy_become_prose():
     answer = "Do this:\n\n1. Warm the kettle with water.\n2. Rinse it well"
     outcome = asyncio.run(guard.review("How do I clean a kettle?", answer))
     assert outcome.text == "Do this: Warm the kettle with water."
+
+
+def test_what_was_shown_stays_before_a_list_that_becomes_prose():
+    gate = Patterns(PatternsOptions(policies=["lists"]))
+    guard = scripted_guard([], gate=gate, guide=gate, steerers=[Trim(TrimOptions())])
+
+    async def review():
+        stream_gate = guard.stream_gate("hello")
+
+        async def grow():
+            yield "Here is how. "
+
+        assert [piece async for piece in stream_gate.stream(grow())] == ["Here is how."]
+        answer = "Here is how.\n\n1. Warm the kettle.\n2. Rinse it well."
+        return await guard.review("hello", answer, stream_gate=stream_gate)
+
+    assert asyncio.run(review()).text == "Here is how. Warm the kettle. Rinse it well."

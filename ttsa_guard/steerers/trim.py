@@ -47,12 +47,12 @@ class Trim:
         """Yield one batch, or none if too little of the answer is left."""
         if task.harmful is not False:
             return
-        unseen = ended_sentences(task.answer)[len(task.shown) :]
+        ended = ended_sentences(task.answer)
         texts = {}
-        if passing := await self._passing(unseen, task):
+        if passing := await self._passing(ended[len(task.shown) :], task):
             texts["what passes of the answer"] = task.shown + passing
-        if (prose := as_prose(unseen)) != unseen:
-            texts["the answer as prose"] = task.shown + prose
+        if (prose := _in_prose(ended, task)) != ended:
+            texts["the answer as prose"] = prose
         if texts:
             verdicts = await task.score(list(texts.values()))
             yield [
@@ -75,7 +75,7 @@ class Trim:
 async def in_prose(task: Task, candidates: Sequence[Candidate]) -> list[Candidate]:
     """Return those candidates that break a policy with a list, with it written as prose."""
     texts = {
-        task.shown + as_prose(c.text[len(task.shown) :]): c
+        _in_prose(c.text, task): c
         for c in candidates
         if c.verdict.flagged and harmful(c.verdict) is False
     }
@@ -85,6 +85,13 @@ async def in_prose(task: Task, candidates: Sequence[Candidate]) -> list[Candidat
         replace(c, text=text, origin=f"{c.origin} as prose", verdict=verdict, log_likelihood=None)
         for (text, c), verdict in zip(changed.items(), verdicts, strict=True)
     ]
+
+
+def _in_prose(text: str, task: Task) -> str:
+    """Return `text`, which begins with what was shown, with its further lists as prose."""
+    unseen = text[len(task.shown) :]
+    prose = as_prose(unseen)
+    return text if prose == unseen else task.after_shown(prose)
 
 
 @hookimpl
