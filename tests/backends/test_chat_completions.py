@@ -21,6 +21,7 @@ from ttsa_guard.config import GuardConfig, Use
 from ttsa_guard.errors import ConfigError, ModelError
 from ttsa_guard.guard import Guard
 from ttsa_guard.messages import Message
+from ttsa_guard.moderators import minilm
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.steerers.ask_again import AskAgain, AskAgainOptions
 from ttsa_guard.steerers.baselines.rewrite import INSTRUCTION
@@ -234,7 +235,8 @@ def test_an_address_is_checked_and_not_quoted(url):
 @pytest.mark.parametrize(
     ("steerer", "told"), [("occlude", "'erase'"), ("embedding", "'ask_again'"), ("offer", "text")]
 )
-def test_steerers_that_need_more_than_texts_are_refused(steerer, told):
+def test_steerers_that_need_more_than_texts_are_refused(steerer, told, monkeypatch):
+    monkeypatch.setattr(minilm, "installed", lambda: False)
     backend = {"use": "chat_completions", "options": {"model": "m", "url": "http://h"}}
     config = GuardConfig.parse({"backend": backend, "steerers": [steerer], "gate": "lite"})
     with pytest.raises(ConfigError, match=f"steerer '{steerer}'") as raised:
