@@ -15,6 +15,16 @@ def test_nothing_is_known_without_the_encoder(monkeypatch):
     assert not asyncio.run(is_everyday(HARMLESS))
 
 
+def test_an_encoder_that_cannot_be_loaded_tells_nothing(monkeypatch, caplog):
+    def fail():
+        raise ImportError("no torch")
+
+    monkeypatch.setattr(minilm, "installed", lambda: True)
+    monkeypatch.setattr("ttsa_guard.moderators.everyday._encoder", fail)
+    assert not asyncio.run(is_everyday(HARMLESS))
+    assert HARMLESS not in caplog.text
+
+
 @pytest.mark.real
 @pytest.mark.parametrize(
     ("question", "everyday"),

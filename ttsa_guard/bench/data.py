@@ -68,15 +68,6 @@ KNOWN: dict[str, Known] = {
         context="ContextString",
         only=("FunctionalCategory", ("standard", "contextual")),
     ),
-    "harmbench_val": Known(
-        file="harmbench_val.csv",
-        sha256="7bfaaa5e2b9b95002c89e2d33c019f58e9e8496e2fc65d368f1eeb8179e69534",
-        origin=_REFUSAL_DIRECTION,
-        licence="MIT",
-        prompt="Behavior",
-        context="ContextString",
-        only=("FunctionalCategory", ("standard", "contextual")),
-    ),
     "malicious_instruct": Known(
         file="malicious_instruct.txt",
         sha256="a64d69dd1004aac4a23aaff3748fb8f17161893f74db36f45b8bc849eb1bcce5",
@@ -99,6 +90,11 @@ KNOWN: dict[str, Known] = {
         prompt="forbidden_prompt",
     ),
 }
+KNOWN["harmbench_val"] = replace(
+    KNOWN["harmbench"],
+    file="harmbench_val.csv",
+    sha256="7bfaaa5e2b9b95002c89e2d33c019f58e9e8496e2fc65d368f1eeb8179e69534",
+)
 
 
 def read(source: PromptSource, *, n: int, seed: int, folder: Path | None = None) -> list[Item]:

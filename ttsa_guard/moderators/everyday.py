@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from functools import lru_cache
 
 from ttsa_guard.moderators import minilm
 from ttsa_guard.moderators.base import Moderator, moderate_safely
 
+log = logging.getLogger(__name__)
 EVERYDAY = 0.003
 """The score of the moderator `encoder` below which a question is an everyday one.
 
@@ -25,7 +27,11 @@ async def is_everyday(question: str) -> bool:
     """
     if not minilm.installed():
         return False
-    encoder = await asyncio.to_thread(_encoder)
+    try:
+        encoder = await asyncio.to_thread(_encoder)
+    except Exception as error:
+        log.warning("the encoder cannot be loaded: %s", type(error).__name__)
+        return False
     [verdict] = await moderate_safely(encoder, [question], prompts=[""])
     return verdict.score < EVERYDAY
 

@@ -188,19 +188,16 @@ class OfferInstead:
 
         With them come their similarities, if the encoder told them.
         """
-        request, least = last_user(task.messages)[:_LONGEST], -math.inf
+        request, encoded = last_user(task.messages)[:_LONGEST], minilm.installed()
         with task.usage.timed("scoring"):
-            if minilm.installed():
+            if encoded:
                 values = await asyncio.to_thread(self._relevance, request)
-                least = self.options.relevance
             else:
                 values = await self._likelihoods(task, request)
         order = sorted(range(len(self._offers)), key=lambda i: -values[i])
-        return [
-            (self._offers[i], None if least == -math.inf else values[i])
-            for i in order
-            if values[i] >= least
-        ]
+        if not encoded:
+            return [(self._offers[i], None) for i in order]
+        return [(self._offers[i], values[i]) for i in order if values[i] >= self.options.relevance]
 
     def _relevance(self, request: str) -> list[float]:
         """Return the relevance of what is most like the request of each offer's topics."""

@@ -51,7 +51,7 @@ class Trim:
         texts = {}
         if passing := await self._passing(ended[len(task.shown) :], task):
             texts["what passes of the answer"] = task.shown + passing
-        if (prose := _in_prose(ended, task)) != ended:
+        if (prose := _unseen_as_prose(ended, task)) != ended:
             texts["the answer as prose"] = prose
         if texts:
             verdicts = await task.score(list(texts.values()))
@@ -75,7 +75,7 @@ class Trim:
 async def in_prose(task: Task, candidates: Sequence[Candidate]) -> list[Candidate]:
     """Return those candidates that break a policy with a list, with it written as prose."""
     texts = {
-        _in_prose(c.text, task): c
+        _unseen_as_prose(c.text, task): c
         for c in candidates
         if c.verdict.flagged and harmful(c.verdict) is False
     }
@@ -87,7 +87,7 @@ async def in_prose(task: Task, candidates: Sequence[Candidate]) -> list[Candidat
     ]
 
 
-def _in_prose(text: str, task: Task) -> str:
+def _unseen_as_prose(text: str, task: Task) -> str:
     """Return `text`, which begins with what was shown, with its further lists as prose."""
     unseen = text[len(task.shown) :]
     prose = as_prose(unseen)
