@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from accessibility import serious
+from playwright.sync_api import expect
 
 from ttsa_guard.pages.reviews import page as page_of
 from ttsa_guard.pages.reviews import read
@@ -122,7 +123,7 @@ def test_filters(page: Any, name: str, value: str, expected: int) -> None:
     assert page.inner_text("#found") == f"{expected} of 210 reviews"
     assert rows(page) == expected
     page.click("text=Show all")
-    page.wait_for_function("document.querySelector('#found').textContent.startsWith('210 of')")
+    expect(page.locator("#found")).to_contain_text("210 of")
 
 
 def test_the_slowest_come_first(page: Any) -> None:
@@ -161,7 +162,7 @@ def test_the_keyboard_is_enough(page: Any) -> None:
     first = page.inner_text("#review-title")
     page.focus("text=Next review")
     page.keyboard.press("Enter")
-    page.wait_for_function(f"document.querySelector('#review-title').innerText !== {first!r}")
+    expect(page.locator("#review-title")).not_to_have_text(first)
     page.keyboard.press("Escape")
     page.wait_for_selector("#review", state="hidden")
     assert page.evaluate("document.activeElement.closest('#reviews') !== null")

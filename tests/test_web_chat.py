@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from accessibility import serious
+from playwright.sync_api import expect
 
 from ttsa_guard.moderators import minilm
 
@@ -91,7 +92,7 @@ def test_turns_follow_one_another_and_can_be_cleared(page):
 
 def test_the_examples_fill_the_message(page):
     page.click(f"button:has-text('{FLAGGED}')")
-    page.wait_for_function(f"document.querySelector('textarea').value === {FLAGGED!r}")
+    expect(page.locator("textarea").first).to_have_value(FLAGGED)
 
 
 def test_nothing_is_asked_of_other_machines(page, url):
