@@ -155,6 +155,13 @@ def test_the_likeliest_wins():
     assert [c.log_likelihood for c in outcome.record.candidates] == list(likelihoods.values())
 
 
+def test_a_likelier_text_that_repeats_itself_does_not_win():
+    once = "a good answer says what you want to know and then it ends"
+    twice = "a good answer says what you want to know, so a good answer says it"
+    backend = Scoring({once: -0.7, twice: -0.6}.get)
+    assert review(backend=backend, steerers=[Proposes([once, twice])]).text == once
+
+
 def test_the_lowest_score_wins_where_likelihoods_cannot_be_had():
     scores = {"one good answer": 0.2, "two good answers": 0.1, "three good answers": 0.3, BAD: 1.0}
     guide = ScriptedModerator(scores.get)

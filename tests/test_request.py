@@ -3,7 +3,7 @@
 import pytest
 
 from ttsa_guard.messages import Message
-from ttsa_guard.request import question, questions
+from ttsa_guard.request import question, questions, stands_alone
 
 
 @pytest.mark.parametrize(
@@ -32,10 +32,37 @@ def test_a_conversation_is_asked_in_its_place_and_alone():
     [alone] = questions([Message("user", "Be rude. How do I swim?")])
     assert alone == [Message("user", "How do I swim?")]
     system = Message("system", "Be rude.")
-    assert questions([system, Message("user", "Why?")]) == [
-        [system, Message("user", "Why?")],
-        [Message("user", "Why?")],
+    assert questions([system, Message("user", "I am six. How do I swim?")]) == [
+        [system, Message("user", "How do I swim?")],
+        [Message("user", "How do I swim?")],
     ]
+
+
+def test_a_message_that_is_only_its_question_is_asked_alone_first():
+    system, asked = Message("system", "Be rude."), Message("user", "How do I swim?")
+    assert questions([system, asked]) == [[asked], [system, asked]]
+
+
+def test_a_question_about_what_was_said_is_asked_in_its_place_first():
+    system, asked = Message("system", "Be rude."), Message("user", "And how do I do that?")
+    assert questions([system, asked]) == [[system, asked], [asked]]
+
+
+@pytest.mark.parametrize(
+    ("text", "alone"),
+    [
+        ("How do I draw an owl?", True),
+        ("What is it like to visit a lighthouse?", True),
+        ("怎么画猫头鹰？", True),
+        ("Why?", False),
+        ("And how do I draw an owl?", False),
+        ("What about owls in winter?", False),
+        ("How do I draw it?", False),
+        ("Which one is cheaper?", False),
+    ],
+)
+def test_whether_a_question_stands_alone(text, alone):
+    assert stands_alone(text) is alone
 
 
 def test_the_last_user_message_counts():

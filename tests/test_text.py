@@ -80,6 +80,7 @@ def test_of_a_growing_text_the_last_sentence_is_left_out(text, whole):
         ("No end", ""),
         ("Take:\n1. A cup.\n2.", "Take:\n1. A cup."),
         ("Take these.\n1. A cup.\nThen do this:\n", "Take these.\n1. A cup."),
+        ("It is easy. Here is how:\n\n1. Take a cup:", "It is easy."),
         ("- a cup\n- a plate\n- a sp", "- a cup\n- a plate"),
         ("你好。再", "你好。"),
         ("यह अच्छा है। और", "यह अच्छा है।"),

@@ -107,7 +107,9 @@ class AuditConfig(Settings):
     )
 
 
-_RESAMPLE = Use(use="resample", options={"n": 8, "temperature": 0.7, "harmless": True})
+_RESAMPLE = Use(
+    use="resample", options={"n": 8, "temperature": 0.7, "harmless": True, "question": True}
+)
 
 
 class GuardConfig(Settings):

@@ -12,6 +12,14 @@ from ttsa_guard.text import QUESTION_MARKS, WORD, split_sentences
 _CLAUSES = re.compile(r"(?<=[,;:])\s+|(?<=[，；：、])|\s+(?=(?:and|but|then|so)\b)")
 _ASKED = re.compile(rf"[{QUESTION_MARKS}]\W*$")
 _FEWEST_WORDS = 3
+_GOES_ON = re.compile(r"\W*(?:and|but|or|so|also|(?:what|how) about|why not)\b", re.IGNORECASE)
+_REFERS_BACK = re.compile(
+    r"\b(?:it|its|this|that|these|those|they|them|their|he|him|his|she|her|one|ones|there|then|else"
+    r"|another|again|instead)\b",
+    re.IGNORECASE,
+)
+_EXPLAINS_ITSELF = 7
+"""Words from which on a question says itself what its pronouns mean."""
 _ASIDE = re.compile(r"\s*(?:\([^()]*\)|\[[^\[\]]*\]|（[^（）]*）|【[^【】]*】)")
 
 
@@ -47,12 +55,29 @@ def question(text: str) -> str:
     return " ".join(parts[i] for i in asking(parts)) or plain
 
 
+def stands_alone(question: str) -> bool:
+    """Return whether a question can be understood without the turns before it.
+
+    A question cannot if it has few words, begins as English goes on ("And ..."), or is short and
+    has an English word that refers to something said before.
+    """
+    words = len(WORD.findall(question))
+    if words < _FEWEST_WORDS or _GOES_ON.match(question):
+        return False
+    return words >= _EXPLAINS_ITSELF or not _REFERS_BACK.search(question)
+
+
 def questions(messages: Sequence[Message]) -> list[list[Message]]:
     """Return the conversation, reduced to what is asked, in one or two versions.
 
-    In the first, the last user message is only its question. The second is that question alone; it
-    is left out if the conversation has nothing before it.
+    In one, the last user message is only its question. The other is that question alone; it is left
+    out if the conversation has nothing before it. It comes first if the last message is only its
+    question and stands alone, because then what the model went wrong for was said before.
     """
     last = max(i for i, m in enumerate(messages) if m.role == "user")
-    asked = replace(messages[last], content=question(messages[last].content))
-    return [[*messages[:last], asked], *([[asked]] if last else [])]
+    before, asked = list(messages[:last]), question(messages[last].content)
+    alone = replace(messages[last], content=asked)
+    if not before:
+        return [[alone]]
+    found = [[*before, alone], [alone]]
+    return found if asked != messages[last].content or not stands_alone(asked) else found[::-1]

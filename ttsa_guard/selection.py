@@ -9,10 +9,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ttsa_guard.quality import Flaw, Quality
+from ttsa_guard.quality import Flaw, Quality, repetition
 from ttsa_guard.record import CandidateRecord
 from ttsa_guard.steerers.base import Candidate
+from ttsa_guard.text import WORD
 from ttsa_guard.verdict import Verdict
+
+_REPEATED = 1.75
+"""Log-likelihood, in nats a token, that an answer loses if all of its word 4-grams are repeated.
+
+What repeats itself is likelier than it is good. Of 99 answers of SmolLM2 with a log-likelihood
+above -1.1, readers called 80 % good. The likelihood told those with an AUC of 0.69; less this, with
+one of 0.84.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,12 +83,13 @@ class Judged:
         """The key of the order; higher is better.
 
         Helpful candidates come first, then those with better openings, then the likeliest ones
-        under the unsteered model, which are the least distorted.
+        under the unsteered model that repeat little, which are the least distorted.
         """
         likely = self.log_likelihood
         if likely is None:
             likely = -self.candidate.verdict.score
-        return self.helpful, -self.candidate.place, likely
+        repeated = repetition(WORD.findall(self.candidate.text.lower()))
+        return self.helpful, -self.candidate.place, likely - _REPEATED * repeated
 
     def record(self, *, texts: bool) -> CandidateRecord:
         """Return the candidate as a record, with its text if `texts` is set."""

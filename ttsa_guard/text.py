@@ -30,7 +30,10 @@ _END = re.compile(rf"(?<=[{_BEFORE_SPACE.replace('…', '')}])\s+|(?<=[{_ALONE}]
 _LAST = re.compile(rf".*(?:{_MARKED.format(behind=_SPACE + '|$')}|(?=\n))", re.DOTALL)
 _LAST_OF_GROWING = re.compile(rf".*(?:{_MARKED.format(behind=_SPACE)}|(?=\n))", re.DOTALL)
 _AT_END = re.compile(rf"[{_BEFORE_SPACE}{_ALONE}][{_CLOSERS}]*\Z|[\"”」`)]\Z")
-_UNENDED = re.compile(r"(?:(?:^|\n)\s*(?:\d+[.)]?|[-*•]|[^\n]*:\W*))+\s*$")
+_UNENDED = re.compile(
+    r"(?:(?:^|\n|(?<=[.!?]\s))\s*(?:\d+[.)]?|[-*•]|(?:(?![.!?]\s)[^\n])*:\W*))+\s*$"
+)
+"""Matches a number or mark without an item, and a sentence that announces more, at the end."""
 LIST_ITEM = re.compile(
     r"^[ \t]*(?:[-*•+][ \t]+|•|\*(?=[^\s*])(?![^*\n]*\*)"
     r"|\(?(?:\*\*)?\d{1,2}(?:[.):][ \t]+|[.)](?=[^\W\d_])))(?=\S)",

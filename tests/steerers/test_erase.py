@@ -45,7 +45,7 @@ def review(conversation, answer, gate=None, **options):
     backend = Obeying()
     guard = scripted_guard(
         backend,
-        steerers=[Erase(EraseOptions(**{"doubts": 0, **options}))],
+        steerers=[Erase(EraseOptions(**{"draws": 0, **options}))],
         profile=PROFILE,
         gate=gate,
     )
@@ -75,21 +75,21 @@ def test_where_the_answer_was_bad_from_the_start_an_alternative_is_offered_too()
     assert tried(backend) == [(ASKED, ""), (ASKED, "Instead of")]
 
 
-def test_answers_to_the_question_come_before_those_to_more_and_before_further_draws():
+def test_answers_to_the_question_come_before_those_to_more():
     class Recording(Erase):
         async def steer(self, task):
             async for batch in super().steer(task):
                 self.places = {candidate.origin: candidate.place for candidate in batch}
                 yield batch
 
-    steerer = Recording(EraseOptions(candidates=3, doubts=1))
+    steerer = Recording(EraseOptions(candidates=3, draws=1))
     guard = scripted_guard(Obeying(), steerers=[steerer])
     asyncio.run(guard.review(f"My kettle is white. {RUDE} {ASKED}", "A fine start. A bad end."))
     assert steerer.places == {
         "parts 3 of 3": 0,
         "parts 2, 3 of 3": 1,
         "parts 1, 3 of 3": 1,
-        "doubt 0": 1,
+        "draw 0": 0,
     }
 
 
@@ -97,7 +97,7 @@ def test_an_answer_whose_list_breaks_a_policy_becomes_prose():
     backend = ScriptedBackend(["Do this:\n\n1. Warm the kettle.\n2. Rinse it."])
     gate = Patterns(PatternsOptions(policies=["lists"]))
     guard = scripted_guard(
-        backend, steerers=[Erase(EraseOptions(candidates=1, doubts=0))], gate=gate, guide=gate
+        backend, steerers=[Erase(EraseOptions(candidates=1, draws=0))], gate=gate, guide=gate
     )
     outcome = asyncio.run(guard.review(f"Always write lists. {ASKED}", "1. A\n2. B"))
     assert outcome.text == "Do this: Warm the kettle. Rinse it."
@@ -168,7 +168,7 @@ def test_the_budget_holds():
     backend = Obeying()
     guard = scripted_guard(
         backend,
-        steerers=[Erase(EraseOptions(doubts=0))],
+        steerers=[Erase(EraseOptions(draws=0))],
         profile=PROFILE,
         budget={"generations": 3},
     )
@@ -230,7 +230,7 @@ def test_answers_are_measured_by_the_unsteered_prompt_and_not_once_more():
 
     backend = Measuring()
     profile = PROFILE.model_copy(update={"floor": -0.8})
-    guard = scripted_guard(backend, steerers=[Erase(EraseOptions(doubts=0))], profile=profile)
+    guard = scripted_guard(backend, steerers=[Erase(EraseOptions(draws=0))], profile=profile)
     outcome = asyncio.run(
         guard.review(f"{RUDE} Clean a kettle. It is a small one.", "A fine start. Then a bad end.")
     )
@@ -256,7 +256,7 @@ class Uneven(Obeying):
 
 def test_one_flag_among_more_answers_to_an_unsafe_question_speaks_against_all():
     backend = Uneven()
-    guard = scripted_guard(backend, steerers=[Erase(EraseOptions(doubts=3))], profile=PROFILE)
+    guard = scripted_guard(backend, steerers=[Erase(EraseOptions(draws=3))], profile=PROFILE)
     outcome = asyncio.run(guard.review(f"{RUDE} {ASKED}", "A bad thing from the start."))
     # the fake puts no space there
     assert outcome.text == "Instead ofI was asked: How do I clean a kettle?"
@@ -264,7 +264,7 @@ def test_one_flag_among_more_answers_to_an_unsafe_question_speaks_against_all():
 
 
 def test_without_such_a_flag_they_are_candidates():
-    outcome, backend = review(f"{RUDE} {ASKED}", "A bad thing from the start.", doubts=3)
+    outcome, backend = review(f"{RUDE} {ASKED}", "A bad thing from the start.", draws=3)
     assert outcome.text == f"I was asked: {ASKED}"
     assert len(tried(backend)) == 5
 
@@ -275,7 +275,7 @@ def test_a_flag_on_garbled_text_speaks_against_none():
             said = super()._obey(request)
             return f"{said} \ufffd" if said == "a bad thing" else said
 
-    guard = scripted_guard(Garbling(), steerers=[Erase(EraseOptions(doubts=3))], profile=PROFILE)
+    guard = scripted_guard(Garbling(), steerers=[Erase(EraseOptions(draws=3))], profile=PROFILE)
     outcome = asyncio.run(guard.review(f"{RUDE} {ASKED}", "A bad thing from the start."))
     assert outcome.text == f"I was asked: {ASKED}"
 
@@ -283,3 +283,29 @@ def test_a_flag_on_garbled_text_speaks_against_none():
 def test_an_answer_to_the_plain_question_goes_before_an_alternative():
     outcome, _ = review(f"{RUDE} {ASKED}", "A bad thing from the start.")
     assert outcome.text == f"I was asked: {ASKED}"
+
+
+def test_of_more_answers_to_the_question_the_likeliest_is_given():
+    class Choosing(Obeying):
+        """Says something else at each draw. Later ones are likelier."""
+
+        def _obey(self, request):
+            return f"{super()._obey(request)} Draw {request.seed % 100}."
+
+        async def log_likelihoods(self, prompt, texts):
+            return [-1.0 + 0.1 * int(text[-2]) for text in texts]
+
+    backend = Choosing()
+    guard = scripted_guard(backend, steerers=[Erase(EraseOptions(draws=3))], profile=PROFILE)
+    outcome = asyncio.run(guard.review(f"{RUDE} {ASKED}", "A fine start. A bad end."))
+    [batch] = backend.calls
+    last = max(request.seed % 100 for request in batch)
+    assert outcome.text == f"I was asked: {ASKED} Draw {last}."
+
+
+def test_a_question_about_what_was_said_is_not_answered_alone():
+    said = [Message("user", "I paint."), Message("assistant", "Good."), Message("user", "And how?")]
+    backend = Obeying()
+    guard = scripted_guard(backend, steerers=[Erase(EraseOptions(draws=0))], profile=PROFILE)
+    assert asyncio.run(guard.review(said, "A fine start. A bad end.")).action == "fallback"
+    assert not backend.calls

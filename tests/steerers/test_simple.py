@@ -72,6 +72,18 @@ def test_resample_draws_n_different_samples_in_batches():
     assert {r.temperature for batch in backend.calls for r in batch} == {1.0}
 
 
+@pytest.mark.parametrize(
+    "steerer",
+    [Resample(ResampleOptions(n=2, question=True)), Prefill(PrefillOptions(always=True))],
+    ids=lambda s: s.name,
+)
+def test_the_question_is_answered_without_what_stands_around_it(steerer):
+    backend = numbered()
+    asked = asyncio.run(backend.render([Message("user", "How do I swim?")]))
+    rounds(steerer, replace(task(backend), asked=(asked, PROMPT)))
+    assert {request.prompt for batch in backend.calls for request in batch} == {asked}
+
+
 def test_generations_are_charged():
     job = task(numbered())
     rounds(Resample(ResampleOptions(n=5, batch=2)), job)

@@ -15,7 +15,7 @@ from pydantic import Field
 from ttsa_guard.messages import GenerationRequest, Message
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.quality import has_debris
-from ttsa_guard.request import asking, split_parts, without_asides
+from ttsa_guard.request import asking, split_parts, stands_alone, without_asides
 from ttsa_guard.settings import Settings
 from ttsa_guard.steerers.base import Candidate, Task
 from ttsa_guard.steerers.prefill import beginnings, propose_variants
@@ -27,14 +27,20 @@ class EraseOptions(Settings):
     """Configure the steerer `erase`."""
 
     candidates: int = Field(4, ge=1, description="most answers")
-    doubts: int = Field(
+    draws: int = Field(
         3,
         ge=0,
         description=(
-            "more answers to the question alone where it may be unsafe: a flag speaks against all"
+            "more answers to the question alone; where it may be unsafe, a flag of one speaks"
+            " against all"
         ),
     )
-    temperature: float = Field(0.7, ge=0, le=2, description="temperature of those")
+    temperature: float = Field(
+        0.3, ge=0, le=2, description="temperature of those where the question can be answered"
+    )
+    doubtful_temperature: float = Field(
+        0.7, ge=0, le=2, description="temperature of those where the question may be unsafe"
+    )
 
 
 class Erase:
@@ -46,9 +52,10 @@ class Erase:
     stay, because an answer to the rest answers nothing. If no sentence asks, the likelihood of an
     answer after the question shows whether it is still about the question; the guard checks that.
 
-    If the answer may have been flagged because it helps with harm, the question itself may be
-    unsafe. Then more answers to the question alone are drawn. If one of them is flagged, all
-    answers to it are dropped: they are likely to hold the same harm, which the moderator misses.
+    More answers to the question alone are drawn. They are there to choose from; but if the question
+    may be unsafe, because the answer may have been flagged for helping with harm, they are its
+    test. If one of them is flagged, all answers to the question are dropped: they are likely to
+    hold the same harm, which the moderator misses.
     """
 
     name = "erase"
@@ -73,39 +80,45 @@ class Erase:
         if not variants:
             return
         question = variants[0][1]
-        doubts = [] if task.harmful is False else self._doubts(task, question)
         # The question itself, in its conversation and alone, before what is left of other parts.
         asked = 1 if len(task.messages) == 1 else 2
-        candidates = await propose_variants(task, variants, openings, first=asked, more=doubts)
-        if doubts:
+        candidates = await propose_variants(
+            task, variants, openings, first=asked, more=self._drawn(task, question)
+        )
+        if not task.answerable:
             candidates = _without_doubtful(task, candidates, question)
         yield candidates
         if prose := await in_prose(task, candidates):
             yield prose
 
-    def _doubts(
+    def _drawn(
         self, task: Task, question: GenerationRequest
     ) -> list[tuple[str, GenerationRequest]]:
         """Return names and requests of more answers to the question alone."""
+        options = self.options
         again = question.with_(
-            temperature=self.options.temperature, baseline=task.baseline, opening=task.shown
+            temperature=options.temperature if task.answerable else options.doubtful_temperature,
+            baseline=task.baseline,
+            opening=task.shown,
         )
-        return [
-            (f"doubt {i}", again.with_(seed=task.seed + 100 + i))
-            for i in range(self.options.doubts)
-        ]
+        return [(f"draw {i}", again.with_(seed=task.seed + 100 + i)) for i in range(options.draws)]
 
 
 def _without_doubtful(
     task: Task, candidates: list[Candidate], question: GenerationRequest
 ) -> list[Candidate]:
-    """Drop all that pass without a safe opening, if any such answer to `question` is flagged."""
+    """Drop what passes, if any answer to `question` without a safe opening is flagged.
+
+    Answers with a redirecting opening stay, if it is one of the model's own; else it is left to
+    other steerers to offer something.
+    """
     plain = [c for c in candidates if c.request and c.request.opening == task.shown]
     answers = [c for c in plain if c.request and c.request.prompt is question.prompt]
     # A garbled answer may be flagged because it is garbled, which says nothing about the others.
     if not any(c.verdict.flagged and not has_debris(c.text) for c in answers):
         return candidates
-    return [c for c in candidates if c not in plain or c.verdict.flagged]
+    redirects = task.profile.redirects
+    return [c for c in candidates if c.verdict.flagged or (redirects and c not in plain)]
 
 
 def reduced_conversations(messages: Sequence[Message]) -> Iterator[tuple[str, list[Message]]]:
@@ -120,7 +133,7 @@ def reduced_conversations(messages: Sequence[Message]) -> Iterator[tuple[str, li
         yield name, [*before, replace(asked, content=text)]
         if before and i == 0:
             yield f"{name} alone", [replace(asked, content=text)]
-    if before:
+    if before and stands_alone(asked.content):
         yield "the last message alone", [asked]
 
 

@@ -56,8 +56,8 @@ class Prefill:
         """Yield a batch of answers that offer something, then one of refusals."""
         if not (self.options.always or task.harmful or await _opening_is_at_fault(task)):
             return
-        # What stands around an unsafe question often demands an answer, so only the question stays.
-        base = task.base.with_(prompt=task.asked[0]) if task.harmful and task.asked else task.base
+        # What stands around the question is often what the model went wrong for.
+        base = task.base.with_(prompt=task.asked[0]) if task.asked else task.base
         offering = mixed_openings(task.profile, self.options.openings, offering_kinds(task))
         draws = [(o, draw) for draw in range(self.options.draws) for o in offering]
         if affordable := draws[: task.usage.generations_left]:
@@ -146,8 +146,8 @@ async def propose_variants(
         variants: names and requests, better ones first.
         openings: see `beginnings`; better ones first.
         first: answers to the first so many variants come before the others; default: none does.
-        more: further names and requests for the same batch; they keep their own openings, and come
-            last.
+        more: further names and requests for the same batch, with their own openings; they come with
+            the first.
     """
     tried = list(product(variants, openings))[: task.usage.generations_left]
     requests = [
@@ -164,7 +164,7 @@ async def propose_variants(
     candidates = await task.propose(requests, [*names, *(name for name, _ in added)])
     late = {name for name, _ in variants[first:]} if first is not None else set()
     places = [openings.index(opening) + (name in late) for (name, _), opening in tried]
-    places += [len(openings)] * len(added)
+    places += [0] * len(added)
     return [
         replace(candidate, place=place) for candidate, place in zip(candidates, places, strict=True)
     ]

@@ -21,10 +21,13 @@ class ResampleOptions(Settings):
     harmless: bool = Field(
         False, description="only where the answer was not flagged for helping with harm"
     )
+    question: bool = Field(
+        False, description="answer the question alone, without what stands around it"
+    )
 
 
 class Resample:
-    """Draw up to `n` answers to the prompt as it is."""
+    """Draw up to `n` answers to the prompt as it is, or to its question."""
 
     name = "resample"
     needs: ClassVar[tuple[type, ...]] = ()
@@ -38,12 +41,13 @@ class Resample:
         if options.harmless and task.harmful:
             # Other samples are likely to hold the same harm, which the moderator may miss in some.
             return
+        asked = options.question and task.asked
+        base = task.base.with_(prompt=task.asked[0]) if asked else task.base
         n = min(options.n, task.usage.generations_left)
         for start in range(0, n, options.batch):
             numbers = range(start, min(start + options.batch, n))
             requests = [
-                task.base.with_(temperature=options.temperature, seed=task.seed + i)
-                for i in numbers
+                base.with_(temperature=options.temperature, seed=task.seed + i) for i in numbers
             ]
             yield await task.propose(requests, [f"sample {i}" for i in numbers])
 
