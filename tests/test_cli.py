@@ -163,7 +163,7 @@ def _all_commands() -> Iterator[list[str]]:
         (["profile", "embedded"], "--no-trials or fewer --samples take less time"),
         (["plan", "validate", "--out", "results"], "fewer --seconds take less time"),
         (["moderate", "texts.jsonl"], "the same command goes on from there"),
-        (["moderators", "tune", "texts.jsonl", "--false-alarms", "0.5"], "begins anew"),
+        (["moderators", "tune", "texts.jsonl", "--false-alarms", "0.5"], "goes on from there"),
         (["steer", "hello"], "stopped"),
     ],
 )

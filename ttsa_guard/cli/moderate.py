@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ttsa_guard.cli import common
-from ttsa_guard.files import ready_file
+from ttsa_guard.errors import ConfigError
+from ttsa_guard.files import cache_folder, ready_file, reason, state_file
 from ttsa_guard.moderators.labelled import LabelledText, read_texts
 
 if TYPE_CHECKING:
+    from ttsa_guard.config import GuardConfig
     from ttsa_guard.moderators.base import Moderator
     from ttsa_guard.moderators.scoring import ScoreFile
     from ttsa_guard.verdict import Verdict
@@ -73,7 +75,7 @@ def judged(
         batch: texts judged together.
     """
     known = scores.resume(texts)
-    if len(known) == len(texts):
+    if known and len(known) == len(texts):
         return known
     judge = build()
     with common.progress() as progress, common.quiet("ttsa_guard"):
@@ -84,3 +86,27 @@ def judged(
             judge, texts[len(known) :], batch=batch, advance=lambda n: progress.advance(task, n)
         )
         return known + asyncio.run(found)
+
+
+def kept_scores(texts: Sequence[LabelledText], settings: GuardConfig, moderator: str) -> ScoreFile:
+    """Return the file in the cache for the scores of a command that has no other file for them.
+
+    It is for the same texts, moderator and options only. Whoever has asked for it removes it after
+    the work.
+
+    Raises:
+        ConfigError: the folder of the cache cannot be made.
+    """
+    from ttsa_guard.moderators.scoring import ScoreFile
+
+    use = common.named(moderator, (*settings.gate, *settings.guide))
+    digests = [text.digest for text in texts]
+    path = state_file(cache_folder() / "scores", use.model_dump(mode="json"), digests)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot make the folder {path.parent}: {reason(error)}",
+            hint="set the variable XDG_CACHE_HOME to another folder",
+        ) from None
+    return ScoreFile(path, moderator)
