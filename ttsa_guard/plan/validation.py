@@ -73,13 +73,13 @@ class Run(BaseModel):
     machine_load: float
     """Before the run, as the system tells it."""
     costs: Costs
-    """Measured right before the run."""
+    """Measurements right before the run."""
     answers: dict[str, int]
     measured: dict[str, dict[str, float]]
     predicted: dict[str, dict[str, float]]
 
 
-class Measured(BaseModel):
+class Measurements(BaseModel):
     """What was measured so far: the state of a validation. It holds no texts."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
@@ -177,7 +177,7 @@ class Validator:
         Raises:
             ConfigError: none or all of the answers are flagged, or the state is damaged.
         """
-        found = read_state(self.state, Measured.model_validate_json)
+        found = read_state(self.state, Measurements.model_validate_json)
         self.say("conversations, one by one")
         conversations = await _conversations(self.guard, self.n, self.seed)
         self._pools = (
@@ -191,7 +191,7 @@ class Validator:
             )
         if found is None:
             self.say("capacity")
-            found = self._kept(Measured(capacity=await self._capacity()))
+            found = self._kept(Measurements(capacity=await self._capacity()))
         for load, run in list(product(loads, range(_RUNS)))[len(found.runs) :]:
             rate = load * found.capacity
             self.say(f"{rate:.1f} answers a second, run {run + 1} of {_RUNS}")
@@ -214,7 +214,7 @@ class Validator:
             loads=tuple(run.machine_load for run in found.runs),
         )
 
-    def _kept(self, found: Measured) -> Measured:
+    def _kept(self, found: Measurements) -> Measurements:
         with replacing(self.state) as file:
             file.write_text(found.model_dump_json(), encoding="utf-8")
         return found
