@@ -73,7 +73,7 @@ class Run(BaseModel):
     machine_load: float
     """Before the run, as the system tells it."""
     costs: Costs
-    """Measurements right before the run."""
+    """Measured right before the run."""
     answers: dict[str, int]
     measured: dict[str, dict[str, float]]
     predicted: dict[str, dict[str, float]]
