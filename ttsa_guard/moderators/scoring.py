@@ -37,12 +37,12 @@ class ScoreFile:
             if digest != text.digest:
                 raise ConfigError(
                     f"{self.path} has the results of other texts",
-                    hint="name another file with --out, or remove that one",
+                    hint="remove it to begin again, or name another file",
                 )
         if len(found) > len(texts):
             raise ConfigError(
                 f"{self.path} has more results than there are texts",
-                hint="name another file with --out, or remove that one",
+                hint="remove it to begin again, or name another file",
             )
         return [verdict for _, verdict in found]
 
