@@ -31,8 +31,13 @@ The exit status is one of these:
   broken, an arm of `bench run` has failed, or what `init` would write would not work.
 * 2: it could not do it. One line on the standard error stream says why, and a hint how to mend it.
 * 130: Ctrl-C has stopped it. One line says what is kept and how to go on: `bench run`, `moderate`,
-  and `prosocial` with `--state` go on where they were when the same command is started again;
-  others begin anew.
+  `moderators compare`, `moderators tune`, `plan validate`, `profile`, and `prosocial` with
+  `--state` go on where they were when the same command is started again; others begin anew.
+
+The states of `moderators compare` and `moderators tune` are in the folder `~/.cache/ttsa_guard`,
+those of `plan validate` and `profile` beside the results. They hold scores and other numbers, for a
+profile the openings of answers, but no moderated texts. A state is gone on from only with the same
+arguments, texts and version of this package, and it is removed when the work is done.
 """
 
 

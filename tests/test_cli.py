@@ -163,7 +163,7 @@ def _all_commands() -> Iterator[list[str]]:
         (["profile", "embedded"], "--no-trials or fewer --samples take less time"),
         (["plan", "validate", "--out", "results"], "fewer --seconds take less time"),
         (["moderate", "texts.jsonl"], "the same command goes on from there"),
-        (["moderators", "tune", "texts.jsonl", "--false-alarms", "0.5"], "begins anew"),
+        (["moderators", "tune", "texts.jsonl", "--false-alarms", "0.5"], "goes on from there"),
         (["steer", "hello"], "stopped"),
     ],
 )
@@ -582,6 +582,45 @@ def test_a_profile_that_was_stopped_goes_on_with_its_openings(
     assert run(*command, "--out", str(kept)).exit_code == 0
     assert kept.read_text(encoding="utf-8") == whole.read_text(encoding="utf-8")
     assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.usefixtures("backend")
+def test_a_profile_that_was_stopped_while_its_state_was_written_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_off(path: Path, text: str, **_: Any) -> None:
+        path.write_bytes(text[: len(text) // 2].encode())
+        raise KeyboardInterrupt
+
+    whole, cut = tmp_path / "whole.json", tmp_path / "out" / "cut.json"
+    command = ("profile", "some/model", "--samples", "1")
+    run(*command, "--out", str(whole))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", cut_off)
+        assert run(*command, "--out", str(cut)).exit_code == 130
+    assert list(cut.parent.iterdir()) == []
+    assert run(*command, "--out", str(cut)).exit_code == 0
+    assert cut.read_text(encoding="utf-8") == whole.read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("backend")
+def test_a_damaged_state_of_a_profile_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ttsa_guard import profiling
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(profiling, "learned", stop)
+    command = ("profile", "some/model", "--samples", "1", "--out", str(tmp_path / "p.json"))
+    assert run(*command).exit_code == 130
+    [state] = tmp_path.glob("p.*.part")
+    state.write_text("{", encoding="utf-8")
+    result = run(*command)
+    assert result.exit_code == 2
+    assert f"cannot go on from {state}: it is damaged" in result.stderr
+    assert "hint: remove it to begin again" in result.stderr
 
 
 @pytest.mark.usefixtures("backend")

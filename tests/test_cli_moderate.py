@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,15 @@ from ttsa_guard.cli import app, common
 from ttsa_guard.testing import ScriptedModerator
 
 MADE: list[ScriptedModerator] = []
+STOPS_AT: list[tuple[str, str]] = []
+"""While such a moderator judges such a text, Ctrl-C is pressed."""
 
 
 @pytest.fixture(autouse=True)
-def _moderators(monkeypatch: pytest.MonkeyPatch) -> None:
+def _moderators(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     MADE.clear()
+    STOPS_AT.clear()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     kinds = {
         "good": lambda text: 0.9 if "bad" in text else 0.1,
         "poor": lambda text: (len(text) % 7) / 7,
@@ -27,7 +32,12 @@ def _moderators(monkeypatch: pytest.MonkeyPatch) -> None:
     }
 
     def build(_: Any, name: str) -> ScriptedModerator:
-        MADE.append(ScriptedModerator(kinds[name], name=name))
+        def score(text: str) -> float:
+            if (name, text) in STOPS_AT:
+                signal.raise_signal(signal.SIGINT)
+            return kinds[name](text)
+
+        MADE.append(ScriptedModerator(score, name=name))
         return MADE[-1]
 
     monkeypatch.setattr(common, "build_moderator", build)
@@ -367,3 +377,101 @@ def test_what_the_settings_say_of_thresholds_is_left_out(
     )
     assert given == [{"model": "m"}]
     assert found["gate"][0]["options"] == {"model": "m", "threshold": found["threshold"]}
+
+
+# ---------------------------------------------------------------- compare and tune, stopped
+
+
+COMMANDS = (
+    ["compare", "--moderator", "good", "--moderator", "poor", "--json"],
+    ["tune", "--moderator", "poor", "--false-alarms", 0.3, "--json"],
+)
+
+
+def stopped(file: Path, command: list[Any]) -> Path:
+    """Press Ctrl-C while the last moderator judges, and return the folder of the state."""
+    STOPS_AT.append(("poor", "x" * 1000))
+    result = run("moderators", command[0], file, *command[1:])
+    STOPS_AT.clear()
+    assert (result.exit_code, result.stdout) == (130, "")
+    assert result.stderr == (
+        "stopped: the scores so far are kept; the same command goes on from there\n"
+    )
+    return file.parent / "cache" / "ttsa_guard"
+
+
+def judged() -> list[str]:
+    return [text for moderator in MADE for call in moderator.calls for text in call]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+def test_what_was_judged_before_ctrl_c_is_not_judged_again(own: Path, command: list[Any]) -> None:
+    whole = run("moderators", command[0], own, *command[1:])
+    assert whole.exit_code == 0
+    texts = len(judged())
+    MADE.clear()
+    folder = stopped(own, command)
+    assert "xx" not in "".join(path.read_text() for path in folder.iterdir())
+    before = len(judged())
+    MADE.clear()
+    again = run("moderators", command[0], own, *command[1:])
+    assert (again.exit_code, again.stdout, again.stderr) == (0, whole.stdout, "")
+    assert [made.name for made in MADE] == ["poor"]  # one that had finished is not even loaded
+    assert before + len(judged()) == texts + 64  # the batch that was under way
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+def test_scores_of_other_texts_or_options_are_not_gone_on_from(
+    own: Path, tmp_path: Path, command: list[Any]
+) -> None:
+    stopped(own, command)
+    MADE.clear()
+    config = tmp_path / "guard.yml"
+    uses = [{"use": name, "options": {"model": "another"}} for name in ("good", "poor")]
+    config.write_text(yaml.safe_dump({"gate": uses}))
+    texts = 1500 * command.count("--moderator")
+    assert run("moderators", command[0], own, *command[1:], "--config", config).exit_code == 0
+    assert len(judged()) == texts
+    MADE.clear()
+    own.write_text(own.read_text().replace('"xx"', '"zz"'))
+    assert run("moderators", command[0], own, *command[1:]).exit_code == 0
+    assert len(judged()) == texts
+
+
+def test_a_line_of_the_scores_that_was_cut_off_is_judged_again(own: Path) -> None:
+    whole = tune(own, *COMMANDS[1][1:])
+    [state] = stopped(own, COMMANDS[1]).iterdir()
+    kept = len(results(state))
+    state.write_text(state.read_text()[:-20])
+    MADE.clear()
+    assert tune(own, *COMMANDS[1][1:]).stdout == whole.stdout
+    assert len(judged()) == 1500 - kept + 1
+
+
+def test_damaged_scores_are_told_and_left_alone(own: Path) -> None:
+    [state] = stopped(own, COMMANDS[1]).iterdir()
+    state.write_text(state.read_text().replace('"score": 0', '"score": 7', 1))
+    before = state.read_text()
+    result = tune(own, *COMMANDS[1][1:])
+    assert result.exit_code == 2
+    assert f"cannot go on from {state}: it is damaged" in result.stderr
+    assert "hint: remove it to begin again" in result.stderr
+    assert state.read_text() == before
+    state.unlink()
+    assert tune(own, *COMMANDS[1][1:]).exit_code == 0
+
+
+def test_failed_verdicts_are_not_kept_for_the_next_tuning(own: Path) -> None:
+    for _ in range(2):
+        MADE.clear()
+        assert tune(own, "--moderator", "broken").exit_code == 2
+        assert len(judged()) == 1500
+
+
+def test_a_cache_that_cannot_be_written_to_is_told(texts: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    result = compare(texts, "--moderator", "good")
+    assert result.exit_code == 2
+    assert "there is a file where a folder should be" in result.stderr
+    assert "XDG_CACHE_HOME" in result.stderr

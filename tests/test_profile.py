@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from ttsa_guard.errors import ModelError
@@ -11,6 +13,28 @@ PROFILE = ModelProfile(
 def test_a_profile_survives_its_file(tmp_path):
     PROFILE.save(tmp_path / "new" / "profile.json")
     assert ModelProfile.load(tmp_path / "new" / "profile.json") == PROFILE
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_profile_is_written_whole_or_not_at_all(tmp_path, monkeypatch, linked):
+    def cut_off(path, text, **_):
+        path.write_bytes(text[:9].encode())
+        raise KeyboardInterrupt
+
+    file, place = tmp_path / "profile.json", tmp_path / "link.json"
+    PROFILE.save(file)
+    if linked:
+        place.symlink_to(file)
+    else:
+        place = file
+    monkeypatch.setattr(Path, "write_text", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        GENERIC.save(place)
+    assert ModelProfile.load(file) == PROFILE
+    monkeypatch.undo()
+    GENERIC.save(place)
+    assert ModelProfile.load(file) == GENERIC
+    assert set(tmp_path.iterdir()) == {file, place}
 
 
 @pytest.mark.parametrize(

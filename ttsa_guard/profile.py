@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, field_validator
 
 from ttsa_guard.config import GuardConfig, Use
 from ttsa_guard.errors import ModelError
+from ttsa_guard.files import replacing
 
 OpeningKind = Literal["answer", "redirect", "refusal"]
 FILE = "ttsa_profile.json"
@@ -95,12 +96,11 @@ class ModelProfile(BaseModel):
             ) from error
 
     def save(self, path: Path) -> None:
-        """Write the profile as JSON. Missing folders are made."""
+        """Write the profile as JSON, all of it or nothing. Missing folders are made."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(
-            json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n",
-            encoding="utf-8",
-        )
+        text = json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+        with replacing(path) as file:
+            file.write_text(text, encoding="utf-8")
 
 
 DECLINING = "I can't help with that, because it could harm people."

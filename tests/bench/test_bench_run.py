@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 
 import pytest
 from rich.progress import Progress
@@ -124,6 +125,16 @@ def test_a_run_that_was_killed_goes_on(whole, torn):
     asyncio.run(whole.run("again"))
     assert rows(whole.root / "again") == rows(whole.root / "out")
     assert not Results.load(whole.root / "again").missing
+
+
+def test_damaged_rows_are_told(whole):
+    folder = whole.root / "damaged"
+    shutil.copytree(whole.root / "out", folder)
+    with (folder / "rows.jsonl").open("a") as file:
+        file.write('{"arm": "default"}\n')
+    with pytest.raises(ConfigError, match="it is damaged") as caught:
+        asyncio.run(whole.run("damaged"))
+    assert caught.value.hint == "remove it to begin again"
 
 
 def test_a_finished_run_does_nothing_more(whole):

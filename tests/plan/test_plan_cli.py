@@ -1,6 +1,7 @@
 """``ttsa-guard plan``, and plans that begin with a benchmark."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from ttsa_guard.bench.data import Item
 from ttsa_guard.bench.files import CASES, ROWS, SCHEMA, RunMeta
 from ttsa_guard.cli import app, common
 from ttsa_guard.errors import ConfigError
+from ttsa_guard.plan import validation
 from ttsa_guard.plan.capacity import point
 from ttsa_guard.plan.config import PlanConfig
 from ttsa_guard.plan.costs import Costs
@@ -45,6 +47,7 @@ def quick(sleeping, monkeypatch):
     """The guard of the commands is one over a model that hardly sleeps."""
     sleeping.backend.costs = Costs(step=((1, 1e-4),), rows=2)
     monkeypatch.setattr(common, "build_guard", lambda _: sleeping)
+    return sleeping
 
 
 def run(*arguments, code=0):
@@ -223,6 +226,58 @@ def test_a_validation(tmp_path):
     assert found["capacity"] > 0
     assert len(found["costs"]) == 2
     assert {"predicted", "measured", "p50", "p95"} <= found["rows"][0].keys()
+
+
+@pytest.fixture
+def stopped(quick, tmp_path, monkeypatch):
+    """Validate, and press Ctrl-C while the costs of the second run are measured. Return the
+    arguments, the state that is left, and the seeds of the costs that are measured."""
+    seeds = []
+
+    async def measure(_, *, rows, seed):
+        seeds.append(seed)
+        if seeds == [0, 1]:
+            signal.raise_signal(signal.SIGINT)
+        return await measured(quick, rows=rows, seed=seed)
+
+    measured = validation.measure
+    monkeypatch.setattr(validation, "measure", measure)
+    options = {"out": tmp_path / "out", "seconds": 1, "load": 0.5, "rows": 2, "n": 2, "flags": 0.5}
+    arguments = ["validate", "--json", *(x for k, v in options.items() for x in (f"--{k}", v))]
+    done = run(*arguments, code=130)
+    assert (seeds, done.stdout) == ([0, 1], "")
+    assert "the same command goes on after the last finished run" in done.stderr
+    [state] = (tmp_path / "out").iterdir()
+    return arguments, state, seeds
+
+
+def test_a_validation_that_was_stopped_measures_nothing_twice(stopped):
+    arguments, state, seeds = stopped
+    kept = json.loads(state.read_text())
+    seeds.clear()
+    found = json.loads(run(*arguments).stdout)
+    assert seeds == [1]
+    assert found["capacity"] == kept["capacity"]
+    [run_kept] = kept["runs"]
+    assert found["loads"][0] == run_kept["machine_load"]
+    assert found["costs"][0]["step"] == run_kept["costs"]["step"]
+    assert len(found["costs"]) == 2
+    for row in found["rows"]:
+        for kind in ("measured", "predicted"):
+            assert row[kind][0] == run_kept[kind][row["quantity"]]
+    assert {path.name for path in state.parent.iterdir()} == {"validation.json", "validation.png"}
+
+
+def test_a_validation_is_not_gone_on_with_from_another_or_a_damaged_state(stopped):
+    arguments, state, seeds = stopped
+    seeds.clear()
+    run(*arguments, "--seed", 1, code=130)  # as the first one, after measuring the first run
+    assert seeds == [0, 1]
+    assert len(list(state.parent.glob("*.part"))) == 2
+    state.write_text(state.read_text()[:-5])
+    told = run(*arguments, code=2).stderr
+    assert "it is damaged" in told
+    assert "remove it to begin again" in told
 
 
 def test_what_a_plan_assumes_is_told(tmp_path):

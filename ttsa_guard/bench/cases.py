@@ -19,6 +19,7 @@ from ttsa_guard.bench.prompts import Item
 from ttsa_guard.config import GuardConfig
 from ttsa_guard.embedded.grammar import Topic
 from ttsa_guard.errors import PromptError
+from ttsa_guard.files import replacing
 from ttsa_guard.messages import GenerationRequest, Message, own_seed
 from ttsa_guard.moderators.base import Moderator, moderate_safely
 
@@ -158,9 +159,10 @@ class Collector:
 
 def save(cases: Sequence[Case], path: Path) -> None:
     """Write all cases at once: the file is there with every one of them, or not at all."""
-    part = path.with_suffix(".part")
-    part.write_text("".join(json.dumps(asdict(case)) + "\n" for case in cases), encoding="ascii")
-    part.replace(path)
+    with replacing(path) as file:
+        file.write_text(
+            "".join(json.dumps(asdict(case)) + "\n" for case in cases), encoding="ascii"
+        )
 
 
 def load(path: Path) -> list[Case]:

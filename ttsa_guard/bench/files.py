@@ -10,6 +10,7 @@ from typing import Any
 
 from ttsa_guard.budget import Budget
 from ttsa_guard.errors import ConfigError
+from ttsa_guard.files import replacing
 
 META, CASES, ROWS, TEXTS = "meta.json", "cases.jsonl", "rows.jsonl", "texts.jsonl"
 SCHEMA = 1
@@ -84,7 +85,8 @@ class RunMeta:
     def save(self, folder: Path) -> None:
         """Write it into the folder of a new benchmark, which is made."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / META).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        with replacing(folder / META) as file:
+            file.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> RunMeta:

@@ -28,6 +28,7 @@ from ttsa_guard.bench.judges import (
 )
 from ttsa_guard.bench.prompts import Item
 from ttsa_guard.errors import ConfigError, TTSAError, nearest
+from ttsa_guard.files import read_state_lines
 from ttsa_guard.guard import Guard
 from ttsa_guard.moderators.base import Moderator, close, moderate_safely
 from ttsa_guard.plugins import Plugins
@@ -81,7 +82,8 @@ class Runner:
             self._begin(backend)
             cases = await self._cases(backend, progress, items)
             judges = _Judges(cases, judge)
-            done = _done(self.folder / ROWS)
+            rows = read_state_lines(self.folder / ROWS, CaseResult.parse)
+            done = {row.key for row in rows}
             chosen = arms or list(self.config.arms)
             left = {arm: [case for case in cases if (arm, case.id) not in done] for arm in chosen}
             total = len(chosen) * len(cases)
@@ -285,17 +287,6 @@ async def _result(
         seconds_decoding=round(record.seconds_decoding, 4) if record else 0,
         seconds_scoring=round(record.seconds_scoring, 4) if record else 0,
     )
-
-
-def _done(path: Path) -> set[tuple[str, str]]:
-    """Return the arms and cases that have a row. A last line that was cut off is removed."""
-    if not path.exists():
-        return set()
-    written = path.read_bytes()
-    whole = written[: written.rfind(b"\n") + 1]
-    if whole != written:
-        path.write_bytes(whole)
-    return {CaseResult.parse(line).key for line in whole.splitlines()}
 
 
 def _version(package: str) -> str | None:

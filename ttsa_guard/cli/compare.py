@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,14 +13,13 @@ from rich.table import Table
 
 from ttsa_guard.cli import common
 from ttsa_guard.cli.listing import plugin_names
+from ttsa_guard.cli.moderate import KEPT, judged, kept_scores
 from ttsa_guard.errors import UsageError
-from ttsa_guard.moderators.labelled import LabelledText, is_harmful, read_texts
+from ttsa_guard.moderators.labelled import is_harmful, read_texts
 from ttsa_guard.plots import draw_curves, ready
 
 if TYPE_CHECKING:
-    from ttsa_guard.moderators.base import Moderator
     from ttsa_guard.moderators.comparison import Comparison, ModeratorMetrics, SourceComparison
-    from ttsa_guard.verdict import Verdict
 
 app = typer.Typer(no_args_is_help=True)
 _COLUMNS = {
@@ -41,7 +40,7 @@ def _group() -> None:
 
 
 @app.command()
-@common.stoppable("nothing is kept; the same command begins anew")
+@common.stoppable(KEPT)
 def compare(
     file: Annotated[
         Path, typer.Argument(help="Labelled texts, one JSON object a line.", show_default=False)
@@ -83,6 +82,8 @@ def compare(
     several sources, each is told by itself, too: the areas of all together are partly about which
     source a text is from.
 
+    A run that was stopped goes on where it was: until it is finished, its scores are in the cache.
+
     Example: ttsa-guard moderators compare labelled.jsonl --moderator lite --moderator
         second_opinion --plot curves.png
     """
@@ -99,9 +100,10 @@ def compare(
             hint=f"harms and others are needed; see --label-field {label_field}",
         )
     settings = common.settings(config=config)
+    scores = {name: kept_scores(texts, settings, name) for name in moderator}
     verdicts = {
-        name: judged(common.build_moderator(settings, name), texts)
-        for name in dict.fromkeys(moderator)
+        name: judged(texts, own, partial(common.build_moderator, settings, name))
+        for name, own in scores.items()
     }
     sources = [str(text.data.get(source_field, "")) for text in texts]
     compared = comparison.compare(labels, verdicts, sources)
@@ -112,15 +114,8 @@ def compare(
         typer.echo(json.dumps(compared.as_dict(), indent=1))
     else:
         _show(compared)
-
-
-def judged(judge: Moderator, texts: Sequence[LabelledText]) -> list[Verdict]:
-    """Return the moderator's verdicts, with a progress bar; failures are not told but counted."""
-    from ttsa_guard.moderators.comparison import judge_all
-
-    with common.progress() as progress, common.quiet("ttsa_guard"):
-        task = progress.add_task(f"judging with {judge.name}", total=len(texts))
-        return asyncio.run(judge_all(judge, texts, lambda n: progress.advance(task, n)))
+    for own in scores.values():
+        own.path.unlink(missing_ok=True)
 
 
 def _show(compared: Comparison) -> None:

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from ttsa_guard.cli import common
 from ttsa_guard.errors import ConfigError
-from ttsa_guard.files import ready_file, ready_folder
+from ttsa_guard.files import ready_file, ready_folder, state_file
 from ttsa_guard.plots import draw_plan, draw_validation, ready
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def measure(
 
 @app.command()
 @common.stoppable(
-    "nothing is written; the same command begins anew; fewer --seconds take less time"
+    "the same command goes on after the last finished run; fewer --seconds take less time"
 )
 def validate(
     out: Annotated[Path, _option("Folder for the results.")],
@@ -172,7 +172,9 @@ def validate(
 ) -> None:
     """Send Poisson traffic through one guard on this machine, and compare with the plan.
 
-    It takes minutes, and nothing else should run meanwhile.
+    It takes minutes, and nothing else should run meanwhile. A validation that was stopped goes on
+    after its last finished run; only the conversations are asked for again, because no texts are
+    kept.
 
     Example: ttsa-guard plan validate --out validation --seconds 120
     """
@@ -180,9 +182,14 @@ def validate(
     ready_folder(out)
     picture = out / "validation.png"
     ready(picture)
+    from ttsa_guard.plan.measure import about
     from ttsa_guard.plan.validation import Validator
 
-    guard = common.build_guard(common.settings(model, config))
+    settings = common.settings(model, config)
+    loads = load or [0.2, 0.5, 0.7]
+    guard = common.build_guard(settings)
+    asked = (settings.model_dump(mode="json"), about(guard.backend), loads)
+    state = state_file(out / "validation.json", *asked, seconds, flags, n, rows, seed)
     with common.quiet(), common.progress() as progress:
         bar = progress.add_task("", total=None)
         validator = Validator(
@@ -193,8 +200,9 @@ def validate(
             seconds,
             seed,
             say=lambda doing: progress.update(bar, description=doing),
+            state=state,
         )
-        validation = common.run(guard, validator.validate(load or (0.2, 0.5, 0.7)))
+        validation = common.run(guard, validator.validate(loads))
     text = json.dumps(validation.as_dict(), indent=1)
     (out / "validation.json").write_text(text + "\n", encoding="utf-8")
     draw_validation(validation, picture)
@@ -205,6 +213,7 @@ def validate(
         flagged = f"{validation.flags:.0%} of them flagged"
         told = f"capacity: {validation.capacity:.3g} answers a second, {flagged}"
         common.out.print(told, style="dim", soft_wrap=True)
+    state.unlink()
 
 
 def _installed() -> None:

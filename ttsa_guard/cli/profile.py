@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +11,7 @@ import typer
 from ttsa_guard.cli import common
 from ttsa_guard.cli.common import out, plain
 from ttsa_guard.errors import ConfigError
-from ttsa_guard.files import ready_file, reason
+from ttsa_guard.files import read_state, ready_file, reason, state_file
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -63,8 +61,7 @@ def profile(
     settings = common.settings(model, config)
     path = file or _cached(model)
     ready_file(path, make=True)
-    asking = json.dumps([model, moderator, samples, asked, settings.model_dump(mode="json")])
-    part = path.with_suffix(f".{hashlib.sha256(asking.encode()).hexdigest()[:12]}.part")
+    part = state_file(path, model, moderator, samples, asked, settings.model_dump(mode="json"))
     collected = _collected(settings, moderator, samples, asked, trials=trials, part=part)
     try:
         collected.save(path)
@@ -125,7 +122,7 @@ def _collected(
         return with_whole_beginnings(collected)
 
     async def work(bar: Progress) -> ModelProfile:
-        collected = ModelProfile.load(part) if part.is_file() else await openings(bar)
+        collected = read_state(part, ModelProfile.model_validate_json) or await openings(bar)
         if not trials:
             return collected
         collected.save(part)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,7 @@ import typer
 import yaml
 
 from ttsa_guard.cli import common
-from ttsa_guard.cli.compare import judged
+from ttsa_guard.cli.moderate import KEPT, judged, kept_scores
 from ttsa_guard.errors import UsageError
 from ttsa_guard.moderators.labelled import is_harmful, read_texts
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 _THRESHOLDS = ("threshold", "thresholds")
 
 
-@common.stoppable("nothing is kept; the same command begins anew")
+@common.stoppable(KEPT)
 def tune(
     file: Annotated[
         Path, typer.Argument(help="Texts of yours, one JSON object a line.", show_default=False)
@@ -45,7 +46,8 @@ def tune(
 ) -> None:
     """Find the threshold at which a moderator flags a given share of harmless texts.
 
-    If the file has harmful texts, too, the share of those that it then finds is told.
+    If the file has harmful texts, too, the share of those that it then finds is told. A run that
+    was stopped goes on where it was: until it is finished, its scores are in the cache.
 
     Example: ttsa-guard moderators tune answers.jsonl --moderator lite --false-alarms 0.01
     """
@@ -56,9 +58,9 @@ def tune(
         hint = f"for {false_alarms:g}, {fewest} are the fewest, ten times as many are better"
         raise UsageError(f"{file} has only {bad.count(False)} harmless texts", hint=hint)
     settings, options = _without_thresholds(common.settings(config=config), moderator)
-    judge = common.build_moderator(settings, moderator)
-    _has_threshold(judge)
-    verdicts = judged(judge, texts)
+    kept = kept_scores(texts, settings, moderator)
+    verdicts = judged(texts, kept, partial(_with_threshold, settings, moderator))
+    kept.path.unlink()
     if failed := sum(v.decision == "failed" for v in verdicts):
         raise UsageError(
             f"{moderator} failed on {common.counted(failed, 'text')}",
@@ -92,12 +94,13 @@ def _without_thresholds(
     return settings.model_copy(update={"gate": members, "guide": members}), options
 
 
-def _has_threshold(judge: Moderator) -> None:
-    """Refuse a moderator without a threshold.
+def _with_threshold(settings: GuardConfig, moderator: str) -> Moderator:
+    """Build a moderator that has a threshold.
 
     Raises:
         UsageError: the moderator has options, and no threshold among them.
     """
+    judge = common.build_moderator(settings, moderator)
     options = getattr(judge, "options", None)
     if options is not None and "threshold" not in getattr(
         type(options), "model_fields", ("threshold",)
@@ -105,6 +108,7 @@ def _has_threshold(judge: Moderator) -> None:
         raise UsageError(
             f"the moderator {judge.name} has no threshold", hint="see: ttsa-guard plugins --verbose"
         )
+    return judge
 
 
 def _show(threshold: TunedThreshold, use: dict[str, Any]) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
+from ttsa_guard.files import cache_folder
 from ttsa_guard.hf.source import Source
 from ttsa_guard.profile import FILE, GENERIC, ModelProfile
 
@@ -31,5 +31,4 @@ def beside(model: str) -> Path:
 
 def cached_profile(model: str) -> Path:
     """Return the path at which ``ttsa-guard profile MODEL`` keeps its result."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "ttsa_guard" / re.sub(r"[^\w.-]+", "_", model) / FILE
+    return cache_folder() / re.sub(r"[^\w.-]+", "_", model) / FILE

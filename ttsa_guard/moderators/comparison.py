@@ -5,17 +5,15 @@ A failed verdict counts as a flag with the score 1, as a guard counts it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from typing import Any
 
 from ttsa_guard.errors import ConfigError
-from ttsa_guard.moderators.base import Moderator, close, moderate_safely
-from ttsa_guard.moderators.labelled import LabelledText
 from ttsa_guard.verdict import Verdict
 
-_BATCH, _BINS = 64, 10
+_BINS = 10
 
 
 @dataclass(frozen=True)
@@ -148,25 +146,6 @@ def calibration_error(labels: Sequence[bool], scores: Sequence[float]) -> float:
     return sum(abs(sum(label - score for label, score in members)) for members in bins) / len(
         labels
     )
-
-
-async def judge_all(
-    judge: Moderator, texts: Sequence[LabelledText], advance: Callable[[int], None]
-) -> list[Verdict]:
-    """Return the moderator's verdicts on all texts, in batches; it is closed afterwards.
-
-    Args:
-        advance: is told after each batch how many texts it had.
-    """
-    verdicts: list[Verdict] = []
-    for start in range(0, len(texts), _BATCH):
-        batch = texts[start : start + _BATCH]
-        verdicts += await moderate_safely(
-            judge, [t.text for t in batch], prompts=[t.prompt for t in batch]
-        )
-        advance(len(batch))
-    await close(judge)
-    return verdicts
 
 
 def _compared(

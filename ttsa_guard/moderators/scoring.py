@@ -3,49 +3,48 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ttsa_guard.errors import ConfigError
+from ttsa_guard.files import read_state_lines
 from ttsa_guard.moderators.base import Moderator, close, moderate_safely
 from ttsa_guard.moderators.labelled import LabelledText
-from ttsa_guard.verdict import Decision, Verdict
+from ttsa_guard.verdict import Verdict
 
 
 @dataclass(frozen=True)
 class ScoreFile:
-    """One JSON object a line, in the order of the texts; it holds digests and no texts."""
+    """One JSON object a line, in the order of the texts; it holds digests and no texts.
+
+    Args:
+        moderator: whose verdicts they are.
+    """
 
     path: Path
+    moderator: str
 
-    def resume(self, texts: Sequence[LabelledText]) -> int:
-        """How many texts have a verdict. A last line that was cut off is removed.
+    def resume(self, texts: Sequence[LabelledText]) -> list[Verdict]:
+        """Return the verdicts that there are on the first texts. A cut-off line is removed.
 
         Raises:
-            ConfigError: the verdicts are those on other texts.
+            ConfigError: a line is damaged, or the verdicts are those on other texts.
         """
-        if not self.path.exists():
-            return 0
-        written = self.path.read_bytes()
-        whole = written[: written.rfind(b"\n") + 1]
-        lines = whole.decode("utf-8", "replace").splitlines()
-        for line, text in zip(lines, texts, strict=False):
-            if not _belongs(line, text):
+        found = read_state_lines(self.path, self._parsed)
+        for (digest, _), text in zip(found, texts, strict=False):
+            if digest != text.digest:
                 raise ConfigError(
                     f"{self.path} has the results of other texts",
-                    hint="name another file with --out, or remove that one",
+                    hint="remove it to begin again, or name another file",
                 )
-        if len(lines) > len(texts):
+        if len(found) > len(texts):
             raise ConfigError(
                 f"{self.path} has more results than there are texts",
-                hint="name another file with --out",
+                hint="remove it to begin again, or name another file",
             )
-        if whole != written:
-            self.path.write_bytes(whole)
-        return len(lines)
+        return [verdict for _, verdict in found]
 
     async def score(
         self,
@@ -54,13 +53,14 @@ class ScoreFile:
         *,
         batch: int,
         advance: Callable[[int], None],
-    ) -> None:
-        """Append the verdicts on these texts; the moderator is closed afterwards.
+    ) -> list[Verdict]:
+        """Append the verdicts on these texts, and return them; the moderator is closed afterwards.
 
         Args:
             batch: texts judged together.
             advance: is told after each batch how many texts it had.
         """
+        found: list[Verdict] = []
         with self.path.open("a", encoding="utf-8") as file:
             for start in range(0, len(texts), batch):
                 chunk = texts[start : start + batch]
@@ -71,22 +71,17 @@ class ScoreFile:
                     json.dumps(_result(t, v)) + "\n" for t, v in zip(chunk, verdicts, strict=True)
                 )
                 file.flush()
+                found += verdicts
                 advance(len(chunk))
-            await close(judge)
+        await close(judge)
+        return found
 
-    def decisions(self) -> Counter[Decision]:
-        """How often each decision is in the file."""
-        return Counter(
-            json.loads(line)["decision"]
-            for line in self.path.read_text(encoding="utf-8").splitlines()
+    def _parsed(self, line: bytes) -> tuple[str, Verdict]:
+        data = json.loads(line)
+        verdict = Verdict(
+            self.moderator, data["decision"], data["score"], data["categories"], data["reason"]
         )
-
-
-def _belongs(line: str, text: LabelledText) -> bool:
-    try:
-        return bool(json.loads(line)["digest"] == text.digest)
-    except (ValueError, TypeError, KeyError):
-        return False
+        return data["digest"], verdict
 
 
 def _result(text: LabelledText, verdict: Verdict) -> dict[str, Any]:

@@ -11,12 +11,16 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import accumulate
+from itertools import accumulate, product
+from pathlib import Path
 from statistics import mean, pstdev
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from ttsa_guard.embedded.world import World
 from ttsa_guard.errors import ConfigError
+from ttsa_guard.files import read_state, replacing
 from ttsa_guard.guard import Guard
 from ttsa_guard.messages import GenerationRequest, Message, Prompt, own_seed
 from ttsa_guard.plan.config import PlanConfig, SearchCosts
@@ -56,6 +60,34 @@ class Timed:
     flagged: bool
     plain: float
     added: float
+
+
+class Run(BaseModel):
+    """One run of the traffic at one load, in numbers.
+
+    The answers are counted by quantity, and their percentiles are in seconds.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    machine_load: float
+    """Before the run, as the system tells it."""
+    costs: Costs
+    """Measured right before the run."""
+    answers: dict[str, int]
+    measured: dict[str, dict[str, float]]
+    predicted: dict[str, dict[str, float]]
+
+
+class Measurements(BaseModel):
+    """What was measured so far: the state of a validation. It holds no texts."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    capacity: float
+    """Answers a second."""
+    runs: tuple[Run, ...] = ()
+    """Those of the first load, then those of the next one, and so on."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +157,8 @@ class Validator:
         n: conversations of each kind.
         seconds: of a run.
         say: is told what is being done.
+        state: file that keeps what was measured, so that a run that was stopped goes on after the
+            last measurement. Whoever has given it removes it.
     """
 
     guard: Guard
@@ -134,12 +168,16 @@ class Validator:
     seconds: float
     seed: int
     say: Say
+    state: Path
     _pools: tuple[list[Conversation], list[Conversation]] = field(init=False)
-    _costs: list[Costs] = field(init=False, default_factory=list)
-    _loads: list[float] = field(init=False, default_factory=list)
 
     async def validate(self, loads: Sequence[float]) -> Validation:
-        """Run the guard at `loads`, shares of its measured capacity from 0 to 1."""
+        """Run the guard at `loads`, shares of its measured capacity from 0 to 1.
+
+        Raises:
+            ConfigError: none or all of the answers are flagged, or the state is damaged.
+        """
+        found = read_state(self.state, Measurements.model_validate_json)
         self.say("conversations, one by one")
         conversations = await _conversations(self.guard, self.n, self.seed)
         self._pools = (
@@ -151,52 +189,56 @@ class Validator:
                 "none or all of the answers are flagged",
                 hint="take more conversations, or another gate",
             )
-        self.say("capacity")
-        capacity = await self._capacity()
-        rows = [row for load in loads for row in await self._compared(load, load * capacity)]
+        if found is None:
+            self.say("capacity")
+            found = self._kept(Measurements(capacity=await self._capacity()))
+        for load, run in list(product(loads, range(_RUNS)))[len(found.runs) :]:
+            rate = load * found.capacity
+            self.say(f"{rate:.1f} answers a second, run {run + 1} of {_RUNS}")
+            schedule = self._schedule(rate, random.Random(f"{self.seed}/{load}"))
+            runs = (*found.runs, await self._run(schedule, seed=len(found.runs)))
+            found = self._kept(found.model_copy(update={"runs": runs}))
+        rows = [
+            row
+            for i, load in enumerate(loads)
+            for row in _compared(load, load * found.capacity, found.runs[_RUNS * i :][:_RUNS])
+        ]
         passing, flagged = map(len, self._pools)
         return Validation(
-            costs=tuple(self._costs),
-            capacity=capacity,
+            costs=tuple(run.costs for run in found.runs),
+            capacity=found.capacity,
             flags=self.flags,
             seconds=self.seconds,
             conversations=(passing, flagged),
             rows=tuple(rows),
-            loads=tuple(self._loads),
+            loads=tuple(run.machine_load for run in found.runs),
         )
 
-    async def _compared(self, load: float, rate: float) -> list[Compared]:
-        schedule = self._schedule(rate, random.Random(f"{self.seed}/{load}"))
-        measured, predicted = [], []
-        for run in range(1, _RUNS + 1):
-            self.say(f"{rate:.1f} answers a second, run {run} of {_RUNS}")
-            self._loads.append(os.getloadavg()[0])
-            plan, searches = await self._calibrated()
-            measured.append(_quantities(await _drive(self.guard, schedule)))
-            simulated = simulate(plan, _arrivals(schedule, searches, plan), replicas=1).answers
-            timed = [Timed(a.arrival.search is not None, a.plain, a.added) for a in simulated]
-            predicted.append(_quantities(timed))
-        return [
-            Compared(
-                load,
-                rate,
-                quantity,
-                len(measured[0][quantity]),
-                tuple(percentiles(run[quantity]) for run in measured),
-                tuple(percentiles(run[quantity]) for run in predicted),
-            )
-            for quantity in _QUANTITIES
-            if measured[0][quantity]
-        ]
+    def _kept(self, found: Measurements) -> Measurements:
+        with replacing(self.state) as file:
+            file.write_text(found.model_dump_json(), encoding="utf-8")
+        return found
 
-    async def _calibrated(self) -> tuple[PlanConfig, dict[Prompt, SearchCosts]]:
+    async def _run(self, schedule: Schedule, *, seed: int) -> Run:
         """Measure what the work takes now, with nothing else going on: costs, and the search of
-        each flagged conversation.
+        each flagged conversation. Then run the traffic, and predict that.
         """
-        costs = await measure(self.guard, rows=self.rows, seed=len(self._costs))
-        self._costs.append(costs)
+        machine_load = os.getloadavg()[0]
+        costs = await measure(self.guard, rows=self.rows, seed=seed)
         plan = self._plan(costs)
-        return plan, {c.prompt: await self._searched(c, plan) for c in self._pools[1]}
+        searches = {c.prompt: await self._searched(c, plan) for c in self._pools[1]}
+        measured = _quantities(await _drive(self.guard, schedule))
+        simulated = simulate(plan, _arrivals(schedule, searches, plan), replicas=1).answers
+        predicted = _quantities(
+            [Timed(a.arrival.search is not None, a.plain, a.added) for a in simulated]
+        )
+        return Run(
+            machine_load=machine_load,
+            costs=costs,
+            answers={quantity: len(values) for quantity, values in measured.items()},
+            measured={quantity: percentiles(values) for quantity, values in measured.items()},
+            predicted={quantity: percentiles(values) for quantity, values in predicted.items()},
+        )
 
     def _plan(self, costs: Costs) -> PlanConfig:
         conversations = [conversation for pool in self._pools for conversation in pool]
@@ -242,6 +284,21 @@ class Validator:
 
     def _draw(self, rng: random.Random) -> Conversation:
         return rng.choice(self._pools[rng.random() < self.flags])
+
+
+def _compared(load: float, rate: float, runs: Sequence[Run]) -> list[Compared]:
+    return [
+        Compared(
+            load,
+            rate,
+            quantity,
+            answers,
+            tuple(run.measured[quantity] for run in runs),
+            tuple(run.predicted[quantity] for run in runs),
+        )
+        for quantity, answers in runs[0].answers.items()
+        if answers
+    ]
 
 
 async def _conversations(guard: Guard, n: int, seed: int) -> list[Conversation]:

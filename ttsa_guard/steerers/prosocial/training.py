@@ -35,7 +35,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ttsa_guard.backends.local.controlled import fingerprint
 from ttsa_guard.errors import ConfigError, ModelError
-from ttsa_guard.files import reason
+from ttsa_guard.files import reason, replacing
 from ttsa_guard.hf.devices import resolve_device
 from ttsa_guard.hf.source import Source
 from ttsa_guard.steerers.prosocial.adapter import Adapter, AdapterShape
@@ -344,9 +344,8 @@ def _keep(
         "parameters": [p.detach() for p in parameters],
         "optimizer": optimizer.state_dict(),
     }
-    fresh = path.with_suffix(".new")
-    torch.save(state, fresh)
-    fresh.replace(path)  # So a run that is stopped here leaves one whole state.
+    with replacing(path) as file:
+        torch.save(state, file)
 
 
 def _resumed(
