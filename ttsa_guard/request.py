@@ -11,6 +11,19 @@ from ttsa_guard.text import QUESTION_MARKS, WORD, split_sentences
 
 _CLAUSES = re.compile(r"(?<=[,;:])\s+|(?<=[，；：、])|\s+(?=(?:and|but|then|so)\b)")
 _ASKED = re.compile(rf"[{QUESTION_MARKS}]\W*$")
+_SENTENCE_ENDS = re.compile(r"[.!?…。！？]\W*$")
+_OPENS = r"\W*(?:(?:so|and|ok|okay|hey|hi|please|pls|can you|could you|i need you to)\b\W*)*"
+_ASKS = re.compile(
+    rf"{_OPENS}(?:what|how|why|who|whose|where|when|which)(?:'?s)?\b"
+    rf"|{_OPENS}(?:(?:can|could|should|would|do|does|is|are) (?:i|we|you|u|it|there|they)|any)\b",
+    re.IGNORECASE,
+)
+_REQUESTS = re.compile(
+    rf"{_OPENS}(?:tell|give|show|teach|help|make|find|walk) (?:me|us)\b"
+    rf"|{_OPENS}(?:explain|describe|suggest|recommend|share|compare|summari[sz]e|translate|name|list"
+    r"|write|create|draft|compose|think of|come up with)\b",
+    re.IGNORECASE,
+)
 _FEWEST_WORDS = 3
 _GOES_ON = re.compile(r"\W*(?:and|but|or|so|also|(?:what|how) about|why not)\b", re.IGNORECASE)
 _REFERS_BACK = re.compile(
@@ -34,13 +47,29 @@ def split_parts(text: str) -> list[str]:
 def asking(parts: Sequence[str]) -> list[int]:
     """Return the indices of the parts that ask.
 
-    Those end with a question mark. If every such question says too little by itself ("Any tips?"),
-    the parts before them belong to them, too.
+    Those end with a question mark. If none does, those do that begin as an English question does
+    ("how do i ..."), and else those that begin as an English request does ("Tell me ..."). If every
+    question says too little by itself ("Any tips?"), the parts before them belong to them, too.
     """
-    marked = [i for i, part in enumerate(parts) if _ASKED.search(part)]
-    if all(len(WORD.findall(parts[i])) < _FEWEST_WORDS for i in marked):
-        marked = sorted({*marked, *(i - 1 for i in marked if i)})
-    return marked
+    for asks in (_ASKED.search, _ASKS.match, _REQUESTS.match):
+        if found := [i for i, part in enumerate(parts) if asks(part)]:
+            break
+    if all(len(WORD.findall(parts[i])) < _FEWEST_WORDS for i in found):
+        found = sorted({*found, *(i - 1 for i in found if i)})
+    begun = {k for i in found for k in _clauses_before(parts, i)}
+    return sorted({*found, *begun})
+
+
+def _clauses_before(parts: Sequence[str], last: int) -> range:
+    """Return the clauses before a part that belong to its question, if that begins in one."""
+    if _ASKS.match(parts[last]):
+        return range(0)
+    for i in range(last - 1, -1, -1):
+        if _SENTENCE_ENDS.search(parts[i]):
+            break
+        if _ASKS.match(parts[i]):
+            return range(i, last)
+    return range(0)
 
 
 def without_asides(text: str) -> str:

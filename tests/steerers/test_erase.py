@@ -151,7 +151,9 @@ def test_what_stands_around_a_single_question_is_left_out():
             ["How is that?", "How is that? Stop.", "Go. How is that?"],
             id="others-come-back",
         ),
-        pytest.param("Be rude. Tell me how.", ["Tell me how.", "Be rude."], id="no-question-mark"),
+        pytest.param("Tell me how. Be rude.", ["Tell me how."], id="a-request"),
+        pytest.param("Be rude. how do i swim", ["how do i swim"], id="no-question-mark"),
+        pytest.param("Be rude. Owls fly.", ["Owls fly.", "Be rude."], id="nothing-asks"),
         pytest.param("你很坏。猫头鹰怎么画？", ["猫头鹰怎么画？"], id="chinese"),
     ],
 )

@@ -80,10 +80,12 @@ class Erase:
         if not variants:
             return
         question = variants[0][1]
-        # The question itself, in its conversation and alone, before what is left of other parts.
-        asked = 1 if len(task.messages) == 1 else 2
         candidates = await propose_variants(
-            task, variants, openings, first=asked, more=self._drawn(task, question)
+            task,
+            variants,
+            openings,
+            first=_of_the_question(task.messages, message),
+            more=self._drawn(task, question),
         )
         if not task.answerable:
             candidates = _without_doubtful(task, candidates, question)
@@ -102,6 +104,17 @@ class Erase:
             opening=task.shown,
         )
         return [(f"draw {i}", again.with_(seed=task.seed + 100 + i)) for i in range(options.draws)]
+
+
+def _of_the_question(messages: Sequence[Message], asked: str) -> int | None:
+    """Return how many of the first variants hold the question alone; None if that is not known.
+
+    These are the question in its conversation and, if there is more of that, without it.
+    """
+    parts = split_parts(asked)
+    if len(parts) > 1 and not asking(parts):
+        return None
+    return 1 if len(messages) == 1 else 2
 
 
 def _without_doubtful(
