@@ -16,7 +16,10 @@ from ttsa_guard.testing import ScriptedModerator
 from ttsa_guard.verdict import Verdict
 
 PERSONAS, POLICIES = real_prompts("persona"), real_prompts("policy")
-TESTED = [item for kind in ("persona", "policy") for item in real_prompts(f"{kind}_test")]
+READ, TESTED = (
+    [item for kind in ("persona", "policy") for item in real_prompts(f"{kind}_{part}")]
+    for part in ("validation", "test")
+)
 QUESTION = "How do I clean a kettle?"
 ANSWER = (
     "Fill the kettle with warm water and a little vinegar, wait for a while, and rinse it well."
@@ -24,13 +27,13 @@ ANSWER = (
 
 
 def test_ids_are_distinct_and_the_order_says_nothing():
-    found = [item.id for item in (*PERSONAS, *POLICIES, *TESTED)]
-    assert len(set(found)) == len(found) > 2000
+    found = [item.id for item in (*PERSONAS, *POLICIES, *READ, *TESTED)]
+    assert len(set(found)) == len(found) > 4000
     assert [item.rank for item in PERSONAS] == sorted(item.rank for item in PERSONAS)
 
 
 def test_nothing_that_is_tested_was_there_to_choose_on():
-    known = {item.question for item in (*PERSONAS, *POLICIES)}
+    known = {item.question for item in (*PERSONAS, *POLICIES, *READ)}
     assert known.isdisjoint(item.question for item in TESTED)
     assert {item.kind for item in TESTED} == {"persona", "policy"}
 

@@ -28,8 +28,9 @@ class PromptSource(Settings):
     model astray is not a sentence of its own; in "embedded_entangled" it stands in brackets inside
     the question, around it, behind it, in the system message or in earlier turns. "persona" and
     "policy" ship with the package: harmless questions under a bad instruction, and prompts whose
-    plain answers break a policy, which is part of the gate for them. "persona_test" and
-    "policy_test" are other prompts of these kinds, on which no option was chosen.
+    plain answers break a policy, which is part of the gate for them. "persona_validation" and
+    "policy_validation" are others of these kinds, whose answers were read to choose options; on
+    "persona_test" and "policy_test" no option was chosen.
     """
 
     name: (
@@ -39,6 +40,8 @@ class PromptSource(Settings):
             "embedded_entangled",
             "persona",
             "policy",
+            "persona_validation",
+            "policy_validation",
             "persona_test",
             "policy_test",
             "xstest",

@@ -62,10 +62,10 @@ class Item:
 def real_prompts(name: str) -> list[Item]:
     """Return the prompts of "persona" or "policy", in the order of their hashes.
 
-    With "_test" behind the name, they are other prompts, on which nothing was chosen.
+    With "_validation" or "_test" behind the name, they are other prompts (see `PromptSource`).
     """
-    kind, _, test = name.partition("_")
-    file = resources.files(__package__) / f"real_prompts{'_test' if test else ''}.yaml"
+    kind, _, part = name.partition("_")
+    file = resources.files(__package__) / f"real_prompts{part and f'_{part}'}.yaml"
     texts = yaml.safe_load(file.read_text(encoding="utf-8"))
     items = (_personas if kind == "persona" else _policies)(texts, name)
     return sorted(items, key=lambda item: item.rank)
