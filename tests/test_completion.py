@@ -46,6 +46,21 @@ def sentences(n):
     return " ".join(f"Say{i} what{i} you{i} like{i} here{i}." for i in range(n))
 
 
+def test_whole_answers_are_compared_and_not_their_drafts():
+    class Fading(Growing):
+        async def log_likelihoods(self, prompt, texts):
+            return [-0.5 * len(t.split()) if "fades" in t else -3.0 for t in texts]
+
+    fading, steady = "It fades away soon, and says nothing.", "It stays what it is to the end."
+    backend = Fading(fading, steady)
+    guard = scripted_guard(
+        backend,
+        steerers=[Resample(ResampleOptions(n=2))],
+        generation={"draft_tokens": 4, "max_new_tokens": 100},
+    )
+    assert asyncio.run(guard.review("hello", BAD)).text == steady
+
+
 def test_a_draft_is_searched_and_its_answer_goes_on_to_the_end():
     whole = sentences(40)
     outcome, backend = review(whole)

@@ -31,7 +31,7 @@ from ttsa_guard.verdict import Verdict
 
 log = logging.getLogger(__name__)
 SearchEnd = Literal["steered", "budget used up"]
-_COMPLETED_TOGETHER = 3
+_COMPLETED_TOGETHER = 4
 _WORDS_OF_AN_OFFER = 15
 """Words that an answer must have besides those that decline; with fewer it is a mere refusal."""
 
@@ -162,13 +162,25 @@ class Search:
             grown = await completed(
                 task, [j.candidate for j in drafts], most=self.config.generation.max_new_tokens
             )
-            refusing = await self._refusing([c for c in grown if not c.verdict.flagged])
+            passing = [c for c in grown if not c.verdict.flagged]
+            likelihoods = await self._likelihoods(task, [c.text for c in passing])
+            refusing = await self._refusing(passing)
             for old, new in zip(drafts, grown, strict=True):
-                whole = self._judged(
-                    task, old.steerer, new, old.log_likelihood, new.text in refusing
-                )
+                likely = likelihoods.get(new.text, old.log_likelihood)
+                whole = self._judged(task, old.steerer, new, likely, new.text in refusing)
                 self.review.judged[self.review.judged.index(old)] = whole
         return False
+
+    async def _likelihoods(self, task: Task, texts: Sequence[str]) -> dict[str, float]:
+        """Return the log-likelihoods of texts, in one batched forward pass for each prompt.
+
+        There are none if the backend cannot measure them.
+        """
+        if not texts or not isinstance(self.backend, ScoresText):
+            return {}
+        with task.usage.timed("scoring"):
+            values = [await self.backend.log_likelihoods(prompt, texts) for prompt in task.asked]
+        return {text: max(of_text) for text, *of_text in zip(texts, *values, strict=True)}
 
     async def _score(self, texts: Sequence[str]) -> list[Verdict]:
         self.review.usage.charge(moderation_calls=1)
@@ -180,23 +192,11 @@ class Search:
     async def _judge(
         self, task: Task, steerer: str, candidates: Sequence[Candidate]
     ) -> list[Judged]:
-        """Judge the quality of the candidates.
-
-        Likelihoods of all texts that the guide passes are measured in one batched forward pass for
-        each prompt.
-        """
+        """Judge the quality of the candidates. Only what the guide passes needs a likelihood."""
         if self.quality.repeats < 1:
             candidates = [cut_loop(candidate, len(task.shown)) for candidate in candidates]
         passing = [c.text for c in candidates if not c.verdict.flagged and c.log_likelihood is None]
-        likelihoods: dict[str, float] = {}
-        if passing and isinstance(self.backend, ScoresText):
-            with task.usage.timed("scoring"):
-                values = [
-                    await self.backend.log_likelihoods(prompt, passing) for prompt in task.asked
-                ]
-            likelihoods = {
-                text: max(of_text) for text, *of_text in zip(passing, *values, strict=True)
-            }
+        likelihoods = await self._likelihoods(task, passing)
         refusing = await self._refusing([c for c in candidates if not c.verdict.flagged])
         return [
             self._judged(
