@@ -66,7 +66,7 @@ def load_light(plugins: Plugins, kind: Kind, name: str) -> tuple[Registered | No
     Raises:
         PluginError: it is not installed, or cannot be imported for another reason.
     """
-    point = plugins.installed().get(RENAMED.get(name, name))
+    point = plugins.installed.get(RENAMED.get(name, name))
     with _light(ours=point is not None and _is_ours(point)) as finder:
         try:
             return plugins.load(kind, name), ""
@@ -82,7 +82,7 @@ def installed_schema() -> dict[str, Any]:
     Plugins of other packages are left out if importing them needs what is heavy, or fails.
     """
     schema, plugins = shipped_schema(), Plugins()
-    for name, point in sorted(plugins.installed().items()):
+    for name, point in sorted(plugins.installed.items()):
         if _is_ours(point):
             continue
         for kind in KINDS:
