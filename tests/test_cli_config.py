@@ -455,8 +455,59 @@ assert not heavy, heavy
     done = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60
     )
-    note = "checked by the schema alone, because importing transformers needs"
+    note = "checked by the schema alone, because importing transformers needs torch"
     assert (note in " ".join(done.stdout.split())) == (command == "check")
+
+
+REQUIRED = {
+    "any_guardrail": {"guardrail": "some_guard"},
+    "azure": {"endpoint": "https://name.cognitiveservices.azure.com"},
+    "classifier": {"model": "a/b"},
+    "guard_llm": {"model": "a/b"},
+    "nemo_rail": {"flow": "self check output"},
+    "taea": {"model": "a/b"},
+    "chat_completions": {"model": "a/b", "url": "http://localhost:8000/v1"},
+    "transformers": {"model": "a/b"},
+    "vllm": {"model": "a/b", "urls": ["http://localhost:8000"]},
+}
+KEYS = ("MISTRAL_API_KEY", "OPENAI_API_KEY", "AZURE_CONTENT_SAFETY_KEY", "PERSPECTIVE_API_KEY")
+
+
+def of_kind(kind: str) -> list[dict[str, Any]]:
+    """All plugins of a kind that are in the package, with the options that they require."""
+    names = [key.split(".")[1] for key in shipped_schema()["$defs"] if key.startswith(f"{kind}.")]
+    return [{"use": name, "options": REQUIRED.get(name, {})} for name in dict.fromkeys(names)]
+
+
+@pytest.mark.parametrize("backend", of_kind("backends"), ids=lambda backend: backend["use"])
+def test_no_plugin_of_the_package_makes_the_check_slow(backend: dict[str, Any]) -> None:
+    """Numbers, templates and models are imported when a plugin is made, not when it is named."""
+    members = {
+        "gate": of_kind("moderators"),
+        "image_gate": of_kind("image_moderators"),
+        "steerers": of_kind("steerers"),
+    }
+    folder = folder_of(guard={"backend": backend, **members}, models=[])
+    program = f"""
+import sys
+from ttsa_guard.cli import main
+sys.argv[1:] = ["config", "check", {str(folder)!r}, "--json"]
+try:
+    main()
+finally:
+    slow = {{"torch", "transformers", "nemoguardrails", "numpy", "jinja2"}} & set(sys.modules)
+    print(*slow, file=sys.stderr)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **dict.fromkeys(KEYS, "a-key")},
+    )
+    assert done.stderr.split() == []
+    found = [problem["message"] for problem in json.loads(done.stdout)["problems"]]
+    assert [message for message in found if not message.endswith("is not there")] == []
 
 
 HOOK = "from pydantic import BaseModel\nfrom ttsa_guard import hookimpl\n"

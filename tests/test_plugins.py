@@ -74,7 +74,7 @@ def imported_by(code):
 @pytest.mark.parametrize("name", ["prefill", "baselines.resample"])
 def test_our_own_plugins_enter_by_the_entry_point(name):
     module, name = f"ttsa_guard.steerers.{name}", name.rpartition(".")[2]
-    assert Plugins.installed()[name].value == module
+    assert Plugins().installed[name].value == module
     assert Plugins().load("steerers", name).name == name
 
 
@@ -101,7 +101,7 @@ def test_an_old_name_is_free_for_others(install, caplog):
 
 
 def test_an_old_name_is_no_entry_point_of_ours():
-    assert "kick" not in Plugins.installed()
+    assert "kick" not in Plugins().installed
 
 
 def test_nothing_heavy_is_imported():

@@ -1,29 +1,37 @@
 """How long it takes until a command does something."""
 
 import asyncio
+import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from ttsa_guard.testing import scripted_guard
 
 pytestmark = [pytest.mark.slow, pytest.mark.timing]
+EXAMPLES = Path(__file__).parent.parent / "examples"
 MAIN = "import sys; from ttsa_guard.cli import main; sys.argv[1:] = {!r}; main()"
 
 
-def seconds(program, cwd):
-    """The least time of the processor for `program` in five runs: other work can only add to it."""
-    taken = []
+def seconds(program, cwd, *, enough=0.0):
+    """The least time of the processor for `program` in five runs: other work can only add to it.
+
+    With `enough`, there are no more runs after one that took less.
+    """
+    least = math.inf
     for _ in range(5):
         before = os.times()
         subprocess.run(
             [sys.executable, "-c", program], check=True, cwd=cwd, capture_output=True, timeout=60
         )
         after = os.times()
-        taken.append(sum(after[2:4]) - sum(before[2:4]))
-    return min(taken)
+        least = min(least, sum(after[2:4]) - sum(before[2:4]))
+        if least < enough:
+            break
+    return least
 
 
 @pytest.fixture
@@ -47,10 +55,17 @@ def folder(tmp_path):
         "config schema",
         "audit summary audit.jsonl",
         "view audit.jsonl --html page.html",
+        "init --help",
+        "doctor --help",
+        "config check EXAMPLES/configs/settings.yml",
+        "config check EXAMPLES/configs/colang_1",
+        "config check EXAMPLES/configs/colang_2",
+        "config check EXAMPLES/cluster/config",
     ],
 )
 def test_a_command_without_a_model_starts_in_half_a_second(command, folder):
-    assert seconds(MAIN.format(command.split()), folder) < 0.5
+    words = [word.replace("EXAMPLES", str(EXAMPLES)) for word in command.split()]
+    assert seconds(MAIN.format(words), folder, enough=0.5) < 0.5
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="times of child processes are not known there")

@@ -58,6 +58,24 @@ def test_moderate_plugins_and_config_check(tmp_path):
     assert "vllm (backend)" in listed
 
 
+def test_what_is_checked_by_the_schema_alone_needs_torch():
+    """A plugin that imports NumPy at once is taken for one that needs torch; it does."""
+    program = """
+from ttsa_guard.checking.options import load_light
+from ttsa_guard.plugins import Plugins
+from ttsa_guard.schema import shipped_schema
+for key in shipped_schema()["$defs"]:
+    if key.count(".") == 1:
+        kind, name = key.split(".")
+        print(name, load_light(Plugins(), kind, name)[1])
+"""
+    light = [line.split() for line in python(program).stdout.splitlines()]
+    listed = " ".join(command("plugins", "--verbose").stdout.split())
+    broken = set(re.findall(r"(\w+) is broken: it needs (?:torch|transformers),", listed))
+    assert {name for name, *heavy in light if heavy and heavy != ["nemoguardrails"]} == broken
+    assert {"encoder", "embedding"} <= broken
+
+
 def test_what_needs_torch_says_so():
     said = command("steer", "hello", code=2).stderr
     assert re.search("plugin '\\w+' needs torch, which is not installed", said)

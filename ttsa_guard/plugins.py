@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points
+from functools import cached_property
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from typing import Any, Literal
 
 import pluggy
@@ -67,10 +68,15 @@ class Plugins:
     def __post_init__(self) -> None:
         self.manager.add_hookspecs(hookspecs)
 
-    @staticmethod
-    def installed() -> dict[str, EntryPoint]:
-        """Return the entry points by name, without importing any of them."""
-        return {point.name: point for point in entry_points(group=hookspecs.PROJECT)}
+    @cached_property
+    def _points(self) -> EntryPoints:
+        """The entry points of all packages, which are many files to read."""
+        return entry_points(group=hookspecs.PROJECT)
+
+    @property
+    def installed(self) -> dict[str, EntryPoint]:
+        """The entry points by name; none of them is imported for it."""
+        return {point.name: point for point in self._points}
 
     def add(self, plugin: object) -> None:
         """Register a plugin object and everything that it offers.
@@ -106,11 +112,9 @@ class Plugins:
         """
         name = self._current(kind, name)
         if name not in self.found[kind]:
-            points = {
-                point.value: point for point in entry_points(group=hookspecs.PROJECT, name=name)
-            }
+            points = {point.value: point for point in self._points.select(name=name)}
             if not points:
-                told = nearest(name, {*self.installed(), *self.found[kind]})
+                told = nearest(name, {*self.installed, *self.found[kind]})
                 told += "" if told.endswith("?") else ";"
                 raise PluginError(
                     f"no plugin named {name!r} is installed",
@@ -154,7 +158,7 @@ class Plugins:
 
         Somebody else's plugin may have an old name of ours. Then the name means that plugin.
         """
-        if name not in RENAMED or name in self.found[kind] or name in self.installed():
+        if name not in RENAMED or name in self.found[kind] or name in self.installed:
             return name
         if name not in self._warned:
             self._warned.add(name)

@@ -19,8 +19,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from research.embedded.lite_data import UNKNOWN, Example
+from ttsa_guard.moderators.categories import HEADS
 from ttsa_guard.moderators.features import BUCKETS
-from ttsa_guard.moderators.lite import HEADS, PROMPT_BUCKETS, PromptHead, widened
+from ttsa_guard.moderators.lite_network import PROMPT_BUCKETS, PromptHead, widened
 
 HARMFUL = ("gptfuzz", "just-eval safety")
 HARMLESS = (

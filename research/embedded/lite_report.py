@@ -13,7 +13,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from research.embedded import lite_domain
 from research.embedded.lite_data import UNKNOWN, Example
 from ttsa_guard.embedded.world import World
-from ttsa_guard.moderators.lite import HEADS, Lite, probabilities
+from ttsa_guard.moderators.categories import HEADS
+from ttsa_guard.moderators.lite import Lite
+from ttsa_guard.moderators.lite_network import probabilities
 
 Floats = NDArray[np.float64]
 Logits = Callable[[Sequence[str]], Floats]

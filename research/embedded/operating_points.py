@@ -24,7 +24,8 @@ from research.embedded import lite_data
 from research.embedded.lite_data import Example
 from research.embedded.shipped import shipped
 from ttsa_guard.errors import TTSAError
-from ttsa_guard.moderators.operating_points import FILE, RATES, operating_point
+from ttsa_guard.moderators.operating_points import FILE, RATES
+from ttsa_guard.moderators.tuning import operating_point
 
 SIZE = 4000
 """Number of texts of each kind, if there are so many."""

@@ -21,8 +21,9 @@ from research.embedded.lite_data import UNKNOWN, Example
 from research.embedded.lite_domain import KINDS, Answer
 from research.embedded.lite_report import DOMAIN_ANSWERS, MUST_FLAG, calibration_error
 from ttsa_guard.embedded.world import Split, World
-from ttsa_guard.moderators.lite import HEADS, Lite
-from ttsa_guard.moderators.second_opinion import SecondOpinionNetwork
+from ttsa_guard.moderators.categories import HEADS
+from ttsa_guard.moderators.lite import Lite
+from ttsa_guard.moderators.second_opinion_network import SecondOpinionNetwork
 
 Floats = NDArray[np.float64]
 Scorer = Callable[[Sequence[str]], Floats]

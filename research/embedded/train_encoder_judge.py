@@ -24,7 +24,8 @@ from sklearn.metrics import roc_auc_score
 from research import SHIPPED
 from research.embedded import lite_data
 from research.embedded.lite_data import UNKNOWN, Example
-from ttsa_guard.moderators.encoder_judge import HEADS, features
+from ttsa_guard.moderators.categories import HEADS
+from ttsa_guard.moderators.encoder_judge_network import features
 from ttsa_guard.moderators.lite import Lite
 from ttsa_guard.moderators.minilm import embed
 from ttsa_guard.moderators.second_opinion import SecondOpinion

@@ -27,8 +27,9 @@ from research.embedded.command import run, trainer
 from research.embedded.lite_data import Example
 from research.embedded.lite_report import measure
 from ttsa_guard.embedded.world import World
+from ttsa_guard.moderators.categories import HEADS
 from ttsa_guard.moderators.features import BUCKETS, KIND_WEIGHTS, Features, featurise
-from ttsa_guard.moderators.lite import HEADS, LONGEST_PROMPT, pooled_logits, probabilities
+from ttsa_guard.moderators.lite_network import LONGEST_PROMPT, pooled_logits, probabilities
 
 Floats = NDArray[np.float64]
 CHUNK = 256

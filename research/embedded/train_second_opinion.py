@@ -28,8 +28,8 @@ from research.embedded.command import run, trainer
 from research.embedded.lite_data import UNKNOWN, Example
 from research.embedded.second_opinion_report import measure
 from research.embedded.train_lite import temperatures
-from ttsa_guard.moderators.lite import HEADS
-from ttsa_guard.moderators.second_opinion import (
+from ttsa_guard.moderators.categories import HEADS
+from ttsa_guard.moderators.second_opinion_network import (
     EDGE,
     FIRST_WORD,
     UNKNOWN_WORD,

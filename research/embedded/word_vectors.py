@@ -15,7 +15,7 @@ from rich.progress import track
 from scipy.sparse import coo_matrix, csr_matrix
 from sklearn.utils.extmath import randomized_svd
 
-from ttsa_guard.moderators.second_opinion import FIRST_WORD, words
+from ttsa_guard.moderators.second_opinion_network import FIRST_WORD, words
 
 REACH = 4
 """Words on either side that count as near."""

@@ -52,7 +52,6 @@ It is neither the benchmark's, nor the one with which strength and alpha were ch
 """
 LONGEST = 128
 """Tokens of the longest answer. An answer with prosocial sentences is longer than a plain one."""
-_TIMED = 24
 Reward = Callable[[Mapping[str, float]], Stored]
 """Returns the reward model at a preference."""
 
@@ -65,6 +64,7 @@ class Scope:
         n: number of prompts of each kind, before the gate.
         benign: number of benign prompts.
         grid: number of flagged prompts that are answered at every preference of `pareto.GRID`.
+        timed: number of flagged prompts whose answers are timed.
         data: folder with the public data sets, for more meters.
         averaged: adapter trained with ``--conflicts average``.
         separate: folder of adapters of one attribute each.
@@ -74,6 +74,7 @@ class Scope:
     n: int
     benign: int
     grid: int
+    timed: int
     data: Path | None
     averaged: Path | None
     separate: Path | None
@@ -117,7 +118,7 @@ class Study:
                 self._accuracy(self.averaged) if self.averaged else None
             ),
             "benign": await self._benign(),
-            "cost": await self._cost(_spread(flagged, _TIMED)),
+            "cost": await self._cost(_spread(flagged, self.scope.timed)),
         }
 
     async def _flagged(self) -> list[WorldCase]:
@@ -339,6 +340,9 @@ def main() -> None:
     parser.add_argument("--benign", type=int, default=300, help="benign prompts")
     parser.add_argument(
         "--grid", type=int, default=60, help="flagged prompts that are answered at every preference"
+    )
+    parser.add_argument(
+        "--timed", type=int, default=24, help="flagged prompts whose answers are timed"
     )
     parser.add_argument(
         "--data", type=Path, help="folder with the public data sets, for the meters"

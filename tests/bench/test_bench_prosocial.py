@@ -1,31 +1,30 @@
 """The study of the steerer prosocial, on a handful of prompts."""
 
 import json
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from ttsa_guard.steerers.prosocial.preferences import ATTRIBUTES
 
 pytest.importorskip("moocore")
-ROOT = Path(__file__).parents[2]
-
-
-def run(module, *words):
-    command = [sys.executable, "-m", f"research.{module}", *map(str, words)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
-def test_the_study_measures_what_its_card_says(tmp_path):
+def test_the_study_measures_what_its_card_says(tmp_path, monkeypatch):
+    from research.embedded import train_prosocial
+    from research.prosocial import study
+
+    def run(main, *words):
+        """In this process: another one would spend most of its time on imports."""
+        monkeypatch.setattr(sys, "argv", [main.__module__, *map(str, words)])
+        main()
+
     for name in ATTRIBUTES:
-        run("embedded.train_prosocial", "--only", name, "--scale", "0.02", "--out", tmp_path)
+        run(train_prosocial.main, "--only", name, "--scale", "0.02", "--out", tmp_path)
     file, picture = tmp_path / "s.json", tmp_path / "p.png"
-    few = ["--n", 8, "--benign", 8, "--grid", 4]
-    run("prosocial.study", *few, "--separate", tmp_path, "--plot", picture, "--json", file)
+    few = ["--n", 8, "--benign", 8, "--grid", 3, "--timed", 2]
+    run(study.main, *few, "--separate", tmp_path, "--plot", picture, "--json", file)
     found = json.loads(file.read_text())
     arms, wins, trade = found["arms"], found["win rates"]["meters"], found["trade-offs"]
     assert (

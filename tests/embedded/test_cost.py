@@ -60,7 +60,7 @@ def test_a_swap_costs_little_more_than_an_answer_of_its_length(backend, flagged)
     tokenizer = backend._loaded.engine.tokenizer
     arms = {"ours": guard(backend, {}), "tsa": guard(backend, PUBLISHED)}
     seconds, lengths, passes = {name: [] for name in arms}, {name: [] for name in arms}, []
-    for conversation, answer in flagged:
+    for conversation, answer in flagged[::2]:
         plain = asyncio.run(plain_seconds_a_token(backend, conversation))
         for name, arm in arms.items():
             outcome, taken = asyncio.run(timed(arm.review(conversation, answer)))
@@ -92,14 +92,11 @@ def test_conversations_at_once_are_mended_as_alone_and_faster(backend, flagged):
             *(ours.review(conversation, answer) for conversation, answer in flagged)
         )
 
-    ratios = []
-    for _ in range(2):
-        alone, slow = asyncio.run(timed(one_by_one()))
-        together, fast = asyncio.run(timed(at_once()))
-        assert [o.text for o in together] == [o.text for o in alone]
-        ratios.append(slow / fast)
+    alone, slow = asyncio.run(timed(one_by_one()))
+    together, fast = asyncio.run(timed(at_once()))
+    assert [o.text for o in together] == [o.text for o in alone]
     print(
-        f"\n{len(flagged)} conversations at once are mended {median(ratios):.1f} times faster than"
+        f"\n{len(flagged)} conversations at once are mended {slow / fast:.1f} times faster than"
         " one after the other"
     )
-    assert median(ratios) > 2
+    assert slow / fast > 2

@@ -7,7 +7,7 @@ import pytest
 
 from ttsa_guard.config import Use
 from ttsa_guard.errors import ModelError
-from ttsa_guard.moderators import encoder, encoder_judge, minilm
+from ttsa_guard.moderators import encoder, encoder_judge_network, minilm
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.testing import check_moderator
 
@@ -27,10 +27,10 @@ def test_a_missing_package_is_named(monkeypatch, name):
 
 def test_long_texts_are_read_in_windows():
     words = [f"w{i}" for i in range(250)]
-    windows = encoder_judge.windowed(" ".join(words))
+    windows = encoder_judge_network.windowed(" ".join(words))
     assert {word for window in windows for word in window.split()} == set(words)
     assert max(len(window.split()) for window in windows) == 96
-    assert encoder_judge.windowed("short") == ["short"]
+    assert encoder_judge_network.windowed("short") == ["short"]
 
 
 @pytest.mark.real

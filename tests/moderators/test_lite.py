@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from ttsa_guard.embedded.world import World
 from ttsa_guard.moderators.base import Moderator
-from ttsa_guard.moderators.lite import HEADS, Lite, LiteOptions, ttsa_register_moderators
+from ttsa_guard.moderators.categories import HEADS
+from ttsa_guard.moderators.lite import Lite, LiteOptions, ttsa_register_moderators
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.text import split_sentences
 from ttsa_guard.verdict import Verdict

@@ -14,8 +14,9 @@ import pytest
 
 from research.embedded.obscured_report import TRICKS
 from ttsa_guard.embedded.world import World
+from ttsa_guard.moderators.categories import OBSCURED
 from ttsa_guard.moderators.lite import Lite
-from ttsa_guard.moderators.obscured import OBSCURED, read
+from ttsa_guard.moderators.obscured import read
 from ttsa_guard.moderators.second_opinion import SecondOpinion
 
 KETTLE = (

@@ -13,9 +13,9 @@ from ttsa_guard.moderators.operating_points import (
     RATES,
     FalseAlarms,
     cutoff,
-    operating_point,
     points,
 )
+from ttsa_guard.moderators.tuning import operating_point
 from ttsa_guard.plugins import Plugins
 
 SHIPPED = ("lite", "second_opinion")

@@ -98,7 +98,6 @@ def test_the_wait_for_a_connection_is_not_the_services_time():
 
 
 @pytest.mark.slow
-@pytest.mark.timing
 def test_two_hundred_callers_of_fifty_texts_lose_none():
     service = Service(services.azure, after(0.2, services.azure))
     started = time.monotonic()

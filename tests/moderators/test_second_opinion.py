@@ -19,12 +19,12 @@ from research.embedded.second_opinion_data import digest, lite_world_rows, world
 from ttsa_guard.embedded.world import World
 from ttsa_guard.errors import ModelError
 from ttsa_guard.moderators.base import Moderator
-from ttsa_guard.moderators.lite import HEADS
+from ttsa_guard.moderators.categories import HEADS
 from ttsa_guard.moderators.second_opinion import (
     SecondOpinion,
-    SecondOpinionNetwork,
     SecondOpinionOptions,
 )
+from ttsa_guard.moderators.second_opinion_network import SecondOpinionNetwork
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.testing import check_moderator
 from ttsa_guard.text import split_sentences

@@ -77,14 +77,16 @@ def test_an_unflagged_answer_costs_less_than_a_millisecond(version: str) -> None
                 assert reply["content"] == SAFE
         return {name: median(times) * 1000 for name, times in taken.items()}
 
-    rounds = [asyncio.run(measured()) for _ in range(ROUNDS)]
-    best = min(rounds, key=lambda ms: ms["ours"] - ms["empty"])  # the others tell of the machine
-    empty, ours = best["empty"] - best["none"], best["ours"] - best["none"]
-    print(
-        f"{version}: no rail {best['none']:.2f} ms, an empty rail + {empty:.2f} ms, ours +"
-        f" {ours:.2f} ms"
-    )
-    assert ours - empty < 1
+    for _ in range(ROUNDS):
+        ms = asyncio.run(measured())
+        empty, ours = ms["empty"] - ms["none"], ms["ours"] - ms["none"]
+        print(
+            f"{version}: no rail {ms['none']:.2f} ms, an empty rail + {empty:.2f} ms, ours +"
+            f" {ours:.2f} ms"
+        )
+        if ours - empty < 1:
+            return
+    pytest.fail("other work of the machine can slow down some of the rounds, but not all")
 
 
 @pytest.mark.slow
@@ -173,7 +175,7 @@ def test_progressive_streams_begin_sooner() -> None:
         return first, text
 
     async def run() -> None:
-        for case in World.load().cases("benign", None, 40, seed=5):
+        for case in World.load().cases("benign", None, 12, seed=5):
             messages = [{"role": role, "content": text} for role, text in case.messages]
             replies = [await read(app, messages) for app in apps.values()]
             for times, (first, _) in zip(firsts.values(), replies, strict=True):

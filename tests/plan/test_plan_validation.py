@@ -22,7 +22,7 @@ def test_the_costs_of_sleep_are_found(sleeping):
 def test_what_is_predicted_happens(sleeping, tmp_path):
     """Two rates of Poisson traffic, through the guard and through the simulation of the same
     requests. Tails of so short runs hang on single requests, so they count in the mean alone."""
-    options = {"rows": 16, "flags": 0.3, "n": 12, "seconds": 20, "seed": 0}
+    options = {"rows": 16, "flags": 0.3, "n": 6, "seconds": 8, "seed": 0}
     validator = Validator(sleeping, **options, say=print, state=tmp_path / "state.part")
     found = asyncio.run(validator.validate((0.3, 0.6)))
     assert len(found.rows) == 6

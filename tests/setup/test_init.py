@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -389,19 +386,3 @@ def test_nobody_to_answer_is_told() -> None:
     result = init("app", said="")
     assert result.exit_code == 2
     assert "add --yes" in result.stderr
-
-
-@pytest.mark.slow
-@pytest.mark.timing
-def test_help_is_there_within_half_a_second() -> None:
-    def seconds() -> float:
-        """Processor time, which is all that it takes on a machine that does nothing else."""
-        before = os.times()
-        program = "from ttsa_guard.cli import main; main()"
-        subprocess.run(
-            [sys.executable, "-c", program, "init", "--help"], check=True, stdout=subprocess.DEVNULL
-        )
-        after = os.times()
-        return sum(after[2:4]) - sum(before[2:4])
-
-    assert min(seconds() for _ in range(5)) < 0.5

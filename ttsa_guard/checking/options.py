@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
+from importlib.metadata import EntryPoint
 from typing import Any
 
 from ttsa_guard.errors import ConfigError, PluginError, TTSAError, nearest
@@ -29,25 +30,29 @@ _SAID = {
     "const": "it is not {}",
 }
 """What to say of a value that breaks a rule of the schema; the value itself is never quoted."""
+_WITH_TORCH = "numpy"
+"""What our own plugins import only if they import torch, too. Even that takes a tenth of a second,
+so none of them is imported any further."""
 
 
 class _NotNow(MetaPathFinder):
     """Refuses the import of heavy packages that are not there yet."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, ours: bool) -> None:
+        self._heavy = (*HEAVY, _WITH_TORCH) if ours else HEAVY
         self.refused = ""
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> None:
         """Raise `ImportError` for a heavy package; leave all others to the other finders."""
         root = fullname.partition(".")[0]
-        if root in HEAVY and root not in sys.modules:
-            self.refused = root
+        if root in self._heavy and root not in sys.modules:
+            self.refused = "torch" if root == _WITH_TORCH else root
             raise ImportError(f"{root} is not imported here")
 
 
 @contextmanager
-def _light() -> Iterator[_NotNow]:
-    finder = _NotNow()
+def _light(*, ours: bool) -> Iterator[_NotNow]:
+    finder = _NotNow(ours=ours)
     sys.meta_path.insert(0, finder)
     try:
         yield finder
@@ -61,7 +66,8 @@ def load_light(plugins: Plugins, kind: Kind, name: str) -> tuple[Registered | No
     Raises:
         PluginError: it is not installed, or cannot be imported for another reason.
     """
-    with _light() as finder:
+    point = plugins.installed.get(RENAMED.get(name, name))
+    with _light(ours=point is not None and _is_ours(point)) as finder:
         try:
             return plugins.load(kind, name), ""
         except PluginError:
@@ -76,8 +82,8 @@ def installed_schema() -> dict[str, Any]:
     Plugins of other packages are left out if importing them needs what is heavy, or fails.
     """
     schema, plugins = shipped_schema(), Plugins()
-    for name, point in sorted(plugins.installed().items()):
-        if point.module.partition(".")[0] == "ttsa_guard":
+    for name, point in sorted(plugins.installed.items()):
+        if _is_ours(point):
             continue
         for kind in KINDS:
             try:
@@ -87,6 +93,10 @@ def installed_schema() -> dict[str, Any]:
             if registered is not None:
                 add_options(schema, kind, name, registered.options)
     return schema
+
+
+def _is_ours(point: EntryPoint) -> bool:
+    return point.module.partition(".")[0] == "ttsa_guard"
 
 
 def check_options(

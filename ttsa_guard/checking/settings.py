@@ -14,7 +14,6 @@ from ttsa_guard.checking.report import Report
 from ttsa_guard.config import AUTO, ENCODER_MODULE, GuardConfig
 from ttsa_guard.environment import set_variables, with_environment
 from ttsa_guard.errors import ConfigError, ModelError, TTSAError
-from ttsa_guard.hf.profiles import find_profile
 from ttsa_guard.plugins import RENAMED, Kind, Plugins
 from ttsa_guard.schema import PLACES
 from ttsa_guard.settings import VARIABLE, tried
@@ -103,7 +102,7 @@ def _check_plugin(
     report.add(file, problems)
     if note:
         report.note(note)
-    if use in RENAMED and use not in plugins.installed():
+    if use in RENAMED and use not in plugins.installed:
         report.note(f"{where}: {use} is now called {RENAMED[use]}; the old name works for a while")
     if not problems:
         report.add(file, _file_problems(kind, values, f"{where}.options"))
@@ -124,6 +123,8 @@ def _file_problems(kind: Kind, options: Mapping[str, Any], where: str) -> Iterat
         )
     if kind != "backends" or not isinstance(model, str):
         return
+    from ttsa_guard.hf.profiles import find_profile  # only settings that name a model need it
+
     profile = options.get("profile")
     try:
         find_profile(None if profile is None else Path(str(profile)), model)

@@ -6,8 +6,6 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from jinja2 import TemplateError
-
 from ttsa_guard.errors import PromptError
 from ttsa_guard.hf.tokens import markers, without_markers
 from ttsa_guard.messages import Message, Prompt, Scope, Soft, Tokens
@@ -136,6 +134,8 @@ def _turns(tokenizer: ChatTokenizer, messages: Sequence[Message]) -> list[dict[s
 def _templated(
     tokenizer: ChatTokenizer, turns: list[dict[str, str]], options: dict[str, Any]
 ) -> str:
+    from jinja2 import TemplateError  # the tokenizer has it, too, once a template is written
+
     for conversation in (turns, _system_folded(turns)):
         try:
             return str(

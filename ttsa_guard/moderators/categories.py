@@ -1,4 +1,4 @@
-"""Make one verdict of the scores of several categories, each of which has its own threshold."""
+"""What verdicts tell of a text by category, and one verdict of several such scores."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from pydantic import Field
 from ttsa_guard.errors import ModeratorError
 from ttsa_guard.settings import Settings
 from ttsa_guard.verdict import Verdict, is_score
+
+HEADS = ("harm", "toxicity", "refusal")
+"""What `lite`, `second_opinion` and `encoder_judge` tell apart."""
+OBSCURED = "obscured"
+"""The category that tells how much of a text could not be read."""
 
 
 class CategoryOptions(Settings):
@@ -57,3 +62,12 @@ def stretched(score: float, threshold: float) -> float:
     if score < threshold:
         return 0.5 * score / threshold
     return 0.5 + 0.5 * (score - threshold) / (1 - threshold) if threshold < 1 else 1.0
+
+
+def told(obscured: float) -> dict[str, float]:
+    """Return the category of a text that could not be read wholly; nothing for others.
+
+    Args:
+        obscured: the share of it that could not, 0 to 1.
+    """
+    return {OBSCURED: round(obscured, 4)} if obscured else {}

@@ -23,8 +23,9 @@ from pydantic import Field
 from ttsa_guard.errors import ModelError
 from ttsa_guard.moderators import minilm
 from ttsa_guard.moderators.bert import PackedBert
+from ttsa_guard.moderators.categories import told
 from ttsa_guard.moderators.lite import Lite
-from ttsa_guard.moderators.obscured import told, worst_scores
+from ttsa_guard.moderators.obscured import worst_scores
 from ttsa_guard.moderators.operating_points import Threshold, cutoff
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.settings import Settings

@@ -9,15 +9,17 @@ from collections.abc import Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ttsa_guard.config import ENCODER_MODULE
 from ttsa_guard.errors import ModelError
 
-Floats = NDArray[np.float32]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats: TypeAlias = NDArray[np.float32]
+
 UNITS = 384
 """Size of an embedding."""
 _BATCH = 32
@@ -43,7 +45,7 @@ def embed(texts: Sequence[str]) -> Floats:
 
     tokenizer, model = untuned()
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    found = np.zeros((len(texts), UNITS), np.float32)
+    found = torch.zeros(len(texts), UNITS)
     for start in range(0, len(order), _BATCH):
         chosen = order[start : start + _BATCH]
         batch = [clean(texts[i]) for i in chosen]
@@ -54,8 +56,9 @@ def embed(texts: Sequence[str]) -> Floats:
             hidden = model(**encoded).last_hidden_state
         mask = encoded["attention_mask"][..., None].float()
         means = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
-        found[chosen] = means.numpy()
-    return found
+        found[chosen] = means
+    array: Floats = found.numpy()
+    return array
 
 
 def clean(text: str) -> str:

@@ -33,8 +33,6 @@ from numpy.typing import NDArray
 from ttsa_guard.errors import ModelError
 
 Scores = NDArray[Any]
-OBSCURED = "obscured"
-"""The category that tells how much of a text could not be read."""
 _ENGLISH = 0.6
 """Share of the letters that have to stand in known words for a text to be English."""
 _STRANGE = 0.35
@@ -160,11 +158,6 @@ def worst_scores(
         if literal is not None:
             scores[:, literal] = written[:, literal]
     return scores, [reading.obscured for reading in readings]
-
-
-def told(obscured: float) -> dict[str, float]:
-    """Return the category of a text that could not be read wholly; nothing for others."""
-    return {OBSCURED: round(obscured, 4)} if obscured else {}
 
 
 # ---------------------------------------------------------------------- words

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from pydantic import Field
 
 from ttsa_guard.errors import ImageError, ModelError
@@ -20,6 +19,7 @@ from ttsa_guard.verdict import Verdict
 from ttsa_guard.vision.pixels import decoded
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -62,9 +62,11 @@ class OpenNsfw:
 
     async def moderate_images(self, images: Sequence[Image]) -> list[Verdict]:
         """Judge `images`. They are decoded one after another, and scored as one batch."""
+        from numpy import stack
+
         inputs = [self._decoded(image) for image in images]
         pixels = [found for found in inputs if not isinstance(found, str)]
-        scores = iter(self._classifier.score_array(np.stack(pixels)).tolist() if pixels else ())
+        scores = iter(self._classifier.score_array(stack(pixels)).tolist() if pixels else ())
         return [
             Verdict.failure(self.name, found)
             if isinstance(found, str)

@@ -9,15 +9,13 @@ but no score. So scores stay probabilities, as far as the moderator is calibrate
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib import resources
 from itertools import pairwise
 from typing import Annotated, Any
 
-import numpy as np
 import yaml
-from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 from ttsa_guard.errors import ConfigError
@@ -86,31 +84,6 @@ def interpolated(scores: Mapping[float, float], rate: float) -> float:
     high, low = next((a, b) for a, b in pairwise(sorted(scores, reverse=True)) if b < rate < a)
     share = math.log(rate / high) / math.log(low / high)
     return scores[high] + share * (scores[low] - scores[high])
-
-
-def operating_point(
-    scores: Sequence[float] | NDArray[Any], rate: float, weights: Sequence[float] | None = None
-) -> float:
-    """Return the threshold that flags at most the share `rate` of harmless texts.
-
-    It flags as many as that allows. It lies half way between the last score that is flagged and the
-    next one.
-
-    Args:
-        scores: scores of harmless texts, [n].
-        rate: the share, in [0, 1].
-        weights: how much each text counts, [n]; by default all count the same.
-    """
-    values = np.asarray(scores, np.float64)
-    counts = np.ones(len(values)) if weights is None else np.asarray(weights, np.float64)
-    order = np.argsort(-values, kind="stable")
-    values, counts = values[order], counts[order]
-    flagged = np.cumsum(counts) / counts.sum()
-    last = np.append(values[1:] < values[:-1], True)  # equal scores are all flagged, or none is
-    fitting = np.flatnonzero(last & (flagged <= rate + 1e-12))
-    cut = int(fitting[-1]) if fitting.size else -1
-    above = values[cut] if cut >= 0 else 1.0
-    return float((above + values[cut + 1]) / 2) if cut + 1 < len(values) else float(above)
 
 
 @lru_cache(maxsize=1)

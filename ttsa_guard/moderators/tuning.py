@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ttsa_guard.moderators.operating_points import operating_point
+import numpy as np
+from numpy.typing import NDArray
 
 _Z = 1.96
 """Standard deviations of a 95 % interval."""
@@ -60,6 +61,31 @@ class TunedThreshold:
             **self.false_alarms.as_dict("false_alarms"),
             **(self.recall.as_dict("recall") if self.recall else {"recall": None}),
         }
+
+
+def operating_point(
+    scores: Sequence[float] | NDArray[Any], rate: float, weights: Sequence[float] | None = None
+) -> float:
+    """Return the threshold that flags at most the share `rate` of harmless texts.
+
+    It flags as many as that allows. It lies half way between the last score that is flagged and the
+    next one.
+
+    Args:
+        scores: scores of harmless texts, [n].
+        rate: the share, in [0, 1].
+        weights: how much each text counts, [n]; by default all count the same.
+    """
+    values = np.asarray(scores, np.float64)
+    counts = np.ones(len(values)) if weights is None else np.asarray(weights, np.float64)
+    order = np.argsort(-values, kind="stable")
+    values, counts = values[order], counts[order]
+    flagged = np.cumsum(counts) / counts.sum()
+    last = np.append(values[1:] < values[:-1], True)  # equal scores are all flagged, or none is
+    fitting = np.flatnonzero(last & (flagged <= rate + 1e-12))
+    cut = int(fitting[-1]) if fitting.size else -1
+    above = values[cut] if cut >= 0 else 1.0
+    return float((above + values[cut + 1]) / 2) if cut + 1 < len(values) else float(above)
 
 
 def tuned(harmless: Sequence[float], harmful: Sequence[float], rate: float) -> TunedThreshold:

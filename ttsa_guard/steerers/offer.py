@@ -12,10 +12,8 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from ttsa_guard.backends.base import ScoresText
@@ -25,6 +23,9 @@ from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.profile import DECLINING
 from ttsa_guard.settings import Settings, read_yaml, validated
 from ttsa_guard.steerers.base import Candidate, Task
+
+if TYPE_CHECKING:
+    from ttsa_guard.moderators.minilm import Floats
 
 _SHIPPED = Path(__file__).with_name("offers.yaml")
 
@@ -202,12 +203,15 @@ class OfferInstead:
     def _relevance(self, request: str) -> list[float]:
         """Return the relevance of what is most like the request of each offer's topics."""
         owners, topics = self._topics
-        best = np.full(len(self._offers), -1.0, np.float32)
-        np.maximum.at(best, owners, topics @ minilm.embed([request])[0])
-        return [float(value) for value in best]
+        best = [-1.0] * len(self._offers)
+        for owner, value in zip(
+            owners, (topics @ minilm.embed([request])[0]).tolist(), strict=True
+        ):
+            best[owner] = max(best[owner], value)
+        return best
 
     @cached_property
-    def _topics(self) -> tuple[list[int], NDArray[np.float32]]:
+    def _topics(self) -> tuple[list[int], Floats]:
         """The offer of each topic, and the topics' embeddings, [topics, units]."""
         topics = [(i, topic) for i, offer in enumerate(self._offers) for topic in offer.about]
         return [i for i, _ in topics], minilm.embed([topic for _, topic in topics])
