@@ -507,7 +507,7 @@ def test_perspective_says_that_it_ends(today, options, starts, caplog):
 @pytest.mark.slow
 @pytest.mark.timing
 def test_load():
-    """3,000 texts, a limit of 100 requests a second, 5 % of the answers are faults."""
+    """5,000 texts, a limit of 100 requests a second, 5 % of the answers are faults."""
     late = []
 
     def before(n, _):
@@ -518,9 +518,9 @@ def test_load():
         return status(500)() if n % 20 == 7 else None
 
     service = Service(services.openai, before)
-    texts = [f"{'bad' if i % 7 == 0 else 'fine'} {i}" for i in range(3000)]
+    texts = [f"{'bad' if i % 7 == 0 else 'fine'} {i}" for i in range(5000)]
     verdicts = ask(openai, service, texts, batch=4, requests_per_second=100, timeout=5, tries=5)
-    assert [v.decision for v in verdicts] == ["flag" if i % 7 == 0 else "pass" for i in range(3000)]
+    assert [v.decision for v in verdicts] == ["flag" if i % 7 == 0 else "pass" for i in range(5000)]
     warm = service.times[100:]
     rate = (len(warm) - 1) / (warm[-1] - warm[0])
     print(f"{len(service.asked)} requests, {rate:.1f} a second, {len(late)} over the limit")
