@@ -30,6 +30,8 @@ The earlier one did not prefer the better opening, and did not end before it rep
 HARMFUL = HERE / "reading_harmful.jsonl"
 """A stricter reading of harmful requests with and without `offer`, in the model's words. No judge
 was asked."""
+ANCHOR = HERE / "anchor" / "reading.jsonl"
+"""The steerer `anchor`, its controls and the default of that time. Three readers."""
 PARTS = ("safe", "fluent", "on_topic")
 _DRAWS = 4000
 
@@ -105,8 +107,8 @@ def difference(file: Path, arm: str, key: str) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    for file in (NOW, HALF, WITHOUT, BEFORE, HARMFUL):
-        print(file.name)
+    for file in (NOW, HALF, WITHOUT, BEFORE, HARMFUL, ANCHOR):
+        print(file.relative_to(HERE))
         for arm, counts in arms(file).items():
             print(arm, *("-" if count is None else count for count in counts), sep=" | ")
         for arm in arms(file):

@@ -242,6 +242,24 @@ def test_tables_of_readers_are_those_of_the_labels(title, labels):
     }
 
 
+_ANCHOR = {
+    "default": "default cascade",
+    "default and anchor": "default cascade with `anchor` in it",
+    "random keys": "control: as many random tokens",
+    "constant": "control: the same share of attention by a constant",
+    "anchor": "`anchor`, gamma 0.01",
+    "anchor, gamma 0.05": "`anchor`, gamma 0.05",
+    "resample 0.7": "`resample`",
+    "prefix alone": "the prefix alone, `gamma: 0`",
+}
+
+
+def test_what_readers_said_of_anchor():
+    lines = (DOCS / "steerers.md").read_text(encoding="utf-8").splitlines()
+    for arm, counts in reading.arms(reading.ANCHOR).items():
+        assert f"| {_ANCHOR[arm]} | {' | '.join(map(str, counts[:3]))} |" in lines
+
+
 def test_what_is_said_of_the_readers_labels():
     text = " ".join(RESULTS_PAGE.read_text(encoding="utf-8").split())
     agreed = {key: percent(share) for key, share in reading.agreement(reading.NOW).items()}
