@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -421,8 +421,8 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
         *(EntryPoint(name, value, "ttsa_guard") for name, value in added.items()),
     ]
 
-    def found(group: str, name: str | None = None) -> list[EntryPoint]:
-        return [point for point in points if group == point.group and name in (None, point.name)]
+    def found(**wanted: str) -> EntryPoints:
+        return EntryPoints(points).select(**wanted)
 
     monkeypatch.setattr("ttsa_guard.plugins.entry_points", found)
     monkeypatch.setattr("ttsa_guard.cli.listing.entry_points", found)

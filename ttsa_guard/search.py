@@ -7,7 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Literal
 
@@ -166,9 +166,13 @@ class Search:
             likelihoods = await self._likelihoods(task, [c.text for c in passing])
             refusing = await self._refusing(passing)
             for old, new in zip(drafts, grown, strict=True):
+                # The floor is for drafts: steered decoding may go on where the model would not.
+                whole = self._judged(
+                    task, old.steerer, new, old.log_likelihood, new.text in refusing
+                )
                 likely = likelihoods.get(new.text, old.log_likelihood)
-                whole = self._judged(task, old.steerer, new, likely, new.text in refusing)
-                self.review.judged[self.review.judged.index(old)] = whole
+                place = self.review.judged.index(old)
+                self.review.judged[place] = replace(whole, log_likelihood=likely)
         return False
 
     async def _likelihoods(self, task: Task, texts: Sequence[str]) -> dict[str, float]:
