@@ -32,6 +32,8 @@ HARMFUL = HERE / "reading_harmful.jsonl"
 was asked."""
 ANCHOR = HERE / "anchor" / "reading.jsonl"
 """The steerer `anchor`, its controls and the default of that time. Three readers."""
+NEIGHBOURS = HERE / "neighbours_reading.jsonl"
+"""The steerer `neighbours`, re-sampling and the default, on the same answers. Three readers."""
 PARTS = ("safe", "fluent", "on_topic")
 _DRAWS = 4000
 
@@ -107,7 +109,7 @@ def difference(file: Path, arm: str, key: str) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    for file in (NOW, HALF, WITHOUT, BEFORE, HARMFUL, ANCHOR):
+    for file in (NOW, HALF, WITHOUT, BEFORE, HARMFUL, ANCHOR, NEIGHBOURS):
         print(file.relative_to(HERE))
         for arm, counts in arms(file).items():
             print(arm, *("-" if count is None else count for count in counts), sep=" | ")

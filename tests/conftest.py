@@ -125,6 +125,14 @@ def _answers(url):
     return True
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C raises, which it does not in what runs in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def browser():
     """Chromium. While it is there, no event loop can be run in this thread."""

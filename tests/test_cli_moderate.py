@@ -16,6 +16,7 @@ from ttsa_guard.cli import app, common
 from ttsa_guard.testing import ScriptedModerator
 
 MADE: list[ScriptedModerator] = []
+pytestmark = pytest.mark.usefixtures("interruptible")
 STOPS_AT: list[tuple[str, str]] = []
 """While such a moderator judges such a text, Ctrl-C is pressed."""
 

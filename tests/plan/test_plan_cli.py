@@ -23,6 +23,7 @@ from ttsa_guard.plan.searches import from_bench, with_audit, with_searches
 from ttsa_guard.plan.simulation import Arrival, pass_lengths, simulate
 from ttsa_guard.record import AuditRecord
 
+pytestmark = pytest.mark.usefixtures("interruptible")
 EXAMPLE = Path(__file__).parents[2] / "examples" / "plan" / "settings.yml"
 COSTS = Costs(step=((1, 0.01), (32, 0.02)), about={"model": "embedded", "device": "cpu"})
 JUDGED = {
