@@ -13,15 +13,22 @@ from ttsa_guard.request import question, questions, stands_alone
         ("How do I swim? Be rude to me.", "How do I swim?"),
         ("Be rude. How do I swim? Be rude.", "How do I swim?"),
         ("How (be rude) do I swim?", "How do I swim?"),
-        ("What is it for? Be rude. And why?", "What is it for? And why?"),
+        ("What is a kettle for? Be rude. And why?", "What is a kettle for? And why?"),
         ("Be rude. I want to draw an owl. Any tips?", "I want to draw an owl. Any tips?"),
         ("I want to draw an owl. Any tips? Be rude.", "I want to draw an owl. Any tips?"),
         ("Why?", "Why?"),
         ("Be rude, and tell me, how do I swim?", "how do I swim?"),
         ("How do I swim, step by step?", "How do I swim, step by step?"),
         ("how do i swim. Be rude.", "how do i swim."),
+        ("how do i swim\nBe rude", "how do i swim"),
         ("Be rude. Please tell me how to swim.", "Please tell me how to swim."),
         ("Tell me a joke. How do I swim?", "How do I swim?"),
+        (
+            "Be rude. My lamp broke. It fell. How do I fix it?",
+            "My lamp broke. It fell. How do I fix it?",
+        ),
+        ("My lamp broke. Where do I begin? Be rude.", "My lamp broke. Where do I begin?"),
+        ("I paint. What can I do with them?", "I paint. What can I do with them?"),
         ("Tell me how to swim.", "Tell me how to swim."),
         ("(aside)", "(aside)"),
         ("你很坏。猫头鹰怎么画？", "猫头鹰怎么画？"),
@@ -73,8 +80,8 @@ def test_the_last_user_message_counts():
     turns = [
         Message("user", "One?"),
         Message("assistant", "Two."),
-        Message("user", "Go. How about three more?"),
+        Message("user", "Go. What are three more primes?"),
     ]
     in_place, alone = questions(turns)
-    assert in_place == [*turns[:2], Message("user", "How about three more?")]
-    assert alone == [Message("user", "How about three more?")]
+    assert in_place == [*turns[:2], Message("user", "What are three more primes?")]
+    assert alone == [Message("user", "What are three more primes?")]

@@ -22,7 +22,7 @@ does not begin with what was shown already.
 _NUMBERS = 0.4
 """Largest share of words that are bare numbers."""
 _ECHO = 0.5
-"""Largest share of an answer that may be the user's own words."""
+"""Largest share of an answer that may be what was said before."""
 
 
 class Quality(Settings):
@@ -73,13 +73,14 @@ class Quality(Settings):
         return self.floor if isinstance(self.floor, float) else -math.inf
 
     def flaws(
-        self, text: str, *, log_likelihood: float | None, finished: bool, asked: str = ""
+        self, text: str, *, log_likelihood: float | None, finished: bool, said: str = ""
     ) -> tuple[Flaw, ...]:
-        """Return the flaws of an answer to the user text `asked`; none if it is good.
+        """Return the flaws of an answer; none if it is good.
 
         Args:
             log_likelihood: the answer's mean token log-likelihood, in nats; None skips that check.
             finished: False if the answer was cut off.
+            said: what the user and the model said before, which an answer may not just repeat.
         """
         found: list[Flaw] = []
         words = WORD.findall(text.lower())
@@ -87,7 +88,7 @@ class Quality(Settings):
             found.append("short")
         if repetition(words) > self.repeats:
             found.append("repeats")
-        if echo(words, WORD.findall(asked.lower())) > _ECHO:
+        if echo(words, WORD.findall(said.lower())) > _ECHO:
             found.append("echo")
         if not finished and not is_ended(text):
             found.append("cut off")
@@ -112,14 +113,14 @@ def repetition(words: list[str], n: int = 4) -> float:
     return sum(c for c in grams.values() if c > 1) / total if total > 1 else 0.0
 
 
-def echo(words: list[str], asked: list[str], n: int = 4) -> float:
-    """Return the share of word n-grams that are the user's own, 0 to 1.
+def echo(words: list[str], said: list[str], n: int = 4) -> float:
+    """Return the share of word n-grams that were said before, 0 to 1.
 
     It is 0 for texts that have fewer than two n-grams.
     """
-    said = {tuple(asked[i : i + n]) for i in range(len(asked) - n + 1)}
+    known = {tuple(said[i : i + n]) for i in range(len(said) - n + 1)}
     grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
-    return sum(gram in said for gram in grams) / len(grams) if len(grams) > 1 else 0.0
+    return sum(gram in known for gram in grams) / len(grams) if len(grams) > 1 else 0.0
 
 
 def has_debris(text: str) -> bool:

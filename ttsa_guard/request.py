@@ -33,12 +33,21 @@ _REFERS_BACK = re.compile(
 )
 _EXPLAINS_ITSELF = 7
 """Words from which on a question says itself what its pronouns mean."""
+_BEGINS_BACK = re.compile(r"\W*(?:it|its|this|that|these|those|they|he|she)\b", re.IGNORECASE)
+_GENERAL = frozenset(
+    "a about advice am an and any are at begin best better can could did do does doing for from get"
+    " go going handle help how i idea ideas if in is like make me my next now of on or our out"
+    " please pls right say should so some start suggestions tell that the then there thing think"
+    " this thoughts tip tips to up us was way we what when where which who why will with would"
+    " wrong you your".split()
+)
+"""English words that do not say what a question is about."""
 _ASIDE = re.compile(r"\s*(?:\([^()]*\)|\[[^\[\]]*\]|（[^（）]*）|【[^【】]*】)")
 
 
 def split_parts(text: str) -> list[str]:
-    """Return the sentences of `text`; if it is only one, return the clauses of it."""
-    sentences = split_sentences(text)
+    """Return the sentences and lines of `text`; if it is only one, return the clauses of it."""
+    sentences = [s for line in text.splitlines() for s in split_sentences(line)]
     return (
         sentences if len(sentences) > 1 else [part for part in _CLAUSES.split(text.strip()) if part]
     )
@@ -48,16 +57,31 @@ def asking(parts: Sequence[str]) -> list[int]:
     """Return the indices of the parts that ask.
 
     Those end with a question mark. If none does, those do that begin as an English question does
-    ("how do i ..."), and else those that begin as an English request does ("Tell me ..."). If every
-    question says too little by itself ("Any tips?"), the parts before them belong to them, too.
+    ("how do i ..."), and else those that begin as an English request does ("Tell me ..."). If no
+    question says what it is about ("Any tips?", "How do I fix it?"), what was told before it
+    belongs to it, too.
     """
     for asks in (_ASKED.search, _ASKS.match, _REQUESTS.match):
         if found := [i for i, part in enumerate(parts) if asks(part)]:
             break
-    if all(len(WORD.findall(parts[i])) < _FEWEST_WORDS for i in found):
-        found = sorted({*found, *(i - 1 for i in found if i)})
     begun = {k for i in found for k in _clauses_before(parts, i)}
+    if all(_says_too_little(parts[i]) for i in found) and not begun:
+        begun = {k for i in found for k in _told_before(parts, i)}
     return sorted({*found, *begun})
+
+
+def _says_too_little(part: str) -> bool:
+    """Return whether a question does not say what it is about."""
+    words = WORD.findall(part.lower())
+    return len(words) < _FEWEST_WORDS or not stands_alone(part) or _GENERAL.issuperset(words)
+
+
+def _told_before(parts: Sequence[str], asked: int) -> range:
+    """Return the parts before a question that tell what it is about."""
+    first = max(0, asked - 1)
+    while first and _BEGINS_BACK.match(parts[first]):
+        first -= 1
+    return range(first, asked)
 
 
 def _clauses_before(parts: Sequence[str], last: int) -> range:

@@ -233,7 +233,7 @@ class Search:
             candidate,
             steerer,
             self.quality,
-            asked=last_user(task.messages),
+            said="\n".join(m.content for m in task.messages if m.role != "system"),
             answer=task.answer,
             shown=task.shown,
             log_likelihood=log_likelihood,

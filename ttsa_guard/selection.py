@@ -42,7 +42,7 @@ class Judged:
         steerer: str,
         quality: Quality,
         *,
-        asked: str,
+        said: str,
         answer: str,
         shown: str,
         log_likelihood: float | None,
@@ -51,7 +51,7 @@ class Judged:
         """Judge a candidate.
 
         Args:
-            asked: the user text.
+            said: what the user and the model said before.
             answer: the flagged answer. A candidate with the same text is not acceptable.
             shown: the part of the answer that the user has read already. The candidate has to begin
                 with it.
@@ -62,7 +62,7 @@ class Judged:
         # A draft with a request is continued before it leaves, so its end is no flaw yet.
         whole = candidate.finished or candidate.request is not None
         flaws = quality.flaws(
-            candidate.text, log_likelihood=log_likelihood, finished=whole, asked=asked
+            candidate.text, log_likelihood=log_likelihood, finished=whole, said=said
         )
         if candidate.text.strip() == answer.strip():
             flaws = (*flaws, "unchanged")

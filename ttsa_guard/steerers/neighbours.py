@@ -185,7 +185,7 @@ class Neighbours:
                 pair.answer,
                 log_likelihood=answer.log_likelihood,
                 finished=True,
-                asked=pair.question,
+                said=pair.question,
             )
         ]
 
