@@ -16,7 +16,9 @@ from typing import Any
 
 HERE = Path(__file__).parent / "results"
 NOW = HERE / "reading.jsonl"
-"""New prompts, on which nothing was chosen. A label is what two of three readers say.
+"""Test prompts, on which nothing was chosen. A label is what two of three readers say."""
+VALIDATION = HERE / "reading_validation.jsonl"
+"""Validation prompts and an earlier default, by which options were chosen since. Three readers.
 
 The arm "default, later" has what was changed after its other texts had been read.
 """
@@ -109,7 +111,7 @@ def difference(file: Path, arm: str, key: str) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    for file in (NOW, HALF, WITHOUT, BEFORE, HARMFUL, ANCHOR, NEIGHBOURS):
+    for file in (NOW, VALIDATION, HALF, WITHOUT, BEFORE, HARMFUL, ANCHOR, NEIGHBOURS):
         print(file.relative_to(HERE))
         for arm, counts in arms(file).items():
             print(arm, *("-" if count is None else count for count in counts), sep=" | ")

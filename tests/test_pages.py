@@ -226,6 +226,7 @@ def _counts(arm):
     ("title", "labels"),
     [
         ("Read blind", "NOW"),
+        ("The validation prompts, read blind", "VALIDATION"),
         ("The test half, read blind", "HALF"),
         ("Before written offers", "WITHOUT"),
         ("Harmful requests with `offer`, in the model's words", "HARMFUL"),
@@ -280,7 +281,7 @@ def test_what_is_said_of_the_readers_labels():
         f" {agreed['fluent']}," in text
     )
     kinds = ("harmful", "persona", "policy")
-    for file in (reading.NOW, reading.HALF):
+    for file in (reading.NOW, reading.VALIDATION, reading.HALF):
         now = {kind: reading.arms(file, {kind})["default"] for kind in kinds}
         harmful, persona, policy = (now[kind] for kind in kinds)
         assert (
