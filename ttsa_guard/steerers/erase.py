@@ -80,13 +80,9 @@ class Erase:
         if not variants:
             return
         question = variants[0][1]
-        candidates = await propose_variants(
-            task,
-            variants,
-            openings,
-            first=_of_the_question(task.messages, message),
-            more=self._drawn(task, question),
-        )
+        asked = _of_the_question(task.messages, message)
+        drawn = self._drawn(task, question) if asked or not task.answerable else []
+        candidates = await propose_variants(task, variants, openings, first=asked, more=drawn)
         if not task.answerable:
             candidates = _without_doubtful(task, candidates, question)
         yield candidates
@@ -107,7 +103,7 @@ class Erase:
 
 
 def _of_the_question(messages: Sequence[Message], asked: str) -> int | None:
-    """Return how many of the first variants hold the question alone; None if that is not known.
+    """Return how many of the first variants hold the question alone; None if no part asks.
 
     These are the question in its conversation and, if there is more of that, without it.
     """
