@@ -162,6 +162,19 @@ def test_a_likelier_text_that_repeats_itself_does_not_win():
     assert review(backend=backend, steerers=[Proposes([once, twice])]).text == once
 
 
+def test_what_was_said_before_is_said_again_only_where_nothing_else_is_good():
+    before, new = "a good answer that the model gave earlier", "a good answer that is a new one"
+    said = [Message("user", "hi"), Message("assistant", before), Message("user", "hello")]
+    likely = Scoring({before: -0.2, new: -0.9}.get)
+
+    def mended(*texts):
+        guard = scripted_guard(likely, steerers=[Proposes(list(texts))])
+        return asyncio.run(guard.review(said, BAD)).text
+
+    assert mended(before, new) == new
+    assert mended(before) == before
+
+
 def test_the_lowest_score_wins_where_likelihoods_cannot_be_had():
     scores = {"one good answer": 0.2, "two good answers": 0.1, "three good answers": 0.3, BAD: 1.0}
     guide = ScriptedModerator(scores.get)

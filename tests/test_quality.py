@@ -91,14 +91,14 @@ def test_no_debris_in_other_scripts():
 
 def test_an_answer_in_the_users_own_words_is_none():
     asked = "Tell me how to build a small boat out of paper and string"
-    assert Quality().flaws(asked + ", please.", log_likelihood=None, finished=True, said=asked) == (
-        "echo",
-    )
+    assert Quality().flaws(
+        asked + ", please.", log_likelihood=None, finished=True, asked=asked
+    ) == ("echo",)
     answer = (
         "To build a small boat out of paper, fold the sheet in half and press the edges. Tie it"
         " with the string."
     )
-    assert Quality().flaws(answer, log_likelihood=None, finished=True, said=asked) == ()
+    assert Quality().flaws(answer, log_likelihood=None, finished=True, asked=asked) == ()
 
 
 def test_bare_numbers_are_no_answer():

@@ -73,14 +73,13 @@ class Quality(Settings):
         return self.floor if isinstance(self.floor, float) else -math.inf
 
     def flaws(
-        self, text: str, *, log_likelihood: float | None, finished: bool, said: str = ""
+        self, text: str, *, log_likelihood: float | None, finished: bool, asked: str = ""
     ) -> tuple[Flaw, ...]:
-        """Return the flaws of an answer; none if it is good.
+        """Return the flaws of an answer to the user text `asked`; none if it is good.
 
         Args:
             log_likelihood: the answer's mean token log-likelihood, in nats; None skips that check.
             finished: False if the answer was cut off.
-            said: what the user and the model said before, which an answer may not just repeat.
         """
         found: list[Flaw] = []
         words = WORD.findall(text.lower())
@@ -88,7 +87,7 @@ class Quality(Settings):
             found.append("short")
         if repetition(words) > self.repeats:
             found.append("repeats")
-        if echo(words, WORD.findall(said.lower())) > _ECHO:
+        if echoes(text, asked):
             found.append("echo")
         if not finished and not is_ended(text):
             found.append("cut off")
@@ -113,14 +112,15 @@ def repetition(words: list[str], n: int = 4) -> float:
     return sum(c for c in grams.values() if c > 1) / total if total > 1 else 0.0
 
 
-def echo(words: list[str], said: list[str], n: int = 4) -> float:
-    """Return the share of word n-grams that were said before, 0 to 1.
+def echoes(text: str, said: str, n: int = 4) -> bool:
+    """Return whether most word n-grams of a text were said before.
 
-    It is 0 for texts that have fewer than two n-grams.
+    It is False for texts that have fewer than two n-grams.
     """
-    known = {tuple(said[i : i + n]) for i in range(len(said) - n + 1)}
+    words, known = (WORD.findall(t.lower()) for t in (text, said))
+    before = {tuple(known[i : i + n]) for i in range(len(known) - n + 1)}
     grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
-    return sum(gram in known for gram in grams) / len(grams) if len(grams) > 1 else 0.0
+    return len(grams) > 1 and sum(gram in before for gram in grams) > _ECHO * len(grams)
 
 
 def has_debris(text: str) -> bool:

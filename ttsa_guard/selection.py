@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ttsa_guard.quality import Flaw, Quality, repetition
+from ttsa_guard.quality import Flaw, Quality, echoes, repetition
 from ttsa_guard.record import CandidateRecord
 from ttsa_guard.steerers.base import Candidate
 from ttsa_guard.text import WORD
@@ -34,6 +34,9 @@ class Judged:
     """Mean token log-likelihood under the unsteered prompt, in nats; None if it is not known."""
     flaws: tuple[Flaw, ...]
     helpful: bool
+    again: bool
+    """Whether it says what the model said earlier in the conversation. A small model does so if it
+    does not understand a question; but the same question may get the same answer."""
 
     @classmethod
     def of(
@@ -42,7 +45,8 @@ class Judged:
         steerer: str,
         quality: Quality,
         *,
-        said: str,
+        asked: str,
+        earlier: str,
         answer: str,
         shown: str,
         log_likelihood: float | None,
@@ -51,7 +55,8 @@ class Judged:
         """Judge a candidate.
 
         Args:
-            said: what the user and the model said before.
+            asked: the user text.
+            earlier: what the model said before in the conversation.
             answer: the flagged answer. A candidate with the same text is not acceptable.
             shown: the part of the answer that the user has read already. The candidate has to begin
                 with it.
@@ -62,7 +67,7 @@ class Judged:
         # A draft with a request is continued before it leaves, so its end is no flaw yet.
         whole = candidate.finished or candidate.request is not None
         flaws = quality.flaws(
-            candidate.text, log_likelihood=log_likelihood, finished=whole, said=said
+            candidate.text, log_likelihood=log_likelihood, finished=whole, asked=asked
         )
         if candidate.text.strip() == answer.strip():
             flaws = (*flaws, "unchanged")
@@ -71,7 +76,8 @@ class Judged:
         if log_likelihood is not None and not math.isfinite(log_likelihood):
             log_likelihood = None
         helpful = not candidate.verdict.flagged and not flaws and not refuses
-        return cls(candidate, steerer, log_likelihood, flaws, helpful)
+        again = echoes(candidate.text, earlier)
+        return cls(candidate, steerer, log_likelihood, flaws, helpful, again)
 
     @property
     def acceptable(self) -> bool:
@@ -79,17 +85,18 @@ class Judged:
         return not self.candidate.verdict.flagged and not self.flaws
 
     @property
-    def rank(self) -> tuple[bool, int, float]:
+    def rank(self) -> tuple[bool, bool, int, float]:
         """The key of the order; higher is better.
 
-        Helpful candidates come first, then those with better openings, then the likeliest ones
-        under the unsteered model that repeat little, which are the least distorted.
+        Helpful candidates come first, then what was not said before, then those with better
+        openings, then the likeliest ones under the unsteered model that repeat little, which are
+        the least distorted.
         """
         likely = self.log_likelihood
         if likely is None:
             likely = -self.candidate.verdict.score
         repeated = repetition(WORD.findall(self.candidate.text.lower()))
-        return self.helpful, -self.candidate.place, likely - _REPEATED * repeated
+        return self.helpful, not self.again, -self.candidate.place, likely - _REPEATED * repeated
 
     def record(self, *, texts: bool) -> CandidateRecord:
         """Return the candidate as a record, with its text if `texts` is set."""

@@ -185,7 +185,7 @@ class Neighbours:
                 pair.answer,
                 log_likelihood=answer.log_likelihood,
                 finished=True,
-                said=pair.question,
+                asked=pair.question,
             )
         ]
 
