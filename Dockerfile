@@ -15,8 +15,8 @@ RUN useradd --create-home --uid 1000 guard && install -d -o guard -g guard /home
 ARG TORCH=cpu
 RUN pip install --no-cache-dir 'torch>=2.6,<2.14' --index-url "https://download.pytorch.org/whl/${TORCH}"
 ARG EXTRAS=gguf,encoder,telemetry
-RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
-    pip install --no-cache-dir "$(echo /wheel/*.whl)[${EXTRAS}]"
+COPY --from=wheel /wheel /wheel
+RUN pip install --no-cache-dir "$(echo /wheel/*.whl)[${EXTRAS}]"
 # As a number, since Kubernetes (runAsNonRoot) cannot tell whether a name is root.
 USER 1000:1000
 WORKDIR /home/guard
