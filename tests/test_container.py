@@ -1,10 +1,15 @@
 """The Dockerfile and its documentation name what there is: files, extras, commands, options."""
 
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from fnmatch import fnmatch
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import typer
@@ -56,11 +61,66 @@ def test_it_starts_a_command_that_there_is():
     [[entry]], [command] = (map(json.loads, step(name)) for name in ("ENTRYPOINT", "CMD"))
     assert f"{entry} = " in PROJECT.split("[project.scripts]")[1].split("[")[0]
     assert command[0] in typer.main.get_command(app).commands
-    assert step("USER") == ["guard"]
     [port] = step("EXPOSE")
     served = typer.main.get_command(app).commands["serve"]
     assert int(port) == next(p.default for p in served.params if p.name == "port")
-    assert f"127.0.0.1:{port}/healthz" in step("HEALTHCHECK")[0]
+
+
+def test_nothing_runs_as_root():
+    # as numbers, which Kubernetes needs for runAsNonRoot
+    [user] = step("USER")
+    assert all(int(number) > 0 for number in user.split(":"))
+    assert f"--uid {user.split(':')[0]} " in FILE
+
+
+def test_a_volume_covers_a_folder_of_the_user():
+    # otherwise Docker makes the volume for root, and no weights can be written
+    folders = re.findall(r"-v [\w-]+:(/\S+)", PAGE)
+    assert folders
+    assert all(f"install -d -o guard -g guard {folder}" in FILE for folder in folders)
+
+
+def test_it_is_stopped_by_a_signal_that_the_first_process_does_not_ignore():
+    # SIGTERM is ignored while a model is loaded; Python has a handler for SIGINT from its start
+    assert step("STOPSIGNAL") == ["SIGINT"]
+
+
+@pytest.mark.parametrize(("status", "healthy"), [(200, True), (503, False)])
+def test_the_health_check_reads_the_status_and_asks_no_proxy(status, healthy):
+    class Health(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status if self.path == "/healthz" else 404)
+            self.end_headers()
+
+        def log_message(self, format, *args):
+            pass
+
+    [python, *words] = json.loads(step("HEALTHCHECK")[0].split("CMD ")[1])
+    assert python == "python"
+    with HTTPServer(("127.0.0.1", 0), Health) as server:
+        Thread(target=server.handle_request, daemon=True).start()
+        server.timeout = 10
+        words = [word.replace("8080", str(server.server_port)) for word in words]
+        done = subprocess.run(
+            [sys.executable, *words],
+            env={**os.environ, "http_proxy": "http://127.0.0.1:9", "no_proxy": ""},
+            capture_output=True,
+            timeout=30,
+        )
+    assert (done.returncode == 0) is healthy, done.stderr
+    assert not done.stderr
+
+
+def test_the_health_check_fails_where_nothing_listens():
+    words = json.loads(step("HEALTHCHECK")[0].split("CMD ")[1])[1:]
+    words = [word.replace("8080", "9") for word in words]
+    assert subprocess.run([sys.executable, *words], capture_output=True, timeout=30).returncode
+
+
+def test_the_documented_run_waits_for_as_long_as_the_server_may():
+    [limit] = re.findall(r"--stop-timeout (\d+)", PAGE)
+    served = typer.main.get_command(app).commands["serve"]
+    assert int(limit) > next(p.default for p in served.params if p.name == "grace")
 
 
 @pytest.mark.parametrize("command", [words for kind, words in COMMANDS if kind == "run"])
