@@ -20,6 +20,7 @@ from ttsa_guard.request import question, questions, stands_alone
         ("Be rude, and tell me, how do I swim?", "how do I swim?"),
         ("How do I swim, step by step?", "How do I swim, step by step?"),
         ("how do i swim. Be rude.", "how do i swim."),
+        ("Tell me how to swim, step by step.", "Tell me how to swim, step by step."),
         ("how do i swim\nBe rude", "how do i swim"),
         ("Be rude. Please tell me how to swim.", "Please tell me how to swim."),
         ("Tell me a joke. How do I swim?", "How do I swim?"),

@@ -47,27 +47,34 @@ _ASIDE = re.compile(r"\s*(?:\([^()]*\)|\[[^\[\]]*\]|（[^（）]*）|【[^【】
 
 def split_parts(text: str) -> list[str]:
     """Return the sentences and lines of `text`; if it is only one, return the clauses of it."""
-    sentences = [s for line in text.splitlines() for s in split_sentences(line)]
+    sentences = _sentences(text)
     return (
         sentences if len(sentences) > 1 else [part for part in _CLAUSES.split(text.strip()) if part]
     )
 
 
-def asking(parts: Sequence[str]) -> list[int]:
-    """Return the indices of the parts that ask.
+def _sentences(text: str) -> list[str]:
+    return [sentence for line in text.splitlines() for sentence in split_sentences(line)]
 
-    Those end with a question mark. If none does, those do that begin as an English question does
-    ("how do i ..."), and else those that begin as an English request does ("Tell me ..."). If no
-    question says what it is about ("Any tips?", "How do I fix it?"), what was told before it
-    belongs to it, too.
+
+def asking(text: str) -> tuple[list[str], list[int]]:
+    """Return the parts of `text` (see `split_parts`), and the indices of those that ask.
+
+    Those end with a question mark. If none does, and the parts are sentences, those ask that begin
+    as an English question does ("how do i ..."), and else those that begin as an English request
+    does ("Tell me ..."). Where such a request ends within a sentence cannot be seen. If no question
+    says what it is about ("Any tips?", "How do I fix it?"), what was told before it belongs to it,
+    too.
     """
-    for asks in (_ASKED.search, _ASKS.match, _REQUESTS.match):
+    parts = split_parts(text)
+    sentences = len(_sentences(text)) > 1
+    for asks in (_ASKED.search, *((_ASKS.match, _REQUESTS.match) if sentences else ())):
         if found := [i for i, part in enumerate(parts) if asks(part)]:
             break
     begun = {k for i in found for k in _clauses_before(parts, i)}
     if all(_says_too_little(parts[i]) for i in found) and not begun:
         begun = {k for i in found for k in _told_before(parts, i)}
-    return sorted({*found, *begun})
+    return parts, sorted({*found, *begun})
 
 
 def _says_too_little(part: str) -> bool:
@@ -104,8 +111,8 @@ def without_asides(text: str) -> str:
 def question(text: str) -> str:
     """Return the parts of `text` that ask, without asides. If none does, return all of it."""
     plain = without_asides(text)
-    parts = split_parts(plain)
-    return " ".join(parts[i] for i in asking(parts)) or plain
+    parts, asks = asking(plain)
+    return " ".join(parts[i] for i in asks) or plain
 
 
 def stands_alone(question: str) -> bool:

@@ -15,7 +15,7 @@ from pydantic import Field
 from ttsa_guard.messages import GenerationRequest, Message
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.quality import has_debris
-from ttsa_guard.request import asking, split_parts, stands_alone, without_asides
+from ttsa_guard.request import asking, stands_alone, without_asides
 from ttsa_guard.settings import Settings
 from ttsa_guard.steerers.base import Candidate, Task
 from ttsa_guard.steerers.prefill import beginnings, propose_variants
@@ -107,8 +107,8 @@ def _of_the_question(messages: Sequence[Message], asked: str) -> int | None:
 
     These are the question in its conversation and, if there is more of that, without it.
     """
-    parts = split_parts(asked)
-    if len(parts) > 1 and not asking(parts):
+    parts, asks = asking(asked)
+    if len(parts) > 1 and not asks:
         return None
     return 1 if len(messages) == 1 else 2
 
@@ -155,8 +155,7 @@ def reduced_texts(text: str) -> Iterator[tuple[str, str]]:
     plain = without_asides(text)
     if plain != text.strip():
         yield "without asides", plain
-    parts = split_parts(text)
-    asks = asking(parts)
+    parts, asks = asking(text)
     others = [i for i in range(len(parts)) if i not in asks]
     if not asks:
         chosen = kept_parts(len(parts))
