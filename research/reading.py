@@ -16,7 +16,10 @@ from typing import Any
 
 HERE = Path(__file__).parent / "results"
 NOW = HERE / "reading.jsonl"
-"""Test prompts, on which nothing was chosen. A label is what two of three readers say."""
+"""Test prompts, on which nothing was chosen. A label is what two of three readers say.
+
+The arm "default, later" has what was changed after its other texts had been read.
+"""
 VALIDATION = HERE / "reading_validation.jsonl"
 """Validation prompts and an earlier default, by which options were chosen since. Three readers.
 
