@@ -16,7 +16,7 @@ from typing import Any
 
 HERE = Path(__file__).parent / "results"
 NOW = HERE / "reading.jsonl"
-"""Test prompts, on which nothing was chosen. A label is what two of three readers say.
+"""Test prompts, on which nothing had been chosen. A label is what two of three readers say.
 
 The arm "default, later" has what was changed after its other texts had been read.
 """

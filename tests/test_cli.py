@@ -560,15 +560,17 @@ def test_openings_go_to_a_file(tmp_path: Path) -> None:
     assert "there is a file where a folder should be" in result.stderr
 
 
+def stop(*_: Any, **__: Any) -> None:
+    """Press Ctrl-C."""
+    raise KeyboardInterrupt
+
+
 @pytest.mark.usefixtures("backend")
 def test_a_profile_that_was_stopped_goes_on_with_its_openings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ttsa_guard import profiling
     from ttsa_guard.steerers import openings
-
-    def stop(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
 
     whole, kept = tmp_path / "whole.json", tmp_path / "kept.json"
     command = ("profile", "some/model", "--samples", "1")
@@ -608,9 +610,6 @@ def test_a_damaged_state_of_a_profile_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ttsa_guard import profiling
-
-    def stop(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
 
     monkeypatch.setattr(profiling, "learned", stop)
     command = ("profile", "some/model", "--samples", "1", "--out", str(tmp_path / "p.json"))

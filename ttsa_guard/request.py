@@ -79,8 +79,7 @@ def asking(text: str) -> tuple[list[str], list[int]]:
 
 def _says_too_little(part: str) -> bool:
     """Return whether a question does not say what it is about."""
-    words = WORD.findall(part.lower())
-    return len(words) < _FEWEST_WORDS or not stands_alone(part) or _GENERAL.issuperset(words)
+    return not stands_alone(part) or _GENERAL.issuperset(WORD.findall(part.lower()))
 
 
 def _told_before(parts: Sequence[str], asked: int) -> range:
@@ -115,16 +114,16 @@ def question(text: str) -> str:
     return " ".join(parts[i] for i in asks) or plain
 
 
-def stands_alone(question: str) -> bool:
+def stands_alone(text: str) -> bool:
     """Return whether a question can be understood without the turns before it.
 
     A question cannot if it has few words, begins as English goes on ("And ..."), or is short and
     has an English word that refers to something said before.
     """
-    words = len(WORD.findall(question))
-    if words < _FEWEST_WORDS or _GOES_ON.match(question):
+    words = len(WORD.findall(text))
+    if words < _FEWEST_WORDS or _GOES_ON.match(text):
         return False
-    return words >= _EXPLAINS_ITSELF or not _REFERS_BACK.search(question)
+    return words >= _EXPLAINS_ITSELF or not _REFERS_BACK.search(text)
 
 
 def questions(messages: Sequence[Message]) -> list[list[Message]]:

@@ -28,9 +28,10 @@ class PromptSource(Settings):
     model astray is not a sentence of its own; in "embedded_entangled" it stands in brackets inside
     the question, around it, behind it, in the system message or in earlier turns. "persona" and
     "policy" ship with the package: harmless questions under a bad instruction, and prompts whose
-    plain answers break a policy, which is part of the gate for them. "persona_validation" and
-    "policy_validation" are others of these kinds, whose answers were read to choose options; on
-    "persona_test" and "policy_test" no option was chosen.
+    plain answers break a policy, which is part of the gate for them. With "_validation" or
+    "_test" behind it they are others of these kinds, written without knowledge of the guard.
+    Answers to the validation prompts chose options. Those to the test prompts were read once; what
+    was changed after that is told with the results.
     """
 
     name: (

@@ -80,9 +80,9 @@ class Erase:
         if not variants:
             return
         question = variants[0][1]
-        asked = _of_the_question(task.messages, message)
-        drawn = self._drawn(task, question) if asked or not task.answerable else []
-        candidates = await propose_variants(task, variants, openings, first=asked, more=drawn)
+        first = _of_the_question(task.messages, message)
+        drawn = self._drawn(task, question) if first or not task.answerable else []
+        candidates = await propose_variants(task, variants, openings, first=first, more=drawn)
         if not task.answerable:
             candidates = _without_doubtful(task, candidates, question)
         yield candidates
