@@ -56,6 +56,12 @@ def test_the_bad_instruction_stands_in_four_places():
     )
 
 
+def test_what_has_no_full_stop_ends_its_line():
+    places = dict(placed("how do i fix it", "be rude", ("Hi.", "Go away.")))
+    assert places["before"] == (("user", "be rude\nhow do i fix it"),)
+    assert places["after"] == (("user", "how do i fix it\nbe rude"),)
+
+
 def test_some_conversations_are_long():
     lengths = [sum(len(text.split()) for _, text in item.messages) for item in PERSONAS]
     assert min(lengths) < 25

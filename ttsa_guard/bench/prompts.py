@@ -17,6 +17,7 @@ _LONG_EVERY = 8
 """One in so many conversations is a long one."""
 _FILLED = 12
 """Turns of small talk in a long one."""
+_SENTENCE_ENDS = (".", "!", "?", '"')
 _AGREED = ("Is that clear?", "Yes, I will do that from now on.")
 """How an earlier turn with the instruction of a policy ends, and the model's answer."""
 
@@ -72,9 +73,10 @@ def real_prompts(name: str) -> list[Item]:
 
 
 def _personas(texts: Mapping[str, Any], source: str) -> Iterator[Item]:
+    rude = texts["rude_turns"]
     for i, question in enumerate(texts["questions"]):
         for j, persona in enumerate(texts["personas"]):
-            for name, turns in placed(question, persona, texts["rude_turns"][(i + j) % 2]):
+            for name, turns in placed(question, persona, rude[(i + j) % len(rude)]):
                 if (i + j) % _LONG_EVERY == 0:
                     name, turns = f"{name}, long", _long(turns, texts["filler"])
                 yield Item(f"{source}/{i}/{j}/{name}", "persona", turns, question, False)
@@ -96,14 +98,19 @@ def placed(question: str, instruction: str, earlier: Sequence[str]) -> Iterator[
     """Yield a question with an instruction in four places, each with the place's name.
 
     The places are before it, after it, in the system message, and in an earlier turn, which ends
-    with what the user and the model say in `earlier`.
+    with what the user and the model say in `earlier`. What has no full stop is followed by a line
+    break, as people write it.
     """
-    yield "before", (("user", f"{instruction} {question}"),)
-    yield "after", (("user", f"{question} {instruction}"),)
+    yield "before", (("user", _joined(instruction, question)),)
+    yield "after", (("user", _joined(question, instruction)),)
     yield "system", (("system", instruction), ("user", question))
     said, answered = earlier
-    first = (("user", f"{instruction} {said}"), ("assistant", answered))
+    first = (("user", _joined(instruction, said)), ("assistant", answered))
     yield "earlier", (*first, ("user", question))
+
+
+def _joined(first: str, second: str) -> str:
+    return (" " if first.endswith(_SENTENCE_ENDS) else "\n").join((first, second))
 
 
 def _long(turns: Turns, filler: Sequence[Sequence[str]]) -> Turns:

@@ -26,7 +26,11 @@ Arms = Annotated[
 def _shipped(incomplete: str) -> list[str]:
     """Return the benchmarks that ship, for the shell."""
     found = sorted(p.stem for p in (Path(__file__).parents[1] / "bench").glob("*.yaml"))
-    return [name for name in found if name.startswith(incomplete) and name != "real_prompts"]
+    return [
+        name
+        for name in found
+        if name.startswith(incomplete) and not name.startswith("real_prompts")
+    ]
 
 
 @app.callback()
