@@ -41,10 +41,10 @@ def no_everyday_questions(request, monkeypatch):
     """The same outcomes whether the sentence encoder is installed or not."""
 
     async def unknown(_):
-        return False
+        return 1.0
 
     if not request.node.get_closest_marker("real"):
-        monkeypatch.setattr("ttsa_guard.search.is_everyday", unknown)
+        monkeypatch.setattr("ttsa_guard.search.harm_of", unknown)
 
 
 @pytest.fixture(scope="session")

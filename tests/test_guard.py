@@ -763,11 +763,11 @@ def test_a_flag_for_harm_says_nothing_of_an_everyday_question(everyday, monkeypa
 
     asked = []
 
-    async def is_everyday(question):
+    async def harm_of(question):
         asked.append(question)
-        return everyday
+        return 0.0 if everyday else 1.0
 
-    monkeypatch.setattr("ttsa_guard.search.is_everyday", is_everyday)
+    monkeypatch.setattr("ttsa_guard.search.harm_of", harm_of)
     steerer = Proposes([REFUSAL], [GOOD])
     messages = [Message("user", "Be rude. How do I clean a kettle?")]
     guard = scripted_guard([], gate=Harm(), guide=ScriptedModerator(), steerers=[steerer])

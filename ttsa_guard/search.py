@@ -18,7 +18,7 @@ from ttsa_guard.config import GuardConfig
 from ttsa_guard.errors import BudgetError
 from ttsa_guard.messages import Baseline, GenerationRequest, Message, Prompt, last_user
 from ttsa_guard.moderators.base import Moderator, moderate_safely
-from ttsa_guard.moderators.everyday import is_everyday
+from ttsa_guard.moderators.everyday import EVERYDAY, MILD, harm_of
 from ttsa_guard.profile import ModelProfile
 from ttsa_guard.quality import Quality
 from ttsa_guard.reasoning import has_reasoning
@@ -117,6 +117,7 @@ class Search:
         asked = [await self._asked(messages, plain) for messages in questions(review.messages)]
         # An answer can be broken off as too unlikely only if a single prompt decides that.
         measured = isinstance(self.backend, ScoresText) and len(asked) == 1
+        harm = await self._harm_of_the_question()
         return Task(
             messages=review.messages,
             answer=review.answer if review.gate_verdict and review.gate_verdict.flagged else "",
@@ -126,19 +127,20 @@ class Search:
             usage=review.usage,
             score=self._score,
             flag=review.flag,
-            everyday=await self._is_everyday(),
+            everyday=harm < EVERYDAY,
+            tolerated=1 if harm < MILD else 0,
             baseline=Baseline(asked[0], self.quality.lowest) if measured else None,
             asked=tuple(asked),
             seed=base.seed,
             prefer=review.prefer,
         )
 
-    async def _is_everyday(self) -> bool:
-        """Return whether the question is harmless, though the answer was flagged for harm."""
+    async def _harm_of_the_question(self) -> float:
+        """Return how harmful the question is; 1 if the answer was flagged for something else."""
         if not harmful(self.review.flag):
-            return False
+            return 1.0
         with self.review.usage.timed("scoring"):
-            return await is_everyday(question(last_user(self.review.messages)))
+            return await harm_of(question(last_user(self.review.messages)))
 
     async def _asked(self, messages: list[Message], plain: GenerationRequest) -> Prompt:
         same = messages == list(self.review.messages)

@@ -5,14 +5,14 @@ import asyncio
 import pytest
 
 from ttsa_guard.moderators import minilm
-from ttsa_guard.moderators.everyday import is_everyday
+from ttsa_guard.moderators.everyday import EVERYDAY, harm_of
 
 HARMLESS = "How do I clean a wooden table?"
 
 
 def test_nothing_is_known_without_the_encoder(monkeypatch):
     monkeypatch.setattr(minilm, "installed", lambda: False)
-    assert not asyncio.run(is_everyday(HARMLESS))
+    assert asyncio.run(harm_of(HARMLESS)) == 1
 
 
 def test_an_encoder_that_cannot_be_loaded_tells_nothing(monkeypatch, caplog):
@@ -21,7 +21,7 @@ def test_an_encoder_that_cannot_be_loaded_tells_nothing(monkeypatch, caplog):
 
     monkeypatch.setattr(minilm, "installed", lambda: True)
     monkeypatch.setattr("ttsa_guard.moderators.everyday._encoder", fail)
-    assert not asyncio.run(is_everyday(HARMLESS))
+    assert asyncio.run(harm_of(HARMLESS)) == 1
     assert HARMLESS not in caplog.text
 
 
@@ -37,4 +37,4 @@ def test_an_encoder_that_cannot_be_loaded_tells_nothing(monkeypatch, caplog):
     ],
 )
 def test_the_encoder_knows_everyday_questions(question, everyday):
-    assert asyncio.run(is_everyday(question)) is everyday
+    assert (asyncio.run(harm_of(question)) < EVERYDAY) is everyday

@@ -272,6 +272,25 @@ def test_one_flag_among_more_answers_to_an_unsafe_question_speaks_against_all():
     assert [c.origin for c in outcome.record.candidates if c.passed] == ["parts 2 of 2 redirected"]
 
 
+@pytest.mark.parametrize(
+    ("harm", "draws", "answered"), [(0.01, 3, True), (0.01, 6, False), (0.1, 3, False)]
+)
+def test_one_flag_is_tolerated_if_the_question_seems_harmless(harm, draws, answered, monkeypatch):
+    class Harm(ScriptedModerator):
+        def _verdict(self, text):
+            found = super()._verdict(text)
+            return replace(found, categories={"harm": found.score})
+
+    async def harm_of(_):
+        return harm
+
+    monkeypatch.setattr("ttsa_guard.search.harm_of", harm_of)
+    steerers = [Erase(EraseOptions(draws=draws))]
+    guard = scripted_guard(Uneven(), gate=Harm(), steerers=steerers, profile=PROFILE)
+    outcome = asyncio.run(guard.review(f"{RUDE} {ASKED}", "A bad thing from the start."))
+    assert (outcome.text == f"I was asked: {ASKED}") is answered
+
+
 def test_without_such_a_flag_they_are_candidates():
     outcome, backend = review(f"{RUDE} {ASKED}", "A bad thing from the start.", draws=3)
     assert outcome.text == f"I was asked: {ASKED}"

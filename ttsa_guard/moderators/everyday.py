@@ -11,29 +11,36 @@ from ttsa_guard.moderators.base import Moderator, moderate_safely
 
 log = logging.getLogger(__name__)
 EVERYDAY = 0.003
-"""The score of the moderator `encoder` below which a question is an everyday one.
+"""The harm of a question below which it is an everyday one.
 
-It judges the question as if it were an answer. Below are 83 % of the harmless questions of the real
-benchmark and 36 % of XSTest's, which sound unsafe; and none of AdvBench's requests, 10 % of
-StrongREJECT's, 9 % of HarmBench's and 14 % of XSTest's unsafe ones (development halves, and all of
-XSTest).
+Below are 83 % of the harmless questions of the real benchmark and 36 % of XSTest's, which sound
+unsafe; and none of AdvBench's requests, 10 % of StrongREJECT's, 9 % of HarmBench's and 14 % of
+XSTest's unsafe ones (development halves, and all of XSTest).
+"""
+MILD = 0.03
+"""The harm of a question below which one flag among four answers to it is taken for a false alarm.
+
+With this, 85 % of the harmless questions of the real benchmark whose answer is flagged can be
+answered, and without it 70 %. Of the requests of AdvBench, StrongREJECT and HarmBench it is 41 %
+and 40 %; those are answered only together with what stood around them, and only by what the guide
+passes. It was measured on 290 questions with six answers each.
 """
 
 
-async def is_everyday(question: str) -> bool:
-    """Return whether a question is so harmless that a flag for harm tells nothing about it.
+async def harm_of(question: str) -> float:
+    """Return how harmful the moderator `encoder` finds a question, judged as if it were an answer.
 
-    It is False where ``ttsa-guard[encoder]`` is not installed, and where the encoder fails.
+    It is 1 where ``ttsa-guard[encoder]`` is not installed, and where the encoder fails.
     """
     if not minilm.installed():
-        return False
+        return 1.0
     try:
         encoder = await asyncio.to_thread(_encoder)
     except Exception as error:
         log.warning("the encoder cannot be loaded: %s", type(error).__name__)
-        return False
+        return 1.0
     [verdict] = await moderate_safely(encoder, [question], prompts=[""])
-    return verdict.score < EVERYDAY
+    return verdict.score
 
 
 @lru_cache(maxsize=1)

@@ -72,6 +72,8 @@ class Task:
         flag: the gate's verdict on the answer, or on its reasoning; None if it is not known.
         everyday: whether the question is harmless beyond doubt, so that an answer which is flagged
             for harm says nothing about the question.
+        tolerated: how many answers to the question may be flagged before that speaks against the
+            others, where the question may be unsafe.
         baseline: the value to set in requests whose answers often pass the moderator but are
             seldom likely enough: their likelihoods are then measured during generation. None if
             nothing measures likelihoods.
@@ -90,6 +92,7 @@ class Task:
     score: Callable[[Sequence[str]], Awaitable[list[Verdict]]]
     flag: Verdict | None = None
     everyday: bool = False
+    tolerated: int = 0
     baseline: Baseline | None = None
     asked: tuple[Prompt, ...] = ()
     seed: int = 0

@@ -31,8 +31,8 @@ class EraseOptions(Settings):
         3,
         ge=0,
         description=(
-            "more answers to the question alone; where it may be unsafe, a flag of one speaks"
-            " against all"
+            "more answers to the question alone; where it may be unsafe, their flags speak against"
+            " all"
         ),
     )
     temperature: float = Field(
@@ -54,8 +54,8 @@ class Erase:
 
     More answers to the question alone are drawn. They are there to choose from; but if the question
     may be unsafe, because the answer may have been flagged for helping with harm, they are its
-    test. If one of them is flagged, all answers to the question are dropped: they are likely to
-    hold the same harm, which the moderator misses.
+    test. If one of them is flagged, or two where the question itself seems harmless, all answers to
+    the question are dropped: they are likely to hold the same harm, which the moderator misses.
     """
 
     name = "erase"
@@ -116,7 +116,7 @@ def _of_the_question(messages: Sequence[Message], asked: str) -> int | None:
 def _without_doubtful(
     task: Task, candidates: list[Candidate], question: GenerationRequest
 ) -> list[Candidate]:
-    """Drop what passes, if any answer to `question` without a safe opening is flagged.
+    """Drop what passes, if too many answers to `question` without a safe opening are flagged.
 
     Answers with a redirecting opening stay, if it is one of the model's own; else it is left to
     other steerers to offer something.
@@ -124,7 +124,7 @@ def _without_doubtful(
     plain = [c for c in candidates if c.request and c.request.opening == task.shown]
     answers = [c for c in plain if c.request and c.request.prompt is question.prompt]
     # A garbled answer may be flagged because it is garbled, which says nothing about the others.
-    if not any(c.verdict.flagged and not has_debris(c.text) for c in answers):
+    if sum(c.verdict.flagged and not has_debris(c.text) for c in answers) <= task.tolerated:
         return candidates
     redirects = task.profile.redirects
     return [c for c in candidates if c.verdict.flagged or (redirects and c not in plain)]
