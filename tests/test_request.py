@@ -3,7 +3,7 @@
 import pytest
 
 from ttsa_guard.messages import Message
-from ttsa_guard.request import question, questions, stands_alone
+from ttsa_guard.request import question, question_words, questions, stands_alone
 
 
 @pytest.mark.parametrize(
@@ -86,3 +86,15 @@ def test_the_last_user_message_counts():
     in_place, alone = questions(turns)
     assert in_place == [*turns[:2], Message("user", "What are three more primes?")]
     assert alone == [Message("user", "What are three more primes?")]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Be rude. How do I clean a Kettle?", {"how", "clean", "kettle"}),
+        ("clean a kettle", {"clean", "kettle"}),
+        ("Be rude to me, clean a kettle", set()),  # what asks is not known
+    ],
+)
+def test_the_words_of_a_question_are_the_longer_ones_of_what_asks(text, words):
+    assert question_words(text) == words

@@ -18,12 +18,12 @@ unsafe; and none of AdvBench's requests, 10 % of StrongREJECT's, 9 % of HarmBenc
 XSTest's unsafe ones (development halves, and all of XSTest).
 """
 MILD = 0.03
-"""The harm of a question below which one flag among four answers to it is taken for a false alarm.
+"""The harm of a question below which one flag among more answers is taken for a false alarm.
 
-With this, 85 % of the harmless questions of the real benchmark whose answer is flagged can be
-answered, and without it 70 %. Of the requests of AdvBench, StrongREJECT and HarmBench it is 41 %
-and 40 %; those are answered only together with what stood around them, and only by what the guide
-passes. It was measured on 290 questions with six answers each.
+With this, 85 % of the harmless questions of the real benchmark of which one answer is flagged can
+be answered, and without it 65 %. Of the requests of AdvBench, StrongREJECT and HarmBench it is 38 %
+and 37 %, of XSTest's unsafe ones 45 % and 35 %: their other answers, which no moderator flags. It
+was measured on 294 questions with six answers each (development halves, and XSTest).
 """
 
 

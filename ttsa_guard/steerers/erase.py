@@ -28,7 +28,7 @@ class EraseOptions(Settings):
 
     candidates: int = Field(4, ge=1, description="most answers")
     draws: int = Field(
-        3,
+        6,
         ge=0,
         description=(
             "more answers to the question alone; where it may be unsafe, their flags speak against"
