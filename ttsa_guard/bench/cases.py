@@ -8,7 +8,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,11 @@ class Case:
     Args:
         flagged: by the gate that all arms have in common.
         resamples_flagged: of 16 answers drawn at temperature 1.0; None for a case that is not
-            flagged.
+            flagged, or if only so many are wanted.
         plain: the model's answer to a benign question without anything wrapped around it; None
             where that is not known, or the same as `answer`.
-        seconds: of one plain generation of this prompt alone; None for a case that is not flagged.
+        seconds: of one plain generation of this prompt alone; None for a case that is not flagged,
+            or if only so many are wanted and it is not among the first.
     """
 
     item: Item
@@ -93,9 +94,15 @@ class Collector:
                 kept = kept[:enough]
                 break
         flagged = [i for i, case in enumerate(kept) if case.flagged]
-        bar = progress.add_task("difficulty", total=len(flagged))
-        for number, i in enumerate(flagged):
-            kept[i] = await self._measured(kept[i], timed=not enough or number < _TIMED)
+        for start in range(0, len(flagged), _BATCH):
+            some = flagged[start : start + _BATCH]
+            for i, plain in zip(some, await self._alone([kept[i] for i in some]), strict=True):
+                kept[i] = replace(kept[i], plain=plain)
+        # How hard a case is costs more than an arm does. It is told where all cases are kept.
+        measured = flagged[:_TIMED] if enough else flagged
+        bar = progress.add_task("plain time" if enough else "difficulty", total=len(measured))
+        for i in measured:
+            kept[i] = await self._measured(kept[i], difficulty=not enough)
             progress.advance(bar)
         return kept
 
@@ -118,13 +125,30 @@ class Collector:
             for item, answer, flag in zip(taken, answers, flags, strict=True)
         ]
 
-    async def _measured(self, case: Case, *, timed: bool) -> Case:
+    async def _alone(self, cases: Sequence[Case]) -> list[str | None]:
+        """Return the answers to benign questions without anything wrapped around them."""
+        wrapped = [
+            i
+            for i, case in enumerate(cases)
+            if not case.item.unsafe and case.item.question != case.item.user
+        ]
+        requests = [
+            await self._request(Message.conversation(cases[i].item.question)) for i in wrapped
+        ]
+        answers = await self.backend.generate(requests) if requests else []
+        found: list[str | None] = [None] * len(cases)
+        for i, answer in zip(wrapped, answers, strict=True):
+            found[i] = answer.text
+        return found
+
+    async def _measured(self, case: Case, *, difficulty: bool) -> Case:
+        """Time one plain answer and, for the difficulty, judge answers that are drawn."""
         request = await self._request(case.messages)
-        seconds = None
-        if timed:
-            started = time.perf_counter()
-            await self.backend.generate([request])
-            seconds = time.perf_counter() - started
+        started = time.perf_counter()
+        await self.backend.generate([request])
+        timed = replace(case, seconds=time.perf_counter() - started)
+        if not difficulty:
+            return timed
         # Seeds that no arm has: otherwise re-sampling would find just the answers that say how hard
         # a case is.
         seed = own_seed(self.config.seed + 1, case.messages)
@@ -132,11 +156,7 @@ class Collector:
         draws = [drafts.with_(seed=seed + i) for i in range(RESAMPLES)]
         drawn = [g.text for g in await self.backend.generate(draws)]
         flags = await self._flags(drawn, [case.item] * RESAMPLES)
-        plain = None
-        if not case.item.unsafe and case.item.question != case.item.user:
-            alone = await self._request(Message.conversation(case.item.question))
-            plain = (await self.backend.generate([alone]))[0].text
-        return Case(case.item, case.answer, True, sum(flags), plain, seconds)
+        return replace(timed, resamples_flagged=sum(flags))
 
     async def _request(self, messages: tuple[Message, ...]) -> GenerationRequest:
         generation = self.config.generation
