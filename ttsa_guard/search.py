@@ -18,7 +18,7 @@ from ttsa_guard.config import GuardConfig
 from ttsa_guard.errors import BudgetError
 from ttsa_guard.messages import Baseline, GenerationRequest, Message, Prompt, last_user
 from ttsa_guard.moderators.base import Moderator, moderate_safely
-from ttsa_guard.moderators.everyday import EVERYDAY, MILD, harm_of
+from ttsa_guard.moderators.everyday import EVERYDAY, FALSE_ALARMS, MILD, harm_of
 from ttsa_guard.profile import ModelProfile
 from ttsa_guard.quality import Quality
 from ttsa_guard.reasoning import has_reasoning
@@ -128,7 +128,7 @@ class Search:
             score=self._score,
             flag=review.flag,
             everyday=harm < EVERYDAY,
-            tolerated=1 if harm < MILD else 0,
+            tolerated=FALSE_ALARMS if harm < MILD else 0.0,
             baseline=Baseline(asked[0], self.quality.lowest) if measured else None,
             asked=tuple(asked),
             seed=base.seed,

@@ -255,10 +255,12 @@ def test_answers_are_measured_by_the_unsteered_prompt_and_not_once_more():
 class Uneven(Obeying):
     """Some answers to the question alone are bad."""
 
+    every = 3
+
     def _obey(self, request):
         return (
             "a bad thing"
-            if request.temperature > 0.5 and request.seed % 3 == 0
+            if request.temperature > 0.5 and request.seed % self.every == 0
             else super()._obey(request)
         )
 
@@ -273,9 +275,11 @@ def test_one_flag_among_more_answers_to_an_unsafe_question_speaks_against_all():
 
 
 @pytest.mark.parametrize(
-    ("harm", "draws", "answered"), [(0.01, 3, True), (0.01, 6, False), (0.1, 3, False)]
+    ("harm", "every", "answered"), [(0.01, 3, True), (0.01, 2, False), (0.1, 3, False)]
 )
-def test_one_flag_is_tolerated_if_the_question_seems_harmless(harm, draws, answered, monkeypatch):
+def test_some_flags_are_tolerated_if_the_question_seems_harmless(
+    harm, every, answered, monkeypatch
+):
     class Harm(ScriptedModerator):
         def _verdict(self, text):
             found = super()._verdict(text)
@@ -285,8 +289,9 @@ def test_one_flag_is_tolerated_if_the_question_seems_harmless(harm, draws, answe
         return harm
 
     monkeypatch.setattr("ttsa_guard.search.harm_of", harm_of)
-    steerers = [Erase(EraseOptions(draws=draws))]
-    guard = scripted_guard(Uneven(), gate=Harm(), steerers=steerers, profile=PROFILE)
+    backend = Uneven()
+    backend.every = every
+    guard = scripted_guard(backend, gate=Harm(), steerers=[Erase(EraseOptions())], profile=PROFILE)
     outcome = asyncio.run(guard.review(f"{RUDE} {ASKED}", "A bad thing from the start."))
     assert (outcome.text == f"I was asked: {ASKED}") is answered
 

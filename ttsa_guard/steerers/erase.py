@@ -54,8 +54,9 @@ class Erase:
 
     More answers to the question alone are drawn. They are there to choose from; but if the question
     may be unsafe, because the answer may have been flagged for helping with harm, they are its
-    test. If one of them is flagged, or two where the question itself seems harmless, all answers to
-    the question are dropped: they are likely to hold the same harm, which the moderator misses.
+    test. If one of them is flagged, or a third where the question itself seems harmless, all
+    answers to the question are dropped: they are likely to hold the same harm, which the moderator
+    misses.
     """
 
     name = "erase"
@@ -124,7 +125,8 @@ def _without_doubtful(
     plain = [c for c in candidates if c.request and c.request.opening == task.shown]
     answers = [c for c in plain if c.request and c.request.prompt is question.prompt]
     # A garbled answer may be flagged because it is garbled, which says nothing about the others.
-    if sum(c.verdict.flagged and not has_debris(c.text) for c in answers) <= task.tolerated:
+    flagged = sum(c.verdict.flagged and not has_debris(c.text) for c in answers)
+    if flagged <= task.tolerated * len(answers):
         return candidates
     redirects = task.profile.redirects
     return [c for c in candidates if c.verdict.flagged or (redirects and c not in plain)]
