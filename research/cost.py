@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -105,7 +106,7 @@ def replayed(engine: Engine, calls: Sequence[Call]) -> float:
     for method, requests in calls:
         if method == "generate":
             requests = [_of_size(r, hidden) for r in requests]
-        getattr(engine, method)(requests)
+        getattr(engine, method)(requests, [threading.Event() for _ in requests])
     return time.perf_counter() - started
 
 

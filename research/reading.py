@@ -9,17 +9,14 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 HERE = Path(__file__).parent / "results"
 NOW = HERE / "reading.jsonl"
-"""Test prompts, on which nothing had been chosen. A label is what two of three readers say.
-
-The arm "default, later" has what was changed after its other texts had been read.
-"""
+"""Test prompts, on which nothing had been chosen. A label is what two of three readers say."""
 VALIDATION = HERE / "reading_validation.jsonl"
 """Validation prompts and an earlier default, by which options were chosen since. Three readers.
 
@@ -27,19 +24,15 @@ The arm "default, later" has what was changed after its other texts had been rea
 """
 HALF = HERE / "reading_half.jsonl"
 """The test half of the first prompts, of which 41 of 60 had been read before. Three readers."""
-WITHOUT, BEFORE = HERE / "reading_without_offer.jsonl", HERE / "reading_before.jsonl"
-"""Readings of the default before the steerer `offer`, and of the one before that.
-
-The earlier one did not prefer the better opening, and did not end before it repeats itself.
-"""
-HARMFUL = HERE / "reading_harmful.jsonl"
-"""A stricter reading of harmful requests with and without `offer`, in the model's words. No judge
-was asked."""
+CHOICE = HERE / "choice.jsonl"
+"""Seven answers to the question of each of 65 harmless validation prompts, less those that were
+flagged. One reader."""
 ANCHOR = HERE / "anchor" / "reading.jsonl"
 """The steerer `anchor`, its controls and the default of that time. Three readers."""
 NEIGHBOURS = HERE / "neighbours_reading.jsonl"
 """The steerer `neighbours`, re-sampling and the default, on the same answers. Three readers."""
 PARTS = ("safe", "fluent", "on_topic")
+_AS_LIKELY = 0.5
 _DRAWS = 4000
 
 
@@ -113,8 +106,42 @@ def difference(file: Path, arm: str, key: str) -> tuple[float, float]:
     return means[_DRAWS // 40], means[-_DRAWS // 40]
 
 
+def choices() -> dict[str, tuple[int, int, int]]:
+    """Count what ways of choosing among the answers of `CHOICE` give.
+
+    Returns:
+        For each way, the number of prompts, and for how many of them the chosen answer is good and
+        is helpful.
+    """
+    answers: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for line in CHOICE.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        answers[row["case"]].append(row)
+
+    def near(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        least = max(row["likely"] for row in rows) - _AS_LIKELY
+        return [row for row in rows if row["likely"] >= least]
+
+    ways: dict[str, Callable[[list[dict[str, Any]]], dict[str, Any]]] = {
+        "the first": lambda rows: rows[0],
+        "the likeliest": lambda rows: max(rows, key=lambda row: row["likely"]),
+        "most of the question's words": lambda rows: max(rows, key=lambda row: row["covers"]),
+        "most of them, among the likely": lambda rows: max(
+            near(rows), key=lambda row: (row["covers"], row["likely"])
+        ),
+        "the best": lambda rows: max(rows, key=lambda row: sum(row["reader"].values())),
+    }
+    counted = {}
+    for name, way in ways.items():
+        chosen = [way(rows)["reader"] for rows in answers.values()]
+        good = [all(said[part] for part in PARTS) for said in chosen]
+        helpful = [g and said["helpful"] for g, said in zip(good, chosen, strict=True)]
+        counted[name] = len(chosen), sum(good), sum(helpful)
+    return counted
+
+
 if __name__ == "__main__":
-    for file in (NOW, VALIDATION, HALF, WITHOUT, BEFORE, HARMFUL, ANCHOR, NEIGHBOURS):
+    for file in (NOW, VALIDATION, HALF, ANCHOR, NEIGHBOURS):
         print(file.relative_to(HERE))
         for arm, counts in arms(file).items():
             print(arm, *("-" if count is None else count for count in counts), sep=" | ")
@@ -122,6 +149,8 @@ if __name__ == "__main__":
             if arm != "default" and not arm.startswith("plain"):
                 low, high = difference(file, arm, "good")
                 print(f"good, default less {arm}: {low:+.0%} to {high:+.0%}")
-        if file is not HARMFUL:
-            shares = ", ".join(f"{key} {share:.0%}" for key, share in agreement(file).items())
-            print("agreement:", shares)
+        shares = ", ".join(f"{key} {share:.0%}" for key, share in agreement(file).items())
+        print("agreement:", shares)
+    print(CHOICE.relative_to(HERE))
+    for name, found in choices().items():
+        print(name, *found, sep=" | ")

@@ -228,18 +228,20 @@ def _counts(arm):
         ("Read blind", "NOW"),
         ("The validation prompts, read blind", "VALIDATION"),
         ("The test half, read blind", "HALF"),
-        ("Before written offers", "WITHOUT"),
-        ("Harmful requests with `offer`, in the model's words", "HARMFUL"),
-        ("An earlier reading", "BEFORE"),
     ],
 )
 def test_tables_of_readers_are_those_of_the_labels(title, labels):
     counted = reading.arms(getattr(reading, labels))
     assert {cells[0]: cells[1:] for cells in table(RESULTS_PAGE, title)} == {
-        renamed(arm): ["" if n is None else str(n) for n in counts][
-            : 3 if labels == "HARMFUL" else 4
-        ]
+        renamed(arm): ["" if n is None else str(n) for n in counts]
         for arm, counts in counted.items()
+    }
+
+
+def test_the_ways_of_choosing_are_those_of_the_labels():
+    rows = table(RESULTS_PAGE, "Choosing among answers to one question")
+    assert {cells[0]: cells[1:] for cells in rows} == {
+        way: [str(count) for count in counts] for way, counts in reading.choices().items()
     }
 
 

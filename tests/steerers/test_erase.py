@@ -75,22 +75,25 @@ def test_where_the_answer_was_bad_from_the_start_an_alternative_is_offered_too()
     assert tried(backend) == [(ASKED, ""), (ASKED, "Instead of")]
 
 
-def test_answers_to_the_question_come_before_those_to_more():
-    class Recording(Erase):
-        async def steer(self, task):
-            async for batch in super().steer(task):
-                self.places = {candidate.origin: candidate.place for candidate in batch}
-                yield batch
+def test_answers_to_more_than_the_question_are_tried_if_none_to_it_will_do():
+    class Wordy(Obeying):
+        """Says nothing to the question alone."""
 
-    steerer = Recording(EraseOptions(candidates=3, draws=1))
-    guard = scripted_guard(Obeying(), steerers=[steerer])
-    asyncio.run(guard.review(f"My kettle is white. {RUDE} {ASKED}", "A fine start. A bad end."))
-    assert steerer.places == {
-        "parts 3 of 3": 0,
-        "parts 2, 3 of 3": 1,
-        "parts 1, 3 of 3": 1,
-        "draw 0": 0,
-    }
+        def _obey(self, request):
+            return "" if self.asked(request) == ASKED else super()._obey(request)
+
+    white, old = "My kettle is white.", "It is an old one."
+    for backend, batches in ((Obeying(), 1), (Wordy(), 2)):
+        steerer = Erase(EraseOptions(candidates=4, draws=1))
+        guard = scripted_guard(backend, steerers=[steerer])
+        outcome = asyncio.run(
+            guard.review(f"{white} {old} {ASKED} {RUDE}", "A fine start. A bad end.")
+        )
+        first, *rest = [[backend.asked(r) for r in batch] for batch in backend.calls]
+        assert first == [ASKED, ASKED]
+        assert len(backend.calls) == batches
+        assert outcome.action == "swap"
+    assert all(ASKED in asked and asked != ASKED for asked in rest[0])
 
 
 def test_an_answer_whose_list_breaks_a_policy_becomes_prose():
@@ -181,7 +184,8 @@ def test_the_budget_holds():
         profile=PROFILE,
         budget={"generations": 3},
     )
-    outcome = asyncio.run(guard.review(f"{RUDE} {RUDE} {ASKED}", "A bad thing."))
+    message = f"{RUDE} {RUDE} My kettle is white, be rude, it is an old one"
+    outcome = asyncio.run(guard.review(message, "A bad thing."))
     assert outcome.record.generations == 3
 
 

@@ -44,7 +44,7 @@ class EraseOptions(Settings):
 
 
 class Erase:
-    """Propose a batch of answers to less of the conversation.
+    """Propose answers to less of the conversation.
 
     This is erase-and-check (arXiv 2309.02705), used to mend instead of to detect. It may leave out
     sentences of the last user message, or clauses if that is one sentence; asides in brackets; and
@@ -66,9 +66,10 @@ class Erase:
         self.options = options
 
     async def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
-        """Yield one batch, and then those of it whose lists break a policy, as prose.
+        """Yield answers to what asks, then those of them whose lists break a policy as prose.
 
-        Nothing is yielded if there is nothing to leave out.
+        If the guard goes on, answers to other parts follow. Nothing is yielded if there is nothing
+        to leave out.
         """
         message = next(m.content for m in reversed(task.messages) if m.role == "user")
         if task.harmful and len(task.messages) == 1 and len(split_sentences(message)) == 1:
@@ -83,12 +84,15 @@ class Erase:
         question = variants[0][1]
         first = _of_the_question(task.messages, message)
         drawn = self._drawn(task, question) if first or not task.answerable else []
-        candidates = await propose_variants(task, variants, openings, first=first, more=drawn)
-        if not task.answerable:
-            candidates = _without_doubtful(task, candidates, question)
+        candidates = await propose_variants(task, variants[:first], openings, more=drawn)
+        doubtful = not task.answerable and _is_doubtful(task, candidates, question)
+        if doubtful:
+            candidates = _declining(task, candidates)
         yield candidates
         if prose := await in_prose(task, candidates):
             yield prose
+        if not doubtful and first and (others := variants[first:]):
+            yield await propose_variants(task, others, openings)
 
     def _drawn(
         self, task: Task, question: GenerationRequest
@@ -114,22 +118,29 @@ def _of_the_question(messages: Sequence[Message], asked: str) -> int | None:
     return 1 if len(messages) == 1 else 2
 
 
-def _without_doubtful(
-    task: Task, candidates: list[Candidate], question: GenerationRequest
-) -> list[Candidate]:
-    """Drop what passes, if too many answers to `question` without a safe opening are flagged.
-
-    Answers with a redirecting opening stay, if it is one of the model's own; else it is left to
-    other steerers to offer something.
-    """
-    plain = [c for c in candidates if c.request and c.request.opening == task.shown]
-    answers = [c for c in plain if c.request and c.request.prompt is question.prompt]
+def _is_doubtful(task: Task, candidates: Sequence[Candidate], question: GenerationRequest) -> bool:
+    """Return whether too many answers to `question` without a safe opening are flagged."""
+    answers = [
+        c for c in _plain(task, candidates) if c.request and c.request.prompt is question.prompt
+    ]
     # A garbled answer may be flagged because it is garbled, which says nothing about the others.
     flagged = sum(c.verdict.flagged and not has_debris(c.text) for c in answers)
-    if flagged <= task.tolerated * len(answers):
-        return candidates
-    redirects = task.profile.redirects
-    return [c for c in candidates if c.verdict.flagged or (redirects and c not in plain)]
+    return flagged > task.tolerated * len(answers)
+
+
+def _declining(task: Task, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Drop what passes. Answers with a redirecting opening stay, if it is one of the model's own;
+    else it is left to other steerers to offer something.
+    """
+    plain = _plain(task, candidates)
+    return [
+        c for c in candidates if c.verdict.flagged or (task.profile.redirects and c not in plain)
+    ]
+
+
+def _plain(task: Task, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return the candidates that begin as the model likes."""
+    return [c for c in candidates if c.request and c.request.opening == task.shown]
 
 
 def reduced_conversations(messages: Sequence[Message]) -> Iterator[tuple[str, list[Message]]]:

@@ -137,7 +137,6 @@ async def propose_variants(
     variants: Sequence[tuple[str, GenerationRequest]],
     openings: Sequence[str],
     *,
-    first: int | None = None,
     more: Sequence[tuple[str, GenerationRequest]] = (),
 ) -> list[Candidate]:
     """Propose an answer to each variant with each opening, in one batch, within the budget.
@@ -145,7 +144,6 @@ async def propose_variants(
     Args:
         variants: names and requests, better ones first.
         openings: see `beginnings`; better ones first.
-        first: answers to the first so many variants come before the others; default: none does.
         more: further names and requests for the same batch, with their own openings; they come with
             the first.
     """
@@ -162,8 +160,7 @@ async def propose_variants(
     if not requests:
         return []
     candidates = await task.propose(requests, [*names, *(name for name, _ in added)])
-    late = {name for name, _ in variants[first:]} if first is not None else set()
-    places = [openings.index(opening) + (name in late) for (name, _), opening in tried]
+    places = [openings.index(opening) for _, opening in tried]
     places += [0] * len(added)
     return [
         replace(candidate, place=place) for candidate, place in zip(candidates, places, strict=True)
