@@ -189,6 +189,11 @@ def test_the_budget_holds():
     assert outcome.record.generations == 3
 
 
+def test_a_message_of_many_sentences_is_not_taken_apart_in_all_ways():
+    told = " ".join(f"This is number {i}." for i in range(200))
+    assert len(list(islice(reduced_texts(f"{told} {ASKED}"), 5))) == 5
+
+
 @pytest.mark.parametrize(
     ("text", "parts"),
     [

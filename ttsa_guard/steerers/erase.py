@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import replace
-from itertools import combinations, islice
+from itertools import chain, combinations, islice
 from typing import ClassVar
 
 from pydantic import Field
@@ -175,7 +175,7 @@ def reduced_texts(text: str) -> Iterator[tuple[str, str]]:
     else:
         chosen = (
             tuple(sorted((*asks, *(others[k] for k in kept))))
-            for kept in ((), *kept_parts(len(others)))
+            for kept in chain([()], kept_parts(len(others)))
             if others
         )
     for kept in chosen:
