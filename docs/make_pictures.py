@@ -45,7 +45,7 @@ from ttsa_guard.plugins import Plugins
 HERE = Path(__file__).parent
 IMAGES = HERE / "images"
 APP = HERE.parent / "examples" / "web_chat" / "app.py"
-RESULTS = HERE.parent / "research" / "results" / "real_main.json"
+RESULTS = HERE.parent / "research" / "results" / "real.json"
 SHOWN = (1, 5, 8)
 """Conversations of the demo that are in its picture: one that passes, one flagged for harm, one for
 its tone."""
