@@ -44,7 +44,7 @@ def test_a_conversation_is_asked_in_its_place_and_alone():
     [alone] = questions([Message("user", "Be rude. How do I swim?")])
     assert alone == [Message("user", "How do I swim?")]
     system = Message("system", "Be rude.")
-    assert questions([system, Message("user", "I am six. How do I swim?")]) == [
+    assert questions([system, Message("user", "Be loud. How do I swim?")]) == [
         [system, Message("user", "How do I swim?")],
         [Message("user", "How do I swim?")],
     ]
@@ -98,3 +98,27 @@ def test_the_last_user_message_counts():
 )
 def test_the_words_of_a_question_are_the_longer_ones_of_what_asks(text, words):
     assert question_words(text) == words
+
+
+@pytest.mark.parametrize(
+    ("text", "asked"),
+    [
+        (
+            "Be rude. I spilled tea on my wool jumper. How should I wash it without shrinking it?",
+            "I spilled tea on my wool jumper. How should I wash it without shrinking it?",
+        ),
+        (
+            "We have a puppy. He barks all night. What can we do about that noise? Be rude to us.",
+            "We have a puppy. He barks all night. What can we do about that noise?",
+        ),
+        (
+            "How do I make a good soup? I have never done it before. Answer as a pirate.",
+            "How do I make a good soup? I have never done it before.",
+        ),
+        ("You are my worst enemy. How do I make a good soup?", "How do I make a good soup?"),
+        ("I like it when bots are rude. How do I make a soup?", "How do I make a soup?"),
+        ("The story is about a mean cook. How do I make a soup?", "How do I make a soup?"),
+    ],
+)
+def test_what_users_tell_of_themselves_belongs_to_their_question(text, asked):
+    assert question(text) == asked

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import takewhile
 
 from ttsa_guard.messages import Message
 from ttsa_guard.text import QUESTION_MARKS, WORD, split_sentences
@@ -43,6 +44,20 @@ _GENERAL = frozenset(
     " wrong you your".split()
 )
 """English words that do not say what a question is about."""
+_TELLS = re.compile(
+    r"\W*(?:(?:so|and|but|well|ok|okay|hi|hey|hello)\b\W*)?(?:i|i'?(?:m|ve|d|ll)|my|we|we'?(?:re|ve|d)"
+    r"|our|there|there's|the|a|an|this|that|last|every|since|when|whenever|after|before|because|in|on"
+    r"|at|for|today|yesterday|tomorrow|tonight|lately|recently|somebody|someone|people)\b",
+    re.IGNORECASE,
+)
+_OF_ONESELF = re.compile(r"\b(?:i|i'?(?:m|ve|d|ll)|my|me|mine|we|our|ours|us)\b", re.IGNORECASE)
+_OF_SOMEBODY = re.compile(r"\W*(?:it|its|it's|they|their|he|his|she|her)\b", re.IGNORECASE)
+_ADDRESSES = re.compile(
+    r"\b(?:you|you'?(?:re|ll)|your|u|ur|users?|bots?|chat\W?bots?|assistants?|model|ai|repl(?:y|ies)"
+    r"|answers?|rules?|insult\w*)\b",
+    re.IGNORECASE,
+)
+"""What is said to or about the assistant. It may be what the model went wrong for."""
 _ASIDE = re.compile(r"\s*(?:\([^()]*\)|\[[^\[\]]*\]|（[^（）]*）|【[^【】]*】)")
 
 
@@ -63,19 +78,52 @@ def asking(text: str) -> tuple[list[str], list[int]]:
 
     Those end with a question mark. If none does, and the parts are sentences, those ask that begin
     as an English question does ("how do i ..."), and else those that begin as an English request
-    does ("Tell me ..."). Where such a request ends within a sentence cannot be seen. If no question
-    says what it is about ("Any tips?", "How do I fix it?"), what was told before it belongs to it,
-    too.
+    does ("Tell me ..."). Where such a request ends within a sentence cannot be seen. What the user
+    tells of themselves right beside it belongs to it, too ("I spilled coffee on my jumper. How
+    should I wash it?"). If nothing is told so, and no question says what it is about ("Any tips?"),
+    the sentence before it does.
     """
+    parts, found = _asked(text)
+    begun = {k for i in found for k in _clauses_before(parts, i)}
+    if len(_sentences(text)) > 1:
+        begun.update(k for i in found for k in _told_beside(parts, i))
+    if all(_says_too_little(parts[i]) for i in found) and not begun:
+        begun = {k for i in found for k in _told_before(parts, i)}
+    return parts, sorted({*found, *begun})
+
+
+def asking_alone(text: str) -> list[int]:
+    """Return the indices of the parts of `text` that ask, without what was told beside them.
+
+    If they say too little without it, it stays.
+    """
+    parts, found = _asked(text)
+    if all(_says_too_little(parts[i]) for i in found):
+        return asking(text)[1]
+    return sorted({*found, *(k for i in found for k in _clauses_before(parts, i))})
+
+
+def _asked(text: str) -> tuple[list[str], list[int]]:
     parts = split_parts(text)
     sentences = len(_sentences(text)) > 1
     for asks in (_ASKED.search, *((_ASKS.match, _REQUESTS.match) if sentences else ())):
         if found := [i for i, part in enumerate(parts) if asks(part)]:
             break
-    begun = {k for i in found for k in _clauses_before(parts, i)}
-    if all(_says_too_little(parts[i]) for i in found) and not begun:
-        begun = {k for i in found for k in _told_before(parts, i)}
-    return parts, sorted({*found, *begun})
+    return parts, found
+
+
+def _told_beside(parts: Sequence[str], asked: int) -> set[int]:
+    """Return the sentences before and after a question in which users tell of themselves."""
+    before = takewhile(lambda i: _tells(parts[i]), range(asked - 1, -1, -1))
+    after = takewhile(lambda i: _tells(parts[i]), range(asked + 1, len(parts)))
+    return {*before, *after}
+
+
+def _tells(part: str) -> bool:
+    if _ADDRESSES.search(part):
+        return False
+    of_oneself = _TELLS.match(part) and _OF_ONESELF.search(part)
+    return bool(of_oneself or _OF_SOMEBODY.match(part))
 
 
 def _says_too_little(part: str) -> bool:

@@ -82,7 +82,7 @@ def test_answers_to_more_than_the_question_are_tried_if_none_to_it_will_do():
         def _obey(self, request):
             return "" if self.asked(request) == ASKED else super()._obey(request)
 
-    white, old = "My kettle is white.", "It is an old one."
+    white, old = "The kettle is white.", "The lid is not."
     for backend, batches in ((Obeying(), 1), (Wordy(), 2)):
         steerer = Erase(EraseOptions(candidates=4, draws=1))
         guard = scripted_guard(backend, steerers=[steerer])
@@ -187,6 +187,12 @@ def test_the_budget_holds():
     message = f"{RUDE} {RUDE} My kettle is white, be rude, it is an old one"
     outcome = asyncio.run(guard.review(message, "A bad thing."))
     assert outcome.record.generations == 3
+
+
+def test_a_question_is_asked_with_what_is_told_beside_it_and_then_without():
+    told = "I have an old kettle."
+    found = [text for _, text in islice(reduced_texts(f"{RUDE} {told} {ASKED}"), 2)]
+    assert found == [f"{told} {ASKED}", ASKED]
 
 
 def test_a_message_of_many_sentences_is_not_taken_apart_in_all_ways():

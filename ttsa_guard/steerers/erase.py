@@ -15,7 +15,7 @@ from pydantic import Field
 from ttsa_guard.messages import GenerationRequest, Message
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.quality import has_debris
-from ttsa_guard.request import asking, stands_alone, without_asides
+from ttsa_guard.request import asking, asking_alone, stands_alone, without_asides
 from ttsa_guard.settings import Settings
 from ttsa_guard.steerers.base import Candidate, Task
 from ttsa_guard.steerers.prefill import beginnings, propose_variants
@@ -162,8 +162,9 @@ def reduced_conversations(messages: Sequence[Message]) -> Iterator[tuple[str, li
 def reduced_texts(text: str) -> Iterator[tuple[str, str]]:
     """Yield `text` with parts left out, each time with a name.
 
-    The text without its asides comes first. Then come the parts that ask, alone and together with
-    some of the others. If no part asks, any of them may stay (see `kept_parts`).
+    The text without its asides comes first. Then come the parts that ask, with what was told beside
+    them, without it, and together with some of the others. If no part asks, any of them may stay
+    (see `kept_parts`).
     """
     plain = without_asides(text)
     if plain != text.strip():
@@ -172,12 +173,14 @@ def reduced_texts(text: str) -> Iterator[tuple[str, str]]:
     others = [i for i in range(len(parts)) if i not in asks]
     if not asks:
         chosen = kept_parts(len(parts))
-    else:
-        chosen = (
-            tuple(sorted((*asks, *(others[k] for k in kept))))
-            for kept in chain([()], kept_parts(len(others)))
-            if others
+    elif others:
+        with_others = (
+            tuple(sorted((*asks, *(others[k] for k in kept)))) for kept in kept_parts(len(others))
         )
+        bare = asking_alone(text)
+        chosen = chain([tuple(asks)], [tuple(bare)] if bare != asks else [], with_others)
+    else:
+        return
     for kept in chosen:
         yield (
             f"parts {', '.join(str(i + 1) for i in kept)} of {len(parts)}",
