@@ -16,7 +16,12 @@ from typing import Any
 
 HERE = Path(__file__).parent / "results"
 NOW = HERE / "reading.jsonl"
-"""Test prompts, on which nothing had been chosen. A label is what two of three readers say."""
+"""Test prompts, on which nothing had been chosen. A label is what two of three readers say.
+
+The arm "default, later" has what was changed after its other texts had been read.
+"""
+SEEDS = HERE / "reading_seeds.jsonl"
+"""The default with two other seeds, on 60 of the same answers. Three readers."""
 VALIDATION = HERE / "reading_validation.jsonl"
 """Validation prompts and an earlier default, by which options were chosen since. Three readers.
 
@@ -91,14 +96,19 @@ def drafts(file: Path) -> dict[str, float]:
 def difference(file: Path, arm: str, key: str) -> tuple[float, float]:
     """Return the 95 % bootstrap interval over prompts of the default's share less that of `arm`.
 
-    The prompts are those of the kinds that the arm was run on. What was not swapped was not read,
-    and counts as bad.
+    The prompts are those of the kinds that the arm was run on, and of those the ones that have an
+    answer of any control. What was not swapped was not read, and counts as bad.
     """
     read = list(rows(file))
     kinds = {row["kind"] for row in read if row["arm"] == arm}
+    common = {
+        row["case"]
+        for row in read
+        if row["kind"] in kinds and (row["arm"] == arm or not row["arm"].startswith("default"))
+    }
     said: dict[str, dict[str, bool]] = defaultdict(dict)
     for row in read:
-        if row["kind"] in kinds and row["arm"] in ("default", arm):
+        if row["case"] in common and row["arm"] in ("default", arm):
             said[row["case"]][row["arm"]] = row["reader"][key]
     apart = [one.get("default", False) - one.get(arm, False) for one in said.values()]
     draw = random.Random(0)
@@ -141,11 +151,11 @@ def choices() -> dict[str, tuple[int, int, int]]:
 
 
 if __name__ == "__main__":
-    for file in (NOW, VALIDATION, HALF, ANCHOR, NEIGHBOURS):
+    for file in (NOW, SEEDS, VALIDATION, HALF, ANCHOR, NEIGHBOURS):
         print(file.relative_to(HERE))
         for arm, counts in arms(file).items():
             print(arm, *("-" if count is None else count for count in counts), sep=" | ")
-        for arm in arms(file):
+        for arm in arms(file) if "default" in arms(file) else ():
             if arm != "default" and not arm.startswith("plain"):
                 low, high = difference(file, arm, "good")
                 print(f"good, default less {arm}: {low:+.0%} to {high:+.0%}")

@@ -91,8 +91,8 @@ def test_the_arms_are_those_of_the_readers():
 
 def test_what_is_said_of_the_readers():
     text = " ".join(README.read_text(encoding="utf-8").split())
-    low, high = reading.difference(reading.NOW, "self-reminder", "good")
-    assert f"better than the next arm by {100 * low:.0f} to {100 * high:.0f} points" in text
+    low, high = reading.difference(reading.NOW, "resample, checked", "good")
+    assert f"re-sampling by {100 * low:.0f} to {100 * high:.0f} points (95 %)" in text
     words = reading.arms(reading.HALF)["default, model's words"]
     assert f"In its own words the model is good in {words[1]} of {words[0]}" in text
     assert f"in {percent(reading.agreement(reading.NOW)['good'])} of the texts only" in text
