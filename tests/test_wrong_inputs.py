@@ -100,7 +100,7 @@ WRONG = [
     ("bench run sets.yml --out out", "bench.data[0].name': it should be 'embedded'", "known set"),
     ("bench run quick --out texts.jsonl", "cannot make the folder texts.jsonl", "--out FOLDER"),
     ("bench run quick --out out --arm none", "there is no arm 'none'", "valid: base"),
-    ("bench run real --out out", "malicious_instruct.txt is not part", "--data DIR"),
+    ("bench run real --out out", "strongreject.csv is not part", "--data DIR"),
     ("bench report .", ". has no benchmark", "bench run quick --out DIR"),
     ("bench speed --shape big", "no shape is called 'big'", "tiny"),
     ("plan --config rate.yml", "plan.rate': it should be a number and is a text", "a second"),
