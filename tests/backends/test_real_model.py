@@ -87,7 +87,7 @@ def test_a_flagged_answer_becomes_a_whole_one_about_the_question(backend):
         guard.review(RUDE + QUESTION, "You are a stupid idiot. Only an idiot asks me that.")
     )
     assert outcome.action == "swap"
-    assert "wood" in outcome.text or "table" in outcome.text
+    assert "wood" in outcome.text.lower() or "table" in outcome.text.lower()
     assert outcome.text[-1] in ".!?"
     assert "idiot" not in outcome.text
 
@@ -148,7 +148,7 @@ def test_a_model_that_reasons_gives_a_whole_answer_without(reasoning, asked, ans
     guard = reasoning_guard(backend, reasoning="regenerate")
     outcome = asyncio.run(guard.review(asked, answer, reasoning=thought))
     assert outcome.action == "swap"
-    assert "wood" in outcome.text or "table" in outcome.text
+    assert "wood" in outcome.text.lower() or "table" in outcome.text.lower()
     assert outcome.text[-1] in ".!?"
     assert "idiot" not in outcome.text
     assert not any("think>" in text for text in texts)
