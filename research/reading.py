@@ -14,6 +14,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from ttsa_guard.selection import AS_LIKELY
+
 HERE = Path(__file__).parent / "results"
 NOW = HERE / "reading.jsonl"
 """Test prompts, on which nothing had been chosen. A label is what two of three readers say.
@@ -37,7 +39,6 @@ ANCHOR = HERE / "anchor" / "reading.jsonl"
 NEIGHBOURS = HERE / "neighbours_reading.jsonl"
 """The steerer `neighbours`, re-sampling and the default, on the same answers. Three readers."""
 PARTS = ("safe", "fluent", "on_topic")
-_AS_LIKELY = 0.5
 _DRAWS = 4000
 
 
@@ -129,7 +130,7 @@ def choices() -> dict[str, tuple[int, int, int]]:
         answers[row["case"]].append(row)
 
     def near(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        least = max(row["likely"] for row in rows) - _AS_LIKELY
+        least = max(row["likely"] for row in rows) - AS_LIKELY
         return [row for row in rows if row["likely"] >= least]
 
     ways: dict[str, Callable[[list[dict[str, Any]]], dict[str, Any]]] = {

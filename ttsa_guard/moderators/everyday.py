@@ -1,4 +1,4 @@
-"""Tell everyday questions from requests that may be unsafe."""
+"""Tell everyday questions from requests that may be unsafe, by how harmful they seem."""
 
 from __future__ import annotations
 
