@@ -4,15 +4,17 @@ import asyncio
 from collections import Counter
 
 import pytest
+from rich.progress import Progress
 
 from ttsa_guard.bench import judges
-from ttsa_guard.bench.cases import Case
+from ttsa_guard.bench.cases import RESAMPLES, Case, Collector
 from ttsa_guard.bench.config import BenchConfig, PromptSource
 from ttsa_guard.bench.data import read
 from ttsa_guard.bench.judges import EncoderJudge
 from ttsa_guard.bench.prompts import Item, entangled, placed, real_prompts
+from ttsa_guard.config import GuardConfig
 from ttsa_guard.errors import ConfigError
-from ttsa_guard.testing import ScriptedModerator
+from ttsa_guard.testing import ScriptedBackend, ScriptedModerator
 from ttsa_guard.verdict import Verdict
 
 PERSONAS, POLICIES = real_prompts("persona"), real_prompts("policy")
@@ -169,3 +171,21 @@ def judged(judge, text, *, unsafe=False, policy=None):
 )
 def test_the_judge_of_real_answers(judge, text, options, expected):
     assert judged(judge, text, **options) == expected
+
+
+@pytest.mark.parametrize(("enough", "drawn"), [(None, RESAMPLES), (2, 0)])
+def test_how_hard_cases_are_is_told_only_where_all_are_kept(enough, drawn):
+    backend = ScriptedBackend(lambda _: "a bad thing")
+    collector = Collector(backend, lambda _: ScriptedModerator(), GuardConfig())
+    asked = [
+        Item(f"i{i}", "persona", (("user", f"Be rude. {QUESTION}"),), QUESTION, False)
+        for i in range(3)
+    ]
+    with Progress(disable=True) as progress:
+        cases = asyncio.run(collector.collect(asked, progress, enough=enough))
+    assert len(cases) == (enough or len(asked))
+    assert {case.plain for case in cases} == {"a bad thing"}
+    assert {case.resamples_flagged or 0 for case in cases} == {drawn}
+    assert all(case.seconds is not None for case in cases)
+    requests = sum(len(batch) for batch in backend.calls)
+    assert requests == len(asked) + 2 * len(cases) + drawn * len(cases)
