@@ -31,7 +31,7 @@ _LAST = re.compile(rf".*(?:{_MARKED.format(behind=_SPACE + '|$')}|(?=\n))", re.D
 _LAST_OF_GROWING = re.compile(rf".*(?:{_MARKED.format(behind=_SPACE)}|(?=\n))", re.DOTALL)
 _AT_END = re.compile(rf"[{_BEFORE_SPACE}{_ALONE}][{_CLOSERS}]*\Z|[\"”」`)]\Z")
 _UNENDED = re.compile(
-    r"(?:(?:^|\n|(?<=[.!?]\s))\s*(?:\d+[.)]?|[-*•]|(?:(?![.!?]\s)[^\n])*:\W*))+\s*$"
+    r"(?:(?:^|\n|(?<=[.!?]\s))[^\S\n]*(?:(?:[-*•][^\S\n]+)?\d+[.)]?[^\S\n]?|[-*•]|(?:(?![.!?]\s)[^\n])*:\W*))+\s*$"
 )
 """Matches a number or mark without an item, and a sentence that announces more, at the end."""
 LIST_ITEM = re.compile(
@@ -56,7 +56,7 @@ def ended_sentences(text: str) -> str:
 
     The number of a list's next item is no sentence, and neither is a line that announces more.
     """
-    found = _LAST.match(_UNENDED.sub("", text.rstrip()))
+    found = _LAST.match(_UNENDED.sub("\n", text.rstrip()))
     return _UNENDED.sub("", found.group()).rstrip() if found else ""
 
 
