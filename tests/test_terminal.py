@@ -154,3 +154,15 @@ def test_the_shell_completes_models_that_are_downloaded(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     assert common.model_names("") == ["embedded", "smollm2", "some/model"]
     assert common.model_names("some/") == ["some/model"]
+
+
+@pytest.mark.parametrize(
+    ("apart", "lines"), [(0.0, ["cases: 1 of 2", "cases: 2 of 2"]), (30.0, [])]
+)
+def test_progress_is_told_in_lines_where_nobody_watches(monkeypatch, capsys, apart, lines):
+    monkeypatch.setattr(common.ProgressLines, "apart", apart)
+    with common.progress(common.out) as progress:
+        bar = progress.add_task("cases", total=2)
+        progress.advance(bar)
+        progress.update(bar, completed=2)
+    assert capsys.readouterr() == ("", "".join(f"{line}\n" for line in lines))

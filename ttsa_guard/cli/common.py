@@ -25,6 +25,7 @@ from rich.progress import (
     ProgressColumn,
     SpinnerColumn,
     Task,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -223,8 +224,40 @@ class _Rate(ProgressColumn):
         return Text(f"{speed:.3g}/s" if speed >= 1 else f"{1 / speed:.3g} s each")
 
 
+class ProgressLines(Progress):
+    """Progress as lines on standard error, for a log: at most one in half a minute."""
+
+    apart = 30.0
+    """Seconds between two lines."""
+
+    def __init__(self) -> None:
+        super().__init__(console=err, disable=True)
+        self._said = time.monotonic()
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        """Change a task."""
+        super().update(task_id, **changes)
+        self._say(task_id)
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        """Count steps of a task."""
+        super().advance(task_id, advance)
+        self._say(task_id)
+
+    def _say(self, task_id: TaskID) -> None:
+        now = time.monotonic()
+        if now - self._said < self.apart:
+            return
+        self._said = now
+        [task] = [task for task in self.tasks if task.id == task_id]
+        done = "" if task.total is None else f": {task.completed:.0f} of {task.total:.0f}"
+        self.console.print(f"{task.description}{done}")
+
+
 def progress(console: Console = err) -> Progress:
-    """Return a progress bar that leaves nothing behind."""
+    """Return a progress bar that leaves nothing behind, or lines where nobody watches."""
+    if not console.is_terminal:
+        return ProgressLines()
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -235,7 +268,7 @@ def progress(console: Console = err) -> Progress:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    return Progress(*columns, console=console, transient=True)
 
 
 def waiting(what: str) -> AbstractContextManager[Any]:
