@@ -47,8 +47,10 @@ def test_it_answers_in_its_own_template(backend):
     assert backend.decoding == "beginnings shared"
 
 
-def test_unmoved_rows_are_plain_generation(backend):
-    assert generated(backend, unmoved=True).text == generated(backend).text
+def test_unmoved_rows_are_plain_generation():
+    # In bfloat16 a near tie may fall either way, by how much of the prompt is computed at once.
+    exact = TransformersBackend(TransformersOptions(model="smollm2", dtype="float32"))
+    assert generated(exact, unmoved=True).text == generated(exact).text
 
 
 def test_a_harm_vector_can_be_made_for_it():
