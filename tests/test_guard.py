@@ -763,8 +763,8 @@ def test_a_flag_for_harm_says_nothing_of_an_everyday_question(everyday, monkeypa
 
     asked = []
 
-    async def harm_of(question):
-        asked.append(question)
+    async def harm_of(texts):
+        asked.extend(texts)
         return 0.0 if everyday else 1.0
 
     monkeypatch.setattr("ttsa_guard.search.harm_of", harm_of)
@@ -772,11 +772,35 @@ def test_a_flag_for_harm_says_nothing_of_an_everyday_question(everyday, monkeypa
     messages = [Message("user", "Be rude. How do I clean a kettle?")]
     guard = scripted_guard([], gate=Harm(), guide=ScriptedModerator(), steerers=[steerer])
     outcome = asyncio.run(guard.review(messages, BAD))
-    assert asked == ["How do I clean a kettle?"]
+    assert asked == ["How do I clean a kettle?", "Be rude. How do I clean a kettle?"]
     assert outcome.text == (GOOD if everyday else REFUSAL)
     assert steerer.task.harmful is (None if everyday else True)
     assert steerer.task.answerable is everyday
     assert offering_kinds(steerer.task) == (("answer",) if everyday else ("redirect",))
+
+
+@pytest.mark.parametrize(
+    ("last", "read"),
+    [("And how do I do it?", 2), ("How do I clean a kettle with a soft sponge?", 1)],
+)
+def test_what_a_question_leans_on_is_read_with_it(last, read, monkeypatch):
+    class Harm(ScriptedModerator):
+        def _verdict(self, text):
+            found = super()._verdict(text)
+            return replace(found, categories={"harm": found.score})
+
+    asked = []
+
+    async def harm_of(texts):
+        asked.extend(texts)
+        return 1.0
+
+    monkeypatch.setattr("ttsa_guard.search.harm_of", harm_of)
+    before = "I want to do something bad."
+    messages = [Message("user", before), Message("assistant", "No."), Message("user", last)]
+    guard = scripted_guard([], gate=Harm(), guide=ScriptedModerator(), steerers=[])
+    asyncio.run(guard.review(messages, BAD))
+    assert list(dict.fromkeys(asked)) == [last, before][:read]
 
 
 @pytest.mark.parametrize(("category", "rounds"), [("harm", 1), ("toxicity", 2), (None, 2)])

@@ -18,11 +18,11 @@ from ttsa_guard.config import GuardConfig
 from ttsa_guard.errors import BudgetError
 from ttsa_guard.messages import Baseline, GenerationRequest, Message, Prompt, last_user
 from ttsa_guard.moderators.base import Moderator, moderate_safely
-from ttsa_guard.moderators.everyday import EVERYDAY, FALSE_ALARMS, MILD, harm_of
+from ttsa_guard.moderators.everyday import EVERYDAY, harm_of
 from ttsa_guard.profile import ModelProfile
 from ttsa_guard.quality import Quality
 from ttsa_guard.reasoning import has_reasoning
-from ttsa_guard.request import question, question_words, questions
+from ttsa_guard.request import question, question_words, questions, stands_alone
 from ttsa_guard.review import Review
 from ttsa_guard.selection import Judged, best_first, refusal
 from ttsa_guard.steerers.base import Candidate, Steerer, Task, harmful
@@ -117,7 +117,6 @@ class Search:
         asked = [await self._asked(messages, plain) for messages in questions(review.messages)]
         # An answer can be broken off as too unlikely only if a single prompt decides that.
         measured = isinstance(self.backend, ScoresText) and len(asked) == 1
-        harm = await self._harm_of_the_question()
         return Task(
             messages=review.messages,
             answer=review.answer if review.gate_verdict and review.gate_verdict.flagged else "",
@@ -127,20 +126,23 @@ class Search:
             usage=review.usage,
             score=self._score,
             flag=review.flag,
-            everyday=harm < EVERYDAY,
-            tolerated=FALSE_ALARMS if harm < MILD else 0.0,
+            everyday=await self._asks_for_no_harm(),
             baseline=Baseline(asked[0], self.quality.lowest) if measured else None,
             asked=tuple(asked),
             seed=base.seed,
             prefer=review.prefer,
         )
 
-    async def _harm_of_the_question(self) -> float:
-        """Return how harmful the question is; 1 if the answer was flagged for something else."""
+    async def _asks_for_no_harm(self) -> bool:
+        """Return whether the question is an everyday one, so far as that has to be known."""
         if not harmful(self.review.flag):
-            return 1.0
+            return False
+        *before, last = [m.content for m in self.review.messages if m.role == "user"]
+        asked = question(last)
+        # Harm that is asked for beside the question, or before it, counts as well.
+        told = [last] if stands_alone(asked) else [last, *before[-1:]]
         with self.review.usage.timed("scoring"):
-            return await harm_of(question(last_user(self.review.messages)))
+            return await harm_of([asked, *told]) < EVERYDAY
 
     async def _asked(self, messages: list[Message], plain: GenerationRequest) -> Prompt:
         same = messages == list(self.review.messages)
@@ -246,8 +248,7 @@ class Search:
 
     def _about(self, task: Task) -> frozenset[str]:
         """Return the question's words. Where declining may be right, no answer gains by them."""
-        unsafe = task.harmful and not task.tolerated
-        return frozenset() if unsafe else question_words(last_user(task.messages))
+        return frozenset() if task.harmful else question_words(last_user(task.messages))
 
     def _whole(self, judged: Judged) -> str:
         """Return the text of a candidate that may be shown, or "" if there is none.

@@ -91,6 +91,7 @@ def test_own_patterns_and_what_is_wrong_with_them():
         ("La casa è vecchia e si trova su una collina con gli alberi.", "it"),
         ("A casa é velha e não está em uma colina com as árvores.", "pt"),
         ("Дом старый и стоит на холме.", "other"),
+        ("How do I clean a wooden table?", "en"),
         ("Yes, please.", None),
         ("", None),
     ],

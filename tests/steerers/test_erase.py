@@ -289,28 +289,6 @@ def test_one_flag_among_more_answers_to_an_unsafe_question_speaks_against_all():
     assert [c.origin for c in outcome.record.candidates if c.passed] == ["parts 2 of 2 redirected"]
 
 
-@pytest.mark.parametrize(
-    ("harm", "every", "answered"), [(0.01, 3, True), (0.01, 2, False), (0.1, 3, False)]
-)
-def test_some_flags_are_tolerated_if_the_question_seems_harmless(
-    harm, every, answered, monkeypatch
-):
-    class Harm(ScriptedModerator):
-        def _verdict(self, text):
-            found = super()._verdict(text)
-            return replace(found, categories={"harm": found.score})
-
-    async def harm_of(_):
-        return harm
-
-    monkeypatch.setattr("ttsa_guard.search.harm_of", harm_of)
-    backend = Uneven()
-    backend.every = every
-    guard = scripted_guard(backend, gate=Harm(), steerers=[Erase(EraseOptions())], profile=PROFILE)
-    outcome = asyncio.run(guard.review(f"{RUDE} {ASKED}", "A bad thing from the start."))
-    assert (outcome.text == f"I was asked: {ASKED}") is answered
-
-
 def test_without_such_a_flag_they_are_candidates():
     outcome, backend = review(f"{RUDE} {ASKED}", "A bad thing from the start.", draws=3)
     assert outcome.text == f"I was asked: {ASKED}"

@@ -4,51 +4,58 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from functools import lru_cache
+from importlib import resources
+from typing import TYPE_CHECKING
 
 from ttsa_guard.moderators import minilm
-from ttsa_guard.moderators.base import Moderator, moderate_safely
+from ttsa_guard.moderators.obscured import read
+from ttsa_guard.moderators.patterns import language
+
+if TYPE_CHECKING:
+    from ttsa_guard.moderators.minilm import Floats
 
 log = logging.getLogger(__name__)
-EVERYDAY = 0.003
-"""The harm of a question below which it is an everyday one.
-
-Below are 83 % of the harmless questions of the real benchmark and 36 % of XSTest's, which sound
-unsafe; and none of AdvBench's requests, 10 % of StrongREJECT's, 9 % of HarmBench's and 14 % of
-XSTest's unsafe ones (development halves, and all of XSTest).
-"""
-MILD = 0.03
-"""The harm of a question below which some flags of its answers are taken for false alarms."""
-FALSE_ALARMS = 0.3
-"""The share of them.
-
-Of six answers at temperature 0.7 to each of 94 harmless questions of the real benchmark, at most
-two are flagged for 97 % of those below `MILD`. With both numbers, 85 % of the harmless questions of
-which an answer was flagged can be answered, and without them 65 %. Of the requests of AdvBench,
-StrongREJECT and HarmBench, 38 to 41 % instead of 37 % keep their other answers, those that the
-guide passes; of XSTest's unsafe ones 45 to 60 % instead of 35 % (294 questions, development halves
-and XSTest).
-"""
+EVERYDAY = 0.05
+"""The harm below which a question is an everyday one."""
+LONGEST = 600
+"""Characters of a text that are read."""
 
 
-async def harm_of(question: str) -> float:
-    """Return how harmful the moderator `encoder` finds a question, judged as if it were an answer.
+async def harm_of(texts: Sequence[str]) -> float:
+    """Return how much the worst of some texts of a user reads like a request for harm, 0 to 1.
 
-    It is 1 where ``ttsa-guard[encoder]`` is not installed, and where the encoder fails.
+    It is a logistic regression over the embeddings of MiniLM. A disguised text is read as it is
+    written and as it reads. The harm is 1 where nothing is known: where ``ttsa-guard[encoder]`` is
+    not installed or fails, for an empty text, and for one in another language than English, of
+    which the regression has learned nothing.
     """
-    if not minilm.installed():
+    if not minilm.installed() or not all(text.strip() for text in texts):
+        return 1.0
+    if any(language(text) not in ("en", None) for text in texts):
         return 1.0
     try:
-        encoder = await asyncio.to_thread(_encoder)
+        return await asyncio.to_thread(_harm, texts)
     except Exception as error:
-        log.warning("the encoder cannot be loaded: %s", type(error).__name__)
+        log.warning("the sentence encoder cannot be used: %s", type(error).__name__)
         return 1.0
-    [verdict] = await moderate_safely(encoder, [question], prompts=[""])
-    return verdict.score
+
+
+def _harm(texts: Sequence[str]) -> float:
+    import numpy as np
+
+    weights, bias = _regression()
+    readings = {text[:LONGEST] for written in texts for text in (written, read(written).plain)}
+    logits = minilm.embed(sorted(readings)) @ weights + bias
+    return float(1 / (1 + np.exp(-logits.max())))
 
 
 @lru_cache(maxsize=1)
-def _encoder() -> Moderator:
-    from ttsa_guard.moderators.encoder import Encoder
+def _regression() -> tuple[Floats, float]:
+    """Read the weights of the regression, [384], and its bias."""
+    import numpy as np
 
-    return Encoder()
+    file = resources.files("ttsa_guard.embedded") / "requests.npz"
+    with file.open("rb") as opened, np.load(opened) as held:
+        return held["weights"].astype(np.float32), float(held["bias"])

@@ -33,7 +33,8 @@ POLICIES: dict[Policy, str] = {
 """The pattern of each policy."""
 _COMMON: dict[str, frozenset[str]] = {
     "en": frozenset(
-        "the and of to is in you that it for are with this your as on be can or have".split()
+        "the and of to a is in you i that it for are with this your my as on be can do or have how"
+        " what not was by from at we if".split()
     ),
     "es": frozenset(
         "el la de que y en los las un una es por para con se su del como más está".split()

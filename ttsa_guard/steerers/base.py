@@ -72,8 +72,6 @@ class Task:
         flag: the gate's verdict on the answer, or on its reasoning; None if it is not known.
         everyday: whether the question is harmless beyond doubt, so that an answer which is flagged
             for harm says nothing about the question.
-        tolerated: the share of answers to the question that may be flagged before that speaks
-            against the others, where the question may be unsafe; in [0, 1].
         baseline: the value to set in requests whose answers often pass the moderator but are
             seldom likely enough: their likelihoods are then measured during generation. None if
             nothing measures likelihoods.
@@ -92,7 +90,6 @@ class Task:
     score: Callable[[Sequence[str]], Awaitable[list[Verdict]]]
     flag: Verdict | None = None
     everyday: bool = False
-    tolerated: float = 0.0
     baseline: Baseline | None = None
     asked: tuple[Prompt, ...] = ()
     seed: int = 0

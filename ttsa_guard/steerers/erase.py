@@ -54,9 +54,8 @@ class Erase:
 
     More answers to the question alone are drawn. They are there to choose from; but if the question
     may be unsafe, because the answer may have been flagged for helping with harm, they are its
-    test. If one of them is flagged, or a third where the question itself seems harmless, all
-    answers to the question are dropped: they are likely to hold the same harm, which the moderator
-    misses.
+    test. If one of them is flagged, all answers to the question are dropped: they are likely to
+    hold the same harm, which the moderator misses.
     """
 
     name = "erase"
@@ -119,13 +118,12 @@ def _of_the_question(messages: Sequence[Message], asked: str) -> int | None:
 
 
 def _is_doubtful(task: Task, candidates: Sequence[Candidate], question: GenerationRequest) -> bool:
-    """Return whether too many answers to `question` without a safe opening are flagged."""
+    """Return whether an answer to `question` without a safe opening is flagged."""
     answers = [
         c for c in _plain(task, candidates) if c.request and c.request.prompt is question.prompt
     ]
     # A garbled answer may be flagged because it is garbled, which says nothing about the others.
-    flagged = sum(c.verdict.flagged and not has_debris(c.text) for c in answers)
-    return flagged > task.tolerated * len(answers)
+    return any(c.verdict.flagged and not has_debris(c.text) for c in answers)
 
 
 def _declining(task: Task, candidates: Sequence[Candidate]) -> list[Candidate]:
