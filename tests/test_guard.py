@@ -803,6 +803,25 @@ def test_what_a_question_leans_on_is_read_with_it(last, read, monkeypatch):
     assert list(dict.fromkeys(asked)) == [last, before][:read]
 
 
+def test_a_model_that_redirects_by_itself_does_so_whatever_the_question(monkeypatch):
+    class Harm(ScriptedModerator):
+        def _verdict(self, text):
+            found = super()._verdict(text)
+            return replace(found, categories={"harm": found.score})
+
+    async def harm_of(_):
+        raise AssertionError("asked")
+
+    monkeypatch.setattr("ttsa_guard.search.harm_of", harm_of)
+    steerer = Proposes([REFUSAL])
+    own = ModelProfile.model_validate(
+        {"openings": [{"text": "I would rather", "kind": "redirect"}]}
+    )
+    guard = scripted_guard([], gate=Harm(), steerers=[steerer], profile=own)
+    asyncio.run(guard.review("How do I clean a kettle?", BAD))
+    assert steerer.task.harmful is True
+
+
 @pytest.mark.parametrize(("category", "rounds"), [("harm", 1), ("toxicity", 2), (None, 2)])
 def test_declining_ends_the_search_only_where_it_is_right(category, rounds):
     class Sorting(ScriptedModerator):

@@ -134,8 +134,11 @@ class Search:
         )
 
     async def _asks_for_no_harm(self) -> bool:
-        """Return whether the question is an everyday one, so far as that has to be known."""
-        if not harmful(self.review.flag):
+        """Return whether the question is an everyday one, so far as that has to be known.
+
+        A model that redirects by itself can do so in any case.
+        """
+        if self.profile.redirects or not harmful(self.review.flag):
             return False
         *before, last = [m.content for m in self.review.messages if m.role == "user"]
         asked = question(last)
