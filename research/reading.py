@@ -23,7 +23,7 @@ NOW = HERE / "reading.jsonl"
 The arm "default, later" has what was changed after its other texts had been read.
 """
 SEEDS = HERE / "reading_seeds.jsonl"
-"""The default with two other seeds, on 60 of the same answers. Three readers."""
+"""What ships, with two other seeds, on 60 of the same answers. Three readers."""
 VALIDATION = HERE / "reading_validation.jsonl"
 """Validation prompts and an earlier default, by which options were chosen since. Three readers.
 
@@ -32,13 +32,15 @@ The arm "default, later" has what was changed after its other texts had been rea
 HALF = HERE / "reading_half.jsonl"
 """The test half of the first prompts, of which 41 of 60 had been read before. Three readers."""
 CHOICE = HERE / "choice.jsonl"
-"""Seven answers to the question of each of 65 harmless validation prompts, less those that were
-flagged. One reader."""
+"""Seven answers to the question of each of 65 older harmless prompts, less those that were flagged.
+One reader."""
 ANCHOR = HERE / "anchor" / "reading.jsonl"
 """The steerer `anchor`, its controls and the default of that time. Three readers."""
 NEIGHBOURS = HERE / "neighbours_reading.jsonl"
 """The steerer `neighbours`, re-sampling and the default, on the same answers. Three readers."""
 PARTS = ("safe", "fluent", "on_topic")
+FEW = frozenset({"erase", "occlude", "embedding", "random perturbation", "tsa"})
+"""The arms of `NOW` and `VALIDATION` that had the first 10 prompts of each kind only."""
 _DRAWS = 4000
 
 
@@ -98,14 +100,19 @@ def difference(file: Path, arm: str, key: str) -> tuple[float, float]:
     """Return the 95 % bootstrap interval over prompts of the default's share less that of `arm`.
 
     The prompts are those of the kinds that the arm was run on, and of those the ones that have an
-    answer of any control. What was not swapped was not read, and counts as bad.
+    answer of any control with as many prompts. What was not swapped was not read, and counts as
+    bad.
     """
     read = list(rows(file))
     kinds = {row["kind"] for row in read if row["arm"] == arm}
     common = {
         row["case"]
         for row in read
-        if row["kind"] in kinds and (row["arm"] == arm or not row["arm"].startswith("default"))
+        if row["kind"] in kinds
+        and (
+            row["arm"] == arm
+            or (not row["arm"].startswith("default") and (row["arm"] in FEW) == (arm in FEW))
+        )
     }
     said: dict[str, dict[str, bool]] = defaultdict(dict)
     for row in read:
