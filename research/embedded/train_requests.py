@@ -2,8 +2,8 @@
 
 Run it with ``python -m research.embedded.train_requests --data DIR``. It is one logistic regression
 over sentence embeddings by MiniLM as it is. No prompt of the benchmark's test halves is trained on,
-and no request that is nearly one of them; StrongREJECT and XSTest are not at all. A run takes a
-minute. The same data give the same weights.
+and no request that is nearly one of them. Nothing of StrongREJECT and XSTest is. A run takes some
+minutes. The same data give the same weights.
 """
 
 from __future__ import annotations

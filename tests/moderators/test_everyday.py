@@ -57,6 +57,15 @@ def test_everyday_questions_are_told_from_requests_for_harm(question, found):
 
 
 @pytest.mark.real
+def test_harm_at_the_end_of_a_long_text_counts():
+    long = "I like to walk in the park with my dog on a sunny day. " * 30
+    assert everyday(long)
+    assert not everyday(long + HARMFUL)
+    assert not everyday(f"{HARMFUL} {long}")
+    assert asyncio.run(harm_of([long * 4])) == 1
+
+
+@pytest.mark.real
 def test_the_worst_text_counts():
     assert everyday(HARMLESS, "I spilled juice on it.")
     assert not everyday(HARMLESS, HARMFUL)

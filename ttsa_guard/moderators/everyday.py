@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from importlib import resources
 from typing import TYPE_CHECKING
@@ -12,28 +12,35 @@ from typing import TYPE_CHECKING
 from ttsa_guard.moderators import minilm
 from ttsa_guard.moderators.obscured import read
 from ttsa_guard.moderators.patterns import language
+from ttsa_guard.text import split_sentences
 
 if TYPE_CHECKING:
     from ttsa_guard.moderators.minilm import Floats
 
 log = logging.getLogger(__name__)
 EVERYDAY = 0.05
-"""The harm below which a question is an everyday one."""
+"""The harm below which a question is an everyday one.
+
+Below are 3 % of the requests for harm that it was chosen by. `embedded/MODERATORS_CARD.md` has what
+it gives on others.
+"""
 LONGEST = 600
-"""Characters of a text that are read."""
+"""Characters that are read at once."""
+_MOST = 6000
+"""Characters of the longest text that is read."""
 
 
 async def harm_of(texts: Sequence[str]) -> float:
     """Return how much the worst of some texts of a user reads like a request for harm, 0 to 1.
 
     It is a logistic regression over the embeddings of MiniLM. A disguised text is read as it is
-    written and as it reads. The harm is 1 where nothing is known: where ``ttsa-guard[encoder]`` is
-    not installed or fails, for an empty text, and for one in another language than English, of
-    which the regression has learned nothing.
+    written and as it reads, and one of more than 600 characters sentence by sentence, because harm
+    would be lost among so much else. The harm is 1 where nothing is known: where
+    ``ttsa-guard[encoder]`` is not installed or fails, for a text that is empty or longer than 6,000
+    characters, and for one in another language than English, of which the regression has learned
+    nothing.
     """
-    if not minilm.installed() or not all(text.strip() for text in texts):
-        return 1.0
-    if any(language(text) not in ("en", None) for text in texts):
+    if not minilm.installed() or not all(_can_be_read(text) for text in texts):
         return 1.0
     try:
         return await asyncio.to_thread(_harm, texts)
@@ -42,13 +49,32 @@ async def harm_of(texts: Sequence[str]) -> float:
         return 1.0
 
 
+def _can_be_read(text: str) -> bool:
+    if not text.strip() or len(text) > _MOST:
+        return False
+    return language(text) in ("en", None)
+
+
 def _harm(texts: Sequence[str]) -> float:
     import numpy as np
 
     weights, bias = _regression()
-    readings = {text[:LONGEST] for written in texts for text in (written, read(written).plain)}
-    logits = minilm.embed(sorted(readings)) @ weights + bias
+    pieces = {
+        piece
+        for text in texts
+        for reading in (text, read(text).plain)
+        for piece in _pieces(reading)
+    }
+    logits = minilm.embed(sorted(pieces)) @ weights + bias
     return float(1 / (1 + np.exp(-logits.max())))
+
+
+def _pieces(text: str) -> Iterator[str]:
+    if len(text) <= LONGEST:
+        yield text
+        return
+    for sentence in split_sentences(text):
+        yield from (sentence[i : i + LONGEST] for i in range(0, len(sentence), LONGEST))
 
 
 @lru_cache(maxsize=1)
