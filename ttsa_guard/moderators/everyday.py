@@ -10,8 +10,6 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from ttsa_guard.moderators import minilm
-from ttsa_guard.moderators.obscured import read
-from ttsa_guard.moderators.patterns import language
 from ttsa_guard.text import split_sentences
 
 if TYPE_CHECKING:
@@ -50,6 +48,8 @@ async def harm_of(texts: Sequence[str]) -> float:
 
 
 def _can_be_read(text: str) -> bool:
+    from ttsa_guard.moderators.patterns import language
+
     if not text.strip() or len(text) > _MOST:
         return False
     return language(text) in ("en", None)
@@ -57,6 +57,8 @@ def _can_be_read(text: str) -> bool:
 
 def _harm(texts: Sequence[str]) -> float:
     import numpy as np
+
+    from ttsa_guard.moderators.obscured import read
 
     weights, bias = _regression()
     pieces = {
