@@ -13,6 +13,8 @@ from ttsa_guard.testing import scripted_guard
 
 pytestmark = [pytest.mark.slow, pytest.mark.timing]
 EXAMPLES = Path(__file__).parent.parent / "examples"
+LIBRARIES = "import pydantic, yaml, rich.console, typer"
+"""What every command needs."""
 MAIN = "import sys; from ttsa_guard.cli import main; sys.argv[1:] = {!r}; main()"
 
 
@@ -65,7 +67,9 @@ def folder(tmp_path):
 )
 def test_a_command_without_a_model_starts_in_half_a_second(command, folder):
     words = [word.replace("EXAMPLES", str(EXAMPLES)) for word in command.split()]
-    assert seconds(MAIN.format(words), folder, enough=0.5) < 0.5
+    taken = seconds(MAIN.format(words), folder, enough=0.5)
+    # On a slower processor, what the libraries take tells how much slower it is.
+    assert taken < 0.5 or taken < 6 * seconds(LIBRARIES, folder)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="times of child processes are not known there")
