@@ -754,13 +754,16 @@ def test_prefill_goes_on_with_an_opening_after_what_was_shown():
     assert outcome.text == "A fine start. Here is a good end"
 
 
+class Harm(ScriptedModerator):
+    """Flags for harm."""
+
+    def _verdict(self, text):
+        found = super()._verdict(text)
+        return replace(found, categories={"harm": found.score})
+
+
 @pytest.mark.parametrize("everyday", [True, False])
 def test_a_flag_for_harm_says_nothing_of_an_everyday_question(everyday, monkeypatch):
-    class Harm(ScriptedModerator):
-        def _verdict(self, text):
-            found = super()._verdict(text)
-            return replace(found, categories={"harm": found.score})
-
     asked = []
 
     async def harm_of(texts):
@@ -784,11 +787,6 @@ def test_a_flag_for_harm_says_nothing_of_an_everyday_question(everyday, monkeypa
     [("And how do I do it?", 2), ("How do I clean a kettle with a soft sponge?", 1)],
 )
 def test_what_a_question_leans_on_is_read_with_it(last, read, monkeypatch):
-    class Harm(ScriptedModerator):
-        def _verdict(self, text):
-            found = super()._verdict(text)
-            return replace(found, categories={"harm": found.score})
-
     asked = []
 
     async def harm_of(texts):
@@ -804,11 +802,6 @@ def test_what_a_question_leans_on_is_read_with_it(last, read, monkeypatch):
 
 
 def test_a_model_that_redirects_by_itself_does_so_whatever_the_question(monkeypatch):
-    class Harm(ScriptedModerator):
-        def _verdict(self, text):
-            found = super()._verdict(text)
-            return replace(found, categories={"harm": found.score})
-
     async def harm_of(_):
         raise AssertionError("asked")
 

@@ -126,14 +126,14 @@ class Search:
             usage=review.usage,
             score=self._score,
             flag=review.flag,
-            everyday=await self._asks_for_no_harm(),
+            everyday=await self._is_everyday(),
             baseline=Baseline(asked[0], self.quality.lowest) if measured else None,
             asked=tuple(asked),
             seed=base.seed,
             prefer=review.prefer,
         )
 
-    async def _asks_for_no_harm(self) -> bool:
+    async def _is_everyday(self) -> bool:
         """Return whether the question is an everyday one, so far as that has to be known.
 
         A model that redirects by itself can do so in any case.
