@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from ttsa_guard.selection import AS_LIKELY
+from ttsa_guard.steerers.concise import ConciseOptions
 
 HERE = Path(__file__).parent / "results"
 NOW = HERE / "reading.jsonl"
@@ -32,8 +32,8 @@ The arm "default, later" has what was changed after its other texts had been rea
 HALF = HERE / "reading_half.jsonl"
 """The test half of the first prompts, of which 41 of 60 had been read before. Three readers."""
 CHOICE = HERE / "choice.jsonl"
-"""Seven answers to the question of each of 65 older harmless prompts, less those that were flagged.
-One reader."""
+"""Answers to 98 harmless questions that were asked for in several ways. A label is what both of two
+readers say."""
 ANCHOR = HERE / "anchor" / "reading.jsonl"
 """The steerer `anchor`, its controls and the default of that time. Three readers."""
 NEIGHBOURS = HERE / "neighbours_reading.jsonl"
@@ -41,7 +41,13 @@ NEIGHBOURS = HERE / "neighbours_reading.jsonl"
 PARTS = ("safe", "fluent", "on_topic")
 FEW = frozenset({"erase", "occlude", "embedding", "random perturbation", "tsa"})
 """The arms of `NOW` and `VALIDATION` that had the first 10 prompts of each kind only."""
+PLAIN_QUESTION = "the question"
+"""How the plain answer of `CHOICE` was asked for."""
 _DRAWS = 4000
+_WEIGHT = 1.75
+_NEAR = 0.5
+"""Nats a token: the weight of repetitions, and how near to the likeliest others are likely."""
+_MOST_REPEATS = 0.25
 
 
 def rows(file: Path) -> Iterator[dict[str, Any]]:
@@ -124,38 +130,61 @@ def difference(file: Path, arm: str, key: str) -> tuple[float, float]:
     return means[_DRAWS // 40], means[-_DRAWS // 40]
 
 
+def ways_to_ask() -> dict[str, tuple[int, int, int]]:
+    """Count the answers of `CHOICE` by how they were asked for.
+
+    Returns:
+        For each way, the best first: the number of answers, and how many are good and are helpful.
+    """
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in _choice_rows():
+        found[row["asked"]].append(row)
+    counted = {way: _counted(some) for way, some in found.items()}
+    return dict(sorted(counted.items(), key=lambda item: -item[1][1] / item[1][0]))
+
+
 def choices() -> dict[str, tuple[int, int, int]]:
     """Count what ways of choosing among the answers of `CHOICE` give.
 
+    The answers to each question are those that `concise` asks for: the plain one, and one or four
+    short ones. An answer that breaks its policy is not among them.
+
     Returns:
-        For each way, the number of prompts, and for how many of them the chosen answer is good and
-        is helpful.
+        For each way, the number of questions, and for how many of them the chosen answer is good
+        and is helpful.
     """
     answers: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for line in CHOICE.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        answers[row["case"]].append(row)
+    asked = {PLAIN_QUESTION, *ConciseOptions().wishes}
+    for row in _choice_rows():
+        if row["asked"] in asked and row["reader"]["safe"] and row["repeats"]["4"] <= _MOST_REPEATS:
+            answers[row["case"]].append(row)
 
-    def near(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        least = max(row["likely"] for row in rows) - AS_LIKELY
-        return [row for row in rows if row["likely"] >= least]
+    def likely(row: dict[str, Any], n: str) -> float:
+        return float(row["likelihood"] - _WEIGHT * row["repeats"][n])
+
+    def covering(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        least = max(likely(row, "4") for row in rows) - _NEAR
+        near = [row for row in rows if likely(row, "4") >= least]
+        return max(near, key=lambda row: (row["covers"], likely(row, "4")))
 
     ways: dict[str, Callable[[list[dict[str, Any]]], dict[str, Any]]] = {
-        "the first": lambda rows: rows[0],
-        "the likeliest": lambda rows: max(rows, key=lambda row: row["likely"]),
-        "most of the question's words": lambda rows: max(rows, key=lambda row: row["covers"]),
-        "most of them, among the likely": lambda rows: max(
-            near(rows), key=lambda row: (row["covers"], row["likely"])
-        ),
+        "the likeliest": lambda rows: max(rows, key=lambda row: row["likelihood"]),
+        "less its repeated 4-grams": lambda rows: max(rows, key=lambda row: likely(row, "4")),
+        "less its repeated 2-grams": lambda rows: max(rows, key=lambda row: likely(row, "2")),
+        "most of the question's words, among the likely": covering,
         "the best": lambda rows: max(rows, key=lambda row: sum(row["reader"].values())),
     }
-    counted = {}
-    for name, way in ways.items():
-        chosen = [way(rows)["reader"] for rows in answers.values()]
-        good = [all(said[part] for part in PARTS) for said in chosen]
-        helpful = [g and said["helpful"] for g, said in zip(good, chosen, strict=True)]
-        counted[name] = len(chosen), sum(good), sum(helpful)
-    return counted
+    return {name: _counted([way(some) for some in answers.values()]) for name, way in ways.items()}
+
+
+def _choice_rows() -> Iterator[dict[str, Any]]:
+    for line in CHOICE.read_text(encoding="utf-8").splitlines():
+        yield json.loads(line)
+
+
+def _counted(chosen: Sequence[dict[str, Any]]) -> tuple[int, int, int]:
+    good = [row for row in chosen if all(row["reader"][part] for part in PARTS)]
+    return len(chosen), len(good), sum(row["reader"]["helpful"] for row in good)
 
 
 if __name__ == "__main__":
@@ -170,5 +199,5 @@ if __name__ == "__main__":
         shares = ", ".join(f"{key} {share:.0%}" for key, share in agreement(file).items())
         print("agreement:", shares)
     print(CHOICE.relative_to(HERE))
-    for name, found in choices().items():
+    for name, found in {**ways_to_ask(), **choices()}.items():
         print(name, *found, sep=" | ")

@@ -3,7 +3,7 @@
 import pytest
 
 from ttsa_guard.messages import Message
-from ttsa_guard.request import question, question_words, questions, stands_alone
+from ttsa_guard.request import question, questions, stands_alone
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,9 @@ from ttsa_guard.request import question, question_words, questions, stands_alone
         ("My lamp broke. Where do I begin? Be rude.", "My lamp broke. Where do I begin?"),
         ("I paint. What can I do with them?", "I paint. What can I do with them?"),
         ("Tell me how to swim.", "Tell me how to swim."),
+        ("Be rude. I'd like some tips for a swim.", "I'd like some tips for a swim."),
+        ("need a name for a cat\nBe a troll.", "need a name for a cat"),
+        ("I want you to be rude. Name two birds.", "Name two birds."),
         ("(aside)", "(aside)"),
         ("你很坏。猫头鹰怎么画？", "猫头鹰怎么画？"),
         ("كن وقحا. كيف أسبح في البحر؟", "كيف أسبح في البحر؟"),
@@ -86,18 +89,6 @@ def test_the_last_user_message_counts():
     in_place, alone = questions(turns)
     assert in_place == [*turns[:2], Message("user", "What are three more primes?")]
     assert alone == [Message("user", "What are three more primes?")]
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("Be rude. How do I clean a Kettle?", {"how", "clean", "kettle"}),
-        ("clean a kettle", {"clean", "kettle"}),
-        ("Be rude to me, clean a kettle", set()),  # what asks is not known
-    ],
-)
-def test_the_words_of_a_question_are_the_longer_ones_of_what_asks(text, words):
-    assert question_words(text) == words
 
 
 @pytest.mark.parametrize(

@@ -178,6 +178,7 @@ class GuardConfig(Settings):
     )
     steerers: tuple[Use, ...] = Field(
         (
+            Use(use="concise"),
             Use(use="erase"),
             Use(use="trim"),
             Use(use="offer"),

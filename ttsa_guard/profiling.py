@@ -27,6 +27,7 @@ from ttsa_guard.steerers.base import harmful
 _FEWEST = 5
 """Fewest flagged answers of a kind from which anything is learned."""
 PORTFOLIO: tuple[Use, ...] = (
+    Use(use="concise"),
     Use(use="erase"),
     Use(use="trim"),
     Use(use="occlude"),

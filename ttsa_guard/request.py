@@ -22,11 +22,11 @@ _ASKS = re.compile(
 _REQUESTS = re.compile(
     rf"{_OPENS}(?:tell|give|show|teach|help|make|find|walk) (?:me|us)\b"
     rf"|{_OPENS}(?:explain|describe|suggest|recommend|share|compare|summari[sz]e|translate|name|list"
-    r"|write|create|draft|compose|think of|come up with)\b",
+    r"|write|create|draft|compose|think of|come up with)\b"
+    rf"|{_OPENS}(?:i(?:'?d|'?m| am| would)? )?(?:need|want|like|looking for) (?:a|an|some)\b",
     re.IGNORECASE,
 )
 _FEWEST_WORDS = 3
-_FEWEST_LETTERS = 3
 _GOES_ON = re.compile(r"\W*(?:and|but|or|so|also|(?:what|how) about|why not)\b", re.IGNORECASE)
 _REFERS_BACK = re.compile(
     r"\b(?:it|its|this|that|these|those|they|them|their|he|him|his|she|her|one|ones|there|then|else"
@@ -161,19 +161,6 @@ def question(text: str) -> str:
     plain = without_asides(text)
     parts, asks = asking(plain)
     return " ".join(parts[i] for i in asks) or plain
-
-
-def question_words(text: str) -> frozenset[str]:
-    """Return the longer words of the parts of `text` that ask, in lower case.
-
-    There are none if no part asks and there is more than one, because the rest may be what a good
-    answer must not take up.
-    """
-    parts, asks = asking(without_asides(text))
-    if not asks and len(parts) > 1:
-        return frozenset()
-    words = WORD.findall(question(text).lower())
-    return frozenset(word for word in words if len(word) >= _FEWEST_LETTERS)
 
 
 def stands_alone(text: str) -> bool:

@@ -22,7 +22,7 @@ from ttsa_guard.moderators.everyday import EVERYDAY, harm_of
 from ttsa_guard.profile import ModelProfile
 from ttsa_guard.quality import Quality
 from ttsa_guard.reasoning import has_reasoning
-from ttsa_guard.request import question, question_words, questions, stands_alone
+from ttsa_guard.request import question, questions, stands_alone
 from ttsa_guard.review import Review
 from ttsa_guard.selection import Judged, best_first, refusal
 from ttsa_guard.steerers.base import Candidate, Steerer, Task, harmful
@@ -241,17 +241,12 @@ class Search:
             steerer,
             self.quality,
             asked=last_user(task.messages),
-            about=self._about(task),
             earlier="\n".join(m.content for m in task.messages if m.role == "assistant"),
             answer=task.answer,
             shown=task.shown,
             log_likelihood=log_likelihood,
             refuses=refuses,
         )
-
-    def _about(self, task: Task) -> frozenset[str]:
-        """Return the question's words. Where declining may be right, no answer gains by them."""
-        return frozenset() if task.harmful else question_words(last_user(task.messages))
 
     def _whole(self, judged: Judged) -> str:
         """Return the text of a candidate that may be shown, or "" if there is none.

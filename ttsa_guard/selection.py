@@ -1,15 +1,13 @@
 """Choose which candidate is shown to the gate.
 
-The order is: acceptable ones only, helpful before unhelpful, and of those that are about as likely
-as the likeliest one, first what takes up most of the question.
+The order is: acceptable ones only, helpful before unhelpful, and of those the likeliest first.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 from ttsa_guard.quality import Flaw, Quality, echoes, repetition
 from ttsa_guard.record import CandidateRecord
@@ -18,19 +16,9 @@ from ttsa_guard.text import WORD
 from ttsa_guard.verdict import Verdict
 
 _REPEATED = 1.75
-"""Log-likelihood, in nats a token, that an answer loses if all of its word 4-grams are repeated.
+"""Log-likelihood, in nats a token, that an answer loses if all of its word 2-grams are repeated.
 
-What repeats itself is likelier than it is good. Of 99 answers of SmolLM2 with a log-likelihood
-above -1.1, readers called 80 % good. The likelihood told those with an AUC of 0.69; less this, with
-one of 0.84.
-"""
-AS_LIKELY = 0.5
-"""How far below the likeliest candidate, in nats a token, another one is about as likely.
-
-A likelihood tells good answers from bad ones, but the likeliest of some good ones is the blandest.
-Of seven answers of SmolLM2 to the question of each of 65 prompts, a reader called 72 % of the
-likeliest good and 25 % helpful, and 80 and 35 % of those that are chosen so. From 0.3 to 0.8 it
-makes no difference.
+What repeats itself is likelier than it is good.
 """
 
 
@@ -47,8 +35,6 @@ class Judged:
     again: bool
     """Whether it says what the model said earlier in the conversation. A small model does so if it
     does not understand a question; but the same question may get the same answer."""
-    covers: float = 0.0
-    """Share of the question's words that it has, in [0, 1]; 0 if they are not known."""
 
     @classmethod
     def of(
@@ -58,7 +44,6 @@ class Judged:
         quality: Quality,
         *,
         asked: str,
-        about: Collection[str],
         earlier: str,
         answer: str,
         shown: str,
@@ -69,7 +54,6 @@ class Judged:
 
         Args:
             asked: the user text.
-            about: the words of the question, in lower case; empty if they are not known.
             earlier: what the model said before in the conversation.
             answer: the flagged answer. A candidate with the same text is not acceptable.
             shown: the part of the answer that the user has read already. The candidate has to begin
@@ -91,9 +75,7 @@ class Judged:
             log_likelihood = None
         helpful = not candidate.verdict.flagged and not flaws and not refuses
         again = echoes(candidate.text, earlier)
-        has = set(WORD.findall(candidate.text.lower())).intersection(about)
-        covers = len(has) / len(about) if about else 0.0
-        return cls(candidate, steerer, log_likelihood, flaws, helpful, again, covers)
+        return cls(candidate, steerer, log_likelihood, flaws, helpful, again)
 
     @property
     def acceptable(self) -> bool:
@@ -115,7 +97,7 @@ class Judged:
         likely = self.log_likelihood
         if likely is None:
             likely = -self.candidate.verdict.score
-        return likely - _REPEATED * repetition(WORD.findall(self.candidate.text.lower()))
+        return likely - _REPEATED * repetition(WORD.findall(self.candidate.text.lower()), 2)
 
     def record(self, *, texts: bool) -> CandidateRecord:
         """Return the candidate as a record, with its text if `texts` is set."""
@@ -133,29 +115,15 @@ class Judged:
 
 
 def best_first(judged: Sequence[Judged]) -> list[Judged]:
-    """Return the acceptable candidates, best first, and no text twice."""
-    ranked = sorted((j for j in judged if j.acceptable), key=lambda j: j.group, reverse=True)
-    distinct: dict[str, Judged] = {}
-    for _, group in groupby(ranked, key=lambda j: j.group):
-        for j in _chosen_first(list(group)):
-            distinct.setdefault(j.candidate.text, j)
-    return list(distinct.values())
+    """Return the acceptable candidates, best first, and no text twice.
 
-
-def _chosen_first(alike: list[Judged]) -> list[Judged]:
-    """Sort candidates of one group.
-
-    Those that are about as likely as the likeliest come first, and what takes up most of the
-    question first among them. Without likelihoods, the scores of the guide decide.
+    Without likelihoods, the scores of the guide decide.
     """
-    measured = all(j.log_likelihood is not None for j in alike)
-    least = max(j.likely for j in alike) - AS_LIKELY if measured else math.inf
-
-    def key(j: Judged) -> tuple[bool, float, float]:
-        as_likely = j.likely >= least
-        return as_likely, j.covers if as_likely else 0.0, j.likely
-
-    return sorted(alike, key=key, reverse=True)
+    acceptable = [j for j in judged if j.acceptable]
+    distinct: dict[str, Judged] = {}
+    for j in sorted(acceptable, key=lambda j: (j.group, j.likely), reverse=True):
+        distinct.setdefault(j.candidate.text, j)
+    return list(distinct.values())
 
 
 def refusal(verdict: Verdict) -> float:

@@ -31,7 +31,7 @@ CONFIGURED = "as configured"
 GATES = [CONFIGURED, "lite", "encoder", "second_opinion"]
 STEERERS = [
     CONFIGURED,
-    *("erase", "occlude", "prefill", "embedding", "random_perturbation", "resample"),
+    *("concise", "erase", "occlude", "prefill", "embedding", "random_perturbation", "resample"),
     *("self_reminder", "tsa"),
 ]
 

@@ -108,15 +108,18 @@ class Patterns:
         return Verdict.scored(self.name, score, threshold=0.5, categories={"policy": score})
 
 
-def language(text: str) -> str | None:
+def language(text: str, *, fewest: int = _FEWEST_WORDS) -> str | None:
     """Return the language of a text, as far as its commonest words tell.
 
     It is "other" if most words are not in Latin script, and None if the language cannot be told.
+
+    Args:
+        fewest: the language of a text with fewer words is not told.
     """
     words = [word.casefold() for word in _WORD.findall(text)]
     if sum(1 for word in words if any(ord(c) > 0x24F for c in word)) > len(words) / 2:
         return "other"
-    if len(words) < _FEWEST_WORDS:
+    if len(words) < fewest:
         return None
     counts = Counter(
         {name: sum(word in common for word in words) for name, common in _COMMON.items()}
