@@ -1,6 +1,7 @@
 """Prepare answers to be read blind, and count what the readers say.
 
-``plain`` writes the model's own answers to the everyday questions of a set. ``make`` mixes them
+``plain`` writes the model's own answers to the everyday questions of a set, as they are or with a
+wish behind each. ``make`` mixes them
 with the swaps of finished runs of ``bench run`` (with ``--texts``), and hides the arms: every part
 is a file to be read by the rubric in `RUBRIC.md`. Readers write one line for each item into
 ``PART.NAME.tsv``: its number and four labels, 0 or 1, with tabs between. ``count`` takes what most
@@ -94,14 +95,15 @@ def _named(arm: str, words: str) -> str:
     return f"{arm}, {words}" if words else arm
 
 
-def make(folder: Path, runs: Sequence[str], plain: Path | None, *, size: int) -> int:
+def make(folder: Path, runs: Sequence[str], plain: Sequence[Path], *, size: int) -> int:
     """Write the parts and the key of a reading, and return how many items there are.
 
     Their order is that of their hashes, so it tells nothing.
     """
     uses: dict[Item, list[Use]] = defaultdict(list)
-    for row in lines(plain) if plain else ():
-        uses[Item(row["question"], "", False, row["text"])].append(Use(PLAIN, "plain", "everyday"))
+    for row in (row for file in plain for row in lines(file)):
+        use = Use(row["arm"], "plain", "everyday")
+        uses[Item(row["question"], "", False, row["text"])].append(use)
     for run in runs:
         for item, use in swaps(run):
             uses[item].append(use)
@@ -167,7 +169,7 @@ def agreement(folder: Path) -> float:
     return mean(a == b for of_item in good for a, b in combinations(of_item, 2))
 
 
-async def _plain(part: str, model: str, most: int) -> list[dict[str, str]]:
+async def _plain(part: str, wish: str, model: str, most: int) -> list[dict[str, str]]:
     items = real_prompts(f"persona{part}")
     asked = sorted({item.question for item in items})
     backend = TransformersBackend(TransformersOptions(model=model))
@@ -176,7 +178,7 @@ async def _plain(part: str, model: str, most: int) -> list[dict[str, str]]:
         some = asked[start : start + _BATCH]
         requests = [
             GenerationRequest(
-                await backend.render(Message.conversation(question)),
+                await backend.render(Message.conversation(f"{question}\n\n{wish}".rstrip())),
                 max_new_tokens=most,
                 temperature=0.0,
             )
@@ -184,7 +186,8 @@ async def _plain(part: str, model: str, most: int) -> list[dict[str, str]]:
         ]
         for question, answer in zip(some, await backend.generate(requests), strict=True):
             whole = answer.text if answer.finished else ended_sentences(answer.text)
-            found.append({"question": question, "text": whole or answer.text})
+            arm = f"{PLAIN}, short" if wish else PLAIN
+            found.append({"arm": arm, "question": question, "text": whole or answer.text})
     return found
 
 
@@ -194,6 +197,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("plain", help="answer the everyday questions of a set")
     one.add_argument("--set", default="test", choices=("test", "validation"))
+    one.add_argument("--wish", default="", help="text behind each question")
     one.add_argument("--model", default="smollm2")
     one.add_argument("--most", type=int, default=96, help="new tokens of an answer")
     one.add_argument("--out", type=Path, required=True)
@@ -202,7 +206,7 @@ def main() -> None:
         some.add_argument("folder", type=Path)
         some.add_argument("runs", nargs="*", help="DIR, or DIR:WORDS to put behind the arms' names")
         if name == "make":
-            some.add_argument("--plain", type=Path)
+            some.add_argument("--plain", type=Path, nargs="*", default=[])
             some.add_argument("--size", type=int, default=120, help="items of a part")
         else:
             some.add_argument("--out", type=Path, required=True)
@@ -211,7 +215,7 @@ def main() -> None:
         print(make(options.folder, options.runs, options.plain, size=options.size), "items")
         return
     if options.command == "plain":
-        rows = asyncio.run(_plain(f"_{options.set}", options.model, options.most))
+        rows = asyncio.run(_plain(f"_{options.set}", options.wish, options.model, options.most))
     else:
         rows = sorted(
             count(options.folder, options.runs), key=lambda r: (r["arm"], r["kind"], r["case"])

@@ -34,8 +34,8 @@ def run(tmp_path):
 def test_readers_see_every_text_once_and_no_arm(run, tmp_path):
     folder = tmp_path / "reading"
     plain = tmp_path / "plain.jsonl"
-    plain.write_text(json.dumps({"question": "Who?", "text": "I."}) + "\n")
-    assert blind.make(folder, [run], plain, size=2) == 3
+    plain.write_text(json.dumps({"arm": blind.PLAIN, "question": "Who?", "text": "I."}) + "\n")
+    assert blind.make(folder, [run], [plain], size=2) == 3
     shown = "".join((folder / f"{part}.txt").read_text() for part in (1, 2))
     assert [shown.count(text) for text in ("ANSWER: So.", "ANSWER: No.", "ANSWER: I.")] == [1] * 3
     assert "ASKED: Why?\nRULE: The answer has to be in English.\n" in shown
@@ -45,7 +45,7 @@ def test_readers_see_every_text_once_and_no_arm(run, tmp_path):
 
 def test_what_most_readers_say_counts_for_every_arm_that_gave_the_text(run, tmp_path):
     folder = tmp_path / "reading"
-    blind.make(folder, [f"{run}:seed 2"], None, size=9)
+    blind.make(folder, [f"{run}:seed 2"], [], size=9)
     for name, labels in (("a", "1 1 1 1"), ("b", "1 1 1 0"), ("c", "1 0 1 0")):
         lines = [f"{number} {labels}".replace(" ", "\t") for number in (1, 2)]
         (folder / f"1.{name}.tsv").write_text("\n".join(lines) + "\n")
@@ -64,7 +64,7 @@ def test_what_most_readers_say_counts_for_every_arm_that_gave_the_text(run, tmp_
 
 def test_an_item_that_a_reader_left_out_is_told(run, tmp_path):
     folder = tmp_path / "reading"
-    blind.make(folder, [run], None, size=9)
+    blind.make(folder, [run], [], size=9)
     (folder / "1.a.tsv").write_text("1\t1\t1\t1\t1\n")
     with pytest.raises(ValueError, match="between 0 and 1 readers"):
         blind.said(folder)
