@@ -329,30 +329,6 @@ def test_of_more_answers_to_the_question_the_likeliest_is_given():
     assert outcome.text == f"I was asked: {ASKED} Draw {last}."
 
 
-class Wandering(Obeying):
-    """Later answers are likelier, and the third one is about what was asked."""
-
-    def __init__(self, step):
-        super().__init__()
-        self.step, self.answered = step, {}
-
-    def _obey(self, request):
-        i = self.answered.setdefault(request.seed, len(self.answered))
-        return f"You clean the kettle with vinegar, {i}." if i == 2 else f"I help, {i}."
-
-    async def log_likelihoods(self, prompt, texts):
-        return [self.step * int(text[-2]) - 2.0 for text in texts]
-
-
-@pytest.mark.parametrize(
-    ("step", "chosen"), [(0.1, "You clean the kettle with vinegar, 2."), (0.3, "I help, 6.")]
-)
-def test_what_is_as_likely_and_takes_up_the_question_is_given(step, chosen):
-    guard = scripted_guard(Wandering(step), steerers=[Erase(EraseOptions())], profile=PROFILE)
-    outcome = asyncio.run(guard.review(f"{RUDE} {ASKED}", "A fine start. A bad end."))
-    assert outcome.text == chosen
-
-
 def test_a_question_about_what_was_said_is_not_answered_alone():
     said = [Message("user", "I paint."), Message("assistant", "Good."), Message("user", "And how?")]
     backend = Obeying()
