@@ -203,11 +203,14 @@ class Search:
     async def _judge(
         self, task: Task, steerer: str, candidates: Sequence[Candidate]
     ) -> list[Judged]:
-        """Judge the quality of the candidates. Only what the guide passes needs a likelihood."""
+        """Judge the quality of the candidates.
+
+        Only what the model wrote and the guide passes needs a likelihood.
+        """
         if self.quality.repeats < 1:
             candidates = [cut_loop(candidate, len(task.shown)) for candidate in candidates]
-        passing = [c.text for c in candidates if not c.verdict.flagged and c.log_likelihood is None]
-        likelihoods = await self._likelihoods(task, passing)
+        passing = [c for c in candidates if not c.verdict.flagged and c.log_likelihood is None]
+        likelihoods = await self._likelihoods(task, [c.text for c in passing if not c.written])
         refusing = await self._refusing([c for c in candidates if not c.verdict.flagged])
         return [
             self._judged(

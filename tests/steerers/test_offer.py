@@ -275,6 +275,16 @@ def test_a_flagged_answer_to_one_that_is_written_costs_no_generation(written):
     assert outcome.text.endswith("Take the lamp with you.")
 
 
+def test_a_written_answer_need_not_be_likely_to_the_model(written):
+    gate = ScriptedModerator(name="gate")
+    gate.moderate = harmful(gate.moderate)
+    steerer = OfferInstead(OfferOptions(file=written))
+    strict = GENERIC.model_copy(update={"floor": -0.1})
+    guard = scripted_guard(Backend(), gate=gate, steerers=[steerer], profile=strict)
+    outcome = asyncio.run(guard.review([Message("user", ASKED)], "a bad answer"))
+    assert (outcome.action, outcome.record.helpful, outcome.record.generations) == ("swap", True, 0)
+
+
 @pytest.fixture(scope="module")
 def shipped():
     return OfferInstead(OfferOptions())._offers

@@ -46,6 +46,8 @@ class Candidate:
     """The request that it answers. An unfinished answer can be continued only if this is known."""
     decoding: ControlledDecoding | None = None
     """The distribution that its tokens were drawn from; None means that of the model alone."""
+    written: bool = False
+    """Whether a person wrote it, so that the model's likelihood says nothing about it."""
     place: int = 0
     """Rank of its opening among those that were tried; 0 is the best. The guard compares ranks
     before likelihoods, because a likelihood depends more on the opening than on what follows it."""

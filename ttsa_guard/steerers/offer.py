@@ -237,7 +237,7 @@ def _choice(offers: Sequence[Offer]) -> str:
 async def _as_they_are(written: Sequence[tuple[str, str]], task: Task) -> list[Candidate]:
     verdicts = await task.score([text for _, text in written])
     return [
-        Candidate(text, origin, verdict, place=place)
+        Candidate(text, origin, verdict, written=True, place=place)
         for place, ((origin, text), verdict) in enumerate(zip(written, verdicts, strict=True))
     ]
 
