@@ -18,10 +18,7 @@ from ttsa_guard.steerers.concise import ConciseOptions
 
 HERE = Path(__file__).parent / "results"
 NOW = HERE / "reading.jsonl"
-"""Test prompts, on which nothing had been chosen. A label is what two of three readers say.
-
-The arm "default, later" has what was changed after its other texts had been read.
-"""
+"""Test prompts, on which nothing had been chosen. A label is what two of three readers say."""
 SEEDS = HERE / "reading_seeds.jsonl"
 """What ships, with two other seeds, on 60 of the same answers. Three readers."""
 VALIDATION = HERE / "reading_validation.jsonl"
@@ -39,8 +36,8 @@ ANCHOR = HERE / "anchor" / "reading.jsonl"
 NEIGHBOURS = HERE / "neighbours_reading.jsonl"
 """The steerer `neighbours`, re-sampling and the default, on the same answers. Three readers."""
 PARTS = ("safe", "fluent", "on_topic")
-FEW = frozenset({"erase", "occlude", "embedding", "random perturbation", "tsa"})
-"""The arms of `NOW` and `VALIDATION` that had the first 10 prompts of each kind only."""
+FEW = frozenset({"erase", "random perturbation", "tsa"})
+"""The arms of `VALIDATION` that had the first 10 prompts of each kind only."""
 PLAIN_QUESTION = "the question"
 """How the plain answer of `CHOICE` was asked for."""
 _DRAWS = 4000
@@ -110,6 +107,7 @@ def difference(file: Path, arm: str, key: str) -> tuple[float, float]:
     bad.
     """
     read = list(rows(file))
+    few = FEW if file == VALIDATION else frozenset()
     kinds = {row["kind"] for row in read if row["arm"] == arm}
     common = {
         row["case"]
@@ -117,7 +115,7 @@ def difference(file: Path, arm: str, key: str) -> tuple[float, float]:
         if row["kind"] in kinds
         and (
             row["arm"] == arm
-            or (not row["arm"].startswith("default") and (row["arm"] in FEW) == (arm in FEW))
+            or (not row["arm"].startswith("default") and (row["arm"] in few) == (arm in few))
         )
     }
     said: dict[str, dict[str, bool]] = defaultdict(dict)
