@@ -27,6 +27,7 @@ from research import reading
 from ttsa_guard.cli import app
 from ttsa_guard.config import GuardConfig
 from ttsa_guard.moderators.measured import MEASURED
+from ttsa_guard.steerers.concise import ConciseOptions
 from ttsa_guard.testing import scripted_guard
 
 WRITTEN = """
@@ -232,6 +233,17 @@ def test_tables_of_readers_are_those_of_the_labels(title, labels):
         renamed(arm): ["" if n is None else str(n) for n in counts]
         for arm, counts in counted.items()
     }
+
+
+def test_the_ways_of_asking_are_those_of_the_labels():
+    counted = reading.ways_to_ask()
+    assert table(RESULTS_PAGE, "Asking for a short answer") == [
+        [way, *map(str, counts)] for way, counts in counted.items()
+    ]
+    short, plain = (counted[way] for way in (ConciseOptions().wishes[0], reading.PLAIN_QUESTION))
+    text = " ".join((DOCS / "steerers.md").read_text(encoding="utf-8").split())
+    share = f"call {percent(short[1] / short[0])} of its answers good that were asked for so, and"
+    assert f"{share} {percent(plain[1] / plain[0])} of the plain ones" in text
 
 
 def test_the_ways_of_choosing_are_those_of_the_labels():
