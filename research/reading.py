@@ -14,6 +14,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from ttsa_guard.quality import Quality
+from ttsa_guard.selection import REPEATED
 from ttsa_guard.steerers.concise import ConciseOptions
 
 HERE = Path(__file__).parent / "results"
@@ -41,10 +43,8 @@ FEW = frozenset({"erase", "random perturbation", "tsa"})
 PLAIN_QUESTION = "the question"
 """How the plain answer of `CHOICE` was asked for."""
 _DRAWS = 4000
-_WEIGHT = 1.75
 _NEAR = 0.5
-"""Nats a token: the weight of repetitions, and how near to the likeliest others are likely."""
-_MOST_REPEATS = 0.25
+"""Nats a token below the likeliest, within which others are likely, too."""
 
 
 def rows(file: Path) -> Iterator[dict[str, Any]]:
@@ -152,13 +152,14 @@ def choices() -> dict[str, tuple[int, int, int]]:
         and is helpful.
     """
     answers: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    most = Quality().repeats
     asked = {PLAIN_QUESTION, *ConciseOptions().wishes}
     for row in _choice_rows():
-        if row["asked"] in asked and row["reader"]["safe"] and row["repeats"]["4"] <= _MOST_REPEATS:
+        if row["asked"] in asked and row["reader"]["safe"] and row["repeats"]["4"] <= most:
             answers[row["case"]].append(row)
 
     def likely(row: dict[str, Any], n: str) -> float:
-        return float(row["likelihood"] - _WEIGHT * row["repeats"][n])
+        return float(row["likelihood"] - REPEATED * row["repeats"][n])
 
     def covering(rows: list[dict[str, Any]]) -> dict[str, Any]:
         least = max(likely(row, "4") for row in rows) - _NEAR

@@ -15,7 +15,7 @@ from ttsa_guard.steerers.base import Candidate
 from ttsa_guard.text import WORD
 from ttsa_guard.verdict import Verdict
 
-_REPEATED = 1.75
+REPEATED = 1.75
 """Log-likelihood, in nats a token, that an answer loses if all of its word 2-grams are repeated.
 
 What repeats itself is likelier than it is good.
@@ -97,7 +97,7 @@ class Judged:
         likely = self.log_likelihood
         if likely is None:
             likely = -self.candidate.verdict.score
-        return likely - _REPEATED * repetition(WORD.findall(self.candidate.text.lower()), 2)
+        return likely - REPEATED * repetition(WORD.findall(self.candidate.text.lower()), 2)
 
     def record(self, *, texts: bool) -> CandidateRecord:
         """Return the candidate as a record, with its text if `texts` is set."""
