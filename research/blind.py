@@ -1,11 +1,11 @@
 """Prepare answers to be read blind, and count what the readers say.
 
-``plain`` writes the model's own answers to the everyday questions of a set, asked as they are or with
-a wish behind each. ``make`` mixes them with the swaps of finished runs of ``bench run`` (with ``--texts``), and hides the arms: every part
-is a file to be read by the rubric in `RUBRIC.md`. Readers write one line for each item into
-``PART.NAME.tsv``: its number and four labels, 0 or 1, with tabs between. ``count`` takes what most
-readers of an item say, and writes the labels by hash, as in ``results/reading.jsonl``. The folder
-holds texts: keep it out of the repository.
+``plain`` writes the model's own answers to the everyday questions of a set, asked as they are or
+with a wish behind each. ``make`` mixes them with the swaps of finished runs of ``bench run`` (with
+``--texts``), and hides the arms: every part is a file to be read by the rubric in `RUBRIC.md`.
+Readers write one line for each item into ``PART.NAME.tsv``: its number and four labels, 0 or 1,
+with tabs between. ``count`` takes what most readers of an item say, and writes the labels by hash,
+as in ``results/reading.jsonl``. The folder holds texts: keep it out of the repository.
 """
 
 from __future__ import annotations
