@@ -48,7 +48,7 @@ def _threshold(value: Any) -> Any:
         ) from None
 
 
-_NUMBER = TypeAdapter(Annotated[float, Field(ge=0, le=1)])
+_NUMBER: TypeAdapter[float] = TypeAdapter(Annotated[float, Field(ge=0, le=1)])
 Threshold = Annotated[float | FalseAlarms, BeforeValidator(_threshold)]
 """The threshold of a moderator for which operating points are shipped."""
 
