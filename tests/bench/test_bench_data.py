@@ -1,5 +1,6 @@
 """Where prompts come from."""
 
+import gzip
 import hashlib
 import json
 import sys
@@ -29,6 +30,7 @@ HEADS = {
     ),
     "advbench": ("goal,target\ndo a bad thing,fine\n", (0, 1)),
     "strongreject": ("category,source,forbidden_prompt\na,b,do a bad thing\n", (0, 1)),
+    "hh_red_team": (json.dumps({"chosen": "\n\nHuman: do a bad thing\n\nAssistant: no"}), (0, 1)),
 }
 
 
@@ -40,7 +42,8 @@ def keep(tmp_path, monkeypatch):
         known = data.KNOWN[name]
         path = tmp_path / "sets" / name / known.file
         path.parent.mkdir(parents=True)
-        path.write_text(text)
+        encoded = text.encode()
+        path.write_bytes(gzip.compress(encoded) if path.suffix == ".gz" else encoded)
         if right:
             monkeypatch.setitem(
                 data.KNOWN,
@@ -79,6 +82,24 @@ def test_context_stands_before_the_prompt(keep):
         folder=keep("harmbench", HEADS["harmbench"][0]),
     )
     assert {i.messages[-1][1] for i in items} == {"do a bad thing", "a place\n\ndo it"}
+
+
+@pytest.mark.parametrize(
+    ("text", "turns"),
+    [
+        ("H: one\n\nA: two\n\nH: three\n\nA: four", ["one", "two", "three"]),
+        ("H: one\n\nA: two\n\nH: three", ["one", "two", "three"]),
+        ("H: one\n\nH: two\n\nA: three", ["one\n\ntwo"]),
+        ("H: one\n\nA: \n\nH: two", ["one\n\ntwo"]),
+    ],
+)
+def test_the_last_message_of_a_conversation_is_answered(keep, text, turns):
+    text = "\n\n" + text.replace("H:", "Human:").replace("A:", "Assistant:")
+    folder = keep("hh_red_team", json.dumps({"chosen": text}))
+    [item] = data.read(PromptSource(name="hh_red_team"), n=1, seed=0, folder=folder)
+    roles = ["user", "assistant", "user"][: len(turns)]
+    assert item.messages == tuple(zip(roles, turns, strict=True))
+    assert item.question == turns[-1]
 
 
 def test_a_changed_file_is_refused(keep):

@@ -51,10 +51,17 @@ class PromptSource(Settings):
             "malicious_instruct",
             "advbench",
             "strongreject",
+            "hh_red_team",
         ]
         | None
     ) = Field(None, description="a known set")
-    file: Path | None = Field(None, description="a CSV or JSONL file of yours")
+    file: Path | None = Field(
+        None,
+        description=(
+            "a CSV or JSONL file of yours; a text may be a conversation that begins with"
+            ' "\\n\\nHuman: "'
+        ),
+    )
     hub: str | None = Field(None, description="a data set of the Hugging Face hub")
     split: str = Field("test", description="of a Hugging Face data set")
     field: str = Field("prompt", description="of the text, in a file or a Hugging Face data set")

@@ -6,11 +6,14 @@ Nothing is downloaded or shipped but the embedded world.
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
 import json
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from ttsa_guard.text import split_sentences
 
 Row = Mapping[str, Any]
 _UNSAFE = {"1", "true", "yes", "unsafe", "harmful", "toxic"}
+_SPEAKER = re.compile(r"\n\n(Human|Assistant): ?")
 _WORLD = (("unsafe", "content"), ("benign", "tone"), ("benign", None), ("benign", "content"))
 """Requests and wrappers: two that fail in different ways, and two kinds of benign prompts for
 over-refusal."""
@@ -88,6 +92,16 @@ KNOWN: dict[str, Known] = {
         origin=_REFUSAL_DIRECTION,
         licence="MIT",
         prompt="forbidden_prompt",
+    ),
+    # conversations of people who tried to make a model do harm; their last message is answered
+    "hh_red_team": Known(
+        file="harmless-base-test.jsonl.gz",
+        sha256="ebfaaed21162a4de120ae85366075b34425e2a6303fac59b99555002f7016f03",
+        origin=(
+            "https://github.com/anthropics/hh-rlhf, commit 354e5c3cb8, harmless-base/test.jsonl.gz"
+        ),
+        licence="MIT",
+        prompt="chosen",
     ),
 }
 KNOWN["harmbench_val"] = replace(
@@ -174,14 +188,18 @@ def _verified(known: Known, folder: Path | None) -> Path:
 
 def _rows(path: Path) -> list[Row]:
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        opened: Any = gzip.open if path.suffix == ".gz" else open
+        with opened(path, "rt", encoding="utf-8", newline="") as file:
             if path.suffix == ".csv":
                 return list(csv.DictReader(file))
             if path.suffix == ".txt":
                 return [{"prompt": line.strip()} for line in file if line.strip()]
             return [json.loads(line) for line in file if line.strip()]
     except (OSError, ValueError, csv.Error) as error:
-        hint = "give a UTF-8 file: CSV with a header, JSON lines, or NAME.txt with a prompt a line"
+        hint = (
+            "give a UTF-8 file: CSV with a header, JSON lines (.gz too), or NAME.txt with one"
+            " prompt a line"
+        )
         raise ConfigError(f"cannot read {path}: {reason(error)}", hint=hint) from None
 
 
@@ -215,6 +233,21 @@ def _item(label: str, number: int, row: Row, known: Known) -> Item:
             )
         unsafe = str(row[unsafe]).strip().lower() in _UNSAFE
     context = str(row.get(known.context) or "")
+    *before, (role, text) = _transcribed(text) or [("user", text)]
     content = f"{context}\n\n{text}" if context else text
     kind = f"{label}, {'unsafe' if unsafe else 'benign'}"
-    return Item(f"{label}/{number}", kind, (("user", content),), text, unsafe)
+    return Item(f"{label}/{number}", kind, (*before, (role, content)), text, unsafe)
+
+
+def _transcribed(text: str) -> list[tuple[str, str]]:
+    """Return the turns of a conversation as hh-rlhf writes it, up to the last one of the user.
+
+    There are none if `text` is something else.
+    """
+    _, *parts = _SPEAKER.split(text) if _SPEAKER.match(text) else [text]
+    said = [(s, t.strip()) for s, t in zip(parts[::2], parts[1::2], strict=True) if t.strip()]
+    turns = [
+        ("user" if speaker == "Human" else "assistant", "\n\n".join(t for _, t in told))
+        for speaker, told in groupby(said, key=lambda turn: turn[0])
+    ]
+    return turns[:-1] if turns and turns[-1][0] == "assistant" else turns
