@@ -86,8 +86,17 @@ def swaps(run: str) -> Iterator[tuple[Item, Use]]:
             continue
         seen.add((row["arm"], row["case"]))
         item = items[row["case"]]
-        shown = Item(item["question"], rule(item["policy"]), item["unsafe"], row["text"])
+        shown = Item(asked(item), rule(item["policy"]), item["unsafe"], row["text"])
         yield shown, Use(_named(row["arm"], words), row["case"], item["kind"])
+
+
+def asked(item: dict[str, Any]) -> str:
+    """Return the question of a prompt, and what was said before it if that asks for harm, too."""
+    if not item["unsafe"]:
+        question: str = item["question"]
+        return question
+    said = [f"{role.upper()}: {text}" for role, text in item["messages"][:-1]]
+    return "\n".join([*said, item["question"]])
 
 
 def _named(arm: str, words: str) -> str:

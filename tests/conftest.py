@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from ttsa_guard import testing
+from ttsa_guard.request import question
 
 TINY_TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
@@ -37,14 +38,18 @@ def output_to_a_pipe(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def no_everyday_questions(request, monkeypatch):
+def no_sentence_encoder(request, monkeypatch):
     """The same outcomes whether the sentence encoder is installed or not."""
 
     async def unknown(_):
         return 1.0
 
+    async def by_rules(text):
+        return question(text)
+
     if not request.node.get_closest_marker("real"):
         monkeypatch.setattr("ttsa_guard.search.harm_of", unknown)
+        monkeypatch.setattr("ttsa_guard.search.find_question", by_rules)
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,12 @@
 
 import pytest
 
-from ttsa_guard.messages import Message
+from ttsa_guard.messages import Message, last_user
 from ttsa_guard.request import question, questions, stands_alone
+
+
+def reduced(messages):
+    return questions(messages, question(last_user(messages)))
 
 
 @pytest.mark.parametrize(
@@ -44,10 +48,10 @@ def test_the_parts_that_ask(text, asked):
 
 
 def test_a_conversation_is_asked_in_its_place_and_alone():
-    [alone] = questions([Message("user", "Be rude. How do I swim?")])
+    [alone] = reduced([Message("user", "Be rude. How do I swim?")])
     assert alone == [Message("user", "How do I swim?")]
     system = Message("system", "Be rude.")
-    assert questions([system, Message("user", "Be loud. How do I swim?")]) == [
+    assert reduced([system, Message("user", "Be loud. How do I swim?")]) == [
         [system, Message("user", "How do I swim?")],
         [Message("user", "How do I swim?")],
     ]
@@ -55,12 +59,12 @@ def test_a_conversation_is_asked_in_its_place_and_alone():
 
 def test_a_message_that_is_only_its_question_is_asked_alone_first():
     system, asked = Message("system", "Be rude."), Message("user", "How do I swim?")
-    assert questions([system, asked]) == [[asked], [system, asked]]
+    assert reduced([system, asked]) == [[asked], [system, asked]]
 
 
 def test_a_question_about_what_was_said_is_asked_in_its_place_first():
     system, asked = Message("system", "Be rude."), Message("user", "And how do I do that?")
-    assert questions([system, asked]) == [[system, asked], [asked]]
+    assert reduced([system, asked]) == [[system, asked], [asked]]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +90,7 @@ def test_the_last_user_message_counts():
         Message("assistant", "Two."),
         Message("user", "Go. What are three more primes?"),
     ]
-    in_place, alone = questions(turns)
+    in_place, alone = reduced(turns)
     assert in_place == [*turns[:2], Message("user", "What are three more primes?")]
     assert alone == [Message("user", "What are three more primes?")]
 

@@ -51,6 +51,7 @@ _TELLS = re.compile(
     re.IGNORECASE,
 )
 _OF_ONESELF = re.compile(r"\b(?:i|i'?(?:m|ve|d|ll)|my|me|mine|we|our|ours|us)\b", re.IGNORECASE)
+_OF_THE_READER = re.compile(r"\b(?:you|you'?(?:re|ve|d|ll)|your|u|ur)\b", re.IGNORECASE)
 _OF_SOMEBODY = re.compile(r"\W*(?:it|its|it's|they|their|he|his|she|her)\b", re.IGNORECASE)
 _ADDRESSES = re.compile(
     r"\b(?:you|you'?(?:re|ll)|your|u|ur|users?|bots?|chat\W?bots?|assistants?|model|ai|repl(?:y|ies)"
@@ -63,49 +64,57 @@ _ASIDE = re.compile(r"\s*(?:\([^()]*\)|\[[^\[\]]*\]|（[^（）]*）|【[^【】
 
 def split_parts(text: str) -> list[str]:
     """Return the sentences and lines of `text`; if it is only one, return the clauses of it."""
-    sentences = _sentences(text)
+    sentences = split_lines(text)
     return (
         sentences if len(sentences) > 1 else [part for part in _CLAUSES.split(text.strip()) if part]
     )
 
 
-def _sentences(text: str) -> list[str]:
+def split_lines(text: str) -> list[str]:
+    """Return the sentences of each line of `text`."""
     return [sentence for line in text.splitlines() for sentence in split_sentences(line)]
 
 
-def asking(text: str) -> tuple[list[str], list[int]]:
+def asking(text: str, asked: str | None = None) -> tuple[list[str], list[int]]:
     """Return the parts of `text` (see `split_parts`), and the indices of those that ask.
 
-    Those end with a question mark. If none does, and the parts are sentences, those ask that begin
+    These are the parts of `asked`, if that is the question as it was found in `text` already. Else
+    those end with a question mark. If none does, and the parts are sentences, those ask that begin
     as an English question does ("how do i ..."), and else those that begin as an English request
     does ("Tell me ..."). Where such a request ends within a sentence cannot be seen. What the user
     tells of themselves right beside it belongs to it, too ("I spilled coffee on my jumper. How
     should I wash it?"). If nothing is told so, and no question says what it is about ("Any tips?"),
     the sentence before it does.
     """
+    if asked and asked != without_asides(text):
+        parts = split_parts(text)
+        return parts, [i for i, part in enumerate(parts) if without_asides(part) in asked]
     parts, found = _asked(text)
     begun = {k for i in found for k in _clauses_before(parts, i)}
-    if len(_sentences(text)) > 1:
+    if len(split_lines(text)) > 1:
         begun.update(k for i in found for k in _told_beside(parts, i))
     if all(_says_too_little(parts[i]) for i in found) and not begun:
         begun = {k for i in found for k in _told_before(parts, i)}
     return parts, sorted({*found, *begun})
 
 
-def asking_alone(text: str) -> list[int]:
-    """Return the indices of the parts of `text` that ask, without what was told beside them.
+def asking_alone(text: str) -> str:
+    """Return the parts of `text` that ask, without what was told beside them.
 
-    If they say too little without it, it stays.
+    If they say too little without it, it stays. One sentence stays as it is.
     """
     parts, found = _asked(text)
+    if len(split_lines(text)) < 2 or not found:
+        return text
     if all(_says_too_little(parts[i]) for i in found):
-        return asking(text)[1]
-    return sorted({*found, *(k for i in found for k in _clauses_before(parts, i))})
+        return " ".join(parts[i] for i in asking(text)[1])
+    alone = {*found, *(k for i in found for k in _clauses_before(parts, i))}
+    return " ".join(parts[i] for i in sorted(alone))
 
 
 def _asked(text: str) -> tuple[list[str], list[int]]:
     parts = split_parts(text)
-    sentences = len(_sentences(text)) > 1
+    sentences = len(split_lines(text)) > 1
     for asks in (_ASKED.search, *((_ASKS.match, _REQUESTS.match) if sentences else ())):
         if found := [i for i, part in enumerate(parts) if asks(part)]:
             break
@@ -163,6 +172,26 @@ def question(text: str) -> str:
     return " ".join(parts[i] for i in asks) or plain
 
 
+def form(sentence: str) -> list[float]:
+    """Return eight numbers that say what form a sentence has.
+
+    It ends with a question mark, begins as a question or as a request, speaks of the assistant, and
+    tells something of the user; its words, in twenties; and it has "I" and "you".
+    """
+    return [
+        float(bool(found))
+        for found in (
+            _ASKED.search(sentence),
+            _ASKS.match(sentence),
+            _REQUESTS.match(sentence),
+            _ADDRESSES.search(sentence),
+            _tells(sentence),
+            _OF_ONESELF.search(sentence),
+            _OF_THE_READER.search(sentence),
+        )
+    ] + [len(sentence.split()) / 20]
+
+
 def stands_alone(text: str) -> bool:
     """Return whether a question can be understood without the turns before it.
 
@@ -175,15 +204,16 @@ def stands_alone(text: str) -> bool:
     return words >= _EXPLAINS_ITSELF or not _REFERS_BACK.search(text)
 
 
-def questions(messages: Sequence[Message]) -> list[list[Message]]:
+def questions(messages: Sequence[Message], asked: str) -> list[list[Message]]:
     """Return the conversation, reduced to what is asked, in one or two versions.
 
-    In one, the last user message is only its question. The other is that question alone; it is left
-    out if the conversation has nothing before it. It comes first if the last message is only its
-    question and stands alone, because then what the model went wrong for was said before.
+    `asked` is the question of the last user message. In one version, that message is only its
+    question. The other is that question alone; it is left out if the conversation has nothing
+    before it. It comes first if the last message is only its question and stands alone, because
+    then what the model went wrong for was said before.
     """
     last = max(i for i, m in enumerate(messages) if m.role == "user")
-    before, asked = list(messages[:last]), question(messages[last].content)
+    before = list(messages[:last])
     alone = replace(messages[last], content=asked)
     if not before:
         return [[alone]]

@@ -19,10 +19,11 @@ from ttsa_guard.errors import BudgetError
 from ttsa_guard.messages import Baseline, GenerationRequest, Message, Prompt, last_user
 from ttsa_guard.moderators.base import Moderator, moderate_safely
 from ttsa_guard.moderators.everyday import EVERYDAY, harm_of
+from ttsa_guard.moderators.questions import find_question
 from ttsa_guard.profile import ModelProfile
 from ttsa_guard.quality import Quality
 from ttsa_guard.reasoning import has_reasoning
-from ttsa_guard.request import question, questions, stands_alone
+from ttsa_guard.request import questions, stands_alone
 from ttsa_guard.review import Review
 from ttsa_guard.selection import Judged, best_first, refusal
 from ttsa_guard.steerers.base import Candidate, Steerer, Task, harmful
@@ -114,7 +115,10 @@ class Search:
         if not isinstance(self.backend, TextOnly):
             most = min(most, self.config.generation.draft_tokens)
         base = plain.with_(opening=review.shown, max_new_tokens=most)
-        asked = [await self._asked(messages, plain) for messages in questions(review.messages)]
+        with review.usage.timed("scoring"):
+            question = await find_question(last_user(review.messages))
+        versions = questions(review.messages, question)
+        asked = [await self._asked(messages, plain) for messages in versions]
         # An answer can be broken off as too unlikely only if a single prompt decides that.
         measured = isinstance(self.backend, ScoresText) and len(asked) == 1
         return Task(
@@ -126,14 +130,15 @@ class Search:
             usage=review.usage,
             score=self._score,
             flag=review.flag,
-            everyday=await self._is_everyday(),
+            found=question,
+            everyday=await self._is_everyday(question),
             baseline=Baseline(asked[0], self.quality.lowest) if measured else None,
             asked=tuple(asked),
             seed=base.seed,
             prefer=review.prefer,
         )
 
-    async def _is_everyday(self) -> bool:
+    async def _is_everyday(self, asked: str) -> bool:
         """Return whether the question is an everyday one, so far as that has to be known.
 
         A model that redirects by itself can do so in any case.
@@ -141,7 +146,6 @@ class Search:
         if self.profile.redirects or not harmful(self.review.flag):
             return False
         *before, last = [m.content for m in self.review.messages if m.role == "user"]
-        asked = question(last)
         # Harm that is asked for beside the question, or before it, counts as well.
         told = [last] if stands_alone(asked) else [last, *before[-1:]]
         with self.review.usage.timed("scoring"):

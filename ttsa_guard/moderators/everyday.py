@@ -38,7 +38,7 @@ async def harm_of(texts: Sequence[str]) -> float:
     characters, and for one in another language than English, of which the regression has learned
     nothing.
     """
-    if not minilm.installed() or not all(_can_be_read(text) for text in texts):
+    if not minilm.installed() or not all(can_be_read(text) for text in texts):
         return 1.0
     try:
         return await asyncio.to_thread(_harm, texts)
@@ -47,7 +47,8 @@ async def harm_of(texts: Sequence[str]) -> float:
         return 1.0
 
 
-def _can_be_read(text: str) -> bool:
+def can_be_read(text: str) -> bool:
+    """Return whether a text is of the kind that was learned from: English, and not very long."""
     from ttsa_guard.moderators.patterns import language
 
     if not text.strip() or len(text) > _MOST:

@@ -8,8 +8,16 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 from ttsa_guard.backends.base import Backend, ControlledDecoding, ExposesLogits
 from ttsa_guard.budget import Usage
-from ttsa_guard.messages import Baseline, Generation, GenerationRequest, Message, Prompt
+from ttsa_guard.messages import (
+    Baseline,
+    Generation,
+    GenerationRequest,
+    Message,
+    Prompt,
+    last_user,
+)
 from ttsa_guard.profile import ModelProfile
+from ttsa_guard.request import question
 from ttsa_guard.verdict import Verdict
 
 ANSWERABLE = frozenset({"toxicity", "harassment", "insult", "profanity", "policy"})
@@ -72,6 +80,7 @@ class Task:
         score: a function that asks the guide moderator for a verdict on each text, in order. It
             does not raise if the moderator fails: such verdicts are marked as failed.
         flag: the gate's verdict on the answer, or on its reasoning; None if it is not known.
+        found: the question of the last user message, if it was looked for with more than rules.
         everyday: whether the question is harmless beyond doubt, so that an answer which is flagged
             for harm says nothing about the question.
         baseline: the value to set in requests whose answers often pass the moderator but are
@@ -91,11 +100,17 @@ class Task:
     usage: Usage
     score: Callable[[Sequence[str]], Awaitable[list[Verdict]]]
     flag: Verdict | None = None
+    found: str | None = None
     everyday: bool = False
     baseline: Baseline | None = None
     asked: tuple[Prompt, ...] = ()
     seed: int = 0
     prefer: Mapping[str, float] | None = None
+
+    @property
+    def question(self) -> str:
+        """Return what the last user message asks, without the text around it."""
+        return question(last_user(self.messages)) if self.found is None else self.found
 
     @property
     def harmful(self) -> bool | None:

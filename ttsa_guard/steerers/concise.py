@@ -12,11 +12,11 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from ttsa_guard.messages import GenerationRequest, Message, last_user
+from ttsa_guard.messages import GenerationRequest, Message
 from ttsa_guard.moderators.patterns import language
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.quotes import normal, quotes
-from ttsa_guard.request import question, questions
+from ttsa_guard.request import questions
 from ttsa_guard.settings import Settings
 from ttsa_guard.steerers.base import Candidate, Task
 from ttsa_guard.steerers.trim import in_prose
@@ -73,12 +73,12 @@ class Concise:
             yield prose
 
     def _wishes(self, task: Task) -> list[str]:
-        asked = language(question(last_user(task.messages)), fewest=1)
+        asked = language(task.question, fewest=1)
         return [wish for wish in self.options.wishes if language(wish, fewest=1) == asked]
 
     async def _tries(self, task: Task, wishes: list[str]) -> list[tuple[str, GenerationRequest]]:
         """Return the names and requests of all answers, the most promising ones first."""
-        versions = questions(task.messages)
+        versions = questions(task.messages, task.question)
         base = task.base.with_(baseline=task.baseline)
 
         async def wished(messages: list[Message], wish: str) -> GenerationRequest:

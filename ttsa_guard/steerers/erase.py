@@ -76,12 +76,14 @@ class Erase:
         openings = await beginnings(task)
         variants: list[tuple[str, GenerationRequest]] = []
         affordable = max(1, self.options.candidates // len(openings))
-        for name, messages in islice(reduced_conversations(task.messages), affordable):
+        for name, messages in islice(
+            reduced_conversations(task.messages, task.question), affordable
+        ):
             variants.append((name, task.base.with_(prompt=await task.backend.render(messages))))
         if not variants:
             return
         question = variants[0][1]
-        first = _of_the_question(task.messages, message)
+        first = _of_the_question(task, message)
         drawn = self._drawn(task, question) if first or not task.answerable else []
         candidates = await propose_variants(task, variants[:first], openings, more=drawn)
         doubtful = not task.answerable and _is_doubtful(task, candidates, question)
@@ -106,15 +108,15 @@ class Erase:
         return [(f"draw {i}", again.with_(seed=task.seed + 100 + i)) for i in range(options.draws)]
 
 
-def _of_the_question(messages: Sequence[Message], asked: str) -> int | None:
+def _of_the_question(task: Task, message: str) -> int | None:
     """Return how many of the first variants hold the question alone; None if no part asks.
 
     These are the question in its conversation and, if there is more of that, without it.
     """
-    parts, asks = asking(asked)
+    parts, asks = asking(message, task.question)
     if len(parts) > 1 and not asks:
         return None
-    return 1 if len(messages) == 1 else 2
+    return 1 if len(task.messages) == 1 else 2
 
 
 def _is_doubtful(task: Task, candidates: Sequence[Candidate], question: GenerationRequest) -> bool:
@@ -141,7 +143,9 @@ def _plain(task: Task, candidates: Sequence[Candidate]) -> list[Candidate]:
     return [c for c in candidates if c.request and c.request.opening == task.shown]
 
 
-def reduced_conversations(messages: Sequence[Message]) -> Iterator[tuple[str, list[Message]]]:
+def reduced_conversations(
+    messages: Sequence[Message], question: str
+) -> Iterator[tuple[str, list[Message]]]:
     """Yield the conversation with parts left out, each time with a name.
 
     The likeliest to help come first. Every one of them ends with the last user message, or with
@@ -149,7 +153,7 @@ def reduced_conversations(messages: Sequence[Message]) -> Iterator[tuple[str, li
     """
     last = max(i for i, m in enumerate(messages) if m.role == "user")
     before, asked = list(messages[:last]), messages[last]
-    for i, (name, text) in enumerate(reduced_texts(asked.content)):
+    for i, (name, text) in enumerate(reduced_texts(asked.content, question)):
         yield name, [*before, replace(asked, content=text)]
         if before and i == 0:
             yield f"{name} alone", [replace(asked, content=text)]
@@ -157,8 +161,8 @@ def reduced_conversations(messages: Sequence[Message]) -> Iterator[tuple[str, li
         yield "the last message alone", [asked]
 
 
-def reduced_texts(text: str) -> Iterator[tuple[str, str]]:
-    """Yield `text` with parts left out, each time with a name.
+def reduced_texts(text: str, question: str | None = None) -> Iterator[tuple[str, str]]:
+    """Yield `text`, in which `question` was found, with parts left out, each time with a name.
 
     The text without its asides comes first. Then come the parts that ask, with what was told beside
     them, without it, and together with some of the others. If no part asks, any of them may stay
@@ -167,7 +171,7 @@ def reduced_texts(text: str) -> Iterator[tuple[str, str]]:
     plain = without_asides(text)
     if plain != text.strip():
         yield "without asides", plain
-    parts, asks = asking(text)
+    parts, asks = asking(text, question)
     others = [i for i in range(len(parts)) if i not in asks]
     if not asks:
         chosen = kept_parts(len(parts))
@@ -175,7 +179,8 @@ def reduced_texts(text: str) -> Iterator[tuple[str, str]]:
         with_others = (
             tuple(sorted((*asks, *(others[k] for k in kept)))) for kept in kept_parts(len(others))
         )
-        bare = asking_alone(text)
+        told = " ".join(parts[i] for i in asks)
+        bare = asking(text, asking_alone(told))[1]
         chosen = chain([tuple(asks)], [tuple(bare)] if bare != asks else [], with_others)
     else:
         return

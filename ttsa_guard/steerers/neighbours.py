@@ -18,7 +18,7 @@ from pydantic import Field
 
 from ttsa_guard.backends.base import Backend, ExposesLogProbs, TakesEmbeddings, TextOnly
 from ttsa_guard.errors import ConfigError
-from ttsa_guard.messages import Baseline, Message, Prompt, Soft, last_user
+from ttsa_guard.messages import Baseline, Message, Prompt, Soft
 from ttsa_guard.moderators import minilm
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.profile import Opening
@@ -118,7 +118,7 @@ class Neighbours:
 
     async def steer(self, task: Task) -> AsyncGenerator[list[Candidate], None]:
         """Yield one batch of answers, or nothing."""
-        asked = question(last_user(task.messages))
+        asked = task.question
         openings = mixed_openings(task.profile, self.options.pairs, offering_kinds(task))
         if not openings or task.usage.generations_left < 2 * FEWEST + 1:
             return

@@ -1,0 +1,105 @@
+"""Find the question of a message by what was learned from questions and from instructions."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib import resources
+from typing import TYPE_CHECKING, TypeAlias
+
+from ttsa_guard.moderators import minilm
+from ttsa_guard.moderators.everyday import can_be_read
+from ttsa_guard.request import form, question, split_lines, without_asides
+
+if TYPE_CHECKING:
+    from ttsa_guard.moderators.minilm import Floats
+
+log = logging.getLogger(__name__)
+FORM_WEIGHT = 0.5
+"""What the form of a sentence counts beside its embedding, which is a unit vector."""
+SWITCH = 2.0
+"""What a change between sentences that ask and others costs, in nats.
+
+So one sentence that looks strange does not cut a question in two.
+"""
+_Paths: TypeAlias = "dict[tuple[bool, int], tuple[float, list[bool]]]"
+_MOST_CHANGES = 2
+"""A question stands before an instruction, behind it or inside it, or the other way round."""
+_MOST_SENTENCES = 100
+
+
+async def find_question(text: str) -> str:
+    """Return what a user's message asks, without instructions around it and without asides.
+
+    A logistic regression over the embeddings of MiniLM and the forms of its sentences says of each
+    whether it belongs to the question or tells the assistant how to behave. What is left out is one
+    piece or what stands around one. Where nothing was learned, the rules of `request.question`
+    decide: where ``ttsa-guard[encoder]`` is not installed or fails, for one sentence or more than
+    100, and for a text in another language than English or longer than 6,000 characters.
+    """
+    plain = without_asides(text)
+    sentences = split_lines(plain)
+    if (
+        not 1 < len(sentences) <= _MOST_SENTENCES
+        or not minilm.installed()
+        or not can_be_read(plain)
+    ):
+        return question(text)
+    try:
+        logits = await asyncio.to_thread(_logits, sentences)
+    except Exception as error:
+        log.warning("the sentence encoder cannot be used: %s", type(error).__name__)
+        return question(text)
+    asks = labelled(logits)
+    if all(asks):
+        return plain
+    return " ".join(sentence for sentence, kept in zip(sentences, asks, strict=True) if kept)
+
+
+def described(sentences: Sequence[str]) -> Floats:
+    """Return what the regression reads of each sentence, [n, 392]."""
+    import numpy as np
+
+    forms = np.array([form(sentence) for sentence in sentences], np.float32)
+    return np.hstack([minilm.embed(sentences), FORM_WEIGHT * forms])
+
+
+def labelled(logits: Sequence[float]) -> list[bool]:
+    """Return which sentences ask: the likeliest labels with at most two changes between them.
+
+    Args:
+        logits: for each sentence, that it asks. At least one of them is found to.
+    """
+    from numpy import logaddexp
+
+    paths: dict[tuple[bool, int], tuple[float, list[bool]]] = {
+        (s, 0): (0.0, []) for s in (True, False)
+    }
+    for logit in logits:
+        grown: dict[tuple[bool, int], tuple[float, list[bool]]] = {}
+        for (before, changes), (score, labels) in paths.items():
+            for now in (True, False) if labels else (before,):
+                made = changes + (now is not before)
+                gain = -float(logaddexp(0, -logit if now else logit)) - SWITCH * (now is not before)
+                best = grown.get((now, made))
+                if made <= _MOST_CHANGES and (best is None or score + gain > best[0]):
+                    grown[now, made] = (score + gain, [*labels, now])
+        paths = grown
+    return max((path for path in paths.values() if any(path[1])), key=lambda path: path[0])[1]
+
+
+def _logits(sentences: Sequence[str]) -> list[float]:
+    weights, bias = _regression()
+    return [float(logit) for logit in described(sentences) @ weights + bias]
+
+
+@lru_cache(maxsize=1)
+def _regression() -> tuple[Floats, float]:
+    """Read the weights of the regression, [392], and its bias."""
+    import numpy as np
+
+    file = resources.files("ttsa_guard.embedded") / "questions.npz"
+    with file.open("rb") as opened, np.load(opened) as held:
+        return held["weights"].astype(np.float32), float(held["bias"])
