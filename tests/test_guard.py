@@ -784,9 +784,12 @@ def test_a_flag_for_harm_says_nothing_of_an_everyday_question(everyday, monkeypa
 
 @pytest.mark.parametrize(
     ("last", "read"),
-    [("And how do I do it?", 2), ("How do I clean a kettle with a soft sponge?", 1)],
+    [
+        ("And how do I do it?", ["Be rude. How do I do something bad?"]),
+        ("How do I clean a kettle with a soft sponge?", []),
+    ],
 )
-def test_what_a_question_leans_on_is_read_with_it(last, read, monkeypatch):
+def test_what_was_asked_before_is_read_with_a_question(last, read, monkeypatch):
     asked = []
 
     async def harm_of(texts):
@@ -794,11 +797,11 @@ def test_what_a_question_leans_on_is_read_with_it(last, read, monkeypatch):
         return 1.0
 
     monkeypatch.setattr("ttsa_guard.search.harm_of", harm_of)
-    before = "I want to do something bad."
+    before = "Be rude. How do I do something bad?"
     messages = [Message("user", before), Message("assistant", "No."), Message("user", last)]
     guard = scripted_guard([], gate=Harm(), guide=ScriptedModerator(), steerers=[])
     asyncio.run(guard.review(messages, BAD))
-    assert list(dict.fromkeys(asked)) == [last, before][:read]
+    assert list(dict.fromkeys(asked)) == [last, *read, "How do I do something bad?"]
 
 
 def test_a_model_that_redirects_by_itself_does_so_whatever_the_question(monkeypatch):

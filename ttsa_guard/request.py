@@ -175,21 +175,20 @@ def question(text: str) -> str:
 def form(sentence: str) -> list[float]:
     """Return eight numbers that say what form a sentence has.
 
-    It ends with a question mark, begins as a question or as a request, speaks of the assistant, and
-    tells something of the user; its words, in twenties; and it has "I" and "you".
+    Seven are 0 or 1: whether it ends with a question mark, begins as a question, begins as a
+    request, speaks of the assistant, tells something of the user, has "I", and has "you". The last
+    is its length, in twenties of words.
     """
-    return [
-        float(bool(found))
-        for found in (
-            _ASKED.search(sentence),
-            _ASKS.match(sentence),
-            _REQUESTS.match(sentence),
-            _ADDRESSES.search(sentence),
-            _tells(sentence),
-            _OF_ONESELF.search(sentence),
-            _OF_THE_READER.search(sentence),
-        )
-    ] + [len(sentence.split()) / 20]
+    found = (
+        _ASKED.search(sentence),
+        _ASKS.match(sentence),
+        _REQUESTS.match(sentence),
+        _ADDRESSES.search(sentence),
+        _tells(sentence),
+        _OF_ONESELF.search(sentence),
+        _OF_THE_READER.search(sentence),
+    )
+    return [*(float(bool(one)) for one in found), len(sentence.split()) / 20]
 
 
 def stands_alone(text: str) -> bool:

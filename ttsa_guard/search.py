@@ -33,6 +33,8 @@ from ttsa_guard.verdict import Verdict
 log = logging.getLogger(__name__)
 SearchEnd = Literal["steered", "budget used up"]
 _COMPLETED_TOGETHER = 4
+_EARLIER = 8
+"""Earlier messages of the user that are read for what they ask."""
 _WORDS_OF_AN_OFFER = 15
 """Words that an answer must have besides those that decline; with fewer it is a mere refusal."""
 
@@ -146,10 +148,12 @@ class Search:
         if self.profile.redirects or not harmful(self.review.flag):
             return False
         *before, last = [m.content for m in self.review.messages if m.role == "user"]
-        # Harm that is asked for beside the question, or before it, counts as well.
+        # Harm that is asked for beside the question, or before it, counts as well. Earlier
+        # instructions do not: they are about tone more often than about harm.
         told = [last] if stands_alone(asked) else [last, *before[-1:]]
         with self.review.usage.timed("scoring"):
-            return await harm_of([asked, *told]) < EVERYDAY
+            earlier = [await find_question(text) for text in before[-_EARLIER:]]
+            return await harm_of([asked, *told, *earlier]) < EVERYDAY
 
     async def _asked(self, messages: list[Message], plain: GenerationRequest) -> Prompt:
         same = messages == list(self.review.messages)

@@ -24,10 +24,11 @@ SWITCH = 2.0
 
 So one sentence that looks strange does not cut a question in two.
 """
-_Paths: TypeAlias = "dict[tuple[bool, int], tuple[float, list[bool]]]"
 _MOST_CHANGES = 2
 """A question stands before an instruction, behind it or inside it, or the other way round."""
 _MOST_SENTENCES = 100
+_Paths: TypeAlias = dict[tuple[bool, int], tuple[float, list[bool]]]
+"""The likeliest labels and how likely they are, by the last of them and the changes in them."""
 
 
 async def find_question(text: str) -> str:
@@ -41,11 +42,8 @@ async def find_question(text: str) -> str:
     """
     plain = without_asides(text)
     sentences = split_lines(plain)
-    if (
-        not 1 < len(sentences) <= _MOST_SENTENCES
-        or not minilm.installed()
-        or not can_be_read(plain)
-    ):
+    learned = 1 < len(sentences) <= _MOST_SENTENCES and can_be_read(plain)
+    if not learned or not minilm.installed():
         return question(text)
     try:
         logits = await asyncio.to_thread(_logits, sentences)
@@ -74,11 +72,9 @@ def labelled(logits: Sequence[float]) -> list[bool]:
     """
     from numpy import logaddexp
 
-    paths: dict[tuple[bool, int], tuple[float, list[bool]]] = {
-        (s, 0): (0.0, []) for s in (True, False)
-    }
+    paths: _Paths = {(label, 0): (0.0, []) for label in (True, False)}
     for logit in logits:
-        grown: dict[tuple[bool, int], tuple[float, list[bool]]] = {}
+        grown: _Paths = {}
         for (before, changes), (score, labels) in paths.items():
             for now in (True, False) if labels else (before,):
                 made = changes + (now is not before)

@@ -76,9 +76,8 @@ class Erase:
         openings = await beginnings(task)
         variants: list[tuple[str, GenerationRequest]] = []
         affordable = max(1, self.options.candidates // len(openings))
-        for name, messages in islice(
-            reduced_conversations(task.messages, task.question), affordable
-        ):
+        reduced = reduced_conversations(task.messages, task.question)
+        for name, messages in islice(reduced, affordable):
             variants.append((name, task.base.with_(prompt=await task.backend.render(messages))))
         if not variants:
             return
