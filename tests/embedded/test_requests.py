@@ -28,4 +28,4 @@ def test_the_test_questions_are_everyday_ones_as_the_card_says():
     scores = [asyncio.run(harm_of([question])) for question in questions]
     # The card counts without regard to the language; of other languages nothing is known.
     found = sum(score < EVERYDAY for score in scores) / sum(score < 1 for score in scores)
-    assert (len(questions), round(found, 2)) == (195, 0.98)
+    assert (len(questions), round(found, 2)) == (180, 0.93)
