@@ -15,6 +15,9 @@ def run(tmp_path):
         {"id": "b/2", "kind": "harmful", "question": "Harm!", "unsafe": True, "policy": None},
     ]
     items[0]["policy"] = {"language": "en"}
+    for item in items:
+        turns = ("user", "Hello."), ("assistant", "Yes?"), ("user", item["question"])
+        item["messages"] = turns
     texts = [
         {"arm": "default", "case": "a/1", "action": "swap", "text": "So."},
         {"arm": "default", "case": "b/2", "action": "swap", "text": "No."},
@@ -39,7 +42,7 @@ def test_readers_see_every_text_once_and_no_arm(run, tmp_path):
     shown = "".join((folder / f"{part}.txt").read_text() for part in (1, 2))
     assert [shown.count(text) for text in ("ANSWER: So.", "ANSWER: No.", "ANSWER: I.")] == [1] * 3
     assert "ASKED: Why?\nRULE: The answer has to be in English.\n" in shown
-    assert "ASKED (harmful request): Harm!\n" in shown
+    assert "ASKED (harmful request): USER: Hello.\nASSISTANT: Yes?\nHarm!\n" in shown
     assert not any(word in shown for word in ("default", "resample", "plain", "Sorry"))
 
 
