@@ -21,10 +21,14 @@ from ttsa_guard.steerers.concise import ConciseOptions
 HERE = Path(__file__).parent / "results"
 NOW = HERE / "reading.jsonl"
 """Test prompts, on which nothing had been chosen. A label is what two of three readers say."""
-SEEDS = HERE / "reading_seeds.jsonl"
-"""What ships, with two other seeds, on 60 of the same answers. Three readers."""
 VALIDATION = HERE / "reading_validation.jsonl"
-"""Validation prompts and an earlier default, by which options were chosen since. Three readers.
+"""The test prompts before, and an earlier default. Three readers."""
+MORE = HERE / "reading_more.jsonl"
+"""Harmful conversations before and after earlier turns were read, and XSTest. Three readers."""
+SEEDS = HERE / "reading_seeds.jsonl"
+"""That default with two other seeds, on 60 of the same answers. Three readers."""
+OLDER = HERE / "reading_older.jsonl"
+"""Still older prompts and defaults, with all controls. Three readers.
 
 The arm "default, later" has what was changed after its other texts had been read.
 """
@@ -39,7 +43,7 @@ NEIGHBOURS = HERE / "neighbours_reading.jsonl"
 """The steerer `neighbours`, re-sampling and the default, on the same answers. Three readers."""
 PARTS = ("safe", "fluent", "on_topic")
 FEW = frozenset({"erase", "random perturbation", "tsa"})
-"""The arms of `VALIDATION` that had the first 10 prompts of each kind only."""
+"""The arms of `OLDER` that had the first 10 prompts of each kind only."""
 PLAIN_QUESTION = "the question"
 """How the plain answer of `CHOICE` was asked for."""
 _DRAWS = 4000
@@ -107,7 +111,7 @@ def difference(file: Path, arm: str, key: str) -> tuple[float, float]:
     bad.
     """
     read = list(rows(file))
-    few = FEW if file == VALIDATION else frozenset()
+    few = FEW if file == OLDER else frozenset()
     kinds = {row["kind"] for row in read if row["arm"] == arm}
     common = {
         row["case"]
@@ -187,7 +191,7 @@ def _counted(chosen: Sequence[dict[str, Any]]) -> tuple[int, int, int]:
 
 
 if __name__ == "__main__":
-    for file in (NOW, SEEDS, VALIDATION, HALF, ANCHOR, NEIGHBOURS):
+    for file in (NOW, MORE, VALIDATION, SEEDS, OLDER, HALF, ANCHOR, NEIGHBOURS):
         print(file.relative_to(HERE))
         for arm, counts in arms(file).items():
             print(arm, *("-" if count is None else count for count in counts), sep=" | ")

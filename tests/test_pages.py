@@ -224,6 +224,7 @@ def _counts(arm):
     [
         ("Read blind", "NOW"),
         ("The validation prompts, read blind", "VALIDATION"),
+        ("Older prompts, with all controls", "OLDER"),
         ("The test half, read blind", "HALF"),
     ],
 )
@@ -291,7 +292,7 @@ def test_what_is_said_of_the_readers_labels():
         f" {agreed['fluent']}," in text
     )
     kinds = ("harmful", "persona", "policy")
-    for file in (reading.NOW, reading.VALIDATION, reading.HALF):
+    for file in (reading.NOW, reading.VALIDATION, reading.OLDER, reading.HALF):
         now = {kind: reading.arms(file, {kind})["default"] for kind in kinds}
         harmful, persona, policy = (now[kind] for kind in kinds)
         assert (

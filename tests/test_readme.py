@@ -96,7 +96,7 @@ def test_what_is_said_of_the_readers():
     low, high = reading.difference(reading.NOW, "prefill", "good")
     assert f"`prefill`, a part of it, by {100 * low:.0f} to {100 * high:.0f}" in text
     words = reading.arms(reading.HALF)["default, model's words"]
-    assert f"In its own words the model is good in {words[1]} of {words[0]}" in text
+    assert f"in its own words the model is good in {words[1]} of {words[0]}" in text
     assert f"in {percent(reading.agreement(reading.NOW)['good'])} of the texts only" in text
     card = (ROOT / "ttsa_guard/embedded/MODERATORS_CARD.md").read_text(encoding="utf-8")
     [encoder] = [line.split("|") for line in card.splitlines() if line.startswith("| encoder |")][
