@@ -64,34 +64,34 @@ _ASIDE = re.compile(r"\s*(?:\([^()]*\)|\[[^\[\]]*\]|（[^（）]*）|【[^【】
 
 def split_parts(text: str) -> list[str]:
     """Return the sentences and lines of `text`; if it is only one, return the clauses of it."""
-    sentences = split_lines(text)
+    sentences = sentences_and_lines(text)
     return (
         sentences if len(sentences) > 1 else [part for part in _CLAUSES.split(text.strip()) if part]
     )
 
 
-def split_lines(text: str) -> list[str]:
-    """Return the sentences of each line of `text`."""
+def sentences_and_lines(text: str) -> list[str]:
+    """Return the sentences of `text`. A line ends one, too."""
     return [sentence for line in text.splitlines() for sentence in split_sentences(line)]
 
 
 def asking(text: str, asked: str | None = None) -> tuple[list[str], list[int]]:
     """Return the parts of `text` (see `split_parts`), and the indices of those that ask.
 
-    These are the parts of `asked`, if that is the question as it was found in `text` already. Else
-    those end with a question mark. If none does, and the parts are sentences, those ask that begin
-    as an English question does ("how do i ..."), and else those that begin as an English request
-    does ("Tell me ..."). Where such a request ends within a sentence cannot be seen. What the user
-    tells of themselves right beside it belongs to it, too ("I spilled coffee on my jumper. How
-    should I wash it?"). If nothing is told so, and no question says what it is about ("Any tips?"),
-    the sentence before it does.
+    These are the parts of `asked`, if that is a question that was found in `text` and leaves
+    something out. Else those end with a question mark. If none does, and the parts are sentences,
+    those ask that begin as an English question does ("how do i ..."), and else those that begin as
+    an English request does ("Tell me ..."). Where such a request ends within a sentence cannot be
+    seen. What the user tells of themselves right beside it belongs to it, too ("I spilled coffee on
+    my jumper. How should I wash it?"). If nothing is told so, and no question says what it is about
+    ("Any tips?"), the sentence before it does.
     """
     if asked and asked != without_asides(text):
         parts = split_parts(text)
         return parts, [i for i, part in enumerate(parts) if without_asides(part) in asked]
     parts, found = _asked(text)
     begun = {k for i in found for k in _clauses_before(parts, i)}
-    if len(split_lines(text)) > 1:
+    if len(sentences_and_lines(text)) > 1:
         begun.update(k for i in found for k in _told_beside(parts, i))
     if all(_says_too_little(parts[i]) for i in found) and not begun:
         begun = {k for i in found for k in _told_before(parts, i)}
@@ -104,7 +104,7 @@ def asking_alone(text: str) -> str:
     If they say too little without it, it stays. One sentence stays as it is.
     """
     parts, found = _asked(text)
-    if len(split_lines(text)) < 2 or not found:
+    if len(sentences_and_lines(text)) < 2 or not found:
         return text
     if all(_says_too_little(parts[i]) for i in found):
         return " ".join(parts[i] for i in asking(text)[1])
@@ -114,7 +114,7 @@ def asking_alone(text: str) -> str:
 
 def _asked(text: str) -> tuple[list[str], list[int]]:
     parts = split_parts(text)
-    sentences = len(split_lines(text)) > 1
+    sentences = len(sentences_and_lines(text)) > 1
     for asks in (_ASKED.search, *((_ASKS.match, _REQUESTS.match) if sentences else ())):
         if found := [i for i, part in enumerate(parts) if asks(part)]:
             break

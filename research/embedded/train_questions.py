@@ -3,7 +3,7 @@
 Run it with ``python -m research.embedded.train_questions``. It is one logistic regression over
 sentence embeddings by MiniLM as it is and the forms of the sentences. It learns from
 `questions.yaml` and from the prompts of the real benchmark, without those of the test. A run takes
-half a minute. The same data give the same weights. It prints how often exactly the question is
+some minutes. The same data give the same weights. It prints how often exactly the question is
 found where a question and an instruction make one message, by the regression and by rules, in the
 validation prompts without having learned from them, and in the test prompts.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -24,7 +24,7 @@ from sklearn.linear_model import LogisticRegression
 from research import SHIPPED
 from ttsa_guard.bench.prompts import placed
 from ttsa_guard.moderators import questions
-from ttsa_guard.request import question, split_lines, without_asides
+from ttsa_guard.request import question, sentences_and_lines, without_asides
 
 if TYPE_CHECKING:
     from ttsa_guard.moderators.minilm import Floats
@@ -59,14 +59,16 @@ def written() -> Texts:
 
 def fitted(sources: Sequence[Texts]) -> tuple[Floats, float]:
     """Return weights, [392], and a bias. Sentences of both kinds count the same in all."""
-    told = [
-        line for instructions, _ in sources for text in instructions for line in split_lines(text)
-    ]
-    asked = [line for _, messages in sources for text in messages for line in split_lines(text)]
+    told = _sentences(text for instructions, _ in sources for text in instructions)
+    asked = _sentences(text for _, messages in sources for text in messages)
     model = LogisticRegression(max_iter=2000, class_weight="balanced")
     labels = np.r_[np.zeros(len(told)), np.ones(len(asked))]
     model.fit(questions.described([*told, *asked]), labels)
     return model.coef_[0].astype(np.float16).astype(np.float32), float(model.intercept_[0])
+
+
+def _sentences(texts: Iterable[str]) -> list[str]:
+    return [sentence for text in texts for sentence in sentences_and_lines(text)]
 
 
 def found(texts: Texts, find: Callable[[str], str]) -> dict[str, float]:

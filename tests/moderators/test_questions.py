@@ -51,12 +51,8 @@ def test_rules_decide_without_the_encoder(monkeypatch):
 
 
 @pytest.mark.parametrize("part", ["minilm.embed", "questions._regression"])
-def test_rules_decide_if_the_encoder_fails(part, monkeypatch, caplog):
-    def fail(*_):
-        raise ImportError(BOTH)
-
-    monkeypatch.setattr(minilm, "installed", lambda: True)
-    monkeypatch.setattr(f"ttsa_guard.moderators.{part}", fail)
+def test_rules_decide_if_the_encoder_fails(part, break_encoder, caplog):
+    break_encoder(part, BOTH)
     assert found(BOTH) == question(BOTH)
     assert "ImportError" in caplog.text
     assert "lamp" not in caplog.text

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ttsa_guard.moderators import minilm
 from ttsa_guard.moderators.everyday import can_be_read
-from ttsa_guard.request import form, question, split_lines, without_asides
+from ttsa_guard.request import form, question, sentences_and_lines, without_asides
 
 if TYPE_CHECKING:
     from ttsa_guard.moderators.minilm import Floats
@@ -41,7 +41,7 @@ async def find_question(text: str) -> str:
     100, and for a text in another language than English or longer than 6,000 characters.
     """
     plain = without_asides(text)
-    sentences = split_lines(plain)
+    sentences = sentences_and_lines(plain)
     learned = 1 < len(sentences) <= _MOST_SENTENCES and can_be_read(plain)
     if not learned or not minilm.installed():
         return question(text)

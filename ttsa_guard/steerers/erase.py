@@ -160,7 +160,7 @@ def reduced_conversations(
         yield "the last message alone", [asked]
 
 
-def reduced_texts(text: str, question: str | None = None) -> Iterator[tuple[str, str]]:
+def reduced_texts(text: str, question: str) -> Iterator[tuple[str, str]]:
     """Yield `text`, in which `question` was found, with parts left out, each time with a name.
 
     The text without its asides comes first. Then come the parts that ask, with what was told beside
