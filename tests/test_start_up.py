@@ -18,20 +18,28 @@ LIBRARIES = "import pydantic, yaml, rich.console, typer"
 MAIN = "import sys; from ttsa_guard.cli import main; sys.argv[1:] = {!r}; main()"
 
 
-def seconds(program, cwd, *, enough=0.0):
-    """The least time of the processor for `program` in five runs: other work can only add to it.
+def seconds(*programs, cwd, enough=0.0):
+    """The least time of the processor for each of `programs` in five runs by turns.
 
-    With `enough`, there are no more runs after one that took less.
+    Other work can only add to it. The first run may have to compile modules, as after an
+    installation. With `enough`, there are no more runs after the first program took less.
     """
-    least = math.inf
+    kept = {key: os.environ[key] for key in os.environ.keys() - {"PYTHONDONTWRITEBYTECODE"}}
+    least = [math.inf] * len(programs)
     for _ in range(5):
-        before = os.times()
-        subprocess.run(
-            [sys.executable, "-c", program], check=True, cwd=cwd, capture_output=True, timeout=60
-        )
-        after = os.times()
-        least = min(least, sum(after[2:4]) - sum(before[2:4]))
-        if least < enough:
+        for i, program in enumerate(programs):
+            before = os.times()
+            subprocess.run(
+                [sys.executable, "-c", program],
+                check=True,
+                cwd=cwd,
+                env=kept,
+                capture_output=True,
+                timeout=60,
+            )
+            after = os.times()
+            least[i] = min(least[i], sum(after[2:4]) - sum(before[2:4]))
+        if least[0] < enough:
             break
     return least
 
@@ -67,11 +75,12 @@ def folder(tmp_path):
 )
 def test_a_command_without_a_model_starts_in_half_a_second(command, folder):
     words = [word.replace("EXAMPLES", str(EXAMPLES)) for word in command.split()]
-    taken = seconds(MAIN.format(words), folder, enough=0.5)
     # On a slower processor, what the libraries take tells how much slower it is.
-    assert taken < 0.5 or taken < 6 * seconds(LIBRARIES, folder)
+    taken, libraries = seconds(MAIN.format(words), LIBRARIES, cwd=folder, enough=0.5)
+    assert taken < max(0.5, 6 * libraries)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="times of child processes are not known there")
 def test_the_import_takes_less_than_50_ms(tmp_path):
-    assert seconds("import ttsa_guard", tmp_path) - seconds("pass", tmp_path) < 0.05
+    taken, nothing = seconds("import ttsa_guard", "pass", cwd=tmp_path)
+    assert taken - nothing < 0.05
