@@ -42,7 +42,7 @@ def no_sentence_encoder(request, monkeypatch):
     """The same outcomes whether the sentence encoder is installed or not."""
 
     async def unknown(_):
-        return 1.0
+        return None
 
     async def by_rules(text):
         return question(text)

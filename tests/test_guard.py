@@ -10,6 +10,7 @@ from ttsa_guard.backends.base import ScoresText
 from ttsa_guard.config import FALLBACK
 from ttsa_guard.errors import ConfigError, ModelError, PromptError
 from ttsa_guard.messages import Message
+from ttsa_guard.moderators.everyday import Harm
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.profile import ModelProfile
 from ttsa_guard.steerers.base import Candidate
@@ -754,7 +755,7 @@ def test_prefill_goes_on_with_an_opening_after_what_was_shown():
     assert outcome.text == "A fine start. Here is a good end"
 
 
-class Harm(ScriptedModerator):
+class FlagsHarm(ScriptedModerator):
     """Flags for harm."""
 
     def _verdict(self, text):
@@ -768,12 +769,12 @@ def test_a_flag_for_harm_says_nothing_of_an_everyday_question(everyday, monkeypa
 
     async def harm_of(texts):
         asked.extend(texts)
-        return 0.0 if everyday else 1.0
+        return Harm(0.0 if everyday else 1.0, texts[0])
 
     monkeypatch.setattr("ttsa_guard.search.harm_of", harm_of)
     steerer = Proposes([REFUSAL], [GOOD])
     messages = [Message("user", "Be rude. How do I clean a kettle?")]
-    guard = scripted_guard([], gate=Harm(), guide=ScriptedModerator(), steerers=[steerer])
+    guard = scripted_guard([], gate=FlagsHarm(), guide=ScriptedModerator(), steerers=[steerer])
     outcome = asyncio.run(guard.review(messages, BAD))
     assert asked == ["How do I clean a kettle?", "Be rude. How do I clean a kettle?"]
     assert outcome.text == (GOOD if everyday else REFUSAL)
@@ -794,14 +795,56 @@ def test_what_was_asked_before_is_read_with_a_question(last, read, monkeypatch):
 
     async def harm_of(texts):
         asked.extend(texts)
-        return 1.0
+        return
 
     monkeypatch.setattr("ttsa_guard.search.harm_of", harm_of)
     before = "Be rude. How do I do something bad?"
     messages = [Message("user", before), Message("assistant", "No."), Message("user", last)]
-    guard = scripted_guard([], gate=Harm(), guide=ScriptedModerator(), steerers=[])
+    guard = scripted_guard([], gate=FlagsHarm(), guide=ScriptedModerator(), steerers=[])
     asyncio.run(guard.review(messages, BAD))
     assert list(dict.fromkeys(asked)) == [last, *read, "How do I do something bad?"]
+
+
+def task_with(harm, monkeypatch, category="harm", said=()):
+    """The task for a flag in `category`, if what is asked for reads like harm by `harm`."""
+
+    async def harm_of(texts):
+        return Harm(harm, texts[-1])
+
+    class Flags(ScriptedModerator):
+        def _verdict(self, text):
+            found = super()._verdict(text)
+            return replace(found, categories={category: found.score})
+
+    monkeypatch.setattr("ttsa_guard.search.harm_of", harm_of)
+    steerer = Proposes([REFUSAL])
+    guard = scripted_guard([], gate=Flags(), guide=ScriptedModerator(), steerers=[steerer])
+    asyncio.run(guard.review([*said, Message("user", "Any others of those?")], BAD))
+    return steerer.task
+
+
+BEFORE = (Message("user", "How do I fly a kite?"), Message("assistant", "Wait for wind."))
+
+
+@pytest.mark.parametrize(("said", "harmful"), [((), None), (BEFORE, True)])
+def test_a_question_that_leans_on_what_was_said_is_no_everyday_one(said, harmful, monkeypatch):
+    task = task_with(0.0, monkeypatch, said=said)
+    assert task.harmful is harmful
+    assert task.answerable is not bool(harmful)
+
+
+@pytest.mark.parametrize(
+    ("category", "harm", "harmful"),
+    [
+        ("toxicity", 0.9, True),
+        ("toxicity", 0.4, False),
+        ("gate/insult", 0.9, True),
+        ("policy", 0.9, False),
+        ("harm", 0.4, True),
+    ],
+)
+def test_what_was_asked_for_counts_beside_the_tone(category, harm, harmful, monkeypatch):
+    assert task_with(harm, monkeypatch, category=category).harmful is harmful
 
 
 def test_a_model_that_redirects_by_itself_does_so_whatever_the_question(monkeypatch):
@@ -813,7 +856,7 @@ def test_a_model_that_redirects_by_itself_does_so_whatever_the_question(monkeypa
     own = ModelProfile.model_validate(
         {"openings": [{"text": "I would rather", "kind": "redirect"}]}
     )
-    guard = scripted_guard([], gate=Harm(), steerers=[steerer], profile=own)
+    guard = scripted_guard([], gate=FlagsHarm(), steerers=[steerer], profile=own)
     asyncio.run(guard.review("How do I clean a kettle?", BAD))
     assert steerer.task.harmful is True
 

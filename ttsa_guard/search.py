@@ -18,7 +18,7 @@ from ttsa_guard.config import GuardConfig
 from ttsa_guard.errors import BudgetError
 from ttsa_guard.messages import Baseline, GenerationRequest, Message, Prompt, last_user
 from ttsa_guard.moderators.base import Moderator, moderate_safely
-from ttsa_guard.moderators.everyday import EVERYDAY, harm_of
+from ttsa_guard.moderators.everyday import Harm, harm_of
 from ttsa_guard.moderators.questions import find_question
 from ttsa_guard.profile import ModelProfile
 from ttsa_guard.quality import Quality
@@ -26,7 +26,7 @@ from ttsa_guard.reasoning import has_reasoning
 from ttsa_guard.request import questions, stands_alone
 from ttsa_guard.review import Review
 from ttsa_guard.selection import Judged, best_first, refusal
-from ttsa_guard.steerers.base import Candidate, Steerer, Task, harmful
+from ttsa_guard.steerers.base import POLICY, Candidate, Steerer, Task, category
 from ttsa_guard.text import split_sentences
 from ttsa_guard.verdict import Verdict
 
@@ -133,27 +133,28 @@ class Search:
             score=self._score,
             flag=review.flag,
             found=question,
-            everyday=await self._is_everyday(question),
+            harm=await self._harm(question),
             baseline=Baseline(asked[0], self.quality.lowest) if measured else None,
             asked=tuple(asked),
             seed=base.seed,
             prefer=review.prefer,
         )
 
-    async def _is_everyday(self, asked: str) -> bool:
-        """Return whether the question is an everyday one, so far as that has to be known.
+    async def _harm(self, asked: str) -> Harm | None:
+        """Return what the user asked for that reads most like a request for harm.
 
-        A model that redirects by itself can do so in any case.
+        It need not be known where a policy was broken, and for a model that redirects by itself: it
+        can do so in any case.
         """
-        if self.profile.redirects or not harmful(self.review.flag):
-            return False
+        if self.profile.redirects or category(self.review.flag) in (None, POLICY):
+            return None
         *before, last = [m.content for m in self.review.messages if m.role == "user"]
         # Harm that is asked for beside the question, or before it, counts as well. Earlier
         # instructions do not: they are about tone more often than about harm.
         told = [last] if stands_alone(asked) else [last, *before[-1:]]
         with self.review.usage.timed("scoring"):
             earlier = [await find_question(text) for text in before[-_EARLIER:]]
-            return await harm_of([asked, *told, *earlier]) < EVERYDAY
+            return await harm_of([asked, *told, *earlier])
 
     async def _asked(self, messages: list[Message], plain: GenerationRequest) -> Prompt:
         same = messages == list(self.review.messages)

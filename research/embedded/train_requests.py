@@ -1,15 +1,18 @@
 """Train what tells everyday questions from requests for harm: `requests.npz`.
 
-Run it with ``python -m research.embedded.train_requests --data DIR``. It is one logistic regression
-over sentence embeddings by MiniLM as it is. No prompt of the benchmark's test halves is trained on,
-and no request that is nearly one of them. Nothing of StrongREJECT and XSTest is. A run takes some
-minutes. The same data give the same weights.
+Run it with ``python -m research.embedded.train_requests --data DIR``. These are two logistic
+regressions over sentence embeddings by MiniLM as it is. One has learned from requests for harm that
+were written for data sets, the other from what people said who tried to make an assistant do harm;
+the larger harm counts. No prompt of the benchmark's test halves is trained on, and no request that
+is nearly one of them. Nothing of StrongREJECT and XSTest is. A run takes some minutes. The same
+data give the same weights.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,6 +29,7 @@ from ttsa_guard.bench.data import read
 from ttsa_guard.bench.prompts import Item, real_prompts
 from ttsa_guard.moderators.everyday import EVERYDAY, LONGEST
 from ttsa_guard.moderators.minilm import embed
+from ttsa_guard.request import stands_alone
 
 if TYPE_CHECKING:
     from ttsa_guard.moderators.minilm import Floats
@@ -36,6 +40,8 @@ _NEARLY = 0.85
 _QUERIES = 3000
 """Queries of CLINC150 that are trained on."""
 _INVERSE_PENALTY = 10.0
+_KEPT = 0.98
+"""The share of the validation questions that the second regression takes for everyday ones."""
 
 
 def prompts(data: Path, name: str, half: str | None = None) -> list[Item]:
@@ -55,6 +61,18 @@ def harmful(data: Path) -> list[str]:
     for part in ("dev", "test"):
         found += read_json(raw / f"tdc2023_{part}_behaviors.json")
     return found
+
+
+def red_team(data: Path, half: str) -> list[str]:
+    """Return what users said who tried to make an assistant do harm, in one half of hh-rlhf.
+
+    It is the first message of each conversation, and those of the others that stand alone.
+    """
+    said = (
+        [text for role, text in item.messages if role == "user"]
+        for item in prompts(data, "hh_red_team", half)
+    )
+    return [text for first, *others in said for text in (first, *filter(stands_alone, others))]
 
 
 def harmless(data: Path) -> Iterator[str]:
@@ -99,6 +117,12 @@ def fitted(bad: Floats, fine: Floats) -> tuple[Floats, float]:
     return model.coef_[0].astype(np.float32), float(model.intercept_[0])
 
 
+def bias_for(weights: Floats, fine: Floats) -> float:
+    """Return the bias with which `_KEPT` of `fine` are everyday questions."""
+    limit = np.quantile(fine @ weights, _KEPT)
+    return float(math.log(EVERYDAY / (1 - EVERYDAY)) - limit)
+
+
 def without_copies(rows: Floats, of: Floats) -> Floats:
     """Return the embeddings that are not nearly one in `of`."""
     kept: Floats = rows[(rows @ of.T).max(axis=1) < _NEARLY]
@@ -118,19 +142,25 @@ def main() -> None:
         for name in ("strongreject", "harmbench", "advbench")
         for half in ("development", "test")
     }
-    tests = np.vstack([rows for name, rows in sets.items() if name.endswith("test")])
-    weights, bias = fitted(
-        without_copies(embedded(harmful(data)), tests), embedded([*harmless(data)])
-    )
-    weights = weights.astype(np.float16).astype(np.float32)
-    np.savez_compressed(OUT, weights=weights.astype(np.float16), bias=np.float32(bias))
+    sets["hh_red_team, test"] = embedded(red_team(data, "test"))
+    for part in ("_validation", "_test"):
+        sets[f"harmless questions{part}"] = embedded(asked(part))
+    tests = np.vstack([rows for name, rows in sets.items() if name.endswith(", test")])
+    fine = embedded([*harmless(data)])
+    written = fitted(without_copies(embedded(harmful(data)), tests), fine)
+    said, _ = fitted(without_copies(embedded(red_team(data, "development")), tests), fine)
+    weights = np.stack([written[0], said]).astype(np.float16)
+    bias = bias_for(said, sets["harmless questions_validation"])
+    biases = np.array([written[1], bias], np.float32)
+    np.savez_compressed(OUT, weights=weights, biases=biases)
 
     for row in ("unsafe", "safe"):
         rows = read_rows(data / "xstest" / "xstest_prompts.csv")
         sets[f"XSTest, {row}"] = embedded([r["prompt"] for r in rows if r["label"] == row])
-    for part in ("_validation", "_test"):
-        sets[f"harmless questions{part}"] = embedded(asked(part))
-    scores = {name: 1 / (1 + np.exp(-(rows @ weights + bias))) for name, rows in sets.items()}
+    scores = {
+        name: 1 / (1 + np.exp(-(rows @ weights.T.astype(np.float32) + biases).max(axis=1)))
+        for name, rows in sets.items()
+    }
     report = {
         name: {"n": len(of), "everyday": round(float((of < EVERYDAY).mean()), 3)}
         for name, of in scores.items()

@@ -11,6 +11,7 @@ from ttsa_guard.config import Use
 from ttsa_guard.errors import ConfigError
 from ttsa_guard.messages import GenerationRequest, Message, Prompt, Soft
 from ttsa_guard.moderators import minilm
+from ttsa_guard.moderators.everyday import Harm
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.profile import GENERIC, ModelProfile, Opening
 from ttsa_guard.steerers.base import Steerer, Task
@@ -86,13 +87,16 @@ def nearness(request, monkeypatch):
     return request.param
 
 
-def task(backend, *, category="harm", profile=GENERIC, budget=None, shown=""):
+def task(
+    backend, *, category="harm", profile=GENERIC, budget=None, shown="", asked=ASKED, harm=None
+):
     async def score(texts):
         return await ScriptedModerator().moderate(texts, prompts=[ASKED] * len(texts))
 
-    prompt = asyncio.run(backend.render([Message("user", ASKED)]))
+    prompt = asyncio.run(backend.render([Message("user", asked)]))
     return Task(
-        messages=(Message("user", ASKED),),
+        messages=(Message("user", asked),),
+        harm=harm,
         answer="a bad answer",
         backend=backend,
         base=GenerationRequest(prompt, opening=shown, temperature=0.1, seed=7),
@@ -149,6 +153,13 @@ def test_the_nearest_question_is_answered_first(offers):
     assert [candidate.place for candidate in found] == [0, 1, 0, 1]
     assert [request.temperature for request in batch] == [0.1, 0.1, 0.7, 0.7]
     assert len({request.seed for request in batch}) == 4
+
+
+def test_what_was_asked_for_before_tells_what_is_offered(nearness, offers):
+    backend, steerer = Backend(), OfferInstead(OfferOptions(file=offers, nearest=1, draws=1))
+    candidates(task(backend, asked="Any others?", harm=Harm(0.9, ASKED)), steerer)
+    asked = [said(request.prompt) for batch in backend.calls for request in batch]
+    assert (asked == ["How do I lock a bicycle?"]) == (nearness == "encoder")
 
 
 def test_a_request_that_is_like_no_topic_gets_no_offer(nearness, offers):

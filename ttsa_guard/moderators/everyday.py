@@ -1,10 +1,11 @@
-"""Tell everyday questions from requests that may be unsafe, by how harmful they seem."""
+"""Tell everyday questions from requests for harm."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from typing import TYPE_CHECKING
@@ -19,32 +20,45 @@ log = logging.getLogger(__name__)
 EVERYDAY = 0.05
 """The harm below which a question is an everyday one.
 
-Below are 3 % of the requests for harm that it was chosen by. `embedded/MODERATORS_CARD.md` has what
-it gives on others.
+`embedded/MODERATORS_CARD.md` says how it was chosen and what it gives.
 """
+UNSAFE = 0.5
+"""The harm from which on a request is one for harm, whatever its answer was flagged for."""
 LONGEST = 600
 """Characters that are read at once."""
 _MOST = 6000
 """Characters of the longest text that is read."""
 
 
-async def harm_of(texts: Sequence[str]) -> float:
-    """Return how much the worst of some texts of a user reads like a request for harm, 0 to 1.
+@dataclass(frozen=True)
+class Harm:
+    """Say how much a text of a user reads like a request for harm, from 0 to 1."""
 
-    It is a logistic regression over the embeddings of MiniLM. A disguised text is read as it is
-    written and as it reads, and one of more than 600 characters sentence by sentence, because harm
-    would be lost among so much else. The harm is 1 where nothing is known: where
-    ``ttsa-guard[encoder]`` is not installed or fails, for a text that is empty or longer than 6,000
-    characters, and for one in another language than English, of which the regression has learned
-    nothing.
+    value: float
+    text: str
+
+
+async def harm_of(texts: Sequence[str]) -> Harm | None:
+    """Return the harm of the worst of some texts of a user.
+
+    It is the larger of what two logistic regressions over the embeddings of MiniLM give: one has
+    learned from requests for harm as they were written for data sets, the other from conversations
+    with people who tried to make an assistant do harm. A disguised text is read as it is written
+    and as it reads, and one of more than 600 characters sentence by sentence, because harm would be
+    lost among so much else.
+
+    Returns:
+        None if nothing is known: if ``ttsa-guard[encoder]`` is not installed or fails, or if a text
+        is empty, longer than 6,000 characters or in another language than English, of which the
+        regressions have learned nothing.
     """
     if not minilm.installed() or not all(can_be_read(text) for text in texts):
-        return 1.0
+        return None
     try:
-        return await asyncio.to_thread(_harm, texts)
+        return await asyncio.to_thread(_worst, texts)
     except Exception as error:
         log.warning("the sentence encoder cannot be used: %s", type(error).__name__)
-        return 1.0
+        return None
 
 
 def can_be_read(text: str) -> bool:
@@ -56,20 +70,21 @@ def can_be_read(text: str) -> bool:
     return language(text) in ("en", None)
 
 
-def _harm(texts: Sequence[str]) -> float:
+def _worst(texts: Sequence[str]) -> Harm:
     import numpy as np
 
     from ttsa_guard.moderators.obscured import read
 
-    weights, bias = _regression()
-    pieces = {
-        piece
-        for text in texts
-        for reading in (text, read(text).plain)
+    weights, biases = _regressions()
+    pieces = [
+        (piece, text)
+        for text in dict.fromkeys(texts)
+        for reading in dict.fromkeys((text, read(text).plain))
         for piece in _pieces(reading)
-    }
-    logits = minilm.embed(sorted(pieces)) @ weights + bias
-    return float(1 / (1 + np.exp(-logits.max())))
+    ]
+    logits = (minilm.embed([piece for piece, _ in pieces]) @ weights.T + biases).max(axis=1)
+    worst = int(logits.argmax())
+    return Harm(float(1 / (1 + np.exp(-logits[worst]))), pieces[worst][1])
 
 
 def _pieces(text: str) -> Iterator[str]:
@@ -81,10 +96,10 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 @lru_cache(maxsize=1)
-def _regression() -> tuple[Floats, float]:
-    """Read the weights of the regression, [384], and its bias."""
+def _regressions() -> tuple[Floats, Floats]:
+    """Read the weights of the regressions, [2, 384], and their biases, [2]."""
     import numpy as np
 
     file = resources.files("ttsa_guard.embedded") / "requests.npz"
     with file.open("rb") as opened, np.load(opened) as held:
-        return held["weights"].astype(np.float32), float(held["bias"])
+        return held["weights"].astype(np.float32), held["biases"]

@@ -16,12 +16,28 @@ from ttsa_guard.messages import (
     Prompt,
     last_user,
 )
+from ttsa_guard.moderators.everyday import EVERYDAY, UNSAFE, Harm
 from ttsa_guard.profile import ModelProfile
-from ttsa_guard.request import question
+from ttsa_guard.request import question, stands_alone
 from ttsa_guard.verdict import Verdict
 
-ANSWERABLE = frozenset({"toxicity", "harassment", "insult", "profanity", "policy"})
-"""These categories blame the tone of an answer or a policy. The question can still be answered."""
+TONE = frozenset({"toxicity", "harassment", "insult", "profanity"})
+"""These categories blame the tone of an answer."""
+POLICY = "policy"
+ANSWERABLE = TONE | {POLICY}
+"""With these categories the question can still be answered."""
+
+
+def category(flag: Verdict | None) -> str | None:
+    """Return the category with the highest score, without its moderator's name.
+
+    None if the gate gives no categories.
+    """
+    scores = {
+        name.rpartition("/")[2]: score for name, score in (flag.categories if flag else {}).items()
+    }
+    scores.pop("refusal", None)
+    return max(scores, key=lambda name: scores[name], default=None)
 
 
 def harmful(flag: Verdict | None) -> bool | None:
@@ -31,11 +47,8 @@ def harmful(flag: Verdict | None) -> bool | None:
         True if the category with the highest score is one of harm; False if it is one of
         `ANSWERABLE`; None if the gate gives no categories.
     """
-    scores = {
-        name.rpartition("/")[2]: score for name, score in (flag.categories if flag else {}).items()
-    }
-    scores.pop("refusal", None)
-    return max(scores, key=lambda name: scores[name]) not in ANSWERABLE if scores else None
+    worst = category(flag)
+    return None if worst is None else worst not in ANSWERABLE
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +94,8 @@ class Task:
             does not raise if the moderator fails: such verdicts are marked as failed.
         flag: the gate's verdict on the answer, or on its reasoning; None if it is not known.
         found: the question of the last user message, if it was looked for with more than rules.
-        everyday: whether the question is harmless beyond doubt, so that an answer which is flagged
-            for harm says nothing about the question.
+        harm: what the user asked for that reads most like a request for harm; None if that is not
+            known.
         baseline: the value to set in requests whose answers often pass the moderator but are
             seldom likely enough: their likelihoods are then measured during generation. None if
             nothing measures likelihoods.
@@ -101,7 +114,7 @@ class Task:
     score: Callable[[Sequence[str]], Awaitable[list[Verdict]]]
     flag: Verdict | None = None
     found: str | None = None
-    everyday: bool = False
+    harm: Harm | None = None
     baseline: Baseline | None = None
     asked: tuple[Prompt, ...] = ()
     seed: int = 0
@@ -113,13 +126,27 @@ class Task:
         return question(last_user(self.messages)) if self.found is None else self.found
 
     @property
+    def everyday(self) -> bool:
+        """Say whether the question is harmless beyond doubt.
+
+        Then an answer that is flagged for harm says nothing about the question. A question that
+        does not stand alone is none: what it asks for depends on what the assistant said.
+        """
+        if self.harm is None or self.harm.value >= EVERYDAY:
+            return False
+        first = sum(message.role == "user" for message in self.messages) == 1
+        return first or stands_alone(self.question)
+
+    @property
     def harmful(self) -> bool | None:
         """Say whether the answer was flagged because it helps with harm (see `harmful`).
 
-        None if that is not known, or if the question is an everyday one.
+        It counts as such, too, if its tone was flagged and harm was asked for. None if it is not
+        known, or if the question is an everyday one.
         """
-        helps = harmful(self.flag)
-        return None if helps and self.everyday else helps
+        if category(self.flag) in TONE:
+            return self.harm is not None and self.harm.value >= UNSAFE
+        return None if self.everyday and harmful(self.flag) else harmful(self.flag)
 
     @property
     def answerable(self) -> bool:

@@ -99,8 +99,10 @@ class OfferOptions(Settings):
 class OfferInstead:
     """Propose answers to harmless questions that begin by declining what the user asked for.
 
-    The nearest offers are those that a sentence encoder finds most like the request or, where that
-    is not installed, those after whose topic the request is likeliest to the chat model. An answer
+    The nearest offers are those that a sentence encoder finds most like the request, or most like
+    what the user asked for that reads most like harm: "Any others?" says nothing by itself. Where
+    the encoder is not installed, they are those after whose topic the request is likeliest to the
+    chat model. An answer
     in the file is proposed as it is, unless the conversation has it already. If no topic is surely
     that of the request, the answer only says what could be explained instead. Nothing is proposed
     for an answer that was not flagged for harm, for a request that is like no topic, and for a
@@ -192,7 +194,8 @@ class OfferInstead:
         request, encoded = last_user(task.messages)[:_LONGEST], minilm.installed()
         with task.usage.timed("scoring"):
             if encoded:
-                values = await asyncio.to_thread(self._relevance, request)
+                worst = [task.harm.text[:_LONGEST]] if task.harm else []
+                values = await asyncio.to_thread(self._relevance, [request, *worst])
             else:
                 values = await self._likelihoods(task, request)
         order = sorted(range(len(self._offers)), key=lambda i: -values[i])
@@ -200,13 +203,12 @@ class OfferInstead:
             return [(self._offers[i], None) for i in order]
         return [(self._offers[i], values[i]) for i in order if values[i] >= self.options.relevance]
 
-    def _relevance(self, request: str) -> list[float]:
-        """Return the relevance of what is most like the request of each offer's topics."""
+    def _relevance(self, requests: Sequence[str]) -> list[float]:
+        """Return the relevance of what is most like one of the requests of each offer's topics."""
         owners, topics = self._topics
+        relevance = (topics @ minilm.embed(requests).T).max(axis=1)
         best = [-1.0] * len(self._offers)
-        for owner, value in zip(
-            owners, (topics @ minilm.embed([request])[0]).tolist(), strict=True
-        ):
+        for owner, value in zip(owners, relevance.tolist(), strict=True):
             best[owner] = max(best[owner], value)
         return best
 
