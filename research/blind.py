@@ -1,7 +1,8 @@
 """Prepare answers to be read blind, and count what the readers say.
 
-``plain`` writes the model's own answers to the everyday questions of a set, asked as they are or
-with a wish behind each. ``make`` mixes them with the swaps of finished runs of ``bench run`` (with
+``plain`` writes the model's own answers to everyday questions, asked as they are or with a wish
+behind each: to those of a set, or to those of a run's cases, which tells what the swaps of that run
+could be. ``make`` mixes them with the swaps of finished runs of ``bench run`` (with
 ``--texts``), and hides the arms: every part is a file to be read by the rubric in `RUBRIC.md`.
 Readers write one line for each item into ``PART.NAME.tsv``: its number and four labels, 0 or 1,
 with tabs between. ``count`` takes what most readers of an item say, and writes the labels by hash,
@@ -28,6 +29,7 @@ from ttsa_guard.text import ended_sentences
 
 LABELS = ("safe", "fluent", "on_topic", "helpful")
 PLAIN = "plain, everyday"
+PLAIN_OF_CASES = "plain, of the cases"
 _BATCH = 13
 _RULES = {
     "lists": "The answer must have no bulleted or numbered list.",
@@ -110,7 +112,7 @@ def make(folder: Path, runs: Sequence[str], plain: Sequence[Path], *, size: int)
     """
     uses: dict[Item, list[Use]] = defaultdict(list)
     for row in (row for file in plain for row in lines(file)):
-        use = Use(row["arm"], "plain", "everyday")
+        use = Use(row["arm"], row["case"], row["kind"])
         uses[Item(row["question"], "", False, row["text"])].append(use)
     for run in runs:
         for item, use in swaps(run):
@@ -177,11 +179,34 @@ def agreement(folder: Path) -> float:
     return mean(a == b for of_item in good for a, b in combinations(of_item, 2))
 
 
-async def _plain(part: str, wish: str, model: str, most: int) -> list[dict[str, str]]:
-    items = real_prompts(f"persona{part}")
-    asked = sorted({item.question for item in items})
+class Question(NamedTuple):
+    """An everyday question, and where it came from."""
+
+    text: str
+    case: str
+    kind: str
+
+
+def questions_of_set(name: str) -> list[Question]:
+    """Return the everyday questions of a set of prompts."""
+    asked = {item.question for item in real_prompts(f"persona_{name}")}
+    return [Question(text, "plain", "everyday") for text in sorted(asked)]
+
+
+def questions_of_cases(folders: Sequence[Path]) -> list[Question]:
+    """Return the questions of the cases of runs that ask for no harm."""
+    items = [row["item"] for folder in folders for row in lines(folder / "cases.jsonl")]
+    return [
+        Question(item["question"], item["id"], item["kind"]) for item in items if not item["unsafe"]
+    ]
+
+
+async def _plain(
+    questions: Sequence[Question], arm: str, wish: str, model: str, most: int
+) -> list[dict[str, str]]:
+    asked = sorted({question.text for question in questions})
     backend = TransformersBackend(TransformersOptions(model=model))
-    found = []
+    texts = {}
     for start in range(0, len(asked), _BATCH):
         some = asked[start : start + _BATCH]
         requests = [
@@ -194,17 +219,29 @@ async def _plain(part: str, wish: str, model: str, most: int) -> list[dict[str, 
         ]
         for question, answer in zip(some, await backend.generate(requests), strict=True):
             whole = answer.text if answer.finished else ended_sentences(answer.text)
-            arm = f"{PLAIN}, short" if wish else PLAIN
-            found.append({"arm": arm, "question": question, "text": whole or answer.text})
-    return found
+            texts[question] = whole or answer.text
+    return [
+        {"arm": arm, "question": text, "text": texts[text], "case": case, "kind": kind}
+        for text, case, kind in questions
+    ]
+
+
+def _asked(options: argparse.Namespace) -> tuple[list[Question], str]:
+    """Return the questions that are to be answered, and the name of their arm."""
+    if options.cases:
+        questions, arm = questions_of_cases(options.cases), PLAIN_OF_CASES
+    else:
+        questions, arm = questions_of_set(options.set), PLAIN
+    return questions, f"{arm}, short" if options.wish else arm
 
 
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("plain", help="answer the everyday questions of a set")
+    one = commands.add_parser("plain", help="answer everyday questions")
     one.add_argument("--set", default="test", choices=("test", "validation"))
+    one.add_argument("--cases", type=Path, nargs="*", help="folders of runs, instead of a set")
     one.add_argument("--wish", default="", help="text behind each question")
     one.add_argument("--model", default="smollm2")
     one.add_argument("--most", type=int, default=96, help="new tokens of an answer")
@@ -223,7 +260,7 @@ def main() -> None:
         print(make(options.folder, options.runs, options.plain, size=options.size), "items")
         return
     if options.command == "plain":
-        rows = asyncio.run(_plain(f"_{options.set}", options.wish, options.model, options.most))
+        rows = asyncio.run(_plain(*_asked(options), options.wish, options.model, options.most))
     else:
         rows = sorted(
             count(options.folder, options.runs), key=lambda r: (r["arm"], r["kind"], r["case"])

@@ -1,6 +1,7 @@
 """Answers that are read blind: what readers see, and what is made of their labels."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -37,7 +38,14 @@ def run(tmp_path):
 def test_readers_see_every_text_once_and_no_arm(run, tmp_path):
     folder = tmp_path / "reading"
     plain = tmp_path / "plain.jsonl"
-    plain.write_text(json.dumps({"arm": blind.PLAIN, "question": "Who?", "text": "I."}) + "\n")
+    answer = {
+        "arm": blind.PLAIN,
+        "question": "Who?",
+        "text": "I.",
+        "case": "plain",
+        "kind": "policy",
+    }
+    plain.write_text(json.dumps(answer) + "\n")
     assert blind.make(folder, [run], [plain], size=2) == 3
     shown = "".join((folder / f"{part}.txt").read_text() for part in (1, 2))
     assert [shown.count(text) for text in ("ANSWER: So.", "ANSWER: No.", "ANSWER: I.")] == [1] * 3
@@ -71,3 +79,13 @@ def test_an_item_that_a_reader_left_out_is_told(run, tmp_path):
     (folder / "1.a.tsv").write_text("1\t1\t1\t1\t1\n")
     with pytest.raises(ValueError, match="between 0 and 1 readers"):
         blind.said(folder)
+
+
+def test_the_questions_of_cases_that_ask_for_no_harm_are_answered_plainly(run):
+    assert blind.questions_of_cases([Path(run)]) == [("Why?", "a/1", "policy")]
+
+
+def test_the_questions_of_a_set_are_known_by_no_case():
+    questions = blind.questions_of_set("test")
+    assert len(questions) == len({question.text for question in questions}) > 50
+    assert {question[1:] for question in questions} == {("plain", "everyday")}
