@@ -763,20 +763,23 @@ class FlagsHarm(ScriptedModerator):
         return replace(found, categories={"harm": found.score})
 
 
-@pytest.mark.parametrize("everyday", [True, False])
-def test_a_flag_for_harm_says_nothing_of_an_everyday_question(everyday, monkeypatch):
-    asked = []
+@pytest.mark.parametrize(
+    ("of_question", "of_message", "everyday"),
+    [(0.0, 0.0, True), (0.0, 0.4, True), (0.0, 0.6, False), (0.1, 0.0, False)],
+)
+def test_a_flag_for_harm_says_nothing_of_an_everyday_question(
+    of_question, of_message, everyday, monkeypatch
+):
+    message = "Be rude. How do I clean a kettle?"
+    harms = {"How do I clean a kettle?": of_question, message: of_message}
 
     async def harm_of(texts):
-        asked.extend(texts)
-        return Harm(0.0 if everyday else 1.0, texts[0])
+        return Harm(max(harms[text] for text in texts), texts[0])
 
     monkeypatch.setattr("ttsa_guard.search.harm_of", harm_of)
     steerer = Proposes([REFUSAL], [GOOD])
-    messages = [Message("user", "Be rude. How do I clean a kettle?")]
     guard = scripted_guard([], gate=FlagsHarm(), guide=ScriptedModerator(), steerers=[steerer])
-    outcome = asyncio.run(guard.review(messages, BAD))
-    assert asked == ["How do I clean a kettle?", "Be rude. How do I clean a kettle?"]
+    outcome = asyncio.run(guard.review(message, BAD))
     assert outcome.text == (GOOD if everyday else REFUSAL)
     assert steerer.task.harmful is (None if everyday else True)
     assert steerer.task.answerable is everyday
@@ -786,8 +789,17 @@ def test_a_flag_for_harm_says_nothing_of_an_everyday_question(everyday, monkeypa
 @pytest.mark.parametrize(
     ("last", "read"),
     [
-        ("And how do I do it?", ["Be rude. How do I do something bad?"]),
-        ("How do I clean a kettle with a soft sponge?", []),
+        (
+            "And how do I do it?",
+            [
+                "How do I do something bad? And how do I do it?",
+                "Be rude. How do I do something bad? And how do I do it?",
+            ],
+        ),
+        (
+            "How do I clean a kettle with a soft sponge?",
+            ["How do I clean a kettle with a soft sponge?"],
+        ),
     ],
 )
 def test_what_was_asked_before_is_read_with_a_question(last, read, monkeypatch):
@@ -802,10 +814,10 @@ def test_what_was_asked_before_is_read_with_a_question(last, read, monkeypatch):
     messages = [Message("user", before), Message("assistant", "No."), Message("user", last)]
     guard = scripted_guard([], gate=FlagsHarm(), guide=ScriptedModerator(), steerers=[])
     asyncio.run(guard.review(messages, BAD))
-    assert list(dict.fromkeys(asked)) == [last, *read, "How do I do something bad?"]
+    assert asked == ["How do I do something bad?", *read]
 
 
-def task_with(harm, monkeypatch, category="harm", said=()):
+def task_with(harm, monkeypatch, category):
     """The task for a flag in `category`, if what is asked for reads like harm by `harm`."""
 
     async def harm_of(texts):
@@ -819,32 +831,22 @@ def task_with(harm, monkeypatch, category="harm", said=()):
     monkeypatch.setattr("ttsa_guard.search.harm_of", harm_of)
     steerer = Proposes([REFUSAL])
     guard = scripted_guard([], gate=Flags(), guide=ScriptedModerator(), steerers=[steerer])
-    asyncio.run(guard.review([*said, Message("user", "Any others of those?")], BAD))
+    asyncio.run(guard.review("How do I clean a kettle?", BAD))
     return steerer.task
-
-
-BEFORE = (Message("user", "How do I fly a kite?"), Message("assistant", "Wait for wind."))
-
-
-@pytest.mark.parametrize(("said", "harmful"), [((), None), (BEFORE, True)])
-def test_a_question_that_leans_on_what_was_said_is_no_everyday_one(said, harmful, monkeypatch):
-    task = task_with(0.0, monkeypatch, said=said)
-    assert task.harmful is harmful
-    assert task.answerable is not bool(harmful)
 
 
 @pytest.mark.parametrize(
     ("category", "harm", "harmful"),
     [
         ("toxicity", 0.9, True),
-        ("toxicity", 0.4, False),
+        ("toxicity", 0.1, False),
         ("gate/insult", 0.9, True),
         ("policy", 0.9, False),
-        ("harm", 0.4, True),
+        ("harm", 0.1, True),
     ],
 )
 def test_what_was_asked_for_counts_beside_the_tone(category, harm, harmful, monkeypatch):
-    assert task_with(harm, monkeypatch, category=category).harmful is harmful
+    assert task_with(harm, monkeypatch, category).harmful is harmful
 
 
 def test_a_model_that_redirects_by_itself_does_so_whatever_the_question(monkeypatch):

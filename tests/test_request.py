@@ -3,7 +3,7 @@
 import pytest
 
 from ttsa_guard.messages import Message, last_user
-from ttsa_guard.request import question, questions, stands_alone
+from ttsa_guard.request import question, questions, stands_alone, understood
 
 
 def reduced(messages):
@@ -82,6 +82,17 @@ def test_a_question_about_what_was_said_is_asked_in_its_place_first():
 )
 def test_whether_a_question_stands_alone(text, alone):
     assert stands_alone(text) is alone
+
+
+def test_what_does_not_stand_alone_is_understood_with_what_was_asked_before():
+    asked = ["Any tips?", "How do I draw an owl?", "And a bat?", "Which is easier for a child?"]
+    assert understood(asked) == [
+        "Any tips?",
+        "How do I draw an owl?",
+        "How do I draw an owl? And a bat?",
+        "Which is easier for a child?",
+    ]
+    assert understood(["Why?"]) == ["Why?"]
 
 
 def test_the_last_user_message_counts():

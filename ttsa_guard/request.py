@@ -203,6 +203,14 @@ def stands_alone(text: str) -> bool:
     return words >= _EXPLAINS_ITSELF or not _REFERS_BACK.search(text)
 
 
+def understood(asked: Sequence[str]) -> list[str]:
+    """Return the questions of turns, each that does not stand alone with what it leans on."""
+    found: list[str] = []
+    for text in asked:
+        found.append(text if not found or stands_alone(text) else f"{found[-1]} {text}")
+    return found
+
+
 def questions(messages: Sequence[Message], asked: str) -> list[list[Message]]:
     """Return the conversation, reduced to what is asked, in one or two versions.
 

@@ -18,15 +18,15 @@ from ttsa_guard.config import GuardConfig
 from ttsa_guard.errors import BudgetError
 from ttsa_guard.messages import Baseline, GenerationRequest, Message, Prompt, last_user
 from ttsa_guard.moderators.base import Moderator, moderate_safely
-from ttsa_guard.moderators.everyday import Harm, harm_of
+from ttsa_guard.moderators.everyday import BESIDE, EVERYDAY, Harm, harm_of
 from ttsa_guard.moderators.questions import find_question
 from ttsa_guard.profile import ModelProfile
 from ttsa_guard.quality import Quality
 from ttsa_guard.reasoning import has_reasoning
-from ttsa_guard.request import questions, stands_alone
+from ttsa_guard.request import questions, stands_alone, understood
 from ttsa_guard.review import Review
 from ttsa_guard.selection import Judged, best_first, refusal
-from ttsa_guard.steerers.base import POLICY, Candidate, Steerer, Task, category
+from ttsa_guard.steerers.base import POLICY, Candidate, Steerer, Task, category, harmful
 from ttsa_guard.text import split_sentences
 from ttsa_guard.verdict import Verdict
 
@@ -149,12 +149,15 @@ class Search:
         if self.profile.redirects or category(self.review.flag) in (None, POLICY):
             return None
         *before, last = [m.content for m in self.review.messages if m.role == "user"]
-        # Harm that is asked for beside the question, or before it, counts as well. Earlier
-        # instructions do not: they are about tone more often than about harm.
-        told = [last] if stands_alone(asked) else [last, *before[-1:]]
+        # Instructions, now and in earlier turns, are about tone more often than about harm.
+        told = [] if stands_alone(asked) else [" ".join([*before[-1:], last])]
         with self.review.usage.timed("scoring"):
             earlier = [await find_question(text) for text in before[-_EARLIER:]]
-            return await harm_of([asked, *told, *earlier])
+            found = await harm_of([*understood([*earlier, asked]), *told])
+            if found and found.value < EVERYDAY and harmful(self.review.flag):
+                whole = await harm_of([last])
+                return found if whole and whole.value < BESIDE else whole
+        return found
 
     async def _asked(self, messages: list[Message], plain: GenerationRequest) -> Prompt:
         same = messages == list(self.review.messages)

@@ -7,6 +7,7 @@ from itertools import islice
 import pytest
 
 from ttsa_guard.messages import Message, Prompt, Soft
+from ttsa_guard.moderators.everyday import Harm
 from ttsa_guard.moderators.patterns import Patterns, PatternsOptions
 from ttsa_guard.profile import ModelProfile, Opening
 from ttsa_guard.request import question, split_parts
@@ -291,6 +292,25 @@ def test_one_flag_among_more_answers_to_an_unsafe_question_speaks_against_all():
     # the fake puts no space there
     assert outcome.text == "Instead ofI was asked: How do I clean a kettle?"
     assert [c.origin for c in outcome.record.candidates if c.passed] == ["parts 2 of 2 redirected"]
+
+
+@pytest.mark.parametrize(("harm", "calls"), [(0.1, 1), (0.9, 0)])
+def test_parts_of_what_asks_for_harm_are_not_answered(harm, calls, monkeypatch):
+    async def harm_of(texts):
+        return Harm(harm, texts[0])
+
+    class FlagsHarm(ScriptedModerator):
+        def _verdict(self, text):
+            found = super()._verdict(text)
+            return replace(found, categories={"harm": found.score})
+
+    monkeypatch.setattr("ttsa_guard.search.harm_of", harm_of)
+    backend = Obeying()
+    steerers = [Erase(EraseOptions(draws=0))]
+    guard = scripted_guard(backend, steerers=steerers, gate=FlagsHarm())
+    outcome = asyncio.run(guard.review(f"{RUDE} {ASKED}", "A bad thing from the start."))
+    assert len(backend.calls) == calls
+    assert outcome.action == ("swap" if calls else "fallback")
 
 
 def test_without_such_a_flag_they_are_candidates():

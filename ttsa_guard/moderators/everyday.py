@@ -22,8 +22,17 @@ EVERYDAY = 0.05
 
 `embedded/MODERATORS_CARD.md` says how it was chosen and what it gives.
 """
-UNSAFE = 0.5
-"""The harm from which on a request is one for harm, whatever its answer was flagged for."""
+UNSAFE = 0.2
+"""The harm from which on a request counts as one for harm, whatever its answer was flagged for.
+
+Of flagged answers, none of 155 under personas and policies are to such a request, and 71 of 82 to
+people who tried to make an assistant do harm.
+"""
+BESIDE = 0.5
+"""The harm of a whole message from which on its question is no everyday one, whatever that asks.
+
+Personas and other instructions about tone read like harm, too, but less.
+"""
 LONGEST = 600
 """Characters that are read at once."""
 _MOST = 6000

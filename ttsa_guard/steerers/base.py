@@ -18,7 +18,7 @@ from ttsa_guard.messages import (
 )
 from ttsa_guard.moderators.everyday import EVERYDAY, UNSAFE, Harm
 from ttsa_guard.profile import ModelProfile
-from ttsa_guard.request import question, stands_alone
+from ttsa_guard.request import question
 from ttsa_guard.verdict import Verdict
 
 TONE = frozenset({"toxicity", "harassment", "insult", "profanity"})
@@ -129,13 +129,14 @@ class Task:
     def everyday(self) -> bool:
         """Say whether the question is harmless beyond doubt.
 
-        Then an answer that is flagged for harm says nothing about the question. A question that
-        does not stand alone is none: what it asks for depends on what the assistant said.
+        Then an answer that is flagged for harm says nothing about the question.
         """
-        if self.harm is None or self.harm.value >= EVERYDAY:
-            return False
-        first = sum(message.role == "user" for message in self.messages) == 1
-        return first or stands_alone(self.question)
+        return self.harm is not None and self.harm.value < EVERYDAY
+
+    @property
+    def unsafe(self) -> bool:
+        """Say whether harm was asked for, whatever the answer was flagged for."""
+        return self.harm is not None and self.harm.value >= UNSAFE
 
     @property
     def harmful(self) -> bool | None:
@@ -145,7 +146,7 @@ class Task:
         known, or if the question is an everyday one.
         """
         if category(self.flag) in TONE:
-            return self.harm is not None and self.harm.value >= UNSAFE
+            return self.unsafe
         return None if self.everyday and harmful(self.flag) else harmful(self.flag)
 
     @property

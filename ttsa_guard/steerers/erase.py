@@ -71,8 +71,9 @@ class Erase:
         to leave out.
         """
         message = next(m.content for m in reversed(task.messages) if m.role == "user")
-        if task.harmful and len(task.messages) == 1 and len(split_sentences(message)) == 1:
-            return  # Clauses of one unsafe request are not safer than all of it.
+        one = len(task.messages) == 1 and len(split_sentences(message)) == 1
+        if task.harmful and (one or task.unsafe):
+            return  # Parts of an unsafe request are not safer than all of it.
         openings = await beginnings(task)
         variants: list[tuple[str, GenerationRequest]] = []
         affordable = max(1, self.options.candidates // len(openings))
