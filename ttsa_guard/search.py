@@ -156,7 +156,7 @@ class Search:
             found = await harm_of([*understood([*earlier, asked]), *told])
             if found and found.value < EVERYDAY and harmful(self.review.flag):
                 whole = await harm_of([last])
-                return found if whole and whole.value < BESIDE else whole
+                return found if whole and whole.value < BESIDE else None
         return found
 
     async def _asked(self, messages: list[Message], plain: GenerationRequest) -> Prompt:
