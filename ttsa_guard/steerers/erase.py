@@ -55,7 +55,8 @@ class Erase:
     More answers to the question alone are drawn. They are there to choose from; but if the question
     may be unsafe, because the answer may have been flagged for helping with harm, they are its
     test. If one of them is flagged, all answers to the question are dropped: they are likely to
-    hold the same harm, which the moderator misses.
+    hold the same harm, which the moderator misses. Nothing is proposed for one unsafe sentence, or
+    where harm was asked for.
     """
 
     name = "erase"
