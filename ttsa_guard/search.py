@@ -143,8 +143,8 @@ class Search:
     async def _harm(self, asked: str) -> Harm | None:
         """Return what the user asked for that reads most like a request for harm.
 
-        It need not be known where a policy was broken, and for a model that redirects by itself: it
-        can do so in any case.
+        None if that is not known. It need not be where a policy was broken or the gate gives no
+        categories, and for a model that redirects by itself, because it can do so in any case.
         """
         if self.profile.redirects or category(self.review.flag) in (None, POLICY):
             return None

@@ -102,11 +102,11 @@ class OfferInstead:
     The nearest offers are those that a sentence encoder finds most like the request, or most like
     what the user asked for that reads most like harm: "Any others?" says nothing by itself. Where
     the encoder is not installed, they are those after whose topic the request is likeliest to the
-    chat model. An answer
-    in the file is proposed as it is, unless the conversation has it already. If no topic is surely
-    that of the request, the answer only says what could be explained instead. Nothing is proposed
-    for an answer that was not flagged for harm, for a request that is like no topic, and for a
-    model whose profile has redirecting openings of its own, because `prefill` uses those.
+    chat model. An answer in the file is proposed as it is, unless the conversation has it already.
+    If no topic is surely that of the request, the answer only says what could be explained instead.
+    Nothing is proposed for an answer that did not help with harm, for a request that is like no
+    topic, and for a model whose profile has redirecting openings of its own, because `prefill` uses
+    those.
     """
 
     name = "offer"
