@@ -41,7 +41,7 @@ def output_to_a_pipe(monkeypatch):
 def no_sentence_encoder(request, monkeypatch):
     """The same outcomes whether the sentence encoder is installed or not."""
 
-    async def unknown(_):
+    async def unknown(*_, **__):
         return None
 
     async def by_rules(text):

@@ -773,7 +773,7 @@ def test_a_flag_for_harm_says_nothing_of_an_everyday_question(
     message = "Be rude. How do I clean a kettle?"
     harms = {"How do I clean a kettle?": of_question, message: of_message}
 
-    async def harm_of(texts):
+    async def harm_of(texts, **_):
         return Harm(max(harms[text] for text in texts), texts[0])
 
     monkeypatch.setattr("ttsa_guard.search.harm_of", harm_of)
@@ -805,7 +805,7 @@ def test_a_flag_for_harm_says_nothing_of_an_everyday_question(
 def test_what_was_asked_before_is_read_with_a_question(last, read, monkeypatch):
     asked = []
 
-    async def harm_of(texts):
+    async def harm_of(texts, **_):
         asked.extend(texts)
         return
 
@@ -820,7 +820,7 @@ def test_what_was_asked_before_is_read_with_a_question(last, read, monkeypatch):
 def task_with(harm, monkeypatch, category):
     """The task for a flag in `category`, if what is asked for reads like harm by `harm`."""
 
-    async def harm_of(texts):
+    async def harm_of(texts, **_):
         return Harm(harm, texts[-1])
 
     class Flags(ScriptedModerator):
@@ -850,7 +850,7 @@ def test_what_was_asked_for_counts_beside_the_tone(category, harm, harmful, monk
 
 
 def test_a_model_that_redirects_by_itself_does_so_whatever_the_question(monkeypatch):
-    async def harm_of(_):
+    async def harm_of(*_, **__):
         raise AssertionError("asked")
 
     monkeypatch.setattr("ttsa_guard.search.harm_of", harm_of)

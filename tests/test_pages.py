@@ -223,6 +223,7 @@ def _counts(arm):
     ("title", "labels"),
     [
         ("Read blind", "NOW"),
+        ("What a conversation asks for", "CONVERSATIONS"),
         ("The validation prompts, read blind", "VALIDATION"),
         ("Older prompts, with all controls", "OLDER"),
         ("The test half, read blind", "HALF"),

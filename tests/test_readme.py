@@ -82,7 +82,7 @@ def test_the_arms_are_those_of_the_readers():
     drafts = {arm: f"{mean:.1f}" for arm, mean in drafts.items()}
     rows = table(README, "Results")
     names = [cells[0].partition(" (")[0] for cells in rows]
-    names[0] = "plain, everyday"
+    names[0] = "plain, of the cases"
     assert {"default", "prefill", "resample, checked"} < set(names) <= set(counted)
     assert [cells[1:] for cells in rows] == [
         [*map(str, counted[name][:3]), drafts.get(name, "")] for name in names

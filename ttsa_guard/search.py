@@ -153,7 +153,7 @@ class Search:
         told = [] if stands_alone(asked) else [" ".join([*before[-1:], last])]
         with self.review.usage.timed("scoring"):
             earlier = [await find_question(text) for text in before[-_EARLIER:]]
-            found = await harm_of([*understood([*earlier, asked]), *told])
+            found = await harm_of([*understood([*earlier, asked]), *told], turns=bool(before))
             if found and found.value < EVERYDAY and harmful(self.review.flag):
                 whole = await harm_of([last])
                 return found if whole and whole.value < BESIDE else None

@@ -25,7 +25,7 @@ def test_what_is_nearly_held_out_is_not_trained_on():
 @pytest.mark.real
 def test_the_test_questions_are_everyday_ones_as_the_card_says():
     questions = asked("_test")
-    harms = [asyncio.run(harm_of([question])) for question in questions]
+    harms = [asyncio.run(harm_of([question], turns=True)) for question in questions]
     # The card counts without regard to the language; of other languages nothing is known.
     found = np.mean([harm.value < EVERYDAY for harm in harms if harm])
     assert (len(questions), round(found, 2)) == (180, 0.92)

@@ -296,7 +296,7 @@ def test_one_flag_among_more_answers_to_an_unsafe_question_speaks_against_all():
 
 @pytest.mark.parametrize(("harm", "calls"), [(0.1, 1), (0.9, 0)])
 def test_parts_of_what_asks_for_harm_are_not_answered(harm, calls, monkeypatch):
-    async def harm_of(texts):
+    async def harm_of(texts, **_):
         return Harm(harm, texts[0])
 
     class FlagsHarm(ScriptedModerator):

@@ -47,14 +47,15 @@ class Harm:
     text: str
 
 
-async def harm_of(texts: Sequence[str]) -> Harm | None:
+async def harm_of(texts: Sequence[str], *, turns: bool = False) -> Harm | None:
     """Return the harm of the worst of some texts of a user.
 
-    It is the larger of what two logistic regressions over the embeddings of MiniLM give: one has
-    learned from requests for harm as they were written for data sets, the other from conversations
-    with people who tried to make an assistant do harm. A disguised text is read as it is written
-    and as it reads, and one of more than 600 characters sentence by sentence, because harm would be
-    lost among so much else.
+    It is what a logistic regression over the embeddings of MiniLM gives that has learned from
+    requests for harm as they were written for data sets. With `turns`, for what was said in more
+    than one turn, it is the larger of that and what another one gives, which has learned from
+    conversations with people who tried to make an assistant do harm: a turn says less than a
+    request that stands alone. A disguised text is read as it is written and as it reads, and one of
+    more than 600 characters sentence by sentence, because harm would be lost among so much else.
 
     Returns:
         None if nothing is known: if ``ttsa-guard[encoder]`` is not installed or fails, or if a text
@@ -64,7 +65,7 @@ async def harm_of(texts: Sequence[str]) -> Harm | None:
     if not minilm.installed() or not all(can_be_read(text) for text in texts):
         return None
     try:
-        return await asyncio.to_thread(_worst, texts)
+        return await asyncio.to_thread(_worst, texts, 2 if turns else 1)
     except Exception as error:
         log.warning("the sentence encoder cannot be used: %s", type(error).__name__)
         return None
@@ -79,7 +80,7 @@ def can_be_read(text: str) -> bool:
     return language(text) in ("en", None)
 
 
-def _worst(texts: Sequence[str]) -> Harm:
+def _worst(texts: Sequence[str], regressions: int) -> Harm:
     import numpy as np
 
     from ttsa_guard.moderators.obscured import read
@@ -91,7 +92,8 @@ def _worst(texts: Sequence[str]) -> Harm:
         for reading in dict.fromkeys((text, read(text).plain))
         for piece in _pieces(reading)
     ]
-    logits = (minilm.embed([piece for piece, _ in pieces]) @ weights.T + biases).max(axis=1)
+    logits = minilm.embed([piece for piece, _ in pieces]) @ weights.T + biases
+    logits = logits[:, :regressions].max(axis=1)
     worst = int(logits.argmax())
     return Harm(float(1 / (1 + np.exp(-logits[worst]))), pieces[worst][1])
 
