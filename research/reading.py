@@ -23,6 +23,8 @@ NOW = HERE / "reading.jsonl"
 """Test prompts, on which nothing had been chosen. A label is what two of three readers say."""
 VALIDATION = HERE / "reading_validation.jsonl"
 """The test prompts before, and an earlier default. Three readers."""
+CONVERSATIONS = HERE / "reading_conversations.jsonl"
+"""Harmful conversations with the default, and before what they ask for was read. Three readers."""
 MORE = HERE / "reading_more.jsonl"
 """Harmful conversations before and after earlier turns were read, and XSTest. Three readers."""
 SEEDS = HERE / "reading_seeds.jsonl"
@@ -119,7 +121,10 @@ def difference(file: Path, arm: str, key: str) -> tuple[float, float]:
         if row["kind"] in kinds
         and (
             row["arm"] == arm
-            or (not row["arm"].startswith("default") and (row["arm"] in few) == (arm in few))
+            or (
+                not row["arm"].startswith(("default", "plain"))
+                and (row["arm"] in few) == (arm in few)
+            )
         )
     }
     said: dict[str, dict[str, bool]] = defaultdict(dict)
@@ -191,12 +196,12 @@ def _counted(chosen: Sequence[dict[str, Any]]) -> tuple[int, int, int]:
 
 
 if __name__ == "__main__":
-    for file in (NOW, MORE, VALIDATION, SEEDS, OLDER, HALF, ANCHOR, NEIGHBOURS):
+    for file in (NOW, CONVERSATIONS, MORE, VALIDATION, SEEDS, OLDER, HALF, ANCHOR, NEIGHBOURS):
         print(file.relative_to(HERE))
         for arm, counts in arms(file).items():
             print(arm, *("-" if count is None else count for count in counts), sep=" | ")
         for arm in arms(file) if "default" in arms(file) else ():
-            if arm != "default" and not arm.startswith("plain"):
+            if arm != "default" and not arm.startswith("plain") and "older" not in arm:
                 low, high = difference(file, arm, "good")
                 print(f"good, default less {arm}: {low:+.0%} to {high:+.0%}")
         shares = ", ".join(f"{key} {share:.0%}" for key, share in agreement(file).items())

@@ -83,7 +83,7 @@ def test_the_arms_are_those_of_the_readers():
     rows = table(README, "Results")
     names = [cells[0].partition(" (")[0] for cells in rows]
     names[0] = "plain, of the cases"
-    assert {"default", "prefill", "resample, checked"} < set(names) <= set(counted)
+    assert {"default", "erase", "resample, checked", "embedding"} < set(names) <= set(counted)
     assert [cells[1:] for cells in rows] == [
         [*map(str, counted[name][:3]), drafts.get(name, "")] for name in names
     ]
@@ -93,8 +93,8 @@ def test_what_is_said_of_the_readers():
     text = " ".join(README.read_text(encoding="utf-8").split())
     low, high = reading.difference(reading.NOW, "resample, checked", "good")
     assert f"re-sampling by {100 * low:.0f} to {100 * high:.0f} points (95 %)" in text
-    low, high = reading.difference(reading.NOW, "prefill", "good")
-    assert f"`prefill`, a part of it, by {100 * low:.0f} to {100 * high:.0f}" in text
+    low, high = reading.difference(reading.NOW, "erase", "good")
+    assert f"`erase`, a part of it, by {100 * low:.0f} to {100 * high:.0f}" in text
     words = reading.arms(reading.HALF)["default, model's words"]
     assert f"in its own words the model is good in {words[1]} of {words[0]}" in text
     assert f"in {percent(reading.agreement(reading.NOW)['good'])} of the texts only" in text
