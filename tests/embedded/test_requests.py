@@ -5,7 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from research.embedded.train_requests import asked, fitted, without_copies
+from research.embedded.train_requests import asked, bias_for, fitted, without_copies
 from ttsa_guard.moderators.everyday import EVERYDAY, harm_of
 
 
@@ -20,6 +20,13 @@ def test_the_fit_tells_the_kinds_apart_though_one_is_rare():
 def test_what_is_nearly_held_out_is_not_trained_on():
     rows = np.eye(3)
     assert without_copies(rows, np.array([[0.9, 0.1, 0.0]])).tolist() == rows[1:].tolist()
+
+
+def test_the_bias_is_where_nearly_all_harmless_rows_are_everyday_ones():
+    fine = np.linspace(-1, 1, 101)[:, None]
+    weights = np.array([3.0])
+    harms = 1 / (1 + np.exp(-(fine @ weights + bias_for(weights, fine))))
+    assert np.sum(harms < EVERYDAY) == 98
 
 
 @pytest.mark.real
