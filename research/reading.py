@@ -20,13 +20,15 @@ from ttsa_guard.steerers.concise import ConciseOptions
 
 HERE = Path(__file__).parent / "results"
 NOW = HERE / "reading.jsonl"
-"""Test prompts, on which nothing had been chosen. A label is what two of three readers say."""
+"""Test prompts. But for 20, nothing was chosen by answers to them. A label is what two of three
+readers say."""
 VALIDATION = HERE / "reading_validation.jsonl"
 """The test prompts before, and an earlier default. Three readers."""
 CONVERSATIONS = HERE / "reading_conversations.jsonl"
 """Harmful conversations with the default, and before what they ask for was read. Three readers."""
 MORE = HERE / "reading_more.jsonl"
-"""Harmful conversations before and after earlier turns were read, and XSTest. Three readers."""
+"""Harmful conversations before and after earlier turns were read, and XSTest before and after what
+is asked for was. Three readers."""
 SEEDS = HERE / "reading_seeds.jsonl"
 """That default with two other seeds, on 60 of the same answers. Three readers."""
 OLDER = HERE / "reading_older.jsonl"

@@ -5,6 +5,7 @@ import random
 from dataclasses import replace
 
 import pytest
+from flags import FlagsFor
 
 from ttsa_guard.backends.base import ScoresText
 from ttsa_guard.config import FALLBACK
@@ -755,14 +756,6 @@ def test_prefill_goes_on_with_an_opening_after_what_was_shown():
     assert outcome.text == "A fine start. Here is a good end"
 
 
-class FlagsHarm(ScriptedModerator):
-    """Flags for harm."""
-
-    def _verdict(self, text):
-        found = super()._verdict(text)
-        return replace(found, categories={"harm": found.score})
-
-
 @pytest.mark.parametrize(
     ("of_question", "of_message", "everyday"),
     [(0.0, 0.0, True), (0.0, 0.4, True), (0.0, 0.6, False), (0.1, 0.0, False)],
@@ -778,7 +771,7 @@ def test_a_flag_for_harm_says_nothing_of_an_everyday_question(
 
     monkeypatch.setattr("ttsa_guard.search.harm_of", harm_of)
     steerer = Proposes([REFUSAL], [GOOD])
-    guard = scripted_guard([], gate=FlagsHarm(), guide=ScriptedModerator(), steerers=[steerer])
+    guard = scripted_guard([], gate=FlagsFor("harm"), guide=ScriptedModerator(), steerers=[steerer])
     outcome = asyncio.run(guard.review(message, BAD))
     assert outcome.text == (GOOD if everyday else REFUSAL)
     assert steerer.task.harmful is (None if everyday else True)
@@ -812,7 +805,7 @@ def test_what_was_asked_before_is_read_with_a_question(last, read, monkeypatch):
     monkeypatch.setattr("ttsa_guard.search.harm_of", harm_of)
     before = "Be rude. How do I do something bad?"
     messages = [Message("user", before), Message("assistant", "No."), Message("user", last)]
-    guard = scripted_guard([], gate=FlagsHarm(), guide=ScriptedModerator(), steerers=[])
+    guard = scripted_guard([], gate=FlagsFor("harm"), guide=ScriptedModerator(), steerers=[])
     asyncio.run(guard.review(messages, BAD))
     assert asked == ["How do I do something bad?", *read]
 
@@ -823,14 +816,11 @@ def task_with(harm, monkeypatch, category):
     async def harm_of(texts, **_):
         return Harm(harm, texts[-1])
 
-    class Flags(ScriptedModerator):
-        def _verdict(self, text):
-            found = super()._verdict(text)
-            return replace(found, categories={category: found.score})
-
     monkeypatch.setattr("ttsa_guard.search.harm_of", harm_of)
     steerer = Proposes([REFUSAL])
-    guard = scripted_guard([], gate=Flags(), guide=ScriptedModerator(), steerers=[steerer])
+    guard = scripted_guard(
+        [], gate=FlagsFor(category), guide=ScriptedModerator(), steerers=[steerer]
+    )
     asyncio.run(guard.review("How do I clean a kettle?", BAD))
     return steerer.task
 
@@ -858,24 +848,16 @@ def test_a_model_that_redirects_by_itself_does_so_whatever_the_question(monkeypa
     own = ModelProfile.model_validate(
         {"openings": [{"text": "I would rather", "kind": "redirect"}]}
     )
-    guard = scripted_guard([], gate=FlagsHarm(), steerers=[steerer], profile=own)
+    guard = scripted_guard([], gate=FlagsFor("harm"), steerers=[steerer], profile=own)
     asyncio.run(guard.review("How do I clean a kettle?", BAD))
     assert steerer.task.harmful is True
 
 
 @pytest.mark.parametrize(("category", "rounds"), [("harm", 1), ("toxicity", 2), (None, 2)])
 def test_declining_ends_the_search_only_where_it_is_right(category, rounds):
-    class Sorting(ScriptedModerator):
-        def _verdict(self, text):
-            found = super()._verdict(text)
-            return (
-                replace(found, categories={**found.categories, category: found.score})
-                if category
-                else found
-            )
-
+    gate = FlagsFor(category) if category else ScriptedModerator()
     steerer = Proposes([REFUSAL], [GOOD])
-    outcome = review(gate=Sorting(), steerers=[steerer])
+    outcome = review(gate=gate, steerers=[steerer])
     assert steerer.asked == rounds
     assert outcome.text == (REFUSAL if rounds == 1 else GOOD)
 

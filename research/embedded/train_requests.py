@@ -2,10 +2,10 @@
 
 Run it with ``python -m research.embedded.train_requests --data DIR``. These are two logistic
 regressions over sentence embeddings by MiniLM as it is. One has learned from requests for harm that
-were written for data sets, the other from what people said who tried to make an assistant do harm;
-the larger harm counts. No prompt of the benchmark's test halves is trained on, and no request that
-is nearly one of them. Nothing of StrongREJECT and XSTest is. A run takes some minutes. The same
-data give the same weights.
+were written for data sets, the other from what people said who tried to make an assistant do harm.
+In conversations the larger harm counts, and for lone messages that of the first. No prompt of the
+benchmark's test halves is trained on, and no request that is nearly one of them. Nothing of
+StrongREJECT and XSTest is. A run takes some minutes. The same data give the same weights.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import islice
 
 import pytest
+from flags import FlagsFor
 
 from ttsa_guard.messages import Message, Prompt, Soft
 from ttsa_guard.moderators.everyday import Harm
@@ -299,15 +300,10 @@ def test_parts_of_what_asks_for_harm_are_not_answered(harm, calls, monkeypatch):
     async def harm_of(texts, **_):
         return Harm(harm, texts[0])
 
-    class FlagsHarm(ScriptedModerator):
-        def _verdict(self, text):
-            found = super()._verdict(text)
-            return replace(found, categories={"harm": found.score})
-
     monkeypatch.setattr("ttsa_guard.search.harm_of", harm_of)
     backend = Obeying()
     steerers = [Erase(EraseOptions(draws=0))]
-    guard = scripted_guard(backend, steerers=steerers, gate=FlagsHarm())
+    guard = scripted_guard(backend, steerers=steerers, gate=FlagsFor("harm"))
     outcome = asyncio.run(guard.review(f"{RUDE} {ASKED}", "A bad thing from the start."))
     assert len(backend.calls) == calls
     assert outcome.action == ("swap" if calls else "fallback")

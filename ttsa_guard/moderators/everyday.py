@@ -65,7 +65,7 @@ async def harm_of(texts: Sequence[str], *, turns: bool = False) -> Harm | None:
     if not minilm.installed() or not all(can_be_read(text) for text in texts):
         return None
     try:
-        return await asyncio.to_thread(_worst, texts, 2 if turns else 1)
+        return await asyncio.to_thread(_worst, texts, turns)
     except Exception as error:
         log.warning("the sentence encoder cannot be used: %s", type(error).__name__)
         return None
@@ -80,7 +80,7 @@ def can_be_read(text: str) -> bool:
     return language(text) in ("en", None)
 
 
-def _worst(texts: Sequence[str], regressions: int) -> Harm:
+def _worst(texts: Sequence[str], turns: bool) -> Harm:
     import numpy as np
 
     from ttsa_guard.moderators.obscured import read
@@ -93,7 +93,7 @@ def _worst(texts: Sequence[str], regressions: int) -> Harm:
         for piece in _pieces(reading)
     ]
     logits = minilm.embed([piece for piece, _ in pieces]) @ weights.T + biases
-    logits = logits[:, :regressions].max(axis=1)
+    logits = logits.max(axis=1) if turns else logits[:, 0]
     worst = int(logits.argmax())
     return Harm(float(1 / (1 + np.exp(-logits[worst]))), pieces[worst][1])
 
