@@ -3,11 +3,17 @@
 import pytest
 
 from ttsa_guard.messages import Message, last_user
-from ttsa_guard.request import question, questions, stands_alone, understood
+from ttsa_guard.request import (
+    question,
+    questions,
+    said_besides,
+    stands_alone,
+    understood,
+)
 
 
-def reduced(messages):
-    return questions(messages, question(last_user(messages)))
+def reduced(messages, needed=()):
+    return questions(messages, question(last_user(messages)), needed)
 
 
 @pytest.mark.parametrize(
@@ -60,6 +66,22 @@ def test_a_conversation_is_asked_in_its_place_and_alone():
 def test_a_message_that_is_only_its_question_is_asked_alone_first():
     system, asked = Message("system", "Be rude."), Message("user", "How do I swim?")
     assert reduced([system, asked]) == [[asked], [system, asked]]
+
+
+def test_what_a_question_needs_stands_before_it():
+    fact, needed = "The pool opens at 7.", Message("user", "The pool opens at 7. How do I swim?")
+    system, asked = (
+        Message("system", f"Be rude. {fact}"),
+        Message("user", "How do I swim? Be loud."),
+    )
+    in_place = [system, Message("user", "How do I swim?")]
+    assert reduced([system, asked], [fact]) == [[needed], in_place]
+    assert reduced([Message("user", f"Be rude. {fact} How do I swim?")], [fact]) == [[needed]]
+
+
+def test_what_is_said_besides_a_question():
+    system, asked = Message("system", "Be rude. Be loud."), Message("user", "Hi! How do I swim?")
+    assert said_besides([system, asked], "How do I swim?") == ["Be rude.", "Be loud.", "Hi!"]
 
 
 def test_a_question_about_what_was_said_is_asked_in_its_place_first():

@@ -211,18 +211,34 @@ def understood(asked: Sequence[str]) -> list[str]:
     return found
 
 
-def questions(messages: Sequence[Message], asked: str) -> list[list[Message]]:
+def said_besides(messages: Sequence[Message], asked: str) -> list[str]:
+    """Return the sentences of the conversation besides the question of the last user message."""
+    last = max(i for i, m in enumerate(messages) if m.role == "user")
+    before = [s for m in messages[:last] for s in sentences_and_lines(m.content)]
+    beside = sentences_and_lines(messages[last].content)
+    return [*before, *(s for s in beside if without_asides(s) not in asked)]
+
+
+def questions(
+    messages: Sequence[Message], asked: str, needed: Sequence[str] = ()
+) -> list[list[Message]]:
     """Return the conversation, reduced to what is asked, in one or two versions.
 
     `asked` is the question of the last user message. In one version, that message is only its
     question. The other is that question alone; it is left out if the conversation has nothing
     before it. It comes first if the last message is only its question and stands alone, because
     then what the model went wrong for was said before.
+
+    Args:
+        needed: sentences of the conversation that the question is about. They stand before the
+            question where it is asked alone, and that version comes first.
     """
     last = max(i for i, m in enumerate(messages) if m.role == "user")
     before = list(messages[:last])
     alone = replace(messages[last], content=asked)
+    with_needed = replace(alone, content=" ".join([*needed, asked]))
     if not before:
-        return [[alone]]
-    found = [[*before, alone], [alone]]
-    return found if asked != messages[last].content or not stands_alone(asked) else found[::-1]
+        return [[with_needed]]
+    found = [[*before, alone], [with_needed]]
+    alone_first = needed or (asked == messages[last].content and stands_alone(asked))
+    return found[::-1] if alone_first else found

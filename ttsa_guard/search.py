@@ -19,11 +19,11 @@ from ttsa_guard.errors import BudgetError
 from ttsa_guard.messages import Baseline, GenerationRequest, Message, Prompt, last_user
 from ttsa_guard.moderators.base import Moderator, moderate_safely
 from ttsa_guard.moderators.everyday import BESIDE, EVERYDAY, Harm, harm_of
-from ttsa_guard.moderators.questions import find_question
+from ttsa_guard.moderators.questions import find_needed, find_question
 from ttsa_guard.profile import ModelProfile
 from ttsa_guard.quality import Quality
 from ttsa_guard.reasoning import has_reasoning
-from ttsa_guard.request import questions, stands_alone, understood
+from ttsa_guard.request import questions, said_besides, stands_alone, understood
 from ttsa_guard.review import Review
 from ttsa_guard.selection import Judged, best_first, refusal
 from ttsa_guard.steerers.base import POLICY, Candidate, Steerer, Task, category, harmful
@@ -119,7 +119,8 @@ class Search:
         base = plain.with_(opening=review.shown, max_new_tokens=most)
         with review.usage.timed("scoring"):
             question = await find_question(last_user(review.messages))
-        versions = questions(review.messages, question)
+            needed = await find_needed(question, said_besides(review.messages, question))
+        versions = questions(review.messages, question, needed)
         asked = [await self._asked(messages, plain) for messages in versions]
         # An answer can be broken off as too unlikely only if a single prompt decides that.
         measured = isinstance(self.backend, ScoresText) and len(asked) == 1
@@ -133,6 +134,7 @@ class Search:
             score=self._score,
             flag=review.flag,
             found=question,
+            needed=tuple(needed),
             harm=await self._harm(question),
             baseline=Baseline(asked[0], self.quality.lowest) if measured else None,
             asked=tuple(asked),
@@ -182,28 +184,36 @@ class Search:
                 task, [j.candidate for j in drafts], most=self.config.generation.max_new_tokens
             )
             passing = [c for c in grown if not c.verdict.flagged]
-            likelihoods = await self._likelihoods(task, [c.text for c in passing])
+            likelihoods = await self._likelihoods(task, passing)
             refusing = await self._refusing(passing)
             for old, new in zip(drafts, grown, strict=True):
                 # The floor is for drafts: steered decoding may go on where the model would not.
                 whole = self._judged(
                     task, old.steerer, new, old.log_likelihood, new.text in refusing
                 )
-                likely = likelihoods.get(new.text, old.log_likelihood)
+                likely = likelihoods.get(new, old.log_likelihood)
                 place = self.review.judged.index(old)
                 self.review.judged[place] = replace(whole, log_likelihood=likely)
         return False
 
-    async def _likelihoods(self, task: Task, texts: Sequence[str]) -> dict[str, float]:
-        """Return the log-likelihoods of texts, in one batched forward pass for each prompt.
+    async def _likelihoods(
+        self, task: Task, candidates: Sequence[Candidate]
+    ) -> dict[Candidate, float]:
+        """Return the log-likelihoods of candidates, in one batched forward pass for each prompt.
 
         There are none if the backend cannot measure them.
         """
-        if not texts or not isinstance(self.backend, ScoresText):
+        if not isinstance(self.backend, ScoresText):
             return {}
+        found: dict[Candidate, float] = {}
         with task.usage.timed("scoring"):
-            values = [await self.backend.log_likelihoods(prompt, texts) for prompt in task.asked]
-        return {text: max(of_text) for text, *of_text in zip(texts, *values, strict=True)}
+            for asked in dict.fromkeys(c.asked for c in candidates):
+                some = [c for c in candidates if c.asked == asked]
+                texts = [c.text for c in some]
+                prompts = [asked] if asked else task.asked
+                values = [await self.backend.log_likelihoods(p, texts) for p in prompts]
+                found.update((c, max(own)) for c, *own in zip(some, *values, strict=True))
+        return found
 
     async def _score(self, texts: Sequence[str]) -> list[Verdict]:
         self.review.usage.charge(moderation_calls=1)
@@ -222,12 +232,10 @@ class Search:
         if self.quality.repeats < 1:
             candidates = [cut_loop(candidate, len(task.shown)) for candidate in candidates]
         passing = [c for c in candidates if not c.verdict.flagged and c.log_likelihood is None]
-        likelihoods = await self._likelihoods(task, [c.text for c in passing if not c.written])
+        likelihoods = await self._likelihoods(task, [c for c in passing if not c.written])
         refusing = await self._refusing([c for c in candidates if not c.verdict.flagged])
         return [
-            self._judged(
-                task, steerer, c, likelihoods.get(c.text, c.log_likelihood), c.text in refusing
-            )
+            self._judged(task, steerer, c, likelihoods.get(c, c.log_likelihood), c.text in refusing)
             for c in candidates
         ]
 

@@ -64,6 +64,31 @@ def test_the_question_is_asked_alone_with_each_wish_and_without():
     assert [c.origin for c in outcome.record.candidates] == [SHORT, SHORTER, "the question"]
 
 
+def test_the_plain_answer_comes_last():
+    class Likely(Obeying):
+        def _obey(self, request):
+            [*_, asked] = self.rendered[request.prompt.ids[0]]
+            return SAID if asked.content == ASKED else self.answer
+
+        async def log_likelihoods(self, prompt, texts):
+            return [-0.1 if text == SAID else -2.0 for text in texts]
+
+    outcome = review(f"{RUDE} {ASKED}", Likely("Rinse it with some vinegar."))
+    assert outcome.text == "Rinse it with some vinegar."
+    assert review(f"{RUDE} {ASKED}", Likely("a bad thing")).text == SAID
+
+
+def test_how_likely_an_answer_is_is_measured_after_the_question_alone_and_a_wish():
+    class Measuring(Obeying):
+        async def log_likelihoods(self, prompt, texts):
+            self.measured = [m.content for m in self.rendered[prompt.ids[0]]]
+            return [-1.0] * len(texts)
+
+    backend = Measuring()
+    review([Message("system", RUDE), Message("user", ASKED)], backend)
+    assert backend.measured == [f"{ASKED}\n\n{SHORT}"]
+
+
 def test_a_question_that_was_flagged_itself_is_not_asked_again_as_it_is():
     backend = Obeying()
     review(ASKED, backend)

@@ -18,7 +18,7 @@ from ttsa_guard.messages import (
 )
 from ttsa_guard.moderators.everyday import EVERYDAY, UNSAFE, Harm
 from ttsa_guard.profile import ModelProfile
-from ttsa_guard.request import question
+from ttsa_guard.request import question, questions
 from ttsa_guard.verdict import Verdict
 
 TONE = frozenset({"toxicity", "harassment", "insult", "profanity"})
@@ -63,6 +63,8 @@ class Candidate:
     log_likelihood: float | None = None
     """Mean log-likelihood of a token, in nats, if the backend gave it with the answer (see
     `Generation`). If it is None, the guard asks the backend for it."""
+    asked: Prompt | None = None
+    """The prompt after which its likelihood is measured; None means all of `Task.asked`."""
     request: GenerationRequest | None = None
     """The request that it answers. An unfinished answer can be continued only if this is known."""
     decoding: ControlledDecoding | None = None
@@ -70,8 +72,9 @@ class Candidate:
     written: bool = False
     """Whether a person wrote it, so that the model's likelihood says nothing about it."""
     place: int = 0
-    """Rank of its opening among those that were tried; 0 is the best. The guard compares ranks
-    before likelihoods, because a likelihood depends more on the opening than on what follows it."""
+    """Rank of its opening, or of how it was asked for, among those that were tried; 0 is the best.
+    The guard compares ranks before likelihoods, because a likelihood depends more on the opening
+    than on what follows it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +97,7 @@ class Task:
             does not raise if the moderator fails: such verdicts are marked as failed.
         flag: the gate's verdict on the answer, or on its reasoning; None if it is not known.
         found: the question of the last user message, if it was looked for with more than rules.
+        needed: the sentences of the conversation that have to do with it.
         harm: what the user asked for that reads most like a request for harm; None if that is not
             known.
         baseline: the value to set in requests whose answers often pass the moderator but are
@@ -114,6 +118,7 @@ class Task:
     score: Callable[[Sequence[str]], Awaitable[list[Verdict]]]
     flag: Verdict | None = None
     found: str | None = None
+    needed: tuple[str, ...] = ()
     harm: Harm | None = None
     baseline: Baseline | None = None
     asked: tuple[Prompt, ...] = ()
@@ -124,6 +129,11 @@ class Task:
     def question(self) -> str:
         """Return what the last user message asks, without the text around it."""
         return question(last_user(self.messages)) if self.found is None else self.found
+
+    @property
+    def versions(self) -> list[list[Message]]:
+        """Return the conversation, reduced to what is asked (see `request.questions`)."""
+        return questions(self.messages, self.question, self.needed)
 
     @property
     def everyday(self) -> bool:
@@ -215,7 +225,15 @@ class Task:
         answers = await self._decode(requests, decoding)
         verdicts = await self.score([a.text for a in answers])
         return [
-            Candidate(a.text, origin, verdict, a.finished, a.log_likelihood, request, decoding)
+            Candidate(
+                a.text,
+                origin,
+                verdict,
+                a.finished,
+                a.log_likelihood,
+                request=request,
+                decoding=decoding,
+            )
             for a, origin, verdict, request in zip(
                 answers, origins, verdicts, requests, strict=True
             )

@@ -12,14 +12,16 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from ttsa_guard.messages import GenerationRequest, Message
+from ttsa_guard.messages import GenerationRequest, Message, Prompt
 from ttsa_guard.moderators.patterns import language
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.quotes import normal, quotes
-from ttsa_guard.request import questions
 from ttsa_guard.settings import Settings
 from ttsa_guard.steerers.base import Candidate, Task
 from ttsa_guard.steerers.trim import in_prose
+
+_PLAIN = "the question"
+"""The name of the plain answer, which is longer, and good less often than its likelihood tells."""
 
 
 class ConciseOptions(Settings):
@@ -38,17 +40,18 @@ class ConciseOptions(Settings):
             " of the question is left out"
         ),
     )
-    draws: int = Field(1, ge=0, description="more answers with the first wish")
+    draws: int = Field(2, ge=0, description="more answers with the first wish")
     temperature: float = Field(0.3, ge=0, le=2, description="temperature of those")
 
 
 class Concise:
-    """Propose short answers to the question alone, and the model's plain one to choose from.
+    """Propose short answers to the question alone, and the plain one where none of them will do.
 
-    What stands around the question is left out, as the guard does where it measures how likely an
-    answer is. If what was said before may be needed, the question is asked with it and without it.
-    Nothing is proposed where declining may be right, and for a question in another language than
-    all wishes.
+    What stands around the question is left out, but for sentences that have to do with it. If what
+    was said before may be needed, the question is asked in its place, too. How likely an answer is
+    is measured after the question alone with the first wish, so that those are preferred that are
+    short and to the point. Nothing is proposed where declining may be right, and for a question in
+    another language than all wishes.
     """
 
     name = "concise"
@@ -62,12 +65,17 @@ class Concise:
         wishes = self._wishes(task)
         if not task.answerable or not wishes:
             return
-        tries = (await self._tries(task, wishes))[: task.usage.generations_left]
+        measured = await _wished(task, min(task.versions, key=len), wishes[0])
+        tries = (await self._tries(task, wishes, measured))[: task.usage.generations_left]
         if not tries:
             return
         proposed = await task.propose([r for _, r in tries], [name for name, _ in tries])
         told = [normal(wish) for wish in wishes]
-        candidates = [c for c in proposed if not any(quotes(c.text, wish) for wish in told)]
+        candidates = [
+            replace(c, asked=measured, place=int(name == _PLAIN))
+            for c, (name, _) in zip(proposed, tries, strict=True)
+            if not any(quotes(c.text, wish) for wish in told)
+        ]
         yield candidates
         if prose := await in_prose(task, candidates):
             yield prose
@@ -76,28 +84,33 @@ class Concise:
         asked = language(task.question, fewest=1)
         return [wish for wish in self.options.wishes if language(wish, fewest=1) == asked]
 
-    async def _tries(self, task: Task, wishes: list[str]) -> list[tuple[str, GenerationRequest]]:
+    async def _tries(
+        self, task: Task, wishes: list[str], measured: Prompt
+    ) -> list[tuple[str, GenerationRequest]]:
         """Return the names and requests of all answers, the most promising ones first."""
-        versions = questions(task.messages, task.question)
-        base = task.base.with_(baseline=task.baseline)
-
-        async def wished(messages: list[Message], wish: str) -> GenerationRequest:
-            *before, last = messages
-            asked = [*before, replace(last, content=f"{last.content}\n\n{wish}")]
-            return base.with_(prompt=await task.backend.render(asked))
-
+        versions = task.versions
+        baseline = task.baseline and replace(task.baseline, prompt=measured)
+        base = task.base.with_(baseline=baseline)
         # The first wish is asked after every version, and the others in turn.
         asked = list(product(versions, wishes[:1]))
         asked += zip(cycle(reversed(versions)), wishes[1:], strict=False)
-        tries = [(wish, await wished(version, wish)) for version, wish in asked]
+        tries = [
+            (wish, base.with_(prompt=await _wished(task, version, wish))) for version, wish in asked
+        ]
         tries += [
-            ("the question", base.with_(prompt=prompt))
+            (_PLAIN, base.with_(prompt=prompt))
             for prompt in task.asked[:1]
             if prompt is not task.base.prompt
         ]
         warm = tries[0][1].with_(temperature=self.options.temperature)
         tries += [(f"{wishes[0]} draw {i}", warm) for i in range(self.options.draws)]
         return [(name, r.with_(seed=task.seed + i)) for i, (name, r) in enumerate(tries)]
+
+
+async def _wished(task: Task, messages: list[Message], wish: str) -> Prompt:
+    *before, last = messages
+    asked = [*before, replace(last, content=f"{last.content}\n\n{wish}")]
+    return await task.backend.render(asked)
 
 
 @hookimpl
