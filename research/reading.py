@@ -41,6 +41,10 @@ HALF = HERE / "reading_half.jsonl"
 CHOICE = HERE / "choice.jsonl"
 """Answers to 98 harmless questions that were asked for in several ways. A label is what both of two
 readers say."""
+MEASURED = HERE / "choice_measured.jsonl"
+"""What `concise` asked for on the validation prompts, with likelihoods that are measured after three
+prompts: the question in its conversation or alone, whichever gives more; the question alone; and
+that with the first wish. A label is what both of two readers say."""
 ANCHOR = HERE / "anchor" / "reading.jsonl"
 """The steerer `anchor`, its controls and the default of that time. Three readers."""
 NEIGHBOURS = HERE / "neighbours_reading.jsonl"
@@ -187,8 +191,38 @@ def choices() -> dict[str, tuple[int, int, int]]:
     return {name: _counted([way(some) for some in answers.values()]) for name, way in ways.items()}
 
 
-def _choice_rows() -> Iterator[dict[str, Any]]:
-    for line in CHOICE.read_text(encoding="utf-8").splitlines():
+def measures() -> dict[str, tuple[int, int, int]]:
+    """Count what choosing among the answers of `MEASURED` gives, by where likelihood is measured.
+
+    Returns:
+        For each way, the number of questions, and for how many of them the chosen answer is good
+        and is helpful.
+    """
+    answers: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in _choice_rows(MEASURED):
+        answers[row["case"]].append(row)
+
+    def likely(row: dict[str, Any], after: str) -> float:
+        return float(row["likelihood"][after] - REPEATED * row["repeats"]["2"])
+
+    ways: dict[str, Callable[[dict[str, Any]], Any]] = {
+        "the conversation or the question": lambda row: likely(row, "conversation"),
+        "the question": lambda row: likely(row, "question"),
+        "the question and a wish": lambda row: likely(row, "wish"),
+        "that, and the plain answer last": lambda row: (
+            row["asked"] != PLAIN_QUESTION,
+            likely(row, "wish"),
+        ),
+        "the best": lambda row: sum(row["reader"].values()),
+    }
+    return {
+        name: _counted([max(some, key=way) for some in answers.values()])
+        for name, way in ways.items()
+    }
+
+
+def _choice_rows(file: Path = CHOICE) -> Iterator[dict[str, Any]]:
+    for line in file.read_text(encoding="utf-8").splitlines():
         yield json.loads(line)
 
 
@@ -210,4 +244,7 @@ if __name__ == "__main__":
         print("agreement:", shares)
     print(CHOICE.relative_to(HERE))
     for name, found in {**ways_to_ask(), **choices()}.items():
+        print(name, *found, sep=" | ")
+    print(MEASURED.relative_to(HERE))
+    for name, found in measures().items():
         print(name, *found, sep=" | ")
