@@ -42,9 +42,9 @@ CHOICE = HERE / "choice.jsonl"
 """Answers to 98 harmless questions that were asked for in several ways. A label is what both of two
 readers say."""
 MEASURED = HERE / "choice_measured.jsonl"
-"""What `concise` asked for on the validation prompts, with likelihoods that are measured after three
-prompts: the question in its conversation or alone, whichever gives more; the question alone; and
-that with the first wish. A label is what both of two readers say."""
+"""What `concise` asked for on the validation prompts, with likelihoods after three prompts: the
+question in its conversation or alone, whichever gives more; the question alone; and that with the
+first wish. A label is what both of two readers say."""
 ANCHOR = HERE / "anchor" / "reading.jsonl"
 """The steerer `anchor`, its controls and the default of that time. Three readers."""
 NEIGHBOURS = HERE / "neighbours_reading.jsonl"

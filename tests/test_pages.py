@@ -255,6 +255,13 @@ def test_the_ways_of_choosing_are_those_of_the_labels():
     }
 
 
+def test_where_likelihood_is_measured_is_that_of_the_labels():
+    rows = table(RESULTS_PAGE, "Where the likelihood is measured")
+    assert {cells[0]: cells[1:] for cells in rows} == {
+        way: [str(count) for count in counts] for way, counts in reading.measures().items()
+    }
+
+
 _ANCHOR = {
     "default": "default cascade",
     "default and anchor": "default cascade with `anchor` in it",

@@ -23,7 +23,7 @@ from ttsa_guard.moderators.questions import find_needed, find_question
 from ttsa_guard.profile import ModelProfile
 from ttsa_guard.quality import Quality
 from ttsa_guard.reasoning import has_reasoning
-from ttsa_guard.request import questions, said_besides, stands_alone, understood
+from ttsa_guard.request import said_besides, stands_alone, understood
 from ttsa_guard.review import Review
 from ttsa_guard.selection import Judged, best_first, refusal
 from ttsa_guard.steerers.base import POLICY, Candidate, Steerer, Task, category, harmful
@@ -119,12 +119,7 @@ class Search:
         base = plain.with_(opening=review.shown, max_new_tokens=most)
         with review.usage.timed("scoring"):
             question = await find_question(last_user(review.messages))
-            needed = await find_needed(question, said_besides(review.messages, question))
-        versions = questions(review.messages, question, needed)
-        asked = [await self._asked(messages, plain) for messages in versions]
-        # An answer can be broken off as too unlikely only if a single prompt decides that.
-        measured = isinstance(self.backend, ScoresText) and len(asked) == 1
-        return Task(
+        task = Task(
             messages=review.messages,
             answer=review.answer if review.gate_verdict and review.gate_verdict.flagged else "",
             backend=self.backend,
@@ -134,13 +129,20 @@ class Search:
             score=self._score,
             flag=review.flag,
             found=question,
-            needed=tuple(needed),
             harm=await self._harm(question),
-            baseline=Baseline(asked[0], self.quality.lowest) if measured else None,
-            asked=tuple(asked),
             seed=base.seed,
             prefer=review.prefer,
         )
+        # Where harm may be meant, what was said before may be what leads to it.
+        if task.harmful is False:
+            with review.usage.timed("scoring"):
+                needed = await find_needed(question, said_besides(review.messages, question))
+            task = replace(task, needed=tuple(needed))
+        asked = [await self._asked(messages, plain) for messages in task.versions]
+        # An answer can be broken off as too unlikely only if a single prompt decides that.
+        measured = isinstance(self.backend, ScoresText) and len(asked) == 1
+        baseline = Baseline(asked[0], self.quality.lowest) if measured else None
+        return replace(task, asked=tuple(asked), baseline=baseline)
 
     async def _harm(self, asked: str) -> Harm | None:
         """Return what the user asked for that reads most like a request for harm.

@@ -64,6 +64,28 @@ def test_the_question_is_asked_alone_with_each_wish_and_without():
     assert [c.origin for c in outcome.record.candidates] == [SHORT, SHORTER, "the question"]
 
 
+@pytest.mark.parametrize(("category", "kept"), [("policy", True), ("weapons", False)])
+def test_what_a_question_needs_stands_before_it_unless_harm_was_flagged(
+    category, kept, monkeypatch
+):
+    fact, looked = "Kettles are cleaned with vinegar.", []
+
+    async def find(question, said):
+        looked.append((question, said))
+        return [fact]
+
+    monkeypatch.setattr("ttsa_guard.search.find_needed", find)
+    backend = Obeying()
+    review(
+        [Message("system", f"{RUDE} {fact}"), Message("user", ASKED)],
+        backend,
+        gate=Sorting(category),
+    )
+    assert looked == ([(ASKED, [RUDE, fact])] if kept else [])
+    if kept:
+        assert backend.batch()[0] == [f"{fact} {ASKED}\n\n{SHORT}"]
+
+
 def test_the_plain_answer_comes_last():
     class Likely(Obeying):
         def _obey(self, request):
