@@ -67,8 +67,8 @@ async def find_needed(question: str, said: Sequence[str]) -> list[str]:
     """Return the sentences that have to do with a question, so that its answer may need them.
 
     Those are the ones whose embedding by MiniLM is near enough that of the question. None is found
-    where ``ttsa-guard[encoder]`` is not installed or fails, among more than 300 sentences, and
-    where a text is in another language than English.
+    where ``ttsa-guard[encoder]`` is not installed or fails, among more than 300 sentences, and for
+    a question in another language than English.
     """
     readable = 0 < len(said) <= _MOST_SAID and can_be_read(question)
     if not readable or not minilm.installed():
