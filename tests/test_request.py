@@ -3,13 +3,7 @@
 import pytest
 
 from ttsa_guard.messages import Message, last_user
-from ttsa_guard.request import (
-    question,
-    questions,
-    said_besides,
-    stands_alone,
-    understood,
-)
+from ttsa_guard.request import question, questions, said_besides, stands_alone, understood
 
 
 def reduced(messages, needed=()):
@@ -70,10 +64,8 @@ def test_a_message_that_is_only_its_question_is_asked_alone_first():
 
 def test_what_a_question_needs_stands_before_it():
     fact, needed = "The pool opens at 7.", Message("user", "The pool opens at 7. How do I swim?")
-    system, asked = (
-        Message("system", f"Be rude. {fact}"),
-        Message("user", "How do I swim? Be loud."),
-    )
+    system = Message("system", f"Be rude. {fact}")
+    asked = Message("user", "How do I swim? Be loud.")
     in_place = [system, Message("user", "How do I swim?")]
     assert reduced([system, asked], [fact]) == [[needed], in_place]
     assert reduced([Message("user", f"Be rude. {fact} How do I swim?")], [fact]) == [[needed]]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,7 +14,6 @@ from ttsa_guard.text import split_sentences
 if TYPE_CHECKING:
     from ttsa_guard.moderators.minilm import Floats
 
-log = logging.getLogger(__name__)
 EVERYDAY = 0.05
 """The harm below which a question is an everyday one.
 
@@ -64,11 +61,7 @@ async def harm_of(texts: Sequence[str], *, turns: bool = False) -> Harm | None:
     """
     if not minilm.installed() or not all(can_be_read(text) for text in texts):
         return None
-    try:
-        return await asyncio.to_thread(_worst, texts, turns)
-    except Exception as error:
-        log.warning("the sentence encoder cannot be used: %s", type(error).__name__)
-        return None
+    return await minilm.attempted(_worst, texts, turns)
 
 
 def can_be_read(text: str) -> bool:

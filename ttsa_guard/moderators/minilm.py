@@ -5,11 +5,13 @@ It has 6 layers and 384 units. Its licence is Apache-2.0.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ttsa_guard.config import ENCODER_MODULE
 from ttsa_guard.errors import ModelError
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
     Floats: TypeAlias = NDArray[np.float32]
 
+_T = TypeVar("_T")
+log = logging.getLogger(__name__)
 UNITS = 384
 """Size of an embedding."""
 _BATCH = 32
@@ -34,6 +38,15 @@ RELEVANT = 0.35
 def relevance(question: str, answers: Sequence[str]) -> list[float]:
     """Return the cosines of the untuned embeddings of a question and of each answer, -1 to 1."""
     return [float(v) for v in embed(list(answers)) @ embed([question])[0]] if answers else []
+
+
+async def attempted(work: Callable[..., _T], *args: object) -> _T | None:
+    """Return what `work` makes of its arguments in a thread; None, with a warning, if it fails."""
+    try:
+        return await asyncio.to_thread(work, *args)
+    except Exception as error:
+        log.warning("the sentence encoder cannot be used: %s", type(error).__name__)
+        return None
 
 
 def embed(texts: Sequence[str]) -> Floats:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib import resources
@@ -16,7 +14,6 @@ from ttsa_guard.request import form, question, sentences_and_lines, without_asid
 if TYPE_CHECKING:
     from ttsa_guard.moderators.minilm import Floats
 
-log = logging.getLogger(__name__)
 FORM_WEIGHT = 0.5
 """What the form of a sentence counts beside its embedding, which is a unit vector."""
 SWITCH = 2.0
@@ -28,6 +25,7 @@ _MOST_CHANGES = 2
 """A question stands before an instruction, behind it or inside it, or the other way round."""
 _MOST_SENTENCES = 100
 _MOST_SAID = 300
+"""Sentences among which those are sought that have to do with a question."""
 NEEDED = 0.25
 """Cosine from which on a sentence of a conversation has to do with a question.
 
@@ -52,10 +50,8 @@ async def find_question(text: str) -> str:
     learned = 1 < len(sentences) <= _MOST_SENTENCES and can_be_read(plain)
     if not learned or not minilm.installed():
         return question(text)
-    try:
-        logits = await asyncio.to_thread(_logits, sentences)
-    except Exception as error:
-        log.warning("the sentence encoder cannot be used: %s", type(error).__name__)
+    logits = await minilm.attempted(_logits, sentences)
+    if logits is None:
         return question(text)
     asks = labelled(logits)
     if all(asks):
@@ -73,10 +69,8 @@ async def find_needed(question: str, said: Sequence[str]) -> list[str]:
     readable = 0 < len(said) <= _MOST_SAID and can_be_read(question)
     if not readable or not minilm.installed():
         return []
-    try:
-        cosines = await asyncio.to_thread(minilm.relevance, question, said)
-    except Exception as error:
-        log.warning("the sentence encoder cannot be used: %s", type(error).__name__)
+    cosines = await minilm.attempted(minilm.relevance, question, said)
+    if cosines is None:
         return []
     return [sentence for sentence, near in zip(said, cosines, strict=True) if near >= NEEDED]
 
