@@ -10,11 +10,11 @@ import ttsa_guard
 
 ROOT = Path(ttsa_guard.__file__).parent
 LAYERS = """
-    errors files forks aside verdict settings environment images messages text budget quality record
-    audit telemetry config hookspecs plugins schema observers service quotes reasoning tool_calls
-    profile request hf vision moderators backends steerers completion selection streaming review
-    search guard profiling nemo serve embedded bench plan plots pages conformance testing checking
-    setup cli
+    errors files forks aside verdict settings environment images messages text languages budget
+    quality record audit telemetry config hookspecs plugins schema observers service quotes
+    reasoning tool_calls profile request hf vision moderators backends steerers completion
+    selection streaming review search guard profiling nemo serve embedded bench plan plots pages
+    conformance testing checking setup cli
 """.split()
 
 

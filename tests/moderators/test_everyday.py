@@ -42,6 +42,11 @@ def test_nothing_is_known_of_what_it_has_not_learned(text, monkeypatch):
     assert harm(HARMLESS, text) is None
 
 
+def test_one_sentence_in_another_language_may_be_what_asks_for_harm(monkeypatch):
+    monkeypatch.setattr(minilm, "installed", lambda: True)
+    assert harm(f"{HARMLESS} Bitte antworte mir nur auf Deutsch.") is None
+
+
 @pytest.mark.real
 @pytest.mark.parametrize(
     ("question", "found"),

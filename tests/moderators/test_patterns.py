@@ -6,7 +6,7 @@ import pytest
 
 from ttsa_guard.config import Use
 from ttsa_guard.errors import ConfigError
-from ttsa_guard.moderators.patterns import Patterns, PatternsOptions, language
+from ttsa_guard.moderators.patterns import Patterns, PatternsOptions
 from ttsa_guard.plugins import Plugins
 from ttsa_guard.testing import check_moderator
 
@@ -81,29 +81,16 @@ def test_own_patterns_and_what_is_wrong_with_them():
         assert caught.value.hint
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("The house is old and it is on a hill with many trees.", "en"),
-        ("La casa es vieja y está en una colina con muchos árboles.", "es"),
-        ("La maison est vieille et elle est sur une colline avec des arbres.", "fr"),
-        ("Das Haus ist alt und es ist auf einem Hügel mit vielen Bäumen.", "de"),
-        ("La casa è vecchia e si trova su una collina con gli alberi.", "it"),
-        ("A casa é velha e não está em uma colina com as árvores.", "pt"),
-        ("Дом старый и стоит на холме.", "other"),
-        ("How do I clean a wooden table?", "en"),
-        ("Yes, please.", None),
-        ("", None),
-    ],
-)
-def test_languages(text, expected):
-    assert language(text) == expected
-
-
 def test_another_language_is_flagged_and_an_unknown_one_is_not():
     assert verdict("La casa es vieja y está en una colina.", language="en").flagged
     assert not verdict("The house is old and on a hill.", language="en").flagged
     assert not verdict("Sí.", language="en").flagged
+    assert not verdict("Try the crème brûlée at Chez Panisse.", language="en").flagged
+
+
+def test_another_script_is_flagged_however_short_it_is():
+    assert verdict("Да.", language="en").flagged
+    assert not verdict("Дом старый и стоит на холме у реки.", language="ru").flagged
 
 
 def test_the_contract():

@@ -84,6 +84,17 @@ def test_rules_decide_about_what_was_not_learned(text, monkeypatch):
     assert found(text) == question(text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Bitte antworte immer auf Deutsch. How do I fix a lamp?",
+        "How do I fix a lamp?\nRépondez toujours en français, s'il vous plaît.",
+    ],
+)
+def test_an_english_question_holds_no_sentence_in_another_language(text):
+    assert found(text) == "How do I fix a lamp?"
+
+
 @pytest.mark.real
 @pytest.mark.parametrize(
     ("asked", "fact"),

@@ -8,7 +8,9 @@ from functools import lru_cache
 from importlib import resources
 from typing import TYPE_CHECKING
 
+from ttsa_guard.languages import may_be_english
 from ttsa_guard.moderators import minilm
+from ttsa_guard.request import sentences_and_lines
 from ttsa_guard.text import split_sentences
 
 if TYPE_CHECKING:
@@ -65,12 +67,13 @@ async def harm_of(texts: Sequence[str], *, turns: bool = False) -> Harm | None:
 
 
 def can_be_read(text: str) -> bool:
-    """Return whether a text is of the kind that was learned from: English, and not very long."""
-    from ttsa_guard.moderators.patterns import language
+    """Return whether a text is of the kind that was learned from: English, and not very long.
 
+    A single sentence in another language may be the one that asks for harm.
+    """
     if not text.strip() or len(text) > _MOST:
         return False
-    return language(text) in ("en", None)
+    return all(may_be_english(sentence) for sentence in sentences_and_lines(text))
 
 
 def _worst(texts: Sequence[str], turns: bool) -> Harm:

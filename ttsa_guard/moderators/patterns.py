@@ -6,13 +6,13 @@ It is exact and local, and needs no model.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field
 
 from ttsa_guard.errors import ConfigError
+from ttsa_guard.languages import Language, LatinLanguage, is_latin, language
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.settings import Settings
 from ttsa_guard.text import LIST_ITEM, NEXT_ITEM
@@ -31,28 +31,10 @@ POLICIES: dict[Policy, str] = {
     ),
 }
 """The pattern of each policy."""
-_COMMON: dict[str, frozenset[str]] = {
-    "en": frozenset(
-        "the and of to a is in you i that it for are with this your my as on be can do or have how"
-        " what not was by from at we if".split()
-    ),
-    "es": frozenset(
-        "el la de que y en los las un una es por para con se su del como más está".split()
-    ),
-    "fr": frozenset(
-        "le la les de des et à un une est pour dans que qui vous il en du ce avec".split()
-    ),
-    "de": frozenset(
-        "der die das und ist in zu den mit sie ein eine nicht auf für von es sich im auch".split()
-    ),
-    "it": frozenset(
-        "il la di che e un una per in è con non sono del della le si come più gli".split()
-    ),
-    "pt": frozenset("o a de que e um uma para com em os as do da é não por mais como se".split()),
-}
-Language = Literal["en", "es", "fr", "de", "it", "pt"]
 _WORD = re.compile(r"[^\W\d_]+")
 _FEWEST_WORDS = 5
+_SURE = 0.9
+"""How probable another language must be: a name or a quotation in an answer does not make one."""
 
 
 class PatternsOptions(Settings):
@@ -64,7 +46,7 @@ class PatternsOptions(Settings):
         (), description="regular expressions of Python, for each line"
     )
     language: Language | None = Field(
-        None, description="in which answers have to be: en, es, fr, de, it or pt"
+        None, description="the language, as a code of two letters, in which answers have to be"
     )
 
 
@@ -73,8 +55,9 @@ class Patterns:
 
     The score is the higher, the more matches there are, so that a search sees progress. Patterns
     are used as they are written. One that backtracks for long does so here, too, within the guard's
-    time limit for a gate call. An answer is in another language if its commonest words are those of
-    another one, or if its letters are not Latin. Fewer than five words are in no language.
+    time limit for a gate call. An answer is in another language if `languages.language`
+    is sure of that, or if its letters should be Latin and are not. Fewer than five words are in no
+    language.
     """
 
     name = "patterns"
@@ -102,30 +85,16 @@ class Patterns:
     def _verdict(self, text: str) -> Verdict:
         matches = sum(1 for pattern in self._found for _ in pattern.finditer(text))
         score = 1 - 0.5 ** (1 + matches / 2) if matches else 0.0
-        wanted = self.options.language
-        if wanted and language(text) not in (wanted, None):
+        if self.options.language and _in_another_language(text, self.options.language):
             score = 1.0
         return Verdict.scored(self.name, score, threshold=0.5, categories={"policy": score})
 
 
-def language(text: str, *, fewest: int = _FEWEST_WORDS) -> str | None:
-    """Return the language of a text, as far as its commonest words tell.
-
-    It is "other" if most words are not in Latin script, and None if the language cannot be told.
-
-    Args:
-        fewest: the language of a text with fewer words is not told.
-    """
-    words = [word.casefold() for word in _WORD.findall(text)]
-    if sum(1 for word in words if any(ord(c) > 0x24F for c in word)) > len(words) / 2:
-        return "other"
-    if len(words) < fewest:
-        return None
-    counts = Counter(
-        {name: sum(word in common for word in words) for name, common in _COMMON.items()}
-    )
-    [(best, most), (_, second)] = counts.most_common(2)
-    return best if most > second else None
+def _in_another_language(text: str, wanted: Language) -> bool:
+    if wanted in get_args(LatinLanguage) and not is_latin(text):
+        return True
+    enough = len(_WORD.findall(text)) >= _FEWEST_WORDS
+    return enough and language(text, sure=_SURE) not in (wanted, None)
 
 
 def _compiled(source: str) -> re.Pattern[str]:

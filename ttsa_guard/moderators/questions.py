@@ -7,6 +7,7 @@ from functools import lru_cache
 from importlib import resources
 from typing import TYPE_CHECKING, TypeAlias
 
+from ttsa_guard.languages import may_be_english
 from ttsa_guard.moderators import minilm
 from ttsa_guard.moderators.everyday import can_be_read
 from ttsa_guard.request import form, question, sentences_and_lines, without_asides
@@ -43,20 +44,30 @@ async def find_question(text: str) -> str:
     whether it belongs to the question or tells the assistant how to behave. What is left out is one
     piece or what stands around one. Where nothing was learned, the rules of `request.question`
     decide: where ``ttsa-guard[encoder]`` is not installed or fails, for one sentence or more than
-    100, and for a text in another language than English or longer than 6,000 characters.
+    100, and for a text in another language than English or longer than 6,000 characters. Sentences
+    in another language than an English question do not belong to it.
     """
-    plain = without_asides(text)
+    plain = _without_foreign(without_asides(text))
     sentences = sentences_and_lines(plain)
     learned = 1 < len(sentences) <= _MOST_SENTENCES and can_be_read(plain)
     if not learned or not minilm.installed():
-        return question(text)
+        return question(plain)
     logits = await minilm.attempted(_logits, sentences)
     if logits is None:
-        return question(text)
+        return question(plain)
     asks = labelled(logits)
     if all(asks):
         return plain
     return " ".join(sentence for sentence, kept in zip(sentences, asks, strict=True) if kept)
+
+
+def _without_foreign(text: str) -> str:
+    """Return what is English of a text whose question is. Another one stays as it is."""
+    if not may_be_english(question(text)):
+        return text
+    sentences = sentences_and_lines(text)
+    english = [sentence for sentence in sentences if may_be_english(sentence)]
+    return text if len(english) == len(sentences) else "\n".join(english)
 
 
 async def find_needed(question: str, said: Sequence[str]) -> list[str]:

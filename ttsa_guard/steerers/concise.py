@@ -12,8 +12,8 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from ttsa_guard.languages import language
 from ttsa_guard.messages import GenerationRequest, Message, Prompt
-from ttsa_guard.moderators.patterns import language
 from ttsa_guard.plugins import Register, hookimpl
 from ttsa_guard.quotes import normal, quotes
 from ttsa_guard.settings import Settings
@@ -37,7 +37,7 @@ class ConciseOptions(Settings):
         min_length=1,
         description=(
             "what the question is followed by, for one answer each; one that is not in the language"
-            " of the question is left out"
+            " of the question, as far as that can be told, is left out"
         ),
     )
     draws: int = Field(2, ge=0, description="more answers with the first wish")
@@ -81,8 +81,8 @@ class Concise:
             yield prose
 
     def _wishes(self, task: Task) -> list[str]:
-        asked = language(task.question, fewest=1)
-        return [wish for wish in self.options.wishes if language(wish, fewest=1) == asked]
+        asked = language(task.question)
+        return [w for w in self.options.wishes if asked is None or language(w) in (asked, None)]
 
     async def _tries(
         self, task: Task, wishes: list[str], measured: Prompt
