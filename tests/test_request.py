@@ -76,6 +76,12 @@ def test_what_is_said_besides_a_question():
     assert said_besides([system, asked], "How do I swim?") == ["Be rude.", "Be loud.", "Hi!"]
 
 
+def test_items_of_what_is_said_besides_become_sentences():
+    system = Message("system", "Facts:\n- We open at 7\n2. Dogs are welcome.")
+    said = said_besides([system, Message("user", "When?")], "When?")
+    assert said == ["Facts: We open at 7.", "Dogs are welcome."]
+
+
 def test_a_question_about_what_was_said_is_asked_in_its_place_first():
     system, asked = Message("system", "Be rude."), Message("user", "And how do I do that?")
     assert reduced([system, asked]) == [[system, asked], [asked]]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import takewhile
 
 from ttsa_guard.messages import Message
-from ttsa_guard.text import QUESTION_MARKS, WORD, split_sentences
+from ttsa_guard.text import QUESTION_MARKS, WORD, as_prose, split_sentences
 
 _CLAUSES = re.compile(r"(?<=[,;:])\s+|(?<=[，；：、])|\s+(?=(?:and|but|then|so)\b)")
 _ASKED = re.compile(rf"[{QUESTION_MARKS}]\W*$")
@@ -212,11 +212,15 @@ def understood(asked: Sequence[str]) -> list[str]:
 
 
 def said_besides(messages: Sequence[Message], asked: str) -> list[str]:
-    """Return the sentences of the conversation besides the question of the last user message."""
+    """Return the sentences of the conversation besides the question of the last user message.
+
+    Items of lists become sentences, without their marks.
+    """
     last = max(i for i, m in enumerate(messages) if m.role == "user")
-    before = [s for m in messages[:last] for s in sentences_and_lines(m.content)]
     beside = sentences_and_lines(messages[last].content)
-    return [*before, *(s for s in beside if without_asides(s) not in asked)]
+    said = [m.content for m in messages[:last]]
+    said.append("\n".join(s for s in beside if without_asides(s) not in asked))
+    return [s for text in said for s in sentences_and_lines(as_prose(text))]
 
 
 def questions(
