@@ -1,33 +1,37 @@
 """Train what tells everyday questions from requests for harm: `requests.npz`.
 
-Run it with ``python -m research.embedded.train_requests --data DIR``. These are two logistic
-regressions over sentence embeddings by MiniLM as it is. One has learned from requests for harm that
-were written for data sets, the other from what people said who tried to make an assistant do harm.
-In conversations the larger harm counts, and for lone messages that of the first. No prompt of the
-benchmark's test halves is trained on, and no request that is nearly one of them. Nothing of
-StrongREJECT and XSTest is. A run takes some minutes. The same data give the same weights.
+Run it with ``python -m research.embedded.train_requests --data DIR``. These are two models over
+sentence embeddings by MiniLM as it is. One is a small network. It has learned from requests for
+harm that were written for data sets, and from `contrast.yaml`: messages that only sound unsafe,
+and others that are. The other is a logistic regression that has learned from what people said who
+tried to make an assistant do harm. In conversations the larger harm counts, and for lone messages
+that of the network. No prompt of the benchmark's test halves or of XSTest is trained on, and no
+request that is nearly one of them. A run takes some minutes. The same data give the same weights.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
+import yaml
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
+from sklearn.neural_network import MLPClassifier
 
 from research import SHIPPED
-from research.embedded.lite_data import check_layout, read_json, read_rows
+from research.embedded.lite_data import check_layout, read_json, read_rows, self_dialogues
+from research.embedded.train_questions import written
 from ttsa_guard.bench.config import PromptSource
 from ttsa_guard.bench.data import read
 from ttsa_guard.bench.prompts import Item, real_prompts
-from ttsa_guard.moderators.everyday import EVERYDAY, LONGEST
+from ttsa_guard.moderators.everyday import EVERYDAY, LONGEST, logits
 from ttsa_guard.moderators.minilm import embed
 from ttsa_guard.request import stands_alone
 
@@ -35,13 +39,34 @@ if TYPE_CHECKING:
     from ttsa_guard.moderators.minilm import Floats
 
 OUT = SHIPPED / "requests.npz"
+SETS = ("strongreject", "harmbench", "advbench")
+LIMIT = math.log(EVERYDAY / (1 - EVERYDAY))
+_WRITTEN = Path(__file__).with_name("contrast.yaml")
 _NEARLY = 0.85
 """Cosine from which on a request is nearly another one."""
 _QUERIES = 3000
 """Queries of CLINC150 that are trained on."""
+_TURNS = 3000
+"""Turns of self-dialogues that are trained on."""
+_SHORT_TURN = 15
+"""Characters of a turn that says too little."""
 _INVERSE_PENALTY = 10.0
+_NETWORKS, _UNITS = 3, 64
+_SCALE = 19.0
+"""Embeddings are unit vectors; times this, each of their 384 numbers is about 1."""
+_CONTRAST, _CONTRAST_SAID = 0.4, 0.2
+"""What the contrast counts of all harm, and of all that is fine: for the network, and for the
+regression."""
+_MESSAGES, _CHAT = 0.1, 0.2
+"""What messages in which people tell of themselves, and turns of conversations, count of all that
+is fine."""
+_MISSED = 0.04
+"""The share of the contrast's harm for validation that the network takes for everyday."""
 _KEPT = 0.98
-"""The share of the validation questions that the second regression takes for everyday ones."""
+"""The share of the validation questions that the regression takes for everyday ones."""
+Kind: TypeAlias = tuple["Floats", float]
+"""Embeddings, [n, 384], and the share of their side that they count."""
+Contrast: TypeAlias = dict[str, dict[str, list[str]]]
 
 
 def prompts(data: Path, name: str, half: str | None = None) -> list[Item]:
@@ -54,7 +79,7 @@ def prompts(data: Path, name: str, half: str | None = None) -> list[Item]:
 def harmful(data: Path) -> list[str]:
     """Return the requests for harm that are trained on."""
     raw = data / "refusal_direction" / "dataset" / "raw"
-    found = [item.question for item in prompts(data, "advbench", "development")]
+    found = [item.question for name in SETS for item in prompts(data, name, "development")]
     for name in ("malicious_instruct", "harmbench_val"):
         found += [item.question for item in prompts(data, name)]
     found += [row["Goal"] for row in read_rows(raw / "jailbreakbench.csv")]
@@ -94,6 +119,12 @@ def harmless(data: Path) -> Iterator[str]:
     yield from asked("")
 
 
+def chat(data: Path) -> list[str]:
+    """Return what people said in conversations about everyday things, that is trained on."""
+    said = (turn for turns in self_dialogues(data) for turn in turns)
+    return random.Random(0).sample([turn for turn in said if len(turn) > _SHORT_TURN], _TURNS)
+
+
 def asked(part: str) -> list[str]:
     """Return the questions and policy prompts of the benchmark's own prompts, without repetitions.
 
@@ -109,24 +140,77 @@ def embedded(texts: Sequence[str]) -> Floats:
     return embed([text[:LONGEST] for text in texts])
 
 
-def fitted(bad: Floats, fine: Floats) -> tuple[Floats, float]:
-    """Return weights, [384], and a bias. Both kinds count the same in all."""
-    labels = np.r_[np.ones(len(bad)), np.zeros(len(fine))]
-    model = LogisticRegression(C=_INVERSE_PENALTY, max_iter=2000, class_weight="balanced")
-    model.fit(np.vstack([bad, fine]), labels)
-    return model.coef_[0].astype(np.float32), float(model.intercept_[0])
+def labelled(bad: Sequence[Kind], fine: Sequence[Kind]) -> tuple[Floats, Floats, Floats]:
+    """Return embeddings, [n, 384], whether each is of a request for harm, and what it counts, [n].
+
+    Harm and what is fine count the same, and the kinds of each as their shares say.
+    """
+    kinds = [*bad, *fine]
+    counts = np.concatenate([np.full(len(rows), share / len(rows)) for rows, share in kinds])
+    sizes = [sum(len(rows) for rows, _ in side) for side in (bad, fine)]
+    labels = np.repeat([1.0, 0.0], sizes)
+    return np.vstack([rows for rows, _ in kinds]), labels, counts * len(counts) / counts.sum()
 
 
-def bias_for(weights: Floats, fine: Floats) -> float:
-    """Return the bias with which `_KEPT` of `fine` are everyday questions."""
-    limit = np.quantile(fine @ weights, _KEPT)
-    return float(math.log(EVERYDAY / (1 - EVERYDAY)) - limit)
+def regression(bad: Sequence[Kind], fine: Sequence[Kind]) -> Floats:
+    """Return the weights, [384], of a logistic regression."""
+    rows, labels, counts = labelled(bad, fine)
+    model = LogisticRegression(C=_INVERSE_PENALTY, max_iter=2000)
+    model.fit(rows, labels, sample_weight=counts)
+    weights: Floats = model.coef_[0].astype(np.float16).astype(np.float32)
+    return weights
+
+
+def network(bad: Sequence[Kind], fine: Sequence[Kind]) -> dict[str, Floats]:
+    """Return a network as `everyday.logits` reads it: the mean of some with one hidden layer.
+
+    `hidden` is [units, 384], `hidden_bias` and `out` are [units].
+    """
+    rows, labels, counts = labelled(bad, fine)
+    found = []
+    for seed in range(_NETWORKS):
+        model = MLPClassifier(
+            (_UNITS,), alpha=0.1, batch_size=128, learning_rate_init=2e-3, max_iter=20,
+            random_state=seed,
+        )  # fmt: skip
+        with catch_warnings():
+            simplefilter("ignore", ConvergenceWarning)  # it is stopped early on purpose
+            model.fit(rows * _SCALE, labels, sample_weight=counts)
+        found.append((*model.coefs_, model.intercepts_[0]))
+    return {
+        "hidden": (_SCALE * np.hstack([hidden for hidden, _, _ in found]).T).astype(np.float16),
+        "hidden_bias": np.concatenate([bias for _, _, bias in found]).astype(np.float32),
+        "out": np.concatenate([out[:, 0] for _, out, _ in found]).astype(np.float32) / _NETWORKS,
+    }
+
+
+def bias_for(logits: Floats, everyday: float) -> Floats:
+    """Return the bias, [1], with which this share of texts, whose logits these are, is everyday."""
+    return np.array([LIMIT - np.quantile(logits, everyday)], np.float32)
 
 
 def without_copies(rows: Floats, of: Floats) -> Floats:
     """Return the embeddings that are not nearly one in `of`."""
     kept: Floats = rows[(rows @ of.T).max(axis=1) < _NEARLY]
     return kept
+
+
+def held_out(data: Path, contrast: Contrast) -> dict[str, Floats]:
+    """Return the embeddings of all that is only judged, or must not be trained on, by name."""
+    sets = {
+        f"{name}, {half}": embedded([i.question for i in prompts(data, name, half)])
+        for name in SETS
+        for half in ("development", "test")
+    }
+    sets["hh_red_team, test"] = embedded(red_team(data, "test"))
+    for part in ("validation", "test"):
+        sets[f"harmless questions, {part}"] = embedded(asked(f"_{part}"))
+    for kind, texts in contrast["validation"].items():
+        sets[f"contrast {kind}, validation"] = embedded(texts)
+    rows = read_rows(data / "xstest" / "xstest_prompts.csv")
+    for row in ("unsafe", "safe"):
+        sets[f"XSTest {row}, test"] = embedded([r["prompt"] for r in rows if r["label"] == row])
+    return sets
 
 
 def main() -> None:
@@ -137,39 +221,35 @@ def main() -> None:
     )
     data = parser.parse_args().data
     check_layout(data)
-    sets = {
-        f"{name}, {half}": embedded([i.question for i in prompts(data, name, half)])
-        for name in ("strongreject", "harmbench", "advbench")
-        for half in ("development", "test")
-    }
-    sets["hh_red_team, test"] = embedded(red_team(data, "test"))
-    for part in ("_validation", "_test"):
-        sets[f"harmless questions{part}"] = embedded(asked(part))
+    contrast: Contrast = yaml.safe_load(_WRITTEN.read_text(encoding="utf-8"))
+    sets = held_out(data, contrast)
     tests = np.vstack([rows for name, rows in sets.items() if name.endswith(", test")])
-    fine = embedded([*harmless(data)])
-    written = fitted(without_copies(embedded(harmful(data)), tests), fine)
-    said, _ = fitted(without_copies(embedded(red_team(data, "development")), tests), fine)
-    weights = np.stack([written[0], said]).astype(np.float16)
-    bias = bias_for(said, sets["harmless questions_validation"])
-    biases = np.array([written[1], bias], np.float32)
-    np.savez_compressed(OUT, weights=weights, biases=biases)
 
-    for row in ("unsafe", "safe"):
-        rows = read_rows(data / "xstest" / "xstest_prompts.csv")
-        sets[f"XSTest, {row}"] = embedded([r["prompt"] for r in rows if r["label"] == row])
-    scores = {
-        name: 1 / (1 + np.exp(-(rows @ weights.T.astype(np.float32) + biases).max(axis=1)))
-        for name, rows in sets.items()
-    }
-    report = {
-        name: {"n": len(of), "everyday": round(float((of < EVERYDAY).mean()), 3)}
-        for name, of in scores.items()
-    }
-    bad = np.r_[scores["strongreject, development"], scores["harmbench, development"]]
-    fine = scores["harmless questions_validation"]
-    area = roc_auc_score(np.r_[np.ones(len(bad)), np.zeros(len(fine))], np.r_[bad, fine])
-    quantiles = {share: float(np.quantile(bad, share)) for share in (0.01, 0.03, 0.05, 0.1)}
-    print(json.dumps({"sets": report, "roc_auc": float(area), "quantiles": quantiles}, indent=1))
+    def learned(texts: Iterable[str]) -> Floats:
+        return without_copies(embedded([*texts]), tests)
+
+    sounds_unsafe, unsafe = (learned(texts) for texts in contrast["training"].values())
+    fine, told, turns = (embedded([*t]) for t in (harmless(data), written()[1], chat(data)))
+    beside = [(told, _MESSAGES), (turns, _CHAT)]
+
+    def kinds(bad: Floats, share: float) -> tuple[list[Kind], list[Kind]]:
+        """Return the kinds of both sides, with the share of the contrast in each."""
+        rest = 1 - share - _MESSAGES - _CHAT
+        return [(bad, 1 - share), (unsafe, share)], [(fine, rest), *beside, (sounds_unsafe, share)]
+
+    weights = network(*kinds(learned(harmful(data)), _CONTRAST))
+    weights["out_bias"] = np.zeros(1, np.float32)
+    hard = logits(sets["contrast harmful, validation"], weights, turns=False)
+    weights["out_bias"] = bias_for(hard, _MISSED)
+    weights["said"] = regression(*kinds(learned(red_team(data, "development")), _CONTRAST_SAID))
+    weights["said_bias"] = bias_for(sets["harmless questions, validation"] @ weights["said"], _KEPT)
+    np.savez_compressed(OUT, allow_pickle=False, **weights)
+
+    for name, rows in sets.items():
+        shares = [
+            float((logits(rows, weights, turns=turns) < LIMIT).mean()) for turns in (True, False)
+        ]
+        print(f"{name}: {len(rows)}, everyday {shares[0]:.3f}, alone {shares[1]:.3f}")
 
 
 if __name__ == "__main__":

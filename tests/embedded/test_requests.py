@@ -5,16 +5,39 @@ import asyncio
 import numpy as np
 import pytest
 
-from research.embedded.train_requests import asked, bias_for, fitted, without_copies
-from ttsa_guard.moderators.everyday import EVERYDAY, harm_of
+from research.embedded.train_requests import asked, bias_for, network, regression, without_copies
+from ttsa_guard.moderators.everyday import EVERYDAY, harm_of, logits
 
 
-def test_the_fit_tells_the_kinds_apart_though_one_is_rare():
+def kinds():
+    """Rows of harm, of which one kind is rare, and of what is fine."""
     rng = np.random.default_rng(0)
-    bad, fine = rng.normal(0.5, 0.2, (20, 8)), rng.normal(-0.5, 0.2, (400, 8))
-    weights, bias = fitted(bad, fine)
-    assert (bad @ weights + bias > 0).all()
-    assert (fine @ weights + bias < 0).all()
+    places = np.eye(8, dtype=np.float32)[:4]
+    often, seldom, fine, sounds_unsafe = (
+        place + 0.1 * rng.standard_normal((n, 8), np.float32)
+        for place, n in zip(places, (400, 20, 400, 20), strict=True)
+    )
+    return [(often, 0.7), (seldom, 0.3)], [(fine, 0.7), (sounds_unsafe, 0.3)]
+
+
+def told_apart(judged, bad, fine):
+    return min(judged(rows).min() for rows, _ in bad) > max(judged(rows).max() for rows, _ in fine)
+
+
+def test_a_kind_is_learned_though_it_is_rare():
+    bad, fine = kinds()
+    weights = regression(bad, fine)
+    assert told_apart(lambda rows: rows @ weights, bad, fine)
+    weights = network(bad, fine) | {"out_bias": np.zeros(1, np.float32)}
+    assert told_apart(lambda rows: logits(rows, weights, turns=False), bad, fine)
+
+
+def test_in_conversations_the_larger_harm_counts():
+    one = np.ones(1, np.float32)
+    weights = {"hidden": one[None], "hidden_bias": one, "out": one, "out_bias": -one}
+    weights |= {"said": 3 * one, "said_bias": one}
+    assert logits(one[None], weights, turns=False).tolist() == [1]
+    assert logits(one[None], weights, turns=True).tolist() == [4]
 
 
 def test_what_is_nearly_held_out_is_not_trained_on():
@@ -22,10 +45,9 @@ def test_what_is_nearly_held_out_is_not_trained_on():
     assert without_copies(rows, np.array([[0.9, 0.1, 0.0]])).tolist() == rows[1:].tolist()
 
 
-def test_the_bias_is_where_nearly_all_harmless_rows_are_everyday_ones():
-    fine = np.linspace(-1, 1, 101)[:, None]
-    weights = np.array([3.0])
-    harms = 1 / (1 + np.exp(-(fine @ weights + bias_for(weights, fine))))
+def test_the_bias_is_where_that_share_is_everyday():
+    found = np.linspace(-1, 1, 101)
+    harms = 1 / (1 + np.exp(-(found + bias_for(found, 0.98))))
     assert np.sum(harms < EVERYDAY) == 98
 
 
@@ -35,4 +57,4 @@ def test_the_test_questions_are_everyday_ones_as_the_card_says():
     harms = [asyncio.run(harm_of([question], turns=True)) for question in questions]
     # The card counts without regard to the language; of other languages nothing is known.
     found = np.mean([harm.value < EVERYDAY for harm in harms if harm])
-    assert (len(questions), round(found, 2)) == (180, 0.92)
+    assert (len(questions), round(found, 2)) == (180, 0.95)

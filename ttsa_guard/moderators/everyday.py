@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
@@ -24,7 +24,7 @@ EVERYDAY = 0.05
 UNSAFE = 0.2
 """The harm from which on a request counts as one for harm, whatever its answer was flagged for.
 
-Of flagged answers, none of 155 under personas and policies are to such a request, and 71 of 82 to
+Of flagged answers, 2 of 155 under personas and policies are to such a request, and 81 of 95 to
 people who tried to make an assistant do harm.
 """
 BESIDE = 0.5
@@ -49,17 +49,18 @@ class Harm:
 async def harm_of(texts: Sequence[str], *, turns: bool = False) -> Harm | None:
     """Return the harm of the worst of some texts of a user.
 
-    It is what a logistic regression over the embeddings of MiniLM gives that has learned from
-    requests for harm as they were written for data sets. With `turns`, for what was said in more
-    than one turn, it is the larger of that and what another one gives, which has learned from
-    conversations with people who tried to make an assistant do harm: a turn says less than a
-    request that stands alone. A disguised text is read as it is written and as it reads, and one of
-    more than 600 characters sentence by sentence, because harm would be lost among so much else.
+    It is what a small network over the embeddings of MiniLM gives that has learned from requests
+    for harm as they were written for data sets, and from messages that only sound unsafe. With
+    `turns`, for what was said in more than one turn, it is the larger of that and what a logistic
+    regression gives that has learned from conversations with people who tried to make an assistant
+    do harm: a turn says less than a request that stands alone. A disguised text is read as it is
+    written and as it reads, and one of more than 600 characters sentence by sentence, because harm
+    would be lost among so much else.
 
     Returns:
         None if nothing is known: if ``ttsa-guard[encoder]`` is not installed or fails, or if a text
-        is empty, longer than 6,000 characters or in another language than English, of which the
-        regressions have learned nothing.
+        is empty, longer than 6,000 characters or in another language than English, of which
+        neither has learned anything.
     """
     if not minilm.installed() or not all(can_be_read(text) for text in texts):
         return None
@@ -81,17 +82,31 @@ def _worst(texts: Sequence[str], turns: bool) -> Harm:
 
     from ttsa_guard.moderators.obscured import read
 
-    weights, biases = _regressions()
     pieces = [
         (piece, text)
         for text in dict.fromkeys(texts)
         for reading in dict.fromkeys((text, read(text).plain))
         for piece in _pieces(reading)
     ]
-    logits = minilm.embed([piece for piece, _ in pieces]) @ weights.T + biases
-    logits = logits.max(axis=1) if turns else logits[:, 0]
-    worst = int(logits.argmax())
-    return Harm(float(1 / (1 + np.exp(-logits[worst]))), pieces[worst][1])
+    found = logits(minilm.embed([piece for piece, _ in pieces]), _weights(), turns=turns)
+    worst = int(found.argmax())
+    return Harm(float(1 / (1 + np.exp(-found[worst]))), pieces[worst][1])
+
+
+def logits(rows: Floats, weights: Mapping[str, Floats], *, turns: bool) -> Floats:
+    """Return the harm of embeddings, [n, 384], as logits, [n].
+
+    Args:
+        weights: of a network with one layer of hidden units, and of a regression.
+        turns: whether the regression counts where it gives more.
+    """
+    import numpy as np
+
+    hidden = np.maximum(rows @ weights["hidden"].T + weights["hidden_bias"], 0)
+    found: Floats = hidden @ weights["out"] + weights["out_bias"]
+    if turns:
+        np.maximum(found, rows @ weights["said"] + weights["said_bias"], out=found)
+    return found
 
 
 def _pieces(text: str) -> Iterator[str]:
@@ -103,10 +118,9 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 @lru_cache(maxsize=1)
-def _regressions() -> tuple[Floats, Floats]:
-    """Read the weights of the regressions, [2, 384], and their biases, [2]."""
+def _weights() -> dict[str, Floats]:
     import numpy as np
 
     file = resources.files("ttsa_guard.embedded") / "requests.npz"
     with file.open("rb") as opened, np.load(opened) as held:
-        return held["weights"].astype(np.float32), held["biases"]
+        return {name: held[name].astype(np.float32) for name in held.files}
