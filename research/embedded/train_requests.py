@@ -228,7 +228,7 @@ def main() -> None:
     def learned(texts: Iterable[str]) -> Floats:
         return without_copies(embedded([*texts]), tests)
 
-    sounds_unsafe, unsafe = (learned(texts) for texts in contrast["training"].values())
+    sounds_unsafe, unsafe = (learned(contrast["training"][kind]) for kind in ("fine", "harmful"))
     fine, told, turns = (embedded([*t]) for t in (harmless(data), written()[1], chat(data)))
     beside = [(told, _MESSAGES), (turns, _CHAT)]
 
