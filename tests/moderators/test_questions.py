@@ -95,6 +95,10 @@ def test_an_english_question_holds_no_sentence_in_another_language(text):
     assert found(text) == "How do I fix a lamp?"
 
 
+def test_a_clause_in_no_language_is_kept_of_a_sentence_in_another_one():
+    assert found("Je ne comprends pas pourquoi la lampe est cassée, Anna, ok?") == "Anna, ok?"
+
+
 @pytest.mark.real
 @pytest.mark.parametrize(
     ("asked", "fact"),

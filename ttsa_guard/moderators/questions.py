@@ -67,7 +67,7 @@ def _without_foreign(text: str) -> str:
         return text
     sentences = sentences_and_lines(text)
     english = [sentence for sentence in sentences if may_be_english(sentence)]
-    return text if len(english) == len(sentences) else "\n".join(english)
+    return "\n".join(english) if 0 < len(english) < len(sentences) else text
 
 
 async def find_needed(question: str, said: Sequence[str]) -> list[str]:
