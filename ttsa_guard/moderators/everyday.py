@@ -82,13 +82,14 @@ def _worst(texts: Sequence[str], turns: bool) -> Harm:
 
     from ttsa_guard.moderators.obscured import read
 
+    weights = _weights()
     pieces = [
         (piece, text)
         for text in dict.fromkeys(texts)
         for reading in dict.fromkeys((text, read(text).plain))
         for piece in _pieces(reading)
     ]
-    found = logits(minilm.embed([piece for piece, _ in pieces]), _weights(), turns=turns)
+    found = logits(minilm.embed([piece for piece, _ in pieces]), weights, turns=turns)
     worst = int(found.argmax())
     return Harm(float(1 / (1 + np.exp(-found[worst]))), pieces[worst][1])
 
