@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
+from ttsa_guard import languages
 from ttsa_guard.audit import AuditSink
 from ttsa_guard.backends.base import Backend, Profiled, sees
 from ttsa_guard.backends.plain import plain_answer
@@ -98,6 +99,7 @@ class Guard:
         self.quality = config.quality.for_model(profile.floor)
         self._plugins = plugins or Plugins()
         self._clock = clock
+        languages.load()  # or the first flagged answer would pay for it, out of its time
         self._sink = AuditSink(config.audit.path) if config.audit.path else None
         if is_coarse(guide):
             log.warning(

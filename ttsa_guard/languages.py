@@ -28,6 +28,11 @@ Of 5,200 English texts of one sentence or more, 4 % are in no language then, and
 _LAST_LATIN_LETTER = "\u024f"
 
 
+def load() -> None:
+    """Load what tells languages apart, once for each process. It takes half a second."""
+    _identifier()
+
+
 def language(text: str, *, sure: float = SURE) -> str | None:
     """Return the language of a text as a code of `Language`, as `py3langid` finds it.
 
