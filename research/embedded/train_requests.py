@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 OUT = SHIPPED / "requests.npz"
 SETS = ("strongreject", "harmbench", "advbench")
 LIMIT = math.log(EVERYDAY / (1 - EVERYDAY))
-_WRITTEN = Path(__file__).with_name("contrast.yaml")
+CONTRAST = Path(__file__).with_name("contrast.yaml")
 _NEARLY = 0.85
 """Cosine from which on a request is nearly another one."""
 _QUERIES = 3000
@@ -54,7 +54,7 @@ _INVERSE_PENALTY = 10.0
 _NETWORKS, _UNITS = 3, 64
 _SCALE = 19.0
 """Embeddings are unit vectors; times this, each of their 384 numbers is about 1."""
-_CONTRAST, _CONTRAST_SAID = 0.4, 0.2
+_NETWORK_SHARE, _REGRESSION_SHARE = 0.4, 0.2
 """What the contrast counts of all harm, and of all that is fine: for the network, and for the
 regression."""
 _MESSAGES, _CHAT = 0.1, 0.2
@@ -221,7 +221,7 @@ def main() -> None:
     )
     data = parser.parse_args().data
     check_layout(data)
-    contrast: Contrast = yaml.safe_load(_WRITTEN.read_text(encoding="utf-8"))
+    contrast: Contrast = yaml.safe_load(CONTRAST.read_text(encoding="utf-8"))
     sets = held_out(data, contrast)
     tests = np.vstack([rows for name, rows in sets.items() if name.endswith(", test")])
 
@@ -237,11 +237,11 @@ def main() -> None:
         rest = 1 - share - _MESSAGES - _CHAT
         return [(bad, 1 - share), (unsafe, share)], [(fine, rest), *beside, (sounds_unsafe, share)]
 
-    weights = network(*kinds(learned(harmful(data)), _CONTRAST))
+    weights = network(*kinds(learned(harmful(data)), _NETWORK_SHARE))
     weights["out_bias"] = np.zeros(1, np.float32)
     hard = logits(sets["contrast harmful, validation"], weights, turns=False)
     weights["out_bias"] = bias_for(hard, _MISSED)
-    weights["said"] = regression(*kinds(learned(red_team(data, "development")), _CONTRAST_SAID))
+    weights["said"] = regression(*kinds(learned(red_team(data, "development")), _REGRESSION_SHARE))
     weights["said_bias"] = bias_for(sets["harmless questions, validation"] @ weights["said"], _KEPT)
     np.savez_compressed(OUT, allow_pickle=False, **weights)
 

@@ -4,8 +4,16 @@ import asyncio
 
 import numpy as np
 import pytest
+import yaml
 
-from research.embedded.train_requests import asked, bias_for, network, regression, without_copies
+from research.embedded.train_requests import (
+    CONTRAST,
+    asked,
+    bias_for,
+    network,
+    regression,
+    without_copies,
+)
 from ttsa_guard.moderators.everyday import EVERYDAY, harm_of, logits
 
 
@@ -38,6 +46,15 @@ def test_in_conversations_the_larger_harm_counts():
     weights |= {"said": 3 * one, "said_bias": one}
     assert logits(one[None], weights, turns=False).tolist() == [1]
     assert logits(one[None], weights, turns=True).tolist() == [4]
+
+
+def test_no_message_of_the_contrast_is_in_two_places():
+    contrast = yaml.safe_load(CONTRAST.read_text(encoding="utf-8"))
+    texts = [text for part in contrast.values() for kind in part.values() for text in kind]
+    assert {part: set(kinds) for part, kinds in contrast.items()} == {
+        part: {"fine", "harmful"} for part in ("training", "validation")
+    }
+    assert len(texts) == len(set(texts)) > 4000
 
 
 def test_what_is_nearly_held_out_is_not_trained_on():

@@ -1,6 +1,6 @@
 """Check a policy that is given as patterns: what an answer must not contain, whatever it is about.
 
-It is exact and local, and needs no model.
+It is local. It is exact but for the language of an answer, which a small model finds.
 """
 
 from __future__ import annotations
@@ -55,9 +55,8 @@ class Patterns:
 
     The score is the higher, the more matches there are, so that a search sees progress. Patterns
     are used as they are written. One that backtracks for long does so here, too, within the guard's
-    time limit for a gate call. An answer is in another language if `languages.language`
-    is sure of that, or if its letters should be Latin and are not. Fewer than five words are in no
-    language.
+    time limit for a gate call. An answer is in another language if `languages.language` is sure of
+    that, or if its letters should be Latin and are not. Fewer than five words are in no language.
     """
 
     name = "patterns"
