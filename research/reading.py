@@ -45,6 +45,9 @@ MEASURED = HERE / "choice_measured.jsonl"
 """What `concise` asked for on the validation prompts, with likelihoods after three prompts: the
 question in its conversation or alone, whichever gives more; the question alone; and that with the
 first wish. A label is what both of two readers say."""
+SHORTER = HERE / "choice_shorter.jsonl"
+"""Answers to most of these prompts by shorter wishes, with likelihoods after the question and the
+first of those. A label is what both of two readers say."""
 ANCHOR = HERE / "anchor" / "reading.jsonl"
 """The steerer `anchor`, its controls and the default of that time. Three readers."""
 NEIGHBOURS = HERE / "neighbours_reading.jsonl"
@@ -198,9 +201,7 @@ def measures() -> dict[str, tuple[int, int, int]]:
         For each way, the number of questions, and for how many of them the chosen answer is good
         and is helpful.
     """
-    answers: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in _choice_rows(MEASURED):
-        answers[row["case"]].append(row)
+    answers = _by_case(MEASURED)
 
     def likely(row: dict[str, Any], after: str) -> float:
         return float(row["likelihood"][after] - REPEATED * row["repeats"]["2"])
@@ -219,6 +220,37 @@ def measures() -> dict[str, tuple[int, int, int]]:
         name: _counted([max(some, key=way) for some in answers.values()])
         for name, way in ways.items()
     }
+
+
+def shorter() -> dict[str, tuple[int, int, int]]:
+    """Count what choosing among answers by the wishes of `concise` gives, and by shorter ones.
+
+    Returns:
+        The same as `measures`, for questions that were answered in both ways.
+    """
+    usual, short = _by_case(MEASURED), _by_case(SHORTER)
+
+    def chosen(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        return max(
+            rows,
+            key=lambda row: (
+                row["asked"] != PLAIN_QUESTION,
+                row["likelihood"]["wish"] - REPEATED * row["repeats"]["2"],
+            ),
+        )
+
+    both = sorted(usual.keys() & short.keys())
+    return {
+        name: _counted([chosen(of[case]) for case in both])
+        for name, of in (("usual wishes", usual), ("shorter wishes", short))
+    }
+
+
+def _by_case(file: Path) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in _choice_rows(file):
+        found[row["case"]].append(row)
+    return found
 
 
 def _choice_rows(file: Path = CHOICE) -> Iterator[dict[str, Any]]:

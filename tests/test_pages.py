@@ -262,6 +262,13 @@ def test_where_likelihood_is_measured_is_that_of_the_labels():
     }
 
 
+def test_what_is_said_of_shorter_wishes_is_that_of_the_labels():
+    text = " ".join(RESULTS_PAGE.read_text(encoding="utf-8").split())
+    usual, short = reading.shorter().values()
+    assert f"of {short[0]} of these questions {short[1]} are good and {short[2]} helpful" in text
+    assert f"those of the usual wishes {usual[1]} and {usual[2]}." in text
+
+
 _ANCHOR = {
     "default": "default cascade",
     "default and anchor": "default cascade with `anchor` in it",
