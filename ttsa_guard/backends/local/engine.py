@@ -63,6 +63,9 @@ class Engine:
         self.device = self.embedding.weight.device
         self.dtype = self.embedding.weight.dtype
         self.ends = _end_tokens(model, tokenizer)
+        head = model.get_output_embeddings()
+        if head is not None and self.device.type == "cpu":
+            head.register_forward_pre_hook(_dense)
         with torch.no_grad():
             sample = torch.arange(min(8192, self.embedding.weight.shape[0]), device=self.device)
             self.token_norm = float(self.embedding(sample).float().norm(dim=-1).mean())
@@ -481,6 +484,15 @@ def mapped_errors() -> Iterator[None]:
         raise ModelError(
             f"the model failed: {type(error).__name__}", hint="run ttsa-guard doctor"
         ) from error
+
+
+def _dense(_head: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """Copy what the output layer reads.
+
+    It reads the last tokens of a batch, which is a view. PyTorch 2.13 multiplies that in bfloat16
+    on a CPU some hundred times slower than a copy: for 13 sequences, 1.3 s instead of 6 ms.
+    """
+    return (inputs[0].clone(memory_format=torch.contiguous_format), *inputs[1:])
 
 
 def _end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
