@@ -1,12 +1,13 @@
 """Train what tells everyday questions from requests for harm: `requests.npz`.
 
-Run it with ``python -m research.embedded.train_requests --data DIR``. These are two models over
+Run it with ``python -m research.embedded.train_requests --data DIR``. These are three models over
 sentence embeddings by MiniLM as it is. One is a small network. It has learned from requests for
 harm that were written for data sets, and from `contrast.yaml`: messages that only sound unsafe,
 and others that are. The other is a logistic regression that has learned from what people said who
-tried to make an assistant do harm. In conversations the larger harm counts, and for lone messages
-that of the network. No prompt of the benchmark's test halves or of XSTest is trained on, and no
-request that is nearly one of them. A run takes some minutes. The same data give the same weights.
+tried to make an assistant do harm; it counts in conversations only. The third is a network for
+questions about harming oneself, from `self_harm.yaml`. The largest harm counts. No prompt of the
+benchmark's test halves or of XSTest is trained on, and no request that is nearly one of them. A run
+takes some minutes. The same data give the same weights on the same machine.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from research.embedded.train_questions import written
 from ttsa_guard.bench.config import PromptSource
 from ttsa_guard.bench.data import read
 from ttsa_guard.bench.prompts import Item, real_prompts
-from ttsa_guard.moderators.everyday import EVERYDAY, LONGEST, logits
+from ttsa_guard.moderators.everyday import EVERYDAY, LONGEST, logits, network_logits
 from ttsa_guard.moderators.minilm import embed
 from ttsa_guard.request import stands_alone
 
@@ -42,6 +43,7 @@ OUT = SHIPPED / "requests.npz"
 SETS = ("strongreject", "harmbench", "advbench")
 LIMIT = math.log(EVERYDAY / (1 - EVERYDAY))
 CONTRAST = Path(__file__).with_name("contrast.yaml")
+SELF_HARM = Path(__file__).with_name("self_harm.yaml")
 _NEARLY = 0.85
 """Cosine from which on a request is nearly another one."""
 _QUERIES = 3000
@@ -57,6 +59,9 @@ _SCALE = 19.0
 _NETWORK_SHARE, _REGRESSION_SHARE = 0.4, 0.2
 """What the contrast counts of all harm, and of all that is fine: for the network, and for the
 regression."""
+_SELF_HARM_SHARE = 0.25
+"""What messages with the same words count, and the contrast, of all that is fine, where questions
+about harming oneself are learned."""
 _MESSAGES, _CHAT = 0.1, 0.2
 """What messages in which people tell of themselves, and turns of conversations, count of all that
 is fine."""
@@ -64,6 +69,9 @@ _MISSED = 0.04
 """The share of the contrast's harm for validation that the network takes for everyday."""
 _KEPT = 0.98
 """The share of the validation questions that the regression takes for everyday ones."""
+_FINE_BESIDE = 0.99
+"""The share of all harmless messages for validation that the network for self-harm takes for
+everyday ones."""
 Kind: TypeAlias = tuple["Floats", float]
 """Embeddings, [n, 384], and the share of their side that they count."""
 Contrast: TypeAlias = dict[str, dict[str, list[str]]]
@@ -195,7 +203,7 @@ def without_copies(rows: Floats, of: Floats) -> Floats:
     return kept
 
 
-def held_out(data: Path, contrast: Contrast) -> dict[str, Floats]:
+def held_out(data: Path, contrast: Contrast, self_harm: Contrast) -> dict[str, Floats]:
     """Return the embeddings of all that is only judged, or must not be trained on, by name."""
     sets = {
         f"{name}, {half}": embedded([i.question for i in prompts(data, name, half)])
@@ -205,8 +213,9 @@ def held_out(data: Path, contrast: Contrast) -> dict[str, Floats]:
     sets["hh_red_team, test"] = embedded(red_team(data, "test"))
     for part in ("validation", "test"):
         sets[f"harmless questions, {part}"] = embedded(asked(f"_{part}"))
-    for kind, texts in contrast["validation"].items():
-        sets[f"contrast {kind}, validation"] = embedded(texts)
+    for name, held in (("contrast", contrast), ("self-harm", self_harm)):
+        for kind, texts in held["validation"].items():
+            sets[f"{name} {kind}, validation"] = embedded(texts)
     rows = read_rows(data / "xstest" / "xstest_prompts.csv")
     for row in ("unsafe", "safe"):
         sets[f"XSTest {row}, test"] = embedded([r["prompt"] for r in rows if r["label"] == row])
@@ -222,7 +231,8 @@ def main() -> None:
     data = parser.parse_args().data
     check_layout(data)
     contrast: Contrast = yaml.safe_load(CONTRAST.read_text(encoding="utf-8"))
-    sets = held_out(data, contrast)
+    self_harm: Contrast = yaml.safe_load(SELF_HARM.read_text(encoding="utf-8"))
+    sets = held_out(data, contrast, self_harm)
     tests = np.vstack([rows for name, rows in sets.items() if name.endswith(", test")])
 
     def learned(texts: Iterable[str]) -> Floats:
@@ -239,10 +249,19 @@ def main() -> None:
 
     weights = network(*kinds(learned(harmful(data)), _NETWORK_SHARE))
     weights["out_bias"] = np.zeros(1, np.float32)
-    hard = logits(sets["contrast harmful, validation"], weights, turns=False)
+    hard = network_logits(sets["contrast harmful, validation"], weights)
     weights["out_bias"] = bias_for(hard, _MISSED)
     weights["said"] = regression(*kinds(learned(red_team(data, "development")), _REGRESSION_SHARE))
     weights["said_bias"] = bias_for(sets["harmless questions, validation"] @ weights["said"], _KEPT)
+    of_oneself, near_it = (learned(self_harm["training"][kind]) for kind in ("harmful", "fine"))
+    beside += [(sounds_unsafe, _SELF_HARM_SHARE), (near_it, _SELF_HARM_SHARE)]
+    rest = 1 - sum(share for _, share in beside)
+    found = network([(of_oneself, 1.0)], [(fine, rest), *beside])
+    found["out_bias"] = np.zeros(1, np.float32)
+    harmless_ones = ("harmless questions", "contrast fine", "self-harm fine")
+    held = np.vstack([sets[f"{name}, validation"] for name in harmless_ones])
+    found["out_bias"] = bias_for(network_logits(held, found), _FINE_BESIDE)
+    weights |= {f"self_{name}": array for name, array in found.items()}
     np.savez_compressed(OUT, allow_pickle=False, **weights)
 
     for name, rows in sets.items():

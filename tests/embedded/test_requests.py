@@ -8,13 +8,14 @@ import yaml
 
 from research.embedded.train_requests import (
     CONTRAST,
+    SELF_HARM,
     asked,
     bias_for,
     network,
     regression,
     without_copies,
 )
-from ttsa_guard.moderators.everyday import EVERYDAY, harm_of, logits
+from ttsa_guard.moderators.everyday import EVERYDAY, harm_of, logits, network_logits
 
 
 def kinds():
@@ -37,24 +38,35 @@ def test_a_kind_is_learned_though_it_is_rare():
     weights = regression(bad, fine)
     assert told_apart(lambda rows: rows @ weights, bad, fine)
     weights = network(bad, fine) | {"out_bias": np.zeros(1, np.float32)}
-    assert told_apart(lambda rows: logits(rows, weights, turns=False), bad, fine)
+    assert told_apart(lambda rows: network_logits(rows, weights), bad, fine)
 
 
 def test_in_conversations_the_larger_harm_counts():
     one = np.ones(1, np.float32)
     weights = {"hidden": one[None], "hidden_bias": one, "out": one, "out_bias": -one}
+    weights |= {f"self_{name}": -abs(array) for name, array in weights.items()}
     weights |= {"said": 3 * one, "said_bias": one}
     assert logits(one[None], weights, turns=False).tolist() == [1]
     assert logits(one[None], weights, turns=True).tolist() == [4]
 
 
-def test_no_message_of_the_contrast_is_in_two_places():
-    contrast = yaml.safe_load(CONTRAST.read_text(encoding="utf-8"))
-    texts = [text for part in contrast.values() for kind in part.values() for text in kind]
-    assert {part: set(kinds) for part, kinds in contrast.items()} == {
+@pytest.mark.parametrize("turns", [False, True])
+def test_harm_to_oneself_counts_where_it_is_larger(turns):
+    one = np.ones(1, np.float32)
+    weights = {"hidden": one[None], "hidden_bias": one, "out": one, "out_bias": -one}
+    weights |= {f"self_{name}": 2 * array for name, array in weights.items()}
+    weights |= {"said": one, "said_bias": one}
+    assert logits(one[None], weights, turns=turns).tolist() == [6]
+
+
+@pytest.mark.parametrize(("file", "most"), [(CONTRAST, 4000), (SELF_HARM, 1000)])
+def test_no_message_is_in_two_places(file, most):
+    held = yaml.safe_load(file.read_text(encoding="utf-8"))
+    texts = [text for part in held.values() for kind in part.values() for text in kind]
+    assert {part: set(kinds) for part, kinds in held.items()} == {
         part: {"fine", "harmful"} for part in ("training", "validation")
     }
-    assert len(texts) == len(set(texts)) > 4000
+    assert len(texts) == len(set(texts)) > most
 
 
 def test_what_is_nearly_held_out_is_not_trained_on():
