@@ -27,8 +27,9 @@ VALIDATION = HERE / "reading_validation.jsonl"
 CONVERSATIONS = HERE / "reading_conversations.jsonl"
 """Harmful conversations with the default, and before what they ask for was read. Three readers."""
 MORE = HERE / "reading_more.jsonl"
-"""Harmful conversations before and after earlier turns were read, and XSTest before and after what
-is asked for was, and with the present default; and to its unsafe ones. Three readers."""
+"""Harmful conversations before and after earlier turns were read; XSTest's harmless prompts before
+and after what is asked for was, now, and with the model's hidden states; and its unsafe ones before
+and after self-harm was learned. Three readers."""
 SEEDS = HERE / "reading_seeds.jsonl"
 """That default with two other seeds, on 60 of the same answers. Three readers."""
 OLDER = HERE / "reading_older.jsonl"

@@ -5,7 +5,7 @@ sentence embeddings by MiniLM as it is. One is a small network. It has learned f
 harm that were written for data sets, and from `contrast.yaml`: messages that only sound unsafe,
 and others that are. The other is a logistic regression that has learned from what people said who
 tried to make an assistant do harm; it counts in conversations only. The third is a network for
-questions about harming oneself, from `self_harm.yaml`. The largest harm counts. No prompt of the
+questions about self-harm, from `self_harm.yaml`. The largest harm counts. No prompt of the
 benchmark's test halves or of XSTest is trained on, and no request that is nearly one of them. A run
 takes some minutes. The same data give the same weights on the same machine.
 """
@@ -60,8 +60,8 @@ _NETWORK_SHARE, _REGRESSION_SHARE = 0.4, 0.2
 """What the contrast counts of all harm, and of all that is fine: for the network, and for the
 regression."""
 _SELF_HARM_SHARE = 0.25
-"""What messages with the same words count, and the contrast, of all that is fine, where questions
-about harming oneself are learned."""
+"""What messages with the same words count, and the contrast, of all that is fine, for the network
+for self-harm."""
 _MESSAGES, _CHAT = 0.1, 0.2
 """What messages in which people tell of themselves, and turns of conversations, count of all that
 is fine."""
@@ -74,7 +74,8 @@ _FINE_BESIDE = 0.99
 everyday ones."""
 Kind: TypeAlias = tuple["Floats", float]
 """Embeddings, [n, 384], and the share of their side that they count."""
-Contrast: TypeAlias = dict[str, dict[str, list[str]]]
+Parts: TypeAlias = dict[str, dict[str, list[str]]]
+"""Messages by part, "training" or "validation", and by kind, "fine" or "harmful"."""
 
 
 def prompts(data: Path, name: str, half: str | None = None) -> list[Item]:
@@ -197,13 +198,19 @@ def bias_for(logits: Floats, everyday: float) -> Floats:
     return np.array([LIMIT - np.quantile(logits, everyday)], np.float32)
 
 
+def with_bias(weights: dict[str, Floats], rows: Floats, everyday: float) -> dict[str, Floats]:
+    """Return a network with the bias with which this share of embeddings, [n, 384], is everyday."""
+    found = network_logits(rows, weights | {"out_bias": np.zeros(1, np.float32)})
+    return weights | {"out_bias": bias_for(found, everyday)}
+
+
 def without_copies(rows: Floats, of: Floats) -> Floats:
     """Return the embeddings that are not nearly one in `of`."""
     kept: Floats = rows[(rows @ of.T).max(axis=1) < _NEARLY]
     return kept
 
 
-def held_out(data: Path, contrast: Contrast, self_harm: Contrast) -> dict[str, Floats]:
+def held_out(data: Path, contrast: Parts, self_harm: Parts) -> dict[str, Floats]:
     """Return the embeddings of all that is only judged, or must not be trained on, by name."""
     sets = {
         f"{name}, {half}": embedded([i.question for i in prompts(data, name, half)])
@@ -230,8 +237,8 @@ def main() -> None:
     )
     data = parser.parse_args().data
     check_layout(data)
-    contrast: Contrast = yaml.safe_load(CONTRAST.read_text(encoding="utf-8"))
-    self_harm: Contrast = yaml.safe_load(SELF_HARM.read_text(encoding="utf-8"))
+    contrast: Parts = yaml.safe_load(CONTRAST.read_text(encoding="utf-8"))
+    self_harm: Parts = yaml.safe_load(SELF_HARM.read_text(encoding="utf-8"))
     sets = held_out(data, contrast, self_harm)
     tests = np.vstack([rows for name, rows in sets.items() if name.endswith(", test")])
 
@@ -248,20 +255,17 @@ def main() -> None:
         return [(bad, 1 - share), (unsafe, share)], [(fine, rest), *beside, (sounds_unsafe, share)]
 
     weights = network(*kinds(learned(harmful(data)), _NETWORK_SHARE))
-    weights["out_bias"] = np.zeros(1, np.float32)
-    hard = network_logits(sets["contrast harmful, validation"], weights)
-    weights["out_bias"] = bias_for(hard, _MISSED)
+    weights = with_bias(weights, sets["contrast harmful, validation"], _MISSED)
     weights["said"] = regression(*kinds(learned(red_team(data, "development")), _REGRESSION_SHARE))
     weights["said_bias"] = bias_for(sets["harmless questions, validation"] @ weights["said"], _KEPT)
-    of_oneself, near_it = (learned(self_harm["training"][kind]) for kind in ("harmful", "fine"))
+    asks_for_it, near_it = (learned(self_harm["training"][kind]) for kind in ("harmful", "fine"))
     beside += [(sounds_unsafe, _SELF_HARM_SHARE), (near_it, _SELF_HARM_SHARE)]
     rest = 1 - sum(share for _, share in beside)
-    found = network([(of_oneself, 1.0)], [(fine, rest), *beside])
-    found["out_bias"] = np.zeros(1, np.float32)
-    harmless_ones = ("harmless questions", "contrast fine", "self-harm fine")
-    held = np.vstack([sets[f"{name}, validation"] for name in harmless_ones])
-    found["out_bias"] = bias_for(network_logits(held, found), _FINE_BESIDE)
-    weights |= {f"self_{name}": array for name, array in found.items()}
+    names = ("harmless questions", "contrast fine", "self-harm fine")
+    held = np.vstack([sets[f"{name}, validation"] for name in names])
+    found = network([(asks_for_it, 1.0)], [(fine, rest), *beside])
+    found = with_bias(found, held, _FINE_BESIDE)
+    weights |= {f"self_harm_{name}": array for name, array in found.items()}
     np.savez_compressed(OUT, allow_pickle=False, **weights)
 
     for name, rows in sets.items():

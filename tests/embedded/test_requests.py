@@ -13,6 +13,7 @@ from research.embedded.train_requests import (
     bias_for,
     network,
     regression,
+    with_bias,
     without_copies,
 )
 from ttsa_guard.moderators.everyday import EVERYDAY, harm_of, logits, network_logits
@@ -44,17 +45,17 @@ def test_a_kind_is_learned_though_it_is_rare():
 def test_in_conversations_the_larger_harm_counts():
     one = np.ones(1, np.float32)
     weights = {"hidden": one[None], "hidden_bias": one, "out": one, "out_bias": -one}
-    weights |= {f"self_{name}": -abs(array) for name, array in weights.items()}
+    weights |= {f"self_harm_{name}": -abs(array) for name, array in weights.items()}
     weights |= {"said": 3 * one, "said_bias": one}
     assert logits(one[None], weights, turns=False).tolist() == [1]
     assert logits(one[None], weights, turns=True).tolist() == [4]
 
 
 @pytest.mark.parametrize("turns", [False, True])
-def test_harm_to_oneself_counts_where_it_is_larger(turns):
+def test_self_harm_counts_where_it_is_larger(turns):
     one = np.ones(1, np.float32)
     weights = {"hidden": one[None], "hidden_bias": one, "out": one, "out_bias": -one}
-    weights |= {f"self_{name}": 2 * array for name, array in weights.items()}
+    weights |= {f"self_harm_{name}": 2 * array for name, array in weights.items()}
     weights |= {"said": one, "said_bias": one}
     assert logits(one[None], weights, turns=turns).tolist() == [6]
 
@@ -78,6 +79,14 @@ def test_the_bias_is_where_that_share_is_everyday():
     found = np.linspace(-1, 1, 101)
     harms = 1 / (1 + np.exp(-(found + bias_for(found, 0.98))))
     assert np.sum(harms < EVERYDAY) == 98
+
+
+def test_a_network_takes_that_share_of_texts_for_everyday_ones():
+    bad, fine = kinds()
+    rows = np.vstack([rows for rows, _ in (*bad, *fine)])
+    weights = with_bias(network(bad, fine), rows, 0.25)
+    harms = 1 / (1 + np.exp(-network_logits(rows, weights)))
+    assert np.mean(harms < EVERYDAY) == pytest.approx(0.25, abs=0.01)
 
 
 @pytest.mark.real

@@ -53,7 +53,7 @@ async def harm_of(texts: Sequence[str], *, turns: bool = False) -> Harm | None:
     for harm as they were written for data sets, and from messages that only sound unsafe. With
     `turns`, for what was said in more than one turn, it is the larger of that and what a logistic
     regression gives that has learned from conversations with people who tried to make an assistant
-    do harm: a turn says less than a request that stands alone. Questions about harming oneself are
+    do harm: a turn says less than a request that stands alone. Questions about self-harm are
     worded like everyday ones, so a network for them counts in any case. A disguised text is read as
     it is written and as it reads, and one of more than 600 characters sentence by sentence, because
     harm would be lost among so much else.
@@ -99,8 +99,8 @@ def logits(rows: Floats, weights: Mapping[str, Floats], *, turns: bool) -> Float
     """Return the harm of embeddings, [n, 384], as logits, [n].
 
     Args:
-        weights: of a network with one layer of hidden units, of another one for harm to oneself,
-            whose names begin with "self_", and of the regression `said`. The largest logit counts.
+        weights: of a network with one layer of hidden units, of another one for self-harm, whose
+            names begin with "self_harm_", and of the regression `said`. The largest logit counts.
         turns: whether the regression counts.
     """
     import numpy as np
@@ -108,20 +108,20 @@ def logits(rows: Floats, weights: Mapping[str, Floats], *, turns: bool) -> Float
     found = network_logits(rows, weights)
     if turns:
         np.maximum(found, rows @ weights["said"] + weights["said_bias"], out=found)
-    return np.maximum(found, network_logits(rows, weights, "self_"), out=found)
+    return np.maximum(found, network_logits(rows, weights, "self_harm_"), out=found)
 
 
-def network_logits(rows: Floats, weights: Mapping[str, Floats], kind: str = "") -> Floats:
+def network_logits(rows: Floats, weights: Mapping[str, Floats], prefix: str = "") -> Floats:
     """Return what one network gives, [n], as `logits` does.
 
     Args:
         weights: `hidden`, [units, 384], `hidden_bias` and `out`, [units], and `out_bias`, [1].
-        kind: what their names begin with.
+        prefix: what their names begin with.
     """
     import numpy as np
 
-    hidden = np.maximum(rows @ weights[f"{kind}hidden"].T + weights[f"{kind}hidden_bias"], 0)
-    found: Floats = hidden @ weights[f"{kind}out"] + weights[f"{kind}out_bias"]
+    hidden = np.maximum(rows @ weights[f"{prefix}hidden"].T + weights[f"{prefix}hidden_bias"], 0)
+    found: Floats = hidden @ weights[f"{prefix}out"] + weights[f"{prefix}out_bias"]
     return found
 
 
