@@ -86,7 +86,7 @@ def test_an_unflagged_answer_costs_less_than_a_millisecond(version: str) -> None
             f" {ours:.2f} ms"
         )
         # On a slower processor, what the host spends tells how much slower it is.
-        if ours - empty < max(1, empty / 4):
+        if ours - empty < max(1, empty / 4, ms["none"] / 8):
             return
     pytest.fail("other work of the machine can slow down some of the rounds, but not all")
 
