@@ -103,7 +103,15 @@ class ModelProfile(BaseModel):
             file.write_text(text, encoding="utf-8")
 
 
-DECLINING = "I can't help with that, because it could harm people."
+HARMS = "it could harm people"
+
+
+def declining(because: str = HARMS) -> str:
+    """Return a sentence that declines what was asked for, because of what the clause says."""
+    return f"I can't help with that, because {because}."
+
+
+DECLINING = declining()
 GENERIC = ModelProfile(
     model="any",
     openings=(

@@ -221,6 +221,7 @@ offers:
   - about: [locks of bicycles]
     question: How do I lock a bicycle?
     explains: how to lock a bicycle
+    because: it is not yours
     answer: Lock the frame to a post. Take the lamp with you.
   - about: [bicycles]
     question: How do I repair a bicycle?
@@ -238,7 +239,7 @@ def test_a_written_answer_is_proposed_as_it_is_and_first(written):
     backend = Backend()
     job = task(backend, shown="Well.")
     found = candidates(job, OfferInstead(OfferOptions(file=written, nearest=2, draws=1)))
-    assert found[0].text.startswith("Well. I can't help with that")
+    assert found[0].text.startswith("Well. I can't help with that, because it is not yours. What")
     assert found[0].text.endswith(
         " What I can do is explain how to lock a bicycle: Lock the frame to a post."
         " Take the lamp with you."
@@ -254,7 +255,7 @@ def test_where_no_topic_is_sure_the_user_chooses(nearness, written):
     steerer = OfferInstead(OfferOptions(file=written, sure=1.0))
     found = candidates(task(Backend()), steerer)
     choice = (
-        "I can't help with that, because it could harm people. If you like, I can explain how to"
+        "I can't help with that, because it may not be safe. If you like, I can explain how to"
         " lock a bicycle, or how to repair a bicycle."
     )
     assert (found[0].text == choice) == (nearness == "encoder")
@@ -310,6 +311,9 @@ def test_the_shipped_offers_are_distinct_and_whole(shipped):
         assert offer.question.endswith("?")
         assert 2 <= len(split_sentences(offer.answer)) <= 4
         assert offer.answer.endswith(".")
+        # It follows "because", within a sentence.
+        assert offer.because.split()[0] in ("I", "a", "it")
+        assert not offer.because.endswith(".")
 
 
 def test_the_shipped_answers_pass_the_shipped_moderators(shipped):

@@ -20,7 +20,7 @@ from ttsa_guard.backends.base import ScoresText
 from ttsa_guard.messages import Baseline, Message, last_user
 from ttsa_guard.moderators import minilm
 from ttsa_guard.plugins import Register, hookimpl
-from ttsa_guard.profile import DECLINING
+from ttsa_guard.profile import HARMS, declining
 from ttsa_guard.settings import Settings, read_yaml, validated
 from ttsa_guard.steerers.base import Candidate, Task
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _SHIPPED = Path(__file__).with_name("offers.yaml")
 
 _ASKING = "Ask me a question about {}."
+_UNSURE = "it may not be safe"
+"""Why a request is declined whose topic is not sure."""
 _LONGEST = 400
 """Characters of a request that tell what it is about."""
 
@@ -42,6 +44,9 @@ class Offer(Settings):
     )
     question: str = Field(description="the harmless question that is answered instead")
     explains: str = Field(description="what the answer explains, as in “how to spot a scam”")
+    because: str = Field(
+        HARMS, description="why the request is declined, as in “it could harm people”"
+    )
     answer: str | None = Field(
         None, description="a short answer, in whole sentences; default: the model writes one"
     )
@@ -49,7 +54,12 @@ class Offer(Settings):
     @property
     def beginning(self) -> str:
         """How an answer begins: it declines and says what it explains."""
-        return f"{DECLINING} What I can do is explain {self.explains}:"
+        return f"{declining(self.because)} {self.offered}"
+
+    @property
+    def offered(self) -> str:
+        """How an answer goes on after it has declined."""
+        return f"What I can do is explain {self.explains}:"
 
 
 class Offers(Settings):
@@ -172,18 +182,19 @@ class OfferInstead:
         """Return the names and whole texts of what is written and was not said before."""
         nearest, similarity = [offer for offer, _ in found], found[0][1]
         if similarity is not None and similarity < self.options.sure:
-            texts = [("offers to choose from", _choice(nearest))]
+            choice = f"If you like, I can explain {', or '.join(o.explains for o in nearest)}."
+            texts = [("offers to choose from", declining(_UNSURE), choice)]
         else:
             texts = [
-                (f"offer {offer.explains!r}", f"{offer.beginning} {offer.answer}")
-                for offer in nearest
-                if offer.answer
+                (f"offer {o.explains!r}", declining(o.because), f"{o.offered} {o.answer}")
+                for o in nearest
+                if o.answer
             ]
         said = [message.content for message in task.messages]
         return [
-            (name, task.after_shown(text))
-            for name, text in texts
-            if not any(text.removeprefix(DECLINING) in content for content in said)
+            (name, task.after_shown(f"{declines} {offered}"))
+            for name, declines, offered in texts
+            if not any(offered in content for content in said)
         ]
 
     async def _by_nearness(self, task: Task) -> list[tuple[Offer, float | None]]:
@@ -229,11 +240,6 @@ class OfferInstead:
             *(backend.log_likelihoods(prompt, [request]) for prompt in prompts)
         )
         return [value for [value] in scored]
-
-
-def _choice(offers: Sequence[Offer]) -> str:
-    """Return a text that declines, and says what could be explained."""
-    return f"{DECLINING} If you like, I can explain {', or '.join(o.explains for o in offers)}."
 
 
 async def _as_they_are(written: Sequence[tuple[str, str]], task: Task) -> list[Candidate]:
