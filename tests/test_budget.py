@@ -1,4 +1,5 @@
 import asyncio
+from contextlib import suppress
 
 import pytest
 
@@ -92,7 +93,8 @@ def test_work_that_ignores_its_cancellation_is_left_behind(monkeypatch, caplog):
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
-            await asyncio.sleep(0.05)
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.05)
             raise ValueError("quotes a text") from None
 
     async def main():
@@ -102,6 +104,23 @@ def test_work_that_ignores_its_cancellation_is_left_behind(monkeypatch, caplog):
 
     asyncio.run(main())
     assert "quotes" not in caplog.text
+
+
+def test_work_whose_part_ignored_the_cancellation_does_not_go_on(monkeypatch):
+    monkeypatch.setattr("ttsa_guard.budget._GRACE", 0.01)
+
+    async def work():
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        await asyncio.sleep(60)
+
+    async def main():
+        with pytest.raises(asyncio.TimeoutError):
+            await within(0.01, work())
+        await asyncio.sleep(0.1)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
 
 
 def test_a_cancellation_from_inside_is_an_error_of_the_work():

@@ -17,7 +17,7 @@ from ttsa_guard.settings import Settings
 
 T = TypeVar("T")
 Clock = Callable[[], float]
-_GRACE = 1.0  # seconds for cancelled work to clean up
+_GRACE = 1.0  # seconds for cancelled work to clean up, before it is cancelled again
 
 
 class Budget(Settings):
@@ -131,7 +131,8 @@ async def within(seconds: float | None, work: Coroutine[Any, Any, T]) -> T:
 
     This differs from `asyncio.wait_for` in three points:
 
-    * Work that ignores its cancellation is left behind.
+    * Work that ignores its cancellation is left behind. It is cancelled again every second, so that
+      it does not go on if only a part of it ignored that.
     * A cancellation that starts inside the work becomes a `ServiceError`, so that it is not taken
       for a cancellation by the caller.
     * An error that is no `Exception` becomes a `ServiceError`, too. `KeyboardInterrupt` and
@@ -147,7 +148,7 @@ async def within(seconds: float | None, work: Coroutine[Any, Any, T]) -> T:
         done, _ = await asyncio.wait({task}, timeout=seconds)
     finally:
         if not task.done():
-            task.cancel()
+            _cancel(task)
             await asyncio.wait({task}, timeout=_GRACE)
     if not done:
         raise asyncio.TimeoutError
@@ -160,6 +161,13 @@ async def within(seconds: float | None, work: Coroutine[Any, Any, T]) -> T:
             f"{type(fault).__name__} inside", hint="see the log of the part that was asked"
         )
     return task.result()
+
+
+def _cancel(task: asyncio.Task[Any]) -> None:
+    """Cancel a task, and again after each grace period in which it does not end."""
+    if not task.done():
+        task.cancel()
+        task.get_loop().call_later(_GRACE, _cancel, task)
 
 
 async def answered(seconds: float | None, work: Coroutine[Any, Any, T]) -> T:

@@ -24,6 +24,8 @@ from typing import Any
 
 from nemoguardrails.rails.llm import llmrails
 
+from ttsa_guard.moderators.questions import find_question
+
 from .faults import KINDS
 from .finder import Finder, canary
 from .parts import CASES, FALLBACK, RAILS, REWRITING, Case, World, current, masked
@@ -209,6 +211,8 @@ def resident() -> int:
 
 async def soak(world: World, drawn: list[Case]) -> dict[str, Any]:
     loop = asyncio.get_running_loop()
+    # The sentence encoder, if it is installed, is loaded at its first use, which may come late.
+    await find_question("Hello there. How are you?")
     # The host takes events of Colang 2.x one conversation at a time; without that queue they meet
     # as in its other ways.
     llmrails.process_events_semaphore = asyncio.Semaphore(TOGETHER)
