@@ -22,6 +22,9 @@ HERE = Path(__file__).parent / "results"
 NOW = HERE / "reading.jsonl"
 """Test prompts. But for 20, nothing was chosen by answers to them. A label is what two of three
 readers say."""
+PROCESSOR = HERE / "reading_processor.jsonl"
+"""The same prompts on another processor, with the default and with one reason for all offers. Three
+readers."""
 VALIDATION = HERE / "reading_validation.jsonl"
 """The test prompts before, and an earlier default. Three readers."""
 CONVERSATIONS = HERE / "reading_conversations.jsonl"
@@ -265,7 +268,18 @@ def _counted(chosen: Sequence[dict[str, Any]]) -> tuple[int, int, int]:
 
 
 if __name__ == "__main__":
-    for file in (NOW, CONVERSATIONS, MORE, VALIDATION, SEEDS, OLDER, HALF, ANCHOR, NEIGHBOURS):
+    for file in (
+        NOW,
+        PROCESSOR,
+        CONVERSATIONS,
+        MORE,
+        VALIDATION,
+        SEEDS,
+        OLDER,
+        HALF,
+        ANCHOR,
+        NEIGHBOURS,
+    ):
         print(file.relative_to(HERE))
         for arm, counts in arms(file).items():
             print(arm, *("-" if count is None else count for count in counts), sep=" | ")

@@ -223,6 +223,7 @@ def _counts(arm):
     ("title", "labels"),
     [
         ("Read blind", "NOW"),
+        ("On another processor", "PROCESSOR"),
         ("What a conversation asks for", "CONVERSATIONS"),
         ("The validation prompts, read blind", "VALIDATION"),
         ("Older prompts, with all controls", "OLDER"),
